@@ -1,0 +1,219 @@
+"""Every setting of the main job, frozen, with its source, and the presets built from them.
+
+A recipe is a plain value: it is written into `run.json`, compared with the paper's, and never changed in place.
+`SAOT` in a comment is the paper; its tables are T1 to T21, its appendices A to P.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TransportRecipe:
+    """How one pair of pictures is transported, Eqs. (1) and (8)."""
+
+    k: int = 128  # T11: target candidates of each source token
+    cover: int = 0  # sec. 4.3: source top-k alone; c > 0 adds each target's c best sources
+    epsilon: float = 0.1  # T11
+    tau: float = 0.3  # T11
+    max_iter: int = 30  # T11
+    tol: float = 1e-5  # T11; measured as `TransportResult.residual`
+    reference: Literal["product", "counting"] = "product"  # Eq. (1); "counting" is Eq. (8) as printed
+
+
+@dataclass(frozen=True)
+class CostRecipe:
+    """The learned cost and its training, Eqs. (3)-(9), Algorithm 1."""
+
+    dim: int = 256  # T11: W and V are d -> 256
+    lambda_sem: float = 0.1  # T11
+    temperature: float = 0.1  # T11: of the semantic prior
+    head: Literal["shared", "full", "free"] = "shared"  # reading of Eq. (4), paper-notes C8
+    normalize_projection: bool = False  # C8: L2 norm after V; off is the printed form
+    spectral_norm: bool = True  # T11
+    normalize_prototypes: bool = True  # E.3; C9
+    prototype_scope: Literal["dataset", "pair"] = "dataset"  # C9
+    support_space: Literal["raw", "projected"] = "raw"  # sec. 4.3; C10
+    support_refresh: int = 1  # steps between supports of one pair in the projected space
+    lambda_ent: float = 0.1  # T11, Eq. (6)
+    lambda_div: float = 0.05  # T11, Eq. (7)
+    steps: int = 14_000  # T11
+    learning_rate: float = 5e-4  # T11
+    weight_decay: float = 1e-4  # T11
+    points_per_class: int = 20  # T11, E.3
+    reduction: Literal["mean", "sum"] = "mean"  # Eq. (9) prints a sum; C14
+    absent_class: Literal["drop_points", "clamp"] = "drop_points"  # paper-notes A-8
+
+
+@dataclass(frozen=True)
+class TransferRecipe:
+    """Which sources speak for a target picture, and how their answers are joined, sec. 6.7 and E.4."""
+
+    multi_sources: int = 3  # T7
+    pseudo_sources: int = 5  # E.4
+    source_temperature: float = 0.1  # E.4: softmax over global similarities
+    sharpen: float = 0.5  # E.4: p^(1/T)
+    uncovered: Literal["nearest_source", "uniform"] = "nearest_source"  # the paper does not say
+    ignored_patches: Literal["exclude", "include"] = "exclude"  # C24: pixels marked ignore in the vote
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """Decoder and stage 1, T12. The same network and loop train every MLP competitor."""
+
+    hidden: int = 1024  # T12
+    blocks: int = 2  # T12
+    dropout: float = 0.1  # T12
+    steps: int = 25_000  # T12
+    batch: int = 2048  # T12: tokens of each term (2,048 source + 2,048 target)
+    learning_rate: float = 1e-3  # T12
+    final_learning_rate: float = 1e-5  # T12
+    weight_decay: float = 1e-4  # T12
+    rounds: int = 2  # T12 "self-training rounds", never defined; ours: paper-notes C17
+    class_power: float = 0.0  # 0 draws classes uniformly (E.4); 1 in proportion to their tokens
+    target_weight: float = 1.0  # weight of the pseudo-label term; unspecified, C17
+    points_weight: float = 0.0  # cross-entropy on the declared points; off in the paper
+
+
+@dataclass(frozen=True)
+class RefineRecipe:
+    """Stage 2, EMA teacher, T12."""
+
+    steps: int = 20_000
+    batch: int = 2048
+    learning_rate: float = 5e-4
+    final_learning_rate: float = 1e-6
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.9999
+    sharpen: float = 0.5
+    label_smoothing: float = 0.1
+    threshold_scale: float = 0.8  # threshold = min(0.8 x median confidence, 0.5)
+    threshold_cap: float = 0.5
+    regenerate: int = 5_000
+    class_power: float = 0.0
+    source_weight: float = 0.0  # keep the source labels in stage 2; off in the paper
+    points_weight: float = 0.0  # keep the declared points in stage 2; off in the paper
+
+
+@dataclass(frozen=True)
+class BaselineRecipe:
+    """The paper's eight competitors, T13, and the linear probe as it should be."""
+
+    bank: int = 200_000  # T13: tokens kept of all sources together
+    neighbours: int = 10  # T13: k of KNN-Global and LabelProp
+    nearest: Literal["bank", "top1"] = "bank"  # C26: the paper's NN looks at one picture
+    vote_temperature: float = 0.1  # T13 "softmax vote"
+    prototype_temperature: float = 0.1  # T13
+    ot_iterations: int = 50  # T13
+    propagation_alpha: float = 0.5  # T13
+    propagation_steps: int = 20  # T13
+    propagation_bank: int = 200_000  # T13
+    probe_weight_decays: tuple[float, ...] = (1e-3, 1e-4, 1e-5, 1e-6)  # ours: chosen on held-out source pictures
+    probe_iterations: int = 300  # ours: L-BFGS, to convergence; the paper runs 2,000 steps of Adam
+
+
+@dataclass(frozen=True)
+class ScoreRecipe:
+    """How scores become masks and what may be chosen on declared points, E.6."""
+
+    upsample: Literal["logits", "probs"] = "logits"  # C27, for networks; transports give probabilities
+    logit_adjustment: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # E.6
+    holdout_points: float = 0.0  # share of point pictures kept from training to choose the adjustment
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of `saot run`. Presets are instances; `differences` lists where two of them part."""
+
+    name: str = "paper"
+    transport: TransportRecipe = field(default_factory=TransportRecipe)
+    cost: CostRecipe = field(default_factory=CostRecipe)
+    transfer: TransferRecipe = field(default_factory=TransferRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    refine: RefineRecipe = field(default_factory=RefineRecipe)
+    baselines: BaselineRecipe = field(default_factory=BaselineRecipe)
+    scores: ScoreRecipe = field(default_factory=ScoreRecipe)
+
+
+PAPER = Recipe()
+
+PAPER_SMALL = Recipe(
+    name="paper-small",
+    cost=CostRecipe(steps=600),
+    decoder=DecoderRecipe(hidden=256, steps=2_000, batch=1024, rounds=1),
+    refine=RefineRecipe(steps=1_500, batch=1024, ema_decay=0.998, regenerate=375),
+    baselines=BaselineRecipe(bank=100_000, propagation_bank=20_000),
+)
+
+BEST = Recipe(
+    name="best",
+    transport=TransportRecipe(cover=4),
+    cost=CostRecipe(steps=600),
+    decoder=DecoderRecipe(hidden=256, steps=2_000, batch=1024, rounds=1, points_weight=1.0),
+    refine=RefineRecipe(
+        steps=1_500, batch=1024, ema_decay=0.998, regenerate=375, source_weight=1.0, points_weight=1.0
+    ),
+    baselines=BaselineRecipe(bank=100_000, propagation_bank=20_000),
+)
+
+PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, BEST)}
+
+
+def preset(name: str) -> Recipe:
+    """The preset of this name.
+
+    Raises:
+        ValueError: If there is none; the message lists those there are.
+
+    Example:
+        >>> preset("paper").cost.steps
+        14000
+    """
+    if name not in PRESETS:
+        raise ValueError(f"expected a preset among {', '.join(PRESETS)}; got {name!r}")
+    return PRESETS[name]
+
+
+def as_dict(recipe: Any) -> dict[str, Any]:
+    """A recipe as plain JSON values; infinity becomes the string "inf"."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(inner) for inner in value]
+        if isinstance(value, float) and math.isinf(value):
+            return "inf"
+        return value
+
+    return plain(dataclasses.asdict(recipe))
+
+
+@dataclass(frozen=True)
+class RecipeDifference:
+    """One field in which a recipe departs from another, as printed in the report."""
+
+    field: str
+    paper: str
+    used: str
+
+
+def differences(recipe: Recipe, reference: Recipe = PAPER) -> tuple[RecipeDifference, ...]:
+    """Every field of `recipe` that differs from `reference`, in reading order.
+
+    Example:
+        >>> [d.field for d in differences(Recipe(name="x", transport=TransportRecipe(k=64)))]
+        ['transport.k']
+    """
+    found = []
+    for part in dataclasses.fields(Recipe):
+        mine, theirs = getattr(recipe, part.name), getattr(reference, part.name)
+        if not dataclasses.is_dataclass(mine):
+            continue
+        for leaf in dataclasses.fields(mine):
+            used, paper = getattr(mine, leaf.name), getattr(theirs, leaf.name)
+            if used != paper:
+                found.append(RecipeDifference(f"{part.name}.{leaf.name}", str(paper), str(used)))
+    return tuple(found)
