@@ -1,0 +1,44 @@
+"""Pixels, classes and files: what the other rooms may use."""
+
+from saot.data.classes import (
+    CLASS_SET_NAMES,
+    IGNORE_INDEX,
+    ClassSet,
+    check_same_names,
+    class_set,
+    folder_class_set,
+)
+from saot.data.datasets import DataSpec, ImageSet, LabelledSet, open_images, open_labelled, parse_spec
+from saot.data.files import sha256_file, write_atomic
+from saot.data.images import image_size, read_image, read_mask
+from saot.data.patches import PatchGrid, patch_labels, point_tokens, soft_patch_labels
+from saot.data.points import Points, draw_points, read_points_csv, read_scribbles, write_points_csv
+
+__all__ = [
+    "CLASS_SET_NAMES",
+    "IGNORE_INDEX",
+    "ClassSet",
+    "DataSpec",
+    "ImageSet",
+    "LabelledSet",
+    "PatchGrid",
+    "Points",
+    "check_same_names",
+    "class_set",
+    "draw_points",
+    "folder_class_set",
+    "image_size",
+    "open_images",
+    "open_labelled",
+    "parse_spec",
+    "patch_labels",
+    "point_tokens",
+    "read_image",
+    "read_mask",
+    "read_points_csv",
+    "read_scribbles",
+    "sha256_file",
+    "soft_patch_labels",
+    "write_atomic",
+    "write_points_csv",
+]

@@ -1,0 +1,280 @@
+"""Opening a data set from what the user typed: pictures alone, or pictures with their masks."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from saot.data.classes import ClassSet, check_same_names, class_set, folder_class_set
+from saot.data.files import sha256_file
+from saot.data.images import image_size, read_image
+from saot.data.readers import Reader, largest_index, read_class_names, reader_of
+
+SCENE_COUNTS = {"train": 40, "val": 20}  # pictures a split has unless `count` says otherwise
+SCENE_HEIGHT, SCENE_WIDTH = 252, 504  # pixels; 18 x 36 tokens of patch size 14
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The parts of NAME:PATH[:SPLIT]."""
+
+    name: str
+    path: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Pictures, and no way to their labels.
+
+    Args:
+        spec: What the user typed.
+        classes: Classes the pictures show, where known.
+        keys: Stable, unique, relative name of each picture, such as "train/0001.png".
+        load: Index -> picture (h, w, 3), RGB 0-255, EXIF rotation applied.
+        fingerprint: Index -> name of the picture's content: the SHA-256 of its file.
+
+    Other:
+        measure: Index -> (height, width) in pixels, without decoding; None means by loading the picture.
+    """
+
+    spec: str
+    classes: ClassSet | None
+    keys: tuple[str, ...]
+    load: Callable[[int], UInt8[np.ndarray, "h w 3"]]
+    fingerprint: Callable[[int], str]
+    measure: Callable[[int], tuple[int, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Picture number `index` (h, w, 3), RGB 0-255."""
+        return self.load(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of picture number `index`, pixels."""
+        if self.measure is not None:
+            return self.measure(index)
+        height, width, _ = self.load(index).shape
+        return height, width
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Pictures together with their masks.
+
+    Args:
+        images: The pictures; their `classes` are never None here.
+        mask: Index -> class index per pixel (h, w), 255 for ignore, of the picture's size.
+
+    Raises:
+        ValueError: If the pictures come without classes.
+    """
+
+    images: ImageSet
+    mask: Callable[[int], UInt8[np.ndarray, "h w"]]
+
+    def __post_init__(self) -> None:
+        if self.images.classes is None:
+            raise ValueError(f"{self.images.spec} has masks but no classes; say which classes they show")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def classes(self) -> ClassSet:
+        """The classes of the masks."""
+        assert self.images.classes is not None  # checked when made
+        return self.images.classes
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the pictures."""
+        return self.images.keys
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Picture number `index` (h, w, 3), RGB 0-255."""
+        return self.images.load(index)
+
+    def mask_fingerprint(self, index: int) -> str:
+        """SHA-256 of the decoded mask: another file, other ids or another size give another name."""
+        mask = self.mask(index)
+        return hashlib.sha256(f"{mask.shape}".encode() + mask.tobytes()).hexdigest()
+
+
+def parse_spec(text: str) -> DataSpec:
+    r"""The parts of NAME:PATH[:SPLIT].
+
+    The last colon separates the split; a drive letter (`folder:C:\data`) belongs to the path.
+
+    Raises:
+        ValueError: If a part is missing.
+
+    Example:
+        >>> parse_spec("camvid:/data/camvid:day.txt")
+        DataSpec(name='camvid', path='/data/camvid', split='day.txt')
+        >>> parse_spec("scenes:street").split is None
+        True
+    """
+    name, _, rest = text.strip().partition(":")
+    drive = rest[:2] if rest[1:3] in (":\\", ":/") and rest[0].isalpha() else ""
+    rest = rest[len(drive) :]
+    path, _, split = rest.rpartition(":") if ":" in rest else (rest, "", "")
+    if not name or not path:
+        raise ValueError(
+            f"a data set is given as NAME:PATH or NAME:PATH:SPLIT, such as folder:my-data, but not {text!r}"
+        )
+    return DataSpec(name, drive + path, split or None)
+
+
+def open_images(spec: str, classes: ClassSet | None = None) -> ImageSet:
+    """Pictures of a data set; its masks are neither looked for nor remembered.
+
+    Args:
+        spec: NAME:PATH[:SPLIT]. NAME is gta5, cityscapes, synthia, voc, camvid, folder or scenes. SPLIT is
+            "train" or "val" for cityscapes, voc and scenes; a list file in PATH for camvid (picture and mask
+            a line) and for gta5, synthia and folder (a picture a line; without it, all). Scenes take their
+            number and size in it: "scenes:street:val,count=8,height=252,width=504".
+        classes: Classes the user works with; they replace those of the data set. A `classes.txt` must agree
+            with them.
+
+    Raises:
+        ValueError: If the data set is not where or what it is said to be; one sentence.
+    """
+    parts = parse_spec(spec)
+    if parts.name == "scenes":
+        return _open_scenes(spec, parts, classes).images
+    reader, root = reader_of(parts.name), _root(parts)
+    return _image_set(spec, _own_classes(reader, root, spec, classes), reader.pictures(root, parts.split))
+
+
+def open_labelled(spec: str, classes: ClassSet | None = None) -> LabelledSet:
+    """Pictures of a data set with their masks.
+
+    Args:
+        spec: NAME:PATH[:SPLIT], see `open_images`.
+        classes: Classes the user works with, from the source; None takes the data set's own. A folder without
+            `classes.txt` adopts them, or else gets as many classes as its masks use, "class 0" and so on.
+
+    Raises:
+        ValueError: If masks are missing, the class names differ from `classes`, or the data set is not where
+            or what it is said to be; one sentence.
+    """
+    parts = parse_spec(spec)
+    if parts.name == "scenes":
+        if classes is not None:
+            check_same_names(classes, class_set("cityscapes19").names, spec)
+        return _open_scenes(spec, parts, classes)
+    reader, root = reader_of(parts.name), _root(parts)
+    pictures = reader.pictures(root, parts.split)
+    masks = reader.masks(root, parts.split, pictures)
+    pictures = {key: path for key, path in pictures.items() if key in masks}
+    if reader.class_set is not None and classes is not None:
+        check_same_names(classes, class_set(reader.class_set).names, spec)
+    own = _own_classes(reader, root, spec, classes)
+    if own is None:
+        own = folder_class_set([f"class {i}" for i in range(largest_index(masks.values()) + 1)])
+    images = _image_set(spec, own, pictures)
+    files = tuple((path, masks[key]) for key, path in pictures.items())
+    return LabelledSet(images, partial(_load_mask, reader, own, files))
+
+
+def _root(parts: DataSpec) -> Path:
+    root = Path(parts.path).expanduser()
+    if not root.is_dir():
+        raise ValueError(
+            f"{parts.name} expects a folder, but {root} is {'a file' if root.exists() else 'missing'}; "
+            f"check PATH in {parts.name}:PATH"
+        )
+    return root
+
+
+def _own_classes(reader: Reader, root: Path, spec: str, classes: ClassSet | None) -> ClassSet | None:
+    """The given classes, which a `classes.txt` must not contradict, or the data set's own."""
+    if reader.class_set is not None:
+        return classes or class_set(reader.class_set)
+    if not (root / "classes.txt").is_file():
+        return classes
+    names = read_class_names(root / "classes.txt")
+    if classes is not None:
+        check_same_names(classes, names, spec)
+    return classes or folder_class_set(names)
+
+
+def _image_set(spec: str, classes: ClassSet | None, pictures: dict[str, Path]) -> ImageSet:
+    paths = tuple(pictures.values())
+    return ImageSet(
+        spec=spec,
+        classes=classes,
+        keys=tuple(pictures),
+        load=partial(_with_path, read_image, paths),
+        fingerprint=partial(_with_path, sha256_file, paths),
+        measure=partial(_with_path, image_size, paths),
+    )
+
+
+def _with_path(function: Callable, paths: Sequence[Path], index: int):
+    return function(paths[index])
+
+
+def _load_mask(
+    reader: Reader, classes: ClassSet, files: Sequence[tuple[Path, Path]], index: int
+) -> UInt8[np.ndarray, "h w"]:
+    """The mask of one picture, which has to be of the picture's size; `files` are (picture, mask)."""
+    path, mask_path = files[index]
+    mask, size = reader.decode(mask_path, classes), image_size(path)
+    if mask.shape != size:
+        turned = mask.shape == size[::-1]
+        raise ValueError(
+            f"mask {mask_path} has {mask.shape[1]}x{mask.shape[0]} pixels but its picture {path} has "
+            f"{size[1]}x{size[0]} (width x height); "
+            + ("turn the mask the way viewers show the picture" if turned else "give both the same size")
+        )
+    return mask
+
+
+def _open_scenes(spec: str, parts: DataSpec, classes: ClassSet | None) -> LabelledSet:
+    """The built-in scenes; they are drawn when asked for."""
+    from saot.data import scenes
+
+    if parts.path not in ("game", "street"):
+        raise ValueError(f"the built-in scenes are scenes:game and scenes:street, but not {spec!r}")
+    split, *options = (parts.split or "train").split(",")
+    if split not in SCENE_COUNTS:
+        raise ValueError(f"the scenes have the splits {' and '.join(SCENE_COUNTS)}, but not {split!r}")
+    numbers = {"count": SCENE_COUNTS[split], "height": SCENE_HEIGHT, "width": SCENE_WIDTH}
+    for option in options:
+        name, _, value = option.partition("=")
+        if name.strip() not in numbers or not value.strip().isdecimal() or int(value) < 1:
+            raise ValueError(
+                f"scenes take count=, height= and width= with a number of at least 1, but not {option!r}"
+            )
+        numbers[name.strip()] = int(value)
+    style, height, width = parts.path, numbers["height"], numbers["width"]
+    name = f"scenes-v{scenes.SCENES_VERSION.removeprefix('v')}:{style}:{split}"
+    images = ImageSet(
+        spec=spec,
+        classes=classes or class_set("cityscapes19"),
+        keys=tuple(f"{style}/{split}/{index:05d}" for index in range(numbers["count"])),
+        load=partial(_scene, scenes.load_picture, style, split, (height, width)),
+        fingerprint=partial(_scene_name, name, (height, width)),
+        measure=partial(_scene_size, (height, width)),
+    )
+    return LabelledSet(images, partial(_scene, scenes.load_mask, style, split, (height, width)))
+
+
+def _scene(draw: Callable, style: str, split: str, size: tuple[int, int], index: int):
+    return draw(style, split, index, *size)
+
+
+def _scene_name(name: str, size: tuple[int, int], index: int) -> str:
+    return f"{name}:{index}:{size[0]}x{size[1]}"
+
+
+def _scene_size(size: tuple[int, int], index: int) -> tuple[int, int]:
+    return size

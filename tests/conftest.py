@@ -1,0 +1,24 @@
+"""Shapes in public signatures are checked while tests run; one thread keeps small problems quick."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+HOOK = install_import_hook("saot", "beartype.beartype")
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real pictures and weights beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder `shared` beside the repository is absent")
+    return SHARED

@@ -1,0 +1,200 @@
+"""Reading pictures and masks as people really store them."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saot.data import image_size, read_image, read_mask
+
+RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+
+
+def save(path, array, mode=None, **options):
+    picture = Image.fromarray(array) if mode is None else Image.fromarray(array).convert(mode)
+    picture.save(path, **options)
+    return path
+
+
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_head(width, height, bits=8, color=0):
+    head = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm"])
+def test_rgb_comes_back_as_it_was(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", RGB)
+    np.testing.assert_array_equal(read_image(path), RGB)
+    assert read_image(path).flags.writeable
+    assert image_size(path) == (4, 6)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(tmp_path, suffix, orientation):
+    stored = np.zeros((16, 32, 3), np.uint8)
+    stored[:8, :16] = 255  # white top left
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = save(tmp_path / f"a.{suffix}", stored, exif=exif)
+    turn = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a),
+    }[orientation]
+    expected = turn(stored)
+    picture = read_image(path)
+    assert picture.shape == expected.shape
+    assert np.abs(picture.astype(int) - expected).max() < 20  # JPEG
+    assert image_size(path) == expected.shape[:2]
+
+
+def test_size_sees_a_rotation_behind_the_pixels(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    rows = zlib.compress(b"".join(b"\0" + bytes(6) for _ in range(4)))
+    late = png_chunk(b"IDAT", rows) + png_chunk(b"eXIf", exif.tobytes()[6:]) + png_chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png_head(6, 4) + late)
+    assert read_image(tmp_path / "a.png").shape == (6, 4, 3)
+    assert image_size(tmp_path / "a.png") == (6, 4)
+
+
+def test_grey_and_alpha(tmp_path):
+    grey = RGB[..., 0]
+    np.testing.assert_array_equal(read_image(save(tmp_path / "l.png", grey))[..., 2], grey)
+    alpha = np.concatenate([RGB, np.full((4, 6, 1), 7, np.uint8)], 2)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", alpha)), RGB)
+    both = np.stack([grey, grey], 2)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "la.png", both))[..., 1], grey)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "1.png", grey > 30))[..., 0], (grey > 30) * 255)
+
+
+def test_sixteen_bit_grey_is_scaled(tmp_path):
+    grey = np.array([[0, 128, 257], [32768, 65278, 65535]], np.uint16)
+    for name in ("a.png", "a.tiff"):
+        picture = read_image(save(tmp_path / name, grey))
+        np.testing.assert_array_equal(picture[..., 0], [[0, 0, 1], [128, 254, 255]])
+        np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
+
+
+def test_sixteen_bit_grey_is_rotated_too(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = save(tmp_path / "a.png", np.array([[0, 65535, 0]], np.uint16), exif=exif)
+    np.testing.assert_array_equal(read_image(path)[..., 0], [[0], [255], [0]])
+
+
+def test_numbers_beyond_sixteen_bits_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"deep\.tiff has grey values from 0 to 70000"):
+        read_image(save(tmp_path / "deep.tiff", np.array([[0, 70000]], np.int32)))
+    with pytest.raises(ValueError, match=r"float\.tiff holds floating-point"):
+        read_image(save(tmp_path / "float.tiff", np.array([[0.5]], np.float32)))
+
+
+def test_palette_cmyk_and_transparent_palette(tmp_path):
+    palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "L").convert("P")
+    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    palette.save(tmp_path / "p.png")
+    assert read_image(tmp_path / "p.png")[1, 0].tolist() == [70, 80, 90]
+    palette.save(tmp_path / "t.png", transparency=2)
+    assert read_image(tmp_path / "t.png")[1, 0].tolist() == [70, 80, 90]
+    cmyk = save(tmp_path / "c.jpg", np.full((8, 8, 3), (200, 30, 30), np.uint8), "CMYK", quality=95)
+    assert np.abs(read_image(cmyk).astype(int) - (200, 30, 30)).max() < 12
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "tiff"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.8])
+def test_cut_off_files_are_named(tmp_path, suffix, share):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / f"half.{suffix}", noise)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ValueError, match=rf"half\.{suffix} .*(broken|no picture)") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_bytes_are_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / "bad.png", noise)
+    data = bytearray(path.read_bytes())
+    data[200:400] = bytes(200)
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"bad\.png is broken"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, I am a text file", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+def test_what_is_no_picture_is_named(tmp_path, content):
+    (tmp_path / "x.png").write_bytes(content)
+    for read in (read_image, read_mask, image_size):
+        with pytest.raises(ValueError, match=r"x\.png (is|has) .*"):
+            read(tmp_path / "x.png")
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(ValueError, match="is missing or not a file"):
+            read_image(path)
+
+
+def test_zero_size_is_named(tmp_path):
+    (tmp_path / "zero.png").write_bytes(png_head(0, 5) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b""))
+    (tmp_path / "zero.ppm").write_bytes(b"P6 0 5 255\n")
+    for name in ("zero.png", "zero.ppm"):
+        with pytest.raises(ValueError, match=rf"{name} (has no pixels|is (no picture|broken))"):
+            read_image(tmp_path / name)
+
+
+def test_decompression_bombs_are_named_and_large_pictures_pass_in_silence(tmp_path, recwarn):
+    tail = png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(png_head(60_000, 60_000) + tail)
+    for read in (read_image, read_mask, image_size):
+        with pytest.raises(ValueError, match=r"bomb\.png has too many pixels"):
+            read(tmp_path / "bomb.png")
+    (tmp_path / "large.png").write_bytes(png_head(10_000, 10_000) + tail)
+    assert image_size(tmp_path / "large.png") == (10_000, 10_000)
+    assert not recwarn.list
+
+
+def test_masks_keep_their_numbers(tmp_path):
+    index = np.array([[0, 1, 255], [18, 2, 0]], np.uint8)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "l.png", index)), index)
+    palette = Image.fromarray(index, "L").copy()
+    palette.putpalette([(i * 7) % 256 for i in range(768)])  # turns the mode to P, keeping the numbers
+    palette.save(tmp_path / "p.png")
+    assert Image.open(tmp_path / "p.png").mode == "P"
+    np.testing.assert_array_equal(read_mask(tmp_path / "p.png"), index)
+    deep = np.array([[0, 300], [65535, 7]], np.uint16)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "d.png", deep)), deep)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "d.tiff", deep)), deep)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "b.png", index > 0)), index > 0)
+    assert read_mask(tmp_path / "b.png").dtype == np.uint8
+
+
+def test_rotation_tags_of_masks_are_not_applied(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    assert read_mask(save(tmp_path / "m.png", RGB[..., 0], exif=exif)).shape == (4, 6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_colour_masks_are_refused_with_advice(tmp_path, mode):
+    with pytest.raises(ValueError, match=rf"m\.png is a colour picture \(mode {mode}\).*class index"):
+        read_mask(save(tmp_path / "m.png", RGB, mode))
+
+
+def test_lossy_masks_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"m\.jpg is a JPEG.*save it as PNG"):
+        read_mask(save(tmp_path / "m.jpg", RGB[..., 0]))
