@@ -1,0 +1,227 @@
+"""The gradient of the potentials by the adjoint of the optimality conditions: O(pairs) memory.
+
+The potentials are the fixed point of f = T1(g), g = T2(f), the two updates of the loop. With W_ij and V_ij the
+softmax of log plan by row and by column, dT1_i/dg_j = -p W_ij and dT2_j/df_i = -p V_ij. For cotangents f', g'
+the adjoint is
+
+    lam_i + p sum_j V_ij mu_j = f'_i,        mu_j + p sum_i W_ij lam_i = g'_j,
+
+and a parameter's gradient is lam dT1 + mu dT2. With lam = sqrt(r) u and mu = sqrt(c) v (r, c the marginals) it
+turns symmetric, [I, pM; pM^T, I] with M_ij = plan_ij / sqrt(r_i c_j), of norm 1. We eliminate v and solve for u
+by conjugate gradients; the spectrum lies in [1 - p^2, 1]. Balanced transport (p = 1) is singular along
+u = sqrt(r) on each connected part; right-hand sides have no such component, and what rounding adds is projected
+out.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .balanced import connected_parts, project_out
+from .pairs import DensePairs, Pairs
+from .problem import Problem
+from .products import csr, csr_transposed, has_sparse_kernels
+from .reductions import LogReduction
+
+_MAX_ITER = 5000
+
+Map = Callable[[Tensor], Tensor]
+
+
+def attach(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The potentials f and g, as differentiable functions of the problem's cost, a, b, epsilon and tau."""
+    tensors = (problem.pairs.cost, problem.rows.weight, problem.cols.weight, problem.epsilon, problem.tau)
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+        return f, g
+    return _Implicit.apply(*tensors, f, g, problem.detach())
+
+
+class _Implicit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        *tensors, problem = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.problem = problem  # the structure; its tensors are views of the saved ones
+        return tensors[-2].clone(), tensors[-1].clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        *tensors, f, g = ctx.saved_tensors
+        with torch.autocast(f.device.type, enabled=False):
+            point = _linearise(ctx.problem.with_tensors(*tensors), f, g)
+            lam, mu = _solve_adjoint(point, *grads)
+            return (*_pull_back(point, lam, mu), None, None, None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """The problem at (f, g). f and g are 0 where infinite; the lse are +inf where there is nothing to sum."""
+
+    problem: Problem
+    f: Tensor
+    g: Tensor
+    log_kernel: Tensor
+    x: Tensor  # log row scalings, -inf without mass
+    y: Tensor
+    row_lse: Tensor  # log sum_j exp(y_j - C_ij / epsilon)
+    col_lse: Tensor
+
+    def softmax_rows(self, y: Tensor) -> Tensor:
+        """W_ij = exp(y_j - C_ij / epsilon - row_lse_i)."""
+        pairs = self.problem.pairs
+        return (self.log_kernel + pairs.spread_rows(-self.row_lse) + pairs.spread_cols(y)).exp()
+
+    def softmax_cols(self, x: Tensor) -> Tensor:
+        """V_ij = exp(x_i - C_ij / epsilon - col_lse_j)."""
+        pairs = self.problem.pairs
+        return (self.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(-self.col_lse)).exp()
+
+
+def _linearise(problem: Problem, f: Tensor, g: Tensor) -> _Point:
+    log_kernel = problem.log_kernel()
+    lse = LogReduction(problem.pairs, log_kernel)
+    x, y = problem.rows.scale(f, problem.epsilon), problem.cols.scale(g, problem.epsilon)
+    row_lse, col_lse = (torch.where(v.isfinite(), v, torch.inf) for v in (lse.rows(y), lse.cols(x)))
+    f, g = (torch.where(v.isfinite(), v, 0.0) for v in (f, g))
+    return _Point(problem, f, g, log_kernel, x, y, row_lse, col_lse)
+
+
+def _solve_adjoint(point: _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor, Tensor]:
+    """Lam (..., n) and mu (..., m) of the two equations at the head of this file."""
+    problem, pairs = point.problem, point.problem.pairs
+    rows, cols, p = problem.rows.active, problem.cols.active, problem.damping
+    f_bar = torch.where(point.row_lse < torch.inf, f_bar, 0.0)
+    g_bar = torch.where(point.col_lse < torch.inf, g_bar, 0.0)
+    # a token of weight zero feels the others but not the reverse: its equation is explicit
+    lam_out, mu_out = torch.where(rows, 0.0, f_bar), torch.where(cols, 0.0, g_bar)
+    f_bar, g_bar = f_bar - lam_out, g_bar - mu_out
+    if bool(lam_out.any()):
+        spread = point.softmax_rows(point.y) * pairs.spread_rows(lam_out)
+        g_bar = torch.where(cols, g_bar - p * pairs.sum_cols(spread), 0.0)
+    if bool(mu_out.any()):
+        spread = point.softmax_cols(point.x) * pairs.spread_cols(mu_out)
+        f_bar = torch.where(rows, f_bar - p * pairs.sum_rows(spread), 0.0)
+    root_r = torch.where(rows, ((point.x + point.row_lse) / 2).exp(), 0.0)
+    root_c = torch.where(cols, ((point.y + point.col_lse) / 2).exp(), 0.0)
+    x, y = (point.x - point.row_lse) / 2, (point.y - point.col_lse) / 2
+    forward, backward = _maps((point.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(y)).exp(), pairs)
+    right = _divide(f_bar, root_r) - p * forward(_divide(g_bar, root_c))
+    project: Map = lambda u: u  # noqa: E731
+    if problem.balanced:
+        parts = connected_parts(problem)
+        project = lambda u: project_out(u, root_r, parts)  # noqa: E731
+    u = _conjugate_gradients(lambda u: u - p.square() * forward(backward(u)), right, project)
+    v = _divide(g_bar, root_c) - p * backward(u)
+    return root_r * u + lam_out, root_c * v + mu_out
+
+
+def _maps(m: Tensor, pairs: Pairs) -> tuple[Map, Map]:
+    """V -> M v and u -> M^T u."""
+    if isinstance(pairs, DensePairs):
+        return _dense_maps(m)
+    if has_sparse_kernels(m.device) and m.numel():
+        by_row, by_col = csr(m, pairs.support), csr_transposed(m, pairs.support)
+        return (lambda v: by_row @ v), (lambda u: by_col @ u)
+    return (lambda v: pairs.sum_rows(m * pairs.spread_cols(v))), (
+        lambda u: pairs.sum_cols(m * pairs.spread_rows(u))
+    )
+
+
+def _dense_maps(m: Tensor) -> tuple[Map, Map]:
+    """One problem at a time, in memory of its own: a batched product rounds a member by its company."""
+    if m.ndim == 2:
+        return (lambda v: m @ v), (lambda u: m.mT @ u)
+    members = [one.clone() for one in m.reshape(-1, *m.shape[-2:])]
+
+    def forward(v: Tensor) -> Tensor:
+        parts = v.reshape(-1, v.shape[-1])
+        product = torch.stack([one @ x.clone() for one, x in zip(members, parts, strict=True)])
+        return product.view(m.shape[:-1])
+
+    def backward(u: Tensor) -> Tensor:
+        parts = u.reshape(-1, u.shape[-1])
+        product = torch.stack([one.mT @ x.clone() for one, x in zip(members, parts, strict=True)])
+        return product.view(*m.shape[:-2], m.shape[-1])
+
+    return forward, backward
+
+
+def _conjugate_gradients(operator: Map, right: Tensor, project: Map) -> Tensor:
+    """The solution (..., n) of a symmetric system, to 1e-12 of the right-hand side (float32: 1e-6).
+
+    A member of a batch stops by itself.
+    """
+    tol = 1e-12 if right.dtype == torch.float64 else 1e-6
+    residual = project(right)
+    solution, direction = torch.zeros_like(right), residual
+    size = residual.square().sum(-1, keepdim=True)
+    goal = size * tol**2
+    for _ in range(_MAX_ITER):
+        active = size > goal
+        if not bool(active.any()):
+            return solution
+        image = project(operator(direction))
+        step = torch.where(active, size / (direction * image).sum(-1, keepdim=True), 0.0)
+        solution = solution + step * direction
+        residual = residual - step * image
+        new_size = torch.where(active, residual.square().sum(-1, keepdim=True), size)
+        direction = torch.where(active, residual + (new_size / size) * direction, direction)
+        size = new_size
+    warnings.warn(
+        f"the gradient of a transport plan is solved to {float((size / goal).max().sqrt()) * tol:.1e} of its "
+        f"right-hand side only, after {_MAX_ITER} steps; raise epsilon or lower tau",
+        stacklevel=2,
+    )
+    return solution
+
+
+def _divide(x: Tensor, root: Tensor) -> Tensor:
+    return torch.where(root > 0, x / torch.where(root > 0, root, 1.0), 0.0)
+
+
+def _pull_back(point: _Point, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of cost, a, b, epsilon and tau: lam dT1 + mu dT2."""
+    problem, pairs, p = point.problem, point.problem.pairs, point.problem.damping
+    epsilon = problem.epsilon
+    by_row = point.softmax_rows(point.y) * pairs.spread_rows(lam)
+    by_col = point.softmax_cols(point.x) * pairs.spread_cols(mu)
+    cost_bar = pairs.scalar(p) * (by_row + by_col)
+    row_pull, col_pull = pairs.sum_rows(by_col), pairs.sum_cols(by_row)
+    strength = p * epsilon
+    if problem.reference == "counting":
+        a_bar, b_bar = (
+            _divide(strength * lam, problem.rows.weight),
+            _divide(strength * mu, problem.cols.weight),
+        )
+    else:
+        a_out, b_out = _pull_on_zero_weights(point, lam, mu)
+        a_bar = -strength * (_divide(row_pull, problem.rows.weight) + a_out)
+        b_bar = -strength * (_divide(col_pull, problem.cols.weight) + b_out)
+    potentials = (lam * point.f).sum(-1, keepdim=True) + (mu * point.g).sum(-1, keepdim=True)
+    pulled = (row_pull * point.f).sum(-1, keepdim=True) + (col_pull * point.g).sum(-1, keepdim=True)
+    cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
+    epsilon_bar = (p * (potentials + pulled) - pairs.sum_all(cost_bar * cost)) / epsilon
+    tau_bar = torch.zeros_like(epsilon)
+    if not problem.balanced:
+        tau_bar = (epsilon / (problem.tau + epsilon)).square() / strength * potentials
+    return cost_bar, a_bar, b_bar, epsilon_bar, tau_bar
+
+
+def _pull_on_zero_weights(point: _Point, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """What the first mass on tokens of weight zero would change: sums of the softmaxes over the weight."""
+    problem, pairs = point.problem, point.problem.pairs
+    a_out, b_out = torch.zeros_like(lam), torch.zeros_like(mu)
+    rows = (problem.rows.weight == 0) & (point.row_lse < torch.inf)
+    cols = (problem.cols.weight == 0) & (point.col_lse < torch.inf)
+    if bool(rows.any()):
+        x = torch.where(rows, point.f / problem.epsilon, -torch.inf)
+        a_out = pairs.sum_rows(point.softmax_cols(x) * pairs.spread_cols(mu))
+    if bool(cols.any()):
+        y = torch.where(cols, point.g / problem.epsilon, -torch.inf)
+        b_out = pairs.sum_cols(point.softmax_rows(y) * pairs.spread_rows(lam))
+    return a_out, b_out

@@ -1,0 +1,179 @@
+"""The pairs of a problem, dense or on a support: all that differs between the two is in this file.
+
+A solver needs to spread a vector over the pairs, and to sum, maximise or log-sum-exp pairs by row and by column.
+Each row and each column is stabilised by its own maximum; an empty one gives -inf.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .support import Support
+
+
+@dataclass(frozen=True, eq=False)
+class DensePairs:
+    """A dense (..., n, m) cost; `finite` marks the pairs that exist, or is None where all do."""
+
+    cost: Tensor
+    finite: Tensor | None
+
+    def spread_rows(self, x: Tensor) -> Tensor:
+        """(..., n) to pairs."""
+        return x.unsqueeze(-1)
+
+    def spread_cols(self, y: Tensor) -> Tensor:
+        """(..., m) to pairs."""
+        return y.unsqueeze(-2)
+
+    def scalar(self, x: Tensor) -> Tensor:
+        """(..., 1), one number a problem, to pairs."""
+        return x.unsqueeze(-1)
+
+    def sum_rows(self, v: Tensor) -> Tensor:
+        """Pairs to (..., n)."""
+        return v.sum(-1)
+
+    def sum_cols(self, v: Tensor) -> Tensor:
+        """Pairs to (..., m)."""
+        return v.sum(-2)
+
+    def sum_all(self, v: Tensor) -> Tensor:
+        """Pairs to (..., 1)."""
+        return v.sum((-2, -1)).unsqueeze(-1)
+
+    def max_rows(self, v: Tensor) -> Tensor:
+        """Pairs to (..., n)."""
+        return v.amax(-1)
+
+    def max_cols(self, v: Tensor) -> Tensor:
+        """Pairs to (..., m)."""
+        return v.amax(-2)
+
+    def lse_rows(self, v: Tensor, y: Tensor) -> Tensor:
+        """Log-sum-exp over each row of v + y, (..., n); y is (..., m)."""
+        return _DenseLogSumExp.apply(v + y.unsqueeze(-2), -1)
+
+    def lse_cols(self, v: Tensor, x: Tensor) -> Tensor:
+        """Log-sum-exp over each column of v + x, (..., m); x is (..., n), v is `in_columns`."""
+        return _DenseLogSumExp.apply(v + x.unsqueeze(-1), -2)
+
+    def in_columns(self, v: Tensor) -> Tensor:
+        """Pairs in the order that `lse_cols` takes: for dense ones the same."""
+        return v
+
+    def with_cost(self, cost: Tensor) -> "DensePairs":
+        """The same pairs at another cost."""
+        return replace(self, cost=cost)
+
+    def member(self, index: int) -> "DensePairs":
+        """One problem of a batch (b, n, m)."""
+        return DensePairs(self.cost[index], None if self.finite is None else self.finite[index])
+
+
+@dataclass(frozen=True, eq=False)
+class SparsePairs:
+    """Costs (nnz,) on a support; `finite` marks the pairs that exist, or is None where all do."""
+
+    cost: Tensor
+    finite: Tensor | None
+    support: Support
+
+    def spread_rows(self, x: Tensor) -> Tensor:
+        """(n,) to pairs."""
+        return x.index_select(0, self.support.row)
+
+    def spread_cols(self, y: Tensor) -> Tensor:
+        """(m,) to pairs."""
+        return y.index_select(0, self.support.col)
+
+    def scalar(self, x: Tensor) -> Tensor:
+        """(1,) to pairs."""
+        return x
+
+    def sum_rows(self, v: Tensor) -> Tensor:
+        """Pairs to (n,)."""
+        return v.new_zeros(self.support.shape[0]).index_add(0, self.support.row, v)
+
+    def sum_cols(self, v: Tensor) -> Tensor:
+        """Pairs to (m,)."""
+        return v.new_zeros(self.support.shape[1]).index_add(0, self.support.col, v)
+
+    def sum_all(self, v: Tensor) -> Tensor:
+        """Pairs to (1,)."""
+        return v.sum().unsqueeze(0)
+
+    def max_rows(self, v: Tensor) -> Tensor:
+        """Pairs to (n,); -inf where there are none."""
+        return _segment_max(v, self.support.crow)
+
+    def max_cols(self, v: Tensor) -> Tensor:
+        """Pairs to (m,); -inf where there are none."""
+        return _segment_max(v.index_select(0, self.support.perm), self.support.ccol)
+
+    def lse_rows(self, v: Tensor, y: Tensor) -> Tensor:
+        """Log-sum-exp over each row of v + y, (n,); y is (m,)."""
+        s = self.support
+        return _SegmentLogSumExp.apply(v + y.index_select(0, s.col), s.crow, s.row)
+
+    def lse_cols(self, v: Tensor, x: Tensor) -> Tensor:
+        """Log-sum-exp over each column of v + x, (m,); x is (n,), v is `in_columns`."""
+        s = self.support
+        return _SegmentLogSumExp.apply(v + x.index_select(0, s.trow), s.ccol, s.tcol)
+
+    def in_columns(self, v: Tensor) -> Tensor:
+        """Pairs in the order that `lse_cols` takes: column order."""
+        return v.index_select(0, self.support.perm)
+
+    def with_cost(self, cost: Tensor) -> "SparsePairs":
+        """The same pairs at another cost."""
+        return replace(self, cost=cost)
+
+
+Pairs = DensePairs | SparsePairs
+
+
+class _DenseLogSumExp(torch.autograd.Function):
+    """torch.logsumexp, but with a zero gradient instead of NaN where every term is -inf."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, dim: int) -> Tensor:
+        out = torch.logsumexp(v.detach(), dim)
+        ctx.save_for_backward(v, out)
+        ctx.dim = dim
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        v, out = ctx.saved_tensors
+        weights = (v - _finite_or_zero(out).unsqueeze(ctx.dim)).exp()
+        return grads[0].unsqueeze(ctx.dim) * weights, None
+
+
+class _SegmentLogSumExp(torch.autograd.Function):
+    """Log-sum-exp over the segments of v, each stabilised by its own maximum."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
+        v = v.detach()
+        top = _finite_or_zero(_segment_max(v, offsets))
+        total = torch.zeros_like(top).index_add(0, index, (v - top.index_select(0, index)).exp())
+        out = total.log() + top
+        ctx.save_for_backward(v, out, index)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        v, out, index = ctx.saved_tensors
+        weights = (v - _finite_or_zero(out).index_select(0, index)).exp()
+        return grads[0].index_select(0, index) * weights, None, None
+
+
+def _segment_max(v: Tensor, offsets: Tensor) -> Tensor:
+    return torch.segment_reduce(v, "max", offsets=offsets, initial=-torch.inf)
+
+
+def _finite_or_zero(x: Tensor) -> Tensor:
+    return torch.where(x.isfinite(), x, 0.0)

@@ -1,0 +1,271 @@
+"""A transport problem, checked: pairs, weights, epsilon and tau in one floating type, ready for the loop."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .cost import SparseCost
+from .pairs import DensePairs, Pairs, SparsePairs
+from .result import TransportError, TransportStatus
+
+Reference = Literal["product", "counting"]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One side's weights as the equations need them.
+
+    Attributes:
+        weight: a or b, (..., n).
+        active: Weight above 0 and a candidate of weight above 0.
+        reference: Factor of this side in the reference measure: the weight itself, or 1 ("counting").
+        log_reference: Its logarithm; 0 where not active.
+        log_ratio: log(weight / reference); 0 where not active.
+    """
+
+    weight: Tensor
+    active: Tensor
+    reference: Tensor
+    log_reference: Tensor
+    log_ratio: Tensor
+
+    def scale(self, potential: Tensor, epsilon: Tensor) -> Tensor:
+        """Log of a scaling: log reference + potential / epsilon; -inf where this side carries no mass."""
+        finite = torch.where(self.active, potential, 0.0)
+        return torch.where(self.active, self.log_reference + finite / epsilon, -torch.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Eq. (1) or, with reference "counting", the problem that Eq. (8) solves; tensors in one floating type.
+
+    `epsilon` and `tau` are (..., 1). `balanced` stands for tau = inf; `tau` then holds ones nobody reads.
+    """
+
+    pairs: Pairs
+    rows: Side
+    cols: Side
+    epsilon: Tensor
+    tau: Tensor
+    balanced: bool
+    reference: Reference
+
+    @property
+    def damping(self) -> Tensor:
+        """P = tau / (tau + epsilon), (..., 1); 1 if balanced."""
+        return torch.ones_like(self.epsilon) if self.balanced else self.tau / (self.tau + self.epsilon)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Leading dimensions; empty for one problem."""
+        return self.rows.weight.shape[:-1]
+
+    def log_kernel(self) -> Tensor:
+        """-C / epsilon on the pairs, -inf where there is no pair."""
+        pairs = self.pairs
+        if pairs.finite is None:
+            return -pairs.cost / pairs.scalar(self.epsilon)
+        safe = torch.where(pairs.finite, pairs.cost, 0.0)
+        return torch.where(pairs.finite, -safe / pairs.scalar(self.epsilon), -torch.inf)
+
+    def with_tensors(self, cost: Tensor, a: Tensor, b: Tensor, epsilon: Tensor, tau: Tensor) -> "Problem":
+        """The same structure with other tensors of the same values, such as saved or detached ones."""
+        return Problem(
+            self.pairs.with_cost(cost),
+            make_side(a, self.rows.active, self.reference),
+            make_side(b, self.cols.active, self.reference),
+            epsilon,
+            tau,
+            self.balanced,
+            self.reference,
+        )
+
+    def detach(self) -> "Problem":
+        """The same problem without gradients."""
+        tensors = (self.pairs.cost, self.rows.weight, self.cols.weight, self.epsilon, self.tau)
+        return self.with_tensors(*(t.detach() for t in tensors))
+
+    def member(self, index: int) -> "Problem":
+        """One problem of a dense batch with one leading dimension."""
+        assert isinstance(self.pairs, DensePairs)
+        return replace(
+            self,
+            pairs=self.pairs.member(index),
+            rows=_side_member(self.rows, index),
+            cols=_side_member(self.cols, index),
+            epsilon=self.epsilon[index],
+            tau=self.tau[index],
+        )
+
+    def flatten(self) -> "Problem":
+        """A dense batch with its leading dimensions made one."""
+        assert isinstance(self.pairs, DensePairs)
+        if len(self.batch_shape) == 1:
+            return self
+        finite = self.pairs.finite
+        return replace(
+            self,
+            pairs=DensePairs(_flat(self.pairs.cost, 2), None if finite is None else _flat(finite, 2)),
+            rows=_side_flat(self.rows),
+            cols=_side_flat(self.cols),
+            epsilon=_flat(self.epsilon, 1),
+            tau=_flat(self.tau, 1),
+        )
+
+
+def make_side(weight: Tensor, active: Tensor, reference: Reference) -> Side:
+    """The side with these weights, of which `active` take part."""
+    zero = torch.zeros_like(weight)
+    log_weight = torch.where(active, weight, 1.0).log()
+    if reference == "product":
+        return Side(weight, active, weight, log_weight, zero)
+    return Side(weight, active, (weight > 0).to(weight.dtype), zero, log_weight)
+
+
+def build_problem(
+    cost: Tensor | SparseCost,
+    a: Tensor | None,
+    b: Tensor | None,
+    epsilon: float | Tensor,
+    tau: float | Tensor,
+    reference: Reference,
+) -> Problem:
+    """Checks what a caller gave and puts it in one floating type, float32 or better."""
+    values = cost.values if isinstance(cost, SparseCost) else cost
+    if not values.is_floating_point():
+        raise ValueError(f"cost must be floating point, but is {values.dtype}; convert it with cost.float()")
+    if values.ndim < 2 and not isinstance(cost, SparseCost):
+        raise ValueError(
+            f"a dense cost must have shape (..., n, m), but has {tuple(values.shape)}; pass a matrix, "
+            "or a SparseCost for values on a support"
+        )
+    n, m = cost.shape[-2:]
+    if n == 0 or m == 0:
+        raise ValueError(f"cost must have at least one source and one target, but its shape is {(n, m)}")
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    batch = values.shape[:-2] if not isinstance(cost, SparseCost) else torch.Size()
+    finite = _check_cost(cost, values)
+    support = cost.support if isinstance(cost, SparseCost) else None
+    values = values.to(dtype)
+    pairs = SparsePairs(values, finite, support) if support else DensePairs(values, finite)
+    a = _check_weights("a", "sources", a, n, batch, values)
+    b = _check_weights("b", "targets", b, m, batch, values)
+    epsilon = _check_scale("epsilon", epsilon, batch, values)
+    tau = _check_scale("tau", tau, batch, values)
+    balanced = bool(tau.isinf().all())
+    if tau.isinf().any() and not balanced:
+        raise ValueError(
+            "tau must be finite for the whole batch or inf for the whole batch; solve the two apart"
+        )
+    if balanced:
+        tau = torch.ones_like(tau)
+    row_active, col_active = _active(pairs, a, b)
+    rows, cols = make_side(a, row_active, reference), make_side(b, col_active, reference)
+    return Problem(pairs, rows, cols, epsilon, tau, balanced, reference)
+
+
+def _active(pairs: Pairs, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens that take part: weight above 0 and a candidate of weight above 0."""
+    with torch.no_grad():
+        if pairs.finite is None and bool((a > 0).all()) and bool((b > 0).all()):
+            if isinstance(pairs, DensePairs):
+                return torch.ones_like(a, dtype=torch.bool), torch.ones_like(b, dtype=torch.bool)
+            return pairs.support.crow.diff() > 0, pairs.support.ccol.diff() > 0
+        real = torch.zeros_like(pairs.cost) if pairs.finite is None else (~pairs.finite) * -1.0
+        a_real, b_real = (torch.where(w > 0, 0.0, -1.0).to(real.dtype) for w in (a, b))
+        row = (a > 0) & (pairs.max_rows(real + pairs.spread_cols(b_real)) == 0)
+        col = (b > 0) & (pairs.max_cols(real + pairs.spread_rows(a_real)) == 0)
+        return row, col
+
+
+def _check_cost(cost: Tensor | SparseCost, values: Tensor) -> Tensor | None:
+    """Which pairs exist, or None if all do; NaN and -inf raise."""
+    if values.numel() == 0:
+        return None
+    low, high = values.detach().aminmax()  # NaN spreads to both
+    if not bool(low > -torch.inf):
+        bad = torch.nonzero(values.detach().isnan() | (values.detach() == -torch.inf))
+        place = tuple(int(i) for i in bad[0])
+        where = f"cost{list(place)}"
+        if isinstance(cost, SparseCost):
+            source, target = int(cost.support.row[place[0]]), int(cost.support.col[place[0]])
+            where = f"cost.values[{place[0]}] (source {source}, target {target})"
+        raise TransportError(
+            f"a cost must be finite, or +inf for no pair, but {where} is {float(values[place])} "
+            f"({len(bad)} such in all); check the features it was made from",
+            TransportStatus.NON_FINITE,
+            tuple(sorted({tuple(int(i) for i in row[: values.ndim - 2]) for row in bad[:1000]})),
+        )
+    return values.detach() < torch.inf if bool(high == torch.inf) else None
+
+
+def _check_weights(
+    name: str, side: str, weights: Tensor | None, count: int, batch: torch.Size, values: Tensor
+) -> Tensor:
+    if weights is None:
+        return torch.full((*batch, count), 1.0 / count, dtype=values.dtype, device=values.device)
+    if weights.ndim == 0 or weights.shape[-1] != count:
+        have = weights.shape[-1] if weights.ndim else "no"
+        raise ValueError(
+            f"cost has {count} {side} but {name} has {have} weights; pass {name}=None for uniform weights"
+        )
+    if len(weights.shape) - 1 > len(batch) or any(
+        w not in (1, c) for w, c in zip(reversed(weights.shape[:-1]), reversed(batch), strict=False)
+    ):
+        raise ValueError(
+            f"{name} must have shape ({count},) or {(*batch, count)}, but has {tuple(weights.shape)}; "
+            "give one row of weights, or one for each problem of the batch"
+        )
+    if weights.device != values.device:
+        raise ValueError(f"cost is on {values.device} but {name} on {weights.device}; move {name} there")
+    plain = weights.detach()
+    if not bool(plain.isfinite().all()):
+        place = [int(i) for i in torch.nonzero(~plain.isfinite())[0]]
+        raise TransportError(
+            f"weights must be finite, but {name}{place} is {float(plain[tuple(place)])}; use 0 for padding",
+            TransportStatus.NON_FINITE,
+            (tuple(place[:-1]),),
+        )
+    if not bool((plain >= 0).all()):
+        place = [int(i) for i in torch.nonzero(plain < 0)[0]]
+        raise ValueError(
+            f"weights must not be negative, but {name}{place} is {float(plain[tuple(place)])}; pad with 0"
+        )
+    return weights.to(values.dtype).expand(*batch, count)
+
+
+def _check_scale(name: str, value: float | Tensor, batch: torch.Size, values: Tensor) -> Tensor:
+    """Epsilon or tau as (..., 1)."""
+    scale = torch.as_tensor(value, dtype=values.dtype, device=values.device)
+    plain = scale.detach()
+    if not bool((plain > 0).all()) or (name == "epsilon" and not bool(plain.isfinite().all())):
+        allowed = "above 0 and finite" if name == "epsilon" else "above 0, or math.inf for balanced transport"
+        shown = plain.flatten()[(~(plain > 0) | plain.isinf()).flatten()][0]
+        raise ValueError(f"{name} must be {allowed}, but is {float(shown)}; it has the unit of the cost")
+    if scale.ndim and (
+        scale.ndim > len(batch)
+        or any(s not in (1, c) for s, c in zip(reversed(scale.shape), reversed(batch), strict=False))
+    ):
+        raise ValueError(
+            f"{name} must be one number or have the batch shape {tuple(batch)}, but has shape "
+            f"{tuple(scale.shape)}; give one for each problem"
+        )
+    return scale.expand(batch).unsqueeze(-1)
+
+
+def _side_member(side: Side, index: int) -> Side:
+    return Side(*(t[index] for t in _side_tensors(side)))
+
+
+def _side_flat(side: Side) -> Side:
+    return Side(*(_flat(t, 1) for t in _side_tensors(side)))
+
+
+def _side_tensors(side: Side) -> tuple[Tensor, ...]:
+    return side.weight, side.active, side.reference, side.log_reference, side.log_ratio
+
+
+def _flat(t: Tensor, kept: int) -> Tensor:
+    return t.reshape(-1, *t.shape[t.ndim - kept :])

@@ -1,0 +1,115 @@
+"""Products on a support: plan times features, and features against features on the pairs."""
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .support import Support
+
+_CHUNK_ELEMENTS = 2**22  # of gathered features, where no sparse kernel is at hand
+
+
+def csr(values: Tensor, support: Support) -> Tensor:
+    """The (n, m) matrix with these values as a torch CSR tensor that shares their memory."""
+    return _csr(support.crow, support.col, values, support.shape)
+
+
+def csr_transposed(values: Tensor, support: Support) -> Tensor:
+    """The (m, n) transpose of `csr(values, support)`, from the column order built with the support."""
+    n, m = support.shape
+    return _csr(support.ccol, support.trow, values.index_select(0, support.perm), (m, n))
+
+
+def has_sparse_kernels(device: torch.device) -> bool:
+    """Whether torch multiplies CSR matrices quickly here; on a CPU that is MKL's work."""
+    return device.type == "cuda" or (device.type == "cpu" and torch.backends.mkl.is_available())
+
+
+@functools.cache
+def _announce_once() -> None:
+    """Have torch say here, unheard, that CSR is in beta; it says so once a process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
+
+
+def _csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    _announce_once()
+    return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
+
+
+def multiply(values: Tensor, y: Tensor, support: Support, transpose: bool = False) -> Tensor:
+    """Gamma y (n, c), or Gamma^T y (m, c) if `transpose`, differentiable in values (nnz,) and y.
+
+    `transpose` is a plain choice of side: sources and targets play the same role in every equation here.
+    """
+    return _Multiply.apply(values, y, support, transpose)
+
+
+def pair_dots(x: Tensor, y: Tensor, support: Support) -> Tensor:
+    """<x_i, y_j> for each pair of the support (nnz,), differentiable; x is (n, d) and y is (m, d)."""
+    return _PairDots.apply(x, y, support)
+
+
+class _Multiply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, y: Tensor, support: Support, transpose: bool) -> Tensor:
+        ctx.save_for_backward(values, y)
+        ctx.support, ctx.transpose = support, transpose
+        return _raw_multiply(values.detach(), y.detach(), support, transpose)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        values, y = ctx.saved_tensors
+        support, transpose, (grad,) = ctx.support, ctx.transpose, grads
+        values_grad = y_grad = None
+        if ctx.needs_input_grad[0]:
+            sides = (y, grad) if transpose else (grad, y)
+            values_grad = pair_dots(*sides, support)
+        if ctx.needs_input_grad[1]:
+            y_grad = multiply(values, grad, support, not transpose)
+        return values_grad, y_grad, None, None
+
+
+class _PairDots(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, support: Support) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.support = support
+        return _raw_pair_dots(x.detach(), y.detach(), support)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, y = ctx.saved_tensors
+        x_grad = multiply(grads[0], y, ctx.support, False) if ctx.needs_input_grad[0] else None
+        y_grad = multiply(grads[0], x, ctx.support, True) if ctx.needs_input_grad[1] else None
+        return x_grad, y_grad, None
+
+
+def _raw_multiply(values: Tensor, y: Tensor, support: Support, transpose: bool) -> Tensor:
+    if has_sparse_kernels(values.device) and values.numel():
+        matrix = csr_transposed(values, support) if transpose else csr(values, support)
+        return matrix @ y.contiguous()
+    into, along = (support.col, support.row) if transpose else (support.row, support.col)
+    out = y.new_zeros(support.shape[1 if transpose else 0], y.shape[1])
+    for part in _parts(values.numel(), y.shape[1]):
+        out.index_add_(0, into[part], values[part, None] * y.index_select(0, along[part]))
+    return out
+
+
+def _raw_pair_dots(x: Tensor, y: Tensor, support: Support) -> Tensor:
+    if has_sparse_kernels(x.device) and support.nnz:
+        pattern = csr(x.new_zeros(support.nnz), support)
+        return torch.sparse.sampled_addmm(pattern, x.contiguous(), y.contiguous().T, beta=0.0).values()
+    out = x.new_empty(support.nnz)
+    for part in _parts(support.nnz, x.shape[1]):
+        out[part] = (x.index_select(0, support.row[part]) * y.index_select(0, support.col[part])).sum(-1)
+    return out
+
+
+def _parts(count: int, width: int) -> list[slice]:
+    step = max(1, _CHUNK_ELEMENTS // max(width, 1))
+    return [slice(start, start + step) for start in range(0, count, step)]

@@ -1,0 +1,161 @@
+"""`solve_transport`: entropic transport, unbalanced or balanced, dense or on a support."""
+
+import warnings
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .assemble import dual_value, duality_gap, envelope, make_plan, primal_value
+from .balanced import fix_gauge, infeasible, keep_masses_equal
+from .cost import SparseCost
+from .implicit import attach
+from .loop import Iterate, iterate
+from .pairs import SparsePairs
+from .problem import Problem, Reference, build_problem
+from .result import TransportResult, TransportStatus
+
+Gradient = Literal["implicit", "unrolled", "none"]
+
+
+def solve_transport(
+    cost: Float[Tensor, "... n m"] | SparseCost,
+    a: Float[Tensor, "... n_weights"] | None = None,
+    b: Float[Tensor, "... m_weights"] | None = None,
+    epsilon: float | Float[Tensor, "..."] = 0.1,
+    tau: float | Float[Tensor, "..."] = 0.3,
+    reference: Reference = "product",
+    max_iter: int = 100,
+    tol: float = 1e-5,
+    gradient: Gradient = "implicit",
+) -> TransportResult:
+    """The plan that moves a to b at the least cost, with entropy and relaxed marginals: SAOT Eq. (1).
+
+    Minimises <plan, C> + epsilon KL(plan | a b^T) + tau KL(plan 1 | a) + tau KL(plan^T 1 | b) over plans on the
+    pairs of the cost, by updates of rows and columns in turn. With f and g the potentials,
+    plan_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon), and at the solution plan 1 = a exp(-f / tau).
+
+    Weights are taken as they are, never normalised. Weight 0 is padding: such a token changes nothing. A token
+    without candidates adds tau times its weight to the value. Half-precision input is solved in float32. In
+    balanced transport the gradients of a and b are projected onto changes that keep both masses equal.
+
+    Args:
+        cost: Cost of each pair, dense (..., n, m) or on a support; +inf is no pair. Members of a batch never
+            influence each other.
+        a: Weights of the sources, (n,) or (..., n); 1/n if not given.
+        b: Weights of the targets, (m,) or (..., m); 1/m if not given.
+        epsilon: Weight of the entropy, in units of the cost. The default is SAOT's, sec. 6.1.
+        tau: Weight of the marginals, in units of the cost; `math.inf` is balanced transport. SAOT's default.
+
+        reference: Other: the measure the entropy refers to, "product" a b^T or "counting" (1 for each pair). The
+            latter is what Eq. (8) as printed solves; with uniform weights its plan is a multiple of the other.
+        max_iter: Other: most iterations; one is one row and one column update.
+        tol: Other: the residual to reach. 0 runs exactly `max_iter` iterations, without checks or warning.
+        gradient: Other: "implicit" (by the optimality conditions, memory independent of `max_iter`),
+            "unrolled" (through the iterations, the readable twin) or "none".
+
+    Returns:
+        A `TransportResult`. Look at `converged`: running out of iterations, infeasibility (balanced only) and
+        a potential out of range are told by `status` and one warning, not raised.
+
+    Raises:
+        TransportError: If the cost holds NaN or -inf, or a weight is not finite.
+        ValueError: If shapes do not fit, a weight is negative, or a setting is out of range.
+
+    Example:
+        Equal costs c everywhere and weights of mass 1 give a plan of mass exp(-c / (epsilon + 2 tau)):
+
+        >>> result = solve_transport(torch.full((2, 2), 0.7), epsilon=0.1, tau=0.3)
+        >>> result.mass
+        tensor(0.3679)
+        >>> result.plan
+        tensor([[0.0920, 0.0920],
+                [0.0920, 0.0920]])
+    """
+    _check_settings(reference, max_iter, tol, gradient)
+    values = cost.values if isinstance(cost, SparseCost) else cost
+    with (
+        torch.autocast(values.device.type, enabled=False),
+        torch.set_grad_enabled(torch.is_grad_enabled() and gradient != "none"),
+    ):
+        problem = build_problem(cost, a, b, epsilon, tau, reference)
+        if problem.balanced:
+            problem = keep_masses_equal(problem)
+        unrolled = gradient == "unrolled" and torch.is_grad_enabled()
+        with torch.set_grad_enabled(unrolled):
+            end = iterate(problem if unrolled else problem.detach(), max_iter, tol, unrolled)
+        f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
+        if problem.balanced:
+            f, g = fix_gauge(problem, f, g)
+        return _result(problem, end, f, g, tol, unrolled)
+
+
+def _result(
+    problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float, unrolled: bool
+) -> TransportResult:
+    plan = make_plan(problem, f, g)
+    value = primal_value(problem, plan, f, g)
+    with torch.no_grad():
+        dual, gap = dual_value(problem, plan, f, g), duality_gap(problem, plan, f, g)
+        converged = (end.residual <= tol) & ~end.non_finite
+        status = _status(problem, end, converged)
+    if not unrolled and value.requires_grad:
+        value = envelope(problem, plan, f, g, value)
+    if tol > 0:
+        _warn(status, end)
+    return TransportResult(
+        plan_values=plan.values,
+        potentials=(f, g),
+        marginals=(plan.rows, plan.cols),
+        mass=plan.mass.squeeze(-1),
+        value=value,
+        dual_value=dual,
+        gap=gap,
+        covered=problem.cols.active,
+        converged=converged,
+        status=status,
+        residual=end.residual,
+        iterations=end.iterations,
+        support=problem.pairs.support if isinstance(problem.pairs, SparsePairs) else None,
+    )
+
+
+def _status(problem: Problem, end: Iterate, converged: Tensor) -> Tensor:
+    status = torch.full_like(end.iterations, int(TransportStatus.MAX_ITER))
+    status[converged] = int(TransportStatus.CONVERGED)
+    if problem.balanced and not bool(converged.all()):
+        proven = infeasible(problem.detach(), end.f.detach(), end.g.detach(), end.f_change)
+        status[proven & ~converged] = int(TransportStatus.INFEASIBLE)
+    status[end.non_finite] = int(TransportStatus.NON_FINITE)
+    return status
+
+
+def _warn(status: Tensor, end: Iterate) -> None:
+    """One warning for all problems of a solve that did not converge."""
+    failed = status != int(TransportStatus.CONVERGED)
+    if not bool(failed.any()):
+        return
+    worst = TransportStatus(int(status.max()))
+    where = ""
+    if status.ndim:
+        first = [tuple(int(i) for i in row) for row in torch.nonzero(failed)[:3]]
+        where = f" in {int(failed.sum())} of {status.numel()} problems, the first at {first}"
+    warnings.warn(
+        f"transport ended with {worst.name}{where} (residual {float(end.residual.max()):.1e} after "
+        f"{int(end.iterations.max())} iterations): {worst.message}",
+        stacklevel=4,
+    )
+
+
+def _check_settings(reference: str, max_iter: int, tol: float, gradient: str) -> None:
+    if reference not in ("product", "counting"):
+        raise ValueError(f'reference must be "product" (Eq. 1) or "counting" (Eq. 8), but is {reference!r}')
+    if gradient not in ("implicit", "unrolled", "none"):
+        raise ValueError(f'gradient must be "implicit", "unrolled" or "none", but is {gradient!r}')
+    if max_iter < 1:
+        raise ValueError(
+            f"max_iter must be at least 1, but is {max_iter}; one iteration is one row and column update"
+        )
+    if not tol >= 0:
+        raise ValueError(f"tol must be 0 or above, but is {tol}; 0 runs exactly max_iter iterations")
