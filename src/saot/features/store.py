@@ -1,0 +1,328 @@
+"""Features on disk: one atomic file a picture, so that going on is making what is missing.
+
+A file is plain safetensors: the tensor `tokens` in half precision, and in its header the picture's name, the
+provenance and check sums of payload and header. Nothing is memory-mapped, so the memory a run needs does not
+grow with the number of pictures it has read.
+"""
+
+import hashlib
+import json
+import os
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import FileIO
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Int
+from torch import Tensor
+
+from saot.data.datasets import ImageSet
+from saot.data.files import write_atomic
+from saot.data.patches import PatchGrid
+from saot.features.backbone import Backbone, extract
+from saot.features.grid import FeatureGrid, FeatureKey, Provenance
+
+_MAX_HEADER = 1 << 20  # bytes; ours are below 2 kB, a larger number is a damaged length
+_STALE_SECONDS = 3600  # a temporary file that old belongs to a process that was killed
+
+
+class DamagedFile(ValueError):
+    """A feature file that is not what was written."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    key: str
+    provenance: Provenance
+    checksum: str
+    rows: int
+    dim: int
+    start: int  # first byte of the payload
+
+
+class FeatureStore:
+    """A folder of features that were all made in the same way.
+
+    Args:
+        root: Folder; made if it does not exist.
+        key: How the features are made (`backbone.key`). None opens a store that exists.
+
+    Raises:
+        ValueError: If the store was made otherwise (names the field), or does not exist and no key is given.
+    """
+
+    def __init__(self, root: str | Path, key: FeatureKey | None = None) -> None:
+        self.root = Path(root)
+        path = self.root / "store.json"
+        if not path.is_file():
+            if key is None:
+                raise ValueError(
+                    f"expected a feature store at {self.root}, found no store.json; run saot extract first"
+                )
+            write_atomic(path, (key.to_json() + "\n").encode())
+        try:
+            self.key = FeatureKey.from_json(path.read_text())
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged; delete {self.root} and extract the features again"
+            ) from error
+        if key is not None:
+            self._require(key, "this run")
+
+    def ensure(
+        self,
+        images: ImageSet,
+        backbone: Backbone,
+        progress: Callable[[int, int], None] | None = None,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> int:
+        """Make the features that are missing, damaged or of a picture that has changed.
+
+        Several processes may do so at once. Each handles every `world`-th picture; the caller waits for all
+        of them before it reads (`accelerate launch` and `torchrun` set both numbers). The network is used
+        only if something is to be made.
+
+        Args:
+            images: Pictures.
+            backbone: Must have the store's key.
+            progress: Called with (done, total) of this process's share.
+            rank: Number of this process; None reads the environment's RANK, else 0.
+            world: Number of processes; None reads WORLD_SIZE, else 1.
+
+        Returns:
+            How many files were made.
+
+        Raises:
+            ValueError: If the backbone is not the store's, or tokens are not finite in half precision.
+            OSError: If a file cannot be written, as on a full disk.
+        """
+        self._require(backbone.key, "the backbone")
+        rank, world = _share(rank, world)
+        self._sweep()
+        mine = range(rank, len(images), world)
+        made = 0
+        for done, index in enumerate(mine):
+            key, fingerprint = images.keys[index], images.fingerprint(index)
+            if not self._is_whole(key, fingerprint):
+                self.write(key, extract(backbone, images.image(index), fingerprint))
+                made += 1
+            if progress is not None:
+                progress(done + 1, len(mine))
+        return made
+
+    def write(self, key: str, features: FeatureGrid) -> None:
+        """Put the features of one picture into the store, in one step.
+
+        Raises:
+            ValueError: If they were made otherwise than the store's, or are not finite in half precision.
+        """
+        self._require(features.provenance.key, f"the features of {key}")
+        tokens = features.tokens.detach().to("cpu", torch.float16).contiguous()
+        if not torch.isfinite(tokens).all():
+            raise ValueError(
+                f"the features of {key} are not finite in half precision; use l2_norm, or check the weights "
+                "and the picture"
+            )
+        payload = tokens.numpy().astype("<f2", copy=False).tobytes()
+        metadata = {
+            "key": key,
+            "provenance": features.provenance.to_json(),
+            "payload_checksum": _checksum(payload),
+        }
+        metadata["header_checksum"] = _checksum("".join(metadata.values()).encode())
+        description = _describe(tokens.shape[0], tokens.shape[1])
+        header = json.dumps({"__metadata__": metadata, "tokens": description}).encode()
+        header += b" " * (-len(header) % 8)  # the format aligns the payload to 8 bytes
+        write_atomic(self._path(key), struct.pack("<Q", len(header)) + header + payload)
+
+    def read(self, key: str) -> FeatureGrid:
+        """All tokens of a picture, in float32, after a check of the whole file.
+
+        Raises:
+            ValueError: If they are missing, damaged, or were made otherwise.
+        """
+        with self._open(key) as file:
+            header = self._header(file, key)
+            payload = _payload(file, header, self._path(key))
+        tokens = torch.from_numpy(
+            np.frombuffer(payload, "<f2").reshape(header.rows, header.dim).astype(np.float32)
+        )
+        return FeatureGrid(tokens=tokens, grid=header.provenance.patch_grid, provenance=header.provenance)
+
+    def rows(self, key: str, indices: Int[Tensor, " k"]) -> Float16[Tensor, "k d"]:
+        """Some tokens of a picture, reading only those from disk; the payload is not checked.
+
+        Args:
+            key: Picture.
+            indices: Token numbers, in any order, repeats allowed.
+
+        Raises:
+            ValueError: If the picture is missing, its file cut short or made otherwise, or an index out of
+                range.
+        """
+        with self._open(key) as file:
+            header = self._header(file, key)
+            wanted = indices.cpu().numpy().astype(np.int64)
+            if len(wanted) and not 0 <= wanted.min() <= wanted.max() < header.rows:
+                raise ValueError(
+                    f"{key} has tokens 0 to {header.rows - 1}, but {wanted.min()} to {wanted.max()} were "
+                    "asked for; check that the indices are of this picture"
+                )
+            distinct, inverse = np.unique(wanted, return_inverse=True)
+            found = np.empty((len(distinct), header.dim), "<f2")
+            width = 2 * header.dim
+            for first, last in _runs(distinct):
+                chunk = os.pread(
+                    file.fileno(), (last - first) * width, header.start + int(distinct[first]) * width
+                )
+                if len(chunk) != (last - first) * width:
+                    raise DamagedFile(f"{self._path(key)} is cut short; extract the features again")
+                found[first:last] = np.frombuffer(chunk, "<f2").reshape(-1, header.dim)
+        return torch.from_numpy(found[inverse].astype(np.float16, copy=False))
+
+    def provenance(self, key: str) -> Provenance:
+        """Where the features of a picture came from; reads the header alone."""
+        with self._open(key) as file:
+            return self._header(file, key).provenance
+
+    def grid(self, key: str) -> PatchGrid:
+        """How a picture lies under its tokens; reads the header alone."""
+        return self.provenance(key).patch_grid
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the pictures in the store, sorted; damaged files are left out."""
+        return tuple(sorted(self.grids()))
+
+    def grids(self) -> dict[str, PatchGrid]:
+        """Token grid of every picture in the store, by its name; headers alone, damaged files left out."""
+        found = {}
+        for path in self.root.glob("*.safetensors"):
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    header = _parse_header(file, path)
+            except (OSError, DamagedFile):
+                continue
+            if self._path(header.key) == path and header.provenance.key == self.key:
+                found[header.key] = header.provenance.patch_grid
+        return found
+
+    def _is_whole(self, key: str, fingerprint: str) -> bool:
+        """Whether the picture's file exists, is undamaged, and of this content and key."""
+        try:
+            with self._open(key) as file:
+                header = self._header(file, key)
+                _payload(file, header, self._path(key))
+        except ValueError:
+            return False
+        return header.provenance.source == fingerprint
+
+    def _path(self, key: str) -> Path:
+        """File of a picture: a readable part, and a hash that keeps names apart."""
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "_", key)[-80:].strip(".")
+        return (
+            self.root / f"{readable}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.safetensors"
+        )
+
+    def _open(self, key: str) -> FileIO:
+        try:
+            return open(self._path(key), "rb", buffering=0)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"the store {self.root} has no features of {key}; run saot extract on that picture"
+            ) from error
+
+    def _header(self, file: FileIO, key: str) -> _Header:
+        header = _parse_header(file, self._path(key))
+        if header.key != key:
+            raise DamagedFile(
+                f"{self._path(key)} holds the features of {header.key}, not of {key}; extract them again"
+            )
+        self._require(header.provenance.key, f"the file of {key}")
+        return header
+
+    def _require(self, key: FeatureKey, what: str) -> None:
+        """Raise if `key` is not the store's, naming the field."""
+        if names := self.key.differences(key):
+            mine, theirs = getattr(self.key, names[0]), getattr(key, names[0])
+            raise ValueError(
+                f"{what} has {names[0]} {theirs!r}, but the features in {self.root} were made with "
+                f"{names[0]} {mine!r}; give the same settings as before or another folder"
+            )
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left behind."""
+        for path in self.root.glob("*.safetensors.tmp-*"):
+            try:
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:
+                continue  # another process was faster
+
+
+def _parse_header(file: FileIO, path: Path) -> _Header:
+    """Header of an open feature file, with its length checked against the size of the file."""
+    try:
+        size = os.fstat(file.fileno()).st_size
+        (length,) = struct.unpack("<Q", os.pread(file.fileno(), 8, 0))
+        if length > min(_MAX_HEADER, size):
+            raise ValueError("length of the header")
+        values = json.loads(os.pread(file.fileno(), length, 8))
+        metadata, tokens = values["__metadata__"], values["tokens"]
+        parts = (metadata["key"], metadata["provenance"], metadata["payload_checksum"])
+        if _checksum("".join(parts).encode()) != metadata["header_checksum"]:
+            raise ValueError("check sum of the header")
+        provenance = Provenance.from_json(metadata["provenance"])
+        rows, dim = provenance.patch_grid.height * provenance.patch_grid.width, provenance.dim
+        if tokens != _describe(rows, dim) or size != 8 + length + 2 * rows * dim:
+            raise ValueError("shape")
+        return _Header(metadata["key"], provenance, metadata["payload_checksum"], rows, dim, 8 + length)
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise DamagedFile(f"{path} is damaged; extract the features again") from error
+
+
+def _payload(file: FileIO, header: _Header, path: Path) -> bytes:
+    """The tokens' bytes, whole and as they were written."""
+    size = 2 * header.rows * header.dim
+    payload = os.pread(file.fileno(), size, header.start)
+    while len(payload) < size:  # one call may bring less, above 2 GB or when interrupted
+        more = os.pread(file.fileno(), size - len(payload), header.start + len(payload))
+        if not more:
+            break
+        payload += more
+    if _checksum(payload) != header.checksum:
+        raise DamagedFile(f"{path} is damaged: its check sum differs; extract the features again")
+    return payload
+
+
+def _describe(rows: int, dim: int) -> dict[str, object]:
+    """What the safetensors header says of the tokens."""
+    return {"dtype": "F16", "shape": [rows, dim], "data_offsets": [0, 2 * rows * dim]}
+
+
+def _checksum(payload: bytes) -> str:
+    return hashlib.blake2b(payload, digest_size=16).hexdigest()
+
+
+def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of positions over which sorted, distinct `numbers` are consecutive."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    edges = [0, *breaks.tolist(), len(numbers)] if len(numbers) else [0]
+    yield from pairwise(edges)
+
+
+def _share(rank: int | None, world: int | None) -> tuple[int, int]:
+    """Number of this process and of all, from the arguments or what the launcher set."""
+    rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+    world = int(os.environ.get("WORLD_SIZE", "1")) if world is None else world
+    if not 0 <= rank < world:
+        raise ValueError(
+            f"rank {rank} of {world} processes is impossible; rank counts from 0, check RANK and WORLD_SIZE"
+        )
+    return rank, world

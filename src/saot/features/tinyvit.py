@@ -1,0 +1,355 @@
+"""MobileSAM's image encoder: a TinyViT of five million parameters and SAM's neck, for inference.
+
+Written from the architecture: a convolutional stem (stride 4), one stage of inverted bottlenecks, three
+stages of windowed attention (each block: attention, a 3x3 depthwise convolution, an MLP), merging layers of
+stride 2, 2 and 1 between them, and a neck of two convolutions with channel normalisation. 1024x1024 pixels
+in, 64x64 tokens of 256 numbers out. Every batch normalisation, and the affine part of every layer
+normalisation before a linear layer, is folded into the weights when they are read, so the network below has
+none of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from saot.data.files import sha256_file
+from saot.features.backbone import FeatureSettings, check_size, fit_size
+from saot.features.grid import FeatureKey
+from saot.features.weights import WeightReader, read_weights
+
+_WIDTHS = (64, 128, 160, 320)  # channels of each stage
+_DEPTHS = (2, 2, 6, 2)
+_HEADS = (2, 4, 5, 10)  # of the first stage unused: it has no attention
+_WINDOWS = (7, 7, 14, 7)  # tokens a side
+_MERGE_STRIDES = (2, 2, 1)  # SAM wants 64x64 tokens, so the last merge keeps the size
+_HEAD_DIM = 32
+_PATCH = 16
+_LONG_SIDE = 1024
+_NECK_WIDTH = 256
+_STRIP_NUMBERS = 2**19  # 2 MB of float32
+_STAGES = ("stage0", "stage1", "stage2", "stage3")
+_STAGE_DIMS = (128, 160, 320, 320)
+_MEAN = (123.675, 116.28, 103.53)  # of 0-255 RGB, as published
+_DEVIATION = (58.395, 57.12, 57.375)
+
+
+class MobileSam:
+    """MobileSAM's image encoder as a `Backbone`.
+
+    The published pre-processing is the default: long side to 1024 (bilinear), mean and deviation, zeros right
+    and below up to a square. Tokens wholly in that padding are dropped. With `pad=False` the sides are
+    rounded to multiples of 16 and nothing is padded, which saves time on wide pictures and gives slightly
+    other tokens, since windows and convolutions no longer see the zeros. An explicit `(height, width)` is fed
+    as it is, never padded.
+    """
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        self._settings = settings
+        self._size = _LONG_SIDE if settings.size is None else settings.size
+        layers = settings.layers or ("neck",)
+        unknown = [layer for layer in layers if layer not in (*_STAGES, "neck")]
+        if unknown:
+            raise ValueError(
+                f"mobile-sam has no layer {unknown[0]!r}; choose among {', '.join(_STAGES)}, neck"
+            )
+        if settings.final_norm is not None and settings.final_norm != ("neck" in layers):
+            raise ValueError(
+                f"final_norm={settings.final_norm} does not fit the layers {', '.join(layers)} of "
+                "mobile-sam: its neck ends in a norm and its stages have none; leave the setting out"
+            )
+        if settings.weights is None:
+            raise ValueError(
+                "mobile-sam needs its weights; pass --weights PATH of the published mobile_sam.pt"
+            )
+        path = Path(settings.weights)
+        self._network = TinyViT()
+        self._network.load_published(read_weights(path))
+        self._network.eval().requires_grad_(False).to(settings.device)
+        size_text = check_size(self._size, _PATCH)
+        self._key = FeatureKey(
+            backbone="mobile-sam",
+            weights_sha256=sha256_file(path),
+            size=size_text,
+            layers=layers,
+            final_norm="neck" in layers,
+            l2_norm=settings.l2_norm,
+            pad=settings.pad and isinstance(self._size, int),
+            patch_size=_PATCH,
+            dim=sum(
+                _NECK_WIDTH if layer == "neck" else _STAGE_DIMS[_STAGES.index(layer)] for layer in layers
+            ),
+            resize="pillow-bilinear",
+            pixel_mean=_MEAN,
+            pixel_deviation=_DEVIATION,
+        )
+
+    @property
+    def key(self) -> FeatureKey:
+        return self._key
+
+    @property
+    def patch_size(self) -> int:
+        return _PATCH
+
+    @property
+    def dim(self) -> int:
+        return self._key.dim
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        if isinstance(self._size, tuple) or not self._key.pad:
+            return fit_size(height, width, self._size, _PATCH)
+        scale = self._size / max(height, width)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    @torch.no_grad()
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
+        height, width = image.shape[:2]
+        rows, columns = -(-height // _PATCH), -(-width // _PATCH)
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(self._settings.device)
+        pixels = (pixels - pixels.new_tensor(_MEAN)) / pixels.new_tensor(_DEVIATION)
+        side = max(rows, columns) * _PATCH
+        if self._key.pad and (height, width) != (side, side):
+            pixels = F.pad(pixels, (0, 0, 0, side - width, 0, side - height))
+        outputs = self._network(pixels[None])
+        grid = outputs["neck"].shape[1:3]
+        chosen = [
+            _to_grid(outputs[layer], (grid[0], grid[1]))[0, :rows, :columns] for layer in self._key.layers
+        ]
+        return torch.cat(chosen, -1).flatten(0, 1).to("cpu")
+
+
+class TinyViT(nn.Module):
+    """The network. Maps are `(batch, height, width, channels)` throughout, channels-last for convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.ModuleList([_conv(3, 32, 3, 2), _conv(32, _WIDTHS[0], 3, 2)])
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                _Inverted(_WIDTHS[0], 4 * _WIDTHS[0], _WIDTHS[0], 1, True)
+                if stage == 0
+                else _Block(_WIDTHS[stage], _HEADS[stage], _WINDOWS[stage])
+                for _ in range(_DEPTHS[stage])
+            )
+            for stage in range(4)
+        )
+        self.merges = nn.ModuleList(
+            _Inverted(_WIDTHS[stage], _WIDTHS[stage + 1], _WIDTHS[stage + 1], _MERGE_STRIDES[stage], False)
+            for stage in range(3)
+        )
+        self.neck = _Neck(_WIDTHS[3], _NECK_WIDTH)
+
+    def forward(self, x: Float[Tensor, "b h w 3"]) -> dict[str, Tensor]:
+        """Outputs of the stem, of each stage after its merging layer, and of the neck, by name.
+
+        Args:
+            x: Normalised pixels; both sides multiples of 16.
+        """
+        x = _apply(self.stem[1], F.gelu(_apply(self.stem[0], x)))
+        outputs = {"stem": x}
+        for stage, blocks in enumerate(self.stages):
+            for block in blocks:  # type: ignore[union-attr]
+                x = block(x)
+            if stage < 3:
+                x = self.merges[stage](x)
+            outputs[_STAGES[stage]] = x
+        outputs["neck"] = self.neck(x)
+        return outputs
+
+    def load_published(self, state: Mapping[str, Tensor]) -> None:
+        """Fill the network from the published state dict.
+
+        Args:
+            state: Of the whole of MobileSAM (`image_encoder.` before each name) or of its encoder alone.
+
+        Raises:
+            ValueError: If a tensor is missing, has another shape, or does not belong to this encoder.
+        """
+        prefix = "image_encoder."
+        if any(name.startswith(prefix) for name in state):
+            state = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        reader = WeightReader(state, "MobileSAM", "the published mobile_sam.pt")
+        reader.fill_conv(self.stem[0], "patch_embed.seq.0")
+        reader.fill_conv(self.stem[1], "patch_embed.seq.2")
+        for stage, blocks in enumerate(self.stages):
+            for number, block in enumerate(blocks):  # type: ignore[arg-type]
+                block.read(reader, f"layers.{stage}.blocks.{number}")
+            if stage < 3:
+                self.merges[stage].read(reader, f"layers.{stage}.downsample")  # type: ignore[operator]
+        self.neck.read(reader, "neck")
+        reader.finish(ignore=("norm_head.", "head."))  # the classifier TinyViT was distilled with
+
+
+class _Inverted(nn.Module):
+    """Widen by a 1x1 convolution, depthwise 3x3 with stride, mix by a 1x1 convolution; activations between.
+
+    A bottleneck also adds its input and activates the sum; a merging layer does not.
+    """
+
+    def __init__(self, width: int, hidden: int, out: int, stride: int, shortcut: bool) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+        self.widen = nn.Linear(width, hidden)
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, padding=(0, 1), groups=hidden)
+        self.mix = nn.Linear(hidden, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, _ = x.shape
+        stride = self.depthwise.stride[0]
+        rows, columns = (height - 1) // stride + 1, (width - 1) // stride + 1
+        out = x.new_empty(batch, rows, columns, self.mix.out_features)
+        for first, last in _strips(rows, stride * width * self.widen.out_features, x):
+            top, bottom = first * stride - 1, (last - 1) * stride + 2  # of the rows the 3x3 kernel needs
+            hidden = F.gelu(self.widen(x[:, max(top, 0) : bottom]))
+            if top < 0 or bottom > height:
+                hidden = F.pad(hidden, (0, 0, 0, 0, max(-top, 0), max(bottom - height, 0)))
+            hidden = self.mix(F.gelu(_apply(self.depthwise, hidden)))
+            out[:, first:last] = F.gelu(x[:, first:last] + hidden) if self.shortcut else hidden
+        return out
+
+    def read(self, reader: WeightReader, name: str) -> None:
+        for layer, part in ((self.widen, "conv1"), (self.depthwise, "conv2"), (self.mix, "conv3")):
+            reader.fill_conv(layer, f"{name}.{part}")
+
+
+class _Block(nn.Module):
+    """x + attention(x), then a depthwise convolution without shortcut, then x + mlp(x)."""
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.attention = _WindowAttention(width, heads, window)
+        self.local = _conv(width, width, 3, groups=width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _apply(self.local, self.attention(x))
+        for first, last in _strips(x.shape[1], x.shape[2] * self.widen.out_features, x):
+            strip = x[:, first:last]
+            strip += self.narrow(F.gelu(self.widen(F.layer_norm(strip, strip.shape[-1:]))))
+        return x
+
+    def read(self, reader: WeightReader, name: str) -> None:
+        self.attention.read(reader, f"{name}.attn")
+        reader.fill_conv(self.local, f"{name}.local_conv")
+        reader.fill_normed_linear(self.widen, f"{name}.mlp.norm", f"{name}.mlp.fc1")
+        reader.fill(self.narrow.weight, f"{name}.mlp.fc2.weight")
+        reader.fill(self.narrow.bias, f"{name}.mlp.fc2.bias")
+
+
+class _WindowAttention(nn.Module):
+    """x + attention inside windows, with a learned bias for each head and each |dy|, |dx|.
+
+    Windows that reach over the edge are filled with tokens that are zero before the layer normalisation, and
+    those take part as keys: that is how the network was trained, so they are not masked. After the fold such
+        a token is the
+    bias of the projection, whence queries, keys and values are computed for real tokens alone and filled with
+    it.
+    """
+
+    bias: Tensor
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.project_in = nn.Linear(width, 3 * heads * _HEAD_DIM)
+        self.project_out = nn.Linear(heads * _HEAD_DIM, width)
+        self.register_buffer("bias", torch.empty(heads, window**2, window**2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        windows = -(-x.shape[1] // self.window)
+        for first, last in _strips(windows, self.window * x.shape[2] * self.project_in.out_features, x):
+            rows = slice(first * self.window, last * self.window)
+            out[:, rows] = x[:, rows] + self._attend(x[:, rows])
+        return out
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """Attention of one or more whole rows of windows; only the last row may be incomplete."""
+        batch, height, width, _ = x.shape
+        side = self.window
+        down, across = -(-height // side), -(-width // side)
+        qkv = self.project_in(F.layer_norm(x, x.shape[-1:]))
+        if (down * side, across * side) != (height, width):
+            filled = self.project_in.bias.expand(batch, down * side, across * side, -1).contiguous()
+            filled[:, :height, :width] = qkv
+            qkv = filled
+        qkv = qkv.view(batch, down, side, across, side, 3, self.heads, _HEAD_DIM).permute(
+            5, 0, 1, 3, 6, 2, 4, 7
+        )
+        query, key, value = qkv.reshape(3, -1, self.heads, side * side, _HEAD_DIM).unbind(0)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias[None])
+        out = out.view(batch, down, across, self.heads, side, side, _HEAD_DIM).permute(0, 1, 4, 2, 5, 3, 6)
+        out = out.reshape(batch, down * side, across * side, -1)[:, :height, :width]
+        return self.project_out(out)
+
+    def read(self, reader: WeightReader, name: str) -> None:
+        reader.fill_normed_linear(self.project_in, f"{name}.norm", f"{name}.qkv", _heads_last)
+        reader.fill(self.project_out.weight, f"{name}.proj.weight")
+        reader.fill(self.project_out.bias, f"{name}.proj.bias")
+        table = reader.take(f"{name}.attention_biases", (self.heads, self.window**2))
+        position = torch.arange(self.window)
+        offset = (position[:, None] - position[None, :]).abs()
+        index = offset[:, None, :, None] * self.window + offset[None, :, None, :]  # (y, x, y', x')
+        self.bias.copy_(table[:, index.reshape(self.window**2, self.window**2)])
+
+
+class _Neck(nn.Module):
+    """1x1 and 3x3 convolution, each followed by a layer normalisation over channels."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([_conv(width, out, 1, bias=False), _conv(out, out, 3, bias=False)])
+        self.norms = nn.ModuleList([nn.LayerNorm(out, eps=1e-6), nn.LayerNorm(out, eps=1e-6)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(_apply(conv, x))
+        return x
+
+    def read(self, reader: WeightReader, name: str) -> None:
+        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            reader.fill(conv.weight, f"{name}.{2 * number}.weight")  # type: ignore[arg-type]
+            reader.fill(norm.weight, f"{name}.{2 * number + 1}.weight")  # type: ignore[arg-type]
+            reader.fill(norm.bias, f"{name}.{2 * number + 1}.bias")  # type: ignore[arg-type]
+
+
+def _conv(
+    width: int, out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = True
+) -> nn.Conv2d:
+    conv = nn.Conv2d(width, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
+    return conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _apply(conv: nn.Module, x: Tensor) -> Tensor:
+    """Convolution of a (batch, height, width, channels) map."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A stage's map on the grid of the neck, by means over whole cells."""
+    if tuple(x.shape[1:3]) == grid:
+        return x
+    return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)
+
+
+def _strips(rows: int, numbers: int, x: Tensor) -> Iterator[tuple[int, int]]:
+    """Ranges of rows whose widest intermediate (`numbers` a row) stays in the processor's cache.
+
+    Whole maps of this network are tens of megabytes: on a CPU most of the time would go to fetching fresh
+        memory for
+    them. A GPU takes all rows at once.
+    """
+    step = rows if x.device.type != "cpu" else max(1, _STRIP_NUMBERS // (numbers * x.shape[0]))
+    for first in range(0, rows, step):
+        yield first, min(first + step, rows)
+
+
+def _heads_last(rows: Tensor) -> Tensor:
+    """Rows ordered by (head, query/key/value, dim), as published, to (query/key/value, head, dim)."""
+    return rows.unflatten(0, (-1, 3, _HEAD_DIM)).transpose(0, 1).flatten(0, 2)

@@ -1,0 +1,388 @@
+import dataclasses
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from saot.data import ImageSet
+from saot.features import FeatureStore, extract, load_backbone
+from saot.features.store import DamagedFile
+
+
+def picture(index: int) -> np.ndarray:
+    return np.random.default_rng(index).integers(0, 256, (30 + index, 60, 3), dtype=np.uint8)
+
+
+def image_set(count: int = 5, version: str = "") -> ImageSet:
+    return ImageSet(
+        spec="made:here",
+        classes=None,
+        keys=tuple(f"train/{index:04d}.png" for index in range(count)),
+        load=picture,
+        fingerprint=lambda index: hashlib.sha256(f"{version}{index}".encode()).hexdigest(),
+    )
+
+
+def filterbank(**settings):
+    return load_backbone("filterbank", size=56, **settings)
+
+
+class Counting:
+    """A backbone that counts what it is asked, and may be slow."""
+
+    def __init__(self, backbone, seconds: float = 0.0) -> None:
+        self.backbone, self.seconds, self.calls = backbone, seconds, 0
+
+    @property
+    def key(self):
+        return self.backbone.key
+
+    @property
+    def patch_size(self) -> int:
+        return self.backbone.patch_size
+
+    @property
+    def dim(self) -> int:
+        return self.backbone.dim
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.backbone.input_size(height, width)
+
+    def tokens(self, image):
+        self.calls += 1
+        time.sleep(self.seconds)
+        return self.backbone.tokens(image)
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(root.glob("*.safetensors"))
+
+
+def test_what_is_read_is_what_was_extracted_in_half_precision(tmp_path):
+    images, backbone = image_set(), filterbank()
+    store = FeatureStore(tmp_path / "store", backbone.key)
+    seen = []
+    assert store.ensure(images, backbone, lambda done, total: seen.append((done, total))) == 5
+    assert seen == [(i, 5) for i in range(1, 6)]
+    for index, key in enumerate(images.keys):
+        wanted = extract(backbone, images.image(index), images.fingerprint(index))
+        found = store.read(key)
+        torch.testing.assert_close(found.tokens, wanted.tokens.half().float(), rtol=0, atol=0)
+        assert found.tokens.dtype == torch.float32
+        assert found.provenance == wanted.provenance
+        assert store.grid(key) == found.grid == wanted.grid
+        assert store.provenance(key) == wanted.provenance
+    assert store.keys() == images.keys
+    assert store.grids() == {key: store.grid(key) for key in images.keys}
+
+
+def test_files_are_plain_safetensors(tmp_path):
+    backbone = filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(image_set(1), backbone)
+    with safe_open(files(tmp_path)[0], "pt") as file:
+        torch.testing.assert_close(file.get_tensor("tokens").float(), store.read("train/0000.png").tokens)
+        assert file.metadata()["key"] == "train/0000.png"
+
+
+def test_rows(tmp_path):
+    backbone = filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(image_set(1), backbone)
+    tokens = store.read("train/0000.png").tokens.half()
+    for indices in ([3], [5, 4, 4, 0, 7], list(range(len(tokens))), [len(tokens) - 1, 0], []):
+        wanted = torch.tensor(indices, dtype=torch.int64)
+        found = store.rows("train/0000.png", wanted)
+        assert found.dtype == torch.float16
+        torch.testing.assert_close(found, tokens[wanted], rtol=0, atol=0)
+    for indices in ([len(tokens)], [-1, 0]):
+        with pytest.raises(ValueError, match=f"tokens 0 to {len(tokens) - 1}"):
+            store.rows("train/0000.png", torch.tensor(indices))
+
+
+def test_a_complete_store_asks_nothing_of_the_network(tmp_path):
+    images, backbone = image_set(), Counting(filterbank())
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(images, backbone)
+    before = [path.stat().st_mtime_ns for path in files(tmp_path)]
+    backbone.calls = 0
+    assert FeatureStore(tmp_path, backbone.key).ensure(images, backbone) == 0
+    assert backbone.calls == 0
+    assert before == [path.stat().st_mtime_ns for path in files(tmp_path)]
+
+
+def test_a_changed_picture_is_made_again(tmp_path):
+    backbone = filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(image_set(), backbone)
+    assert store.ensure(image_set(version="new"), backbone) == 5
+    assert store.ensure(image_set(version="new"), backbone) == 0
+
+
+def _damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "truncated":
+        data = data[:-100]
+    elif how == "empty":
+        data = bytearray()
+    elif how == "longer":
+        data += b"\0" * 8
+    elif how == "payload":
+        data[-7] ^= 4
+    elif how == "header":
+        position = data.index(b'"l2_norm') + 1
+        data[position] ^= 1
+    elif how == "length":
+        data[5] ^= 64
+    elif how == "not text":
+        data[8:40] = b"\xff" * 32
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "longer", "payload", "header", "length", "not text"])
+def test_damaged_files_are_found_and_made_again(tmp_path, how):
+    images, backbone = image_set(3), filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(images, backbone)
+    whole = files(tmp_path)[1].read_bytes()
+    _damage(files(tmp_path)[1], how)
+    with pytest.raises(DamagedFile, match="extract the features again"):
+        store.read(images.keys[1])
+    assert store.ensure(images, backbone) == 1
+    assert files(tmp_path)[1].read_bytes() == whole
+
+
+def test_every_flipped_byte_is_found(tmp_path):
+    images, backbone = image_set(1), filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(images, backbone)
+    path = files(tmp_path)[0]
+    whole = path.read_bytes()
+    for position in [*range(0, 1700, 3), *range(1700, len(whole), 997)]:
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 8]) + whole[position + 1 :])
+        assert not store._is_whole(images.keys[0], images.fingerprint(0)), position
+
+
+def test_files_of_two_pictures_swapped(tmp_path):
+    images, backbone = image_set(2), filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(images, backbone)
+    first, second = files(tmp_path)
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    with pytest.raises(ValueError, match=r"holds the features of train/0001\.png"):
+        store.read(images.keys[0])
+    assert store.keys() == ()
+    assert store.ensure(images, backbone) == 2
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    backbone = filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(image_set(1), backbone)
+    with pytest.raises(
+        ValueError, match=r"this run has l2_norm False, but the features in .* were made with l2_norm True"
+    ):
+        FeatureStore(tmp_path, filterbank(l2_norm=False).key)
+    with pytest.raises(ValueError, match="the backbone has size '56x56'"):
+        store.ensure(image_set(1), load_backbone("filterbank", size=(56, 56)))
+    other = dataclasses.replace(backbone.key, weights_sha256="0" * 64)
+    with pytest.raises(ValueError, match="weights_sha256"):
+        FeatureStore(tmp_path, other)
+
+
+def test_a_file_made_otherwise_is_refused_and_made_again(tmp_path):
+    backbone, other = filterbank(), filterbank(l2_norm=False)
+    images = image_set(1)
+    FeatureStore(tmp_path / "a", backbone.key).ensure(images, backbone)
+    FeatureStore(tmp_path / "b", other.key).ensure(images, other)
+    path = files(tmp_path / "a")[0]
+    path.write_bytes(files(tmp_path / "b")[0].read_bytes())
+    store = FeatureStore(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"the file of train/0000\.png has l2_norm False"):
+        store.read(images.keys[0])
+    with pytest.raises(ValueError, match="l2_norm"):
+        store.rows(images.keys[0], torch.tensor([0]))
+    assert store.ensure(images, backbone) == 1
+    assert store.read(images.keys[0]).provenance.l2_norm
+
+
+def test_opening_without_a_key(tmp_path):
+    backbone = filterbank()
+    FeatureStore(tmp_path / "store", backbone.key)
+    assert FeatureStore(tmp_path / "store").key == backbone.key
+    with pytest.raises(ValueError, match="run saot extract first"):
+        FeatureStore(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    (tmp_path / "store" / "store.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"store\.json is damaged"):
+        FeatureStore(tmp_path / "store", backbone.key)
+
+
+def test_missing_picture(tmp_path):
+    store = FeatureStore(tmp_path, filterbank().key)
+    for ask in (store.read, store.grid, lambda key: store.rows(key, torch.tensor([0]))):
+        with pytest.raises(ValueError, match="no features of x"):
+            ask("x")
+
+
+def test_names_that_look_alike_or_are_odd(tmp_path):
+    keys = ("a/b.png", "a_b.png", "A_b.png", "../up.png", "/abs.png", "ü ß.png", "x" * 400 + ".png", ".png")
+    images = dataclasses.replace(image_set(len(keys)), keys=keys)
+    backbone = filterbank()
+    store = FeatureStore(tmp_path / "store", backbone.key)
+    store.ensure(images, backbone)
+    assert set(store.keys()) == set(keys)
+    assert len(files(tmp_path / "store")) == len(keys)
+    assert len(list(tmp_path.iterdir())) == 1  # nothing outside the store
+    for index, key in enumerate(keys):
+        assert store.provenance(key).image_size == (30 + index, 60)
+
+
+def test_tokens_that_half_precision_cannot_hold(tmp_path):
+    class Loud(Counting):
+        def tokens(self, image):
+            return self.backbone.tokens(image) * 1e6
+
+    backbone = Loud(filterbank(l2_norm=False))
+    store = FeatureStore(tmp_path, backbone.key)
+    with pytest.raises(ValueError, match="not finite in half precision"):
+        store.ensure(image_set(1), backbone)
+    assert files(tmp_path) == []
+
+
+def test_full_disk(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    backbone = filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="disk is full"):
+        store.ensure(image_set(2), backbone)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+    assert store.ensure(image_set(2), backbone) == 2
+
+
+def test_ranks_share_the_pictures(tmp_path, monkeypatch):
+    images, backbone = image_set(5), filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    assert store.ensure(images, backbone, rank=1, world=2) == 2
+    assert store.keys() == images.keys[1::2]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seen = []
+    assert store.ensure(images, backbone, lambda done, total: seen.append((done, total))) == 3
+    assert seen[-1] == (3, 3)
+    assert store.keys() == images.keys
+    with pytest.raises(ValueError, match="rank 2 of 2"):
+        store.ensure(images, backbone, rank=2, world=2)
+
+
+def test_left_over_temporary_files(tmp_path):
+    backbone = filterbank()
+    store = FeatureStore(tmp_path, backbone.key)
+    old, young = tmp_path / "a.safetensors.tmp-1", tmp_path / "b.safetensors.tmp-2"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    store.ensure(image_set(1), backbone)
+    assert not old.exists()
+    assert young.exists()  # another process may be at it
+    assert store.keys() == ("train/0000.png",)
+
+
+SLOW = """
+import sys; sys.path.insert(0, {tests!r})
+from test_store import *
+backbone = Counting(filterbank(), 0.05)
+print("go", flush=True)
+FeatureStore({root!r}, backbone.key).ensure(image_set(30), backbone)
+"""
+
+
+def test_killed_and_resumed(tmp_path):
+    root = tmp_path / "store"
+    code = SLOW.format(tests=str(Path(__file__).parent), root=str(root))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    deadline = time.monotonic() + 60
+    while len(files(root)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    done = len(files(root))
+    assert 3 <= done < 30
+    backbone = Counting(filterbank())
+    store = FeatureStore(root, backbone.key)
+    assert store.ensure(image_set(30), backbone) == 30 - done == backbone.calls
+    fresh = FeatureStore(tmp_path / "fresh", backbone.key)
+    fresh.ensure(image_set(30), backbone)
+    for one, other in zip(files(root), files(tmp_path / "fresh"), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def _ensure(root: str, start) -> None:
+    torch.set_num_threads(1)
+    backbone = Counting(filterbank(), 0.002)
+    start.wait()
+    for version in ("", "second"):
+        FeatureStore(root, backbone.key).ensure(image_set(8, version), backbone)
+
+
+def test_two_processes_at_once_on_the_same_pictures(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    start = context.Event()
+    processes = [context.Process(target=_ensure, args=(str(tmp_path), start)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    start.set()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    backbone = Counting(filterbank())
+    store = FeatureStore(tmp_path)
+    assert len(files(tmp_path)) == 8
+    assert store.ensure(image_set(8, "second"), backbone) == 0
+    assert backbone.calls == 0
+    assert not list(tmp_path.glob("*.tmp-*"))
+
+
+MANY = """
+import resource, sys; sys.path.insert(0, {tests!r})
+from test_store import *
+backbone = load_backbone("filterbank", size=504)  # 0.5 MB a picture
+backbone.tokens = lambda image: torch.ones(1296, backbone.dim)
+store = FeatureStore({root!r}, backbone.key)
+peaks = []
+for count in (5, 100):
+    images = image_set(count)
+    images = dataclasses.replace(images, load=lambda index: np.zeros((504, 504, 3), np.uint8))
+    store.ensure(images, backbone)
+    for key in images.keys:
+        store.read(key), store.rows(key, torch.arange(0, 1000, 3))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(json.dumps(peaks))
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
+    code = MANY.format(tests=str(Path(__file__).parent), root=str(tmp_path))
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    few, many = json.loads(out)
+    assert many - few < 20  # MB; 95 more pictures hold 50 MB of features
