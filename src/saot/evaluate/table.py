@@ -1,0 +1,279 @@
+"""Methods in the order of the tables: entries of metrics.json, rows for reading, paired differences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Generator, Tensor
+
+from saot.data.classes import ClassSet
+from saot.evaluate.confusion import ConfusionMatrix, iou_from_counts, mean_over
+
+GROUPS = {
+    "paper": "The paper's baselines (source labels only)",
+    "beyond": "Beyond the paper (source labels only)",
+    "same_points": "With the same target points as SAOT",
+    "ours": "SAOT",
+    "reference": "For scale, not competitors",
+    "other": "Other",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's name in metrics.json, how a person reads it, its group, and what its label budget counts."""
+
+    name: str
+    title: str
+    group: str
+    what: str
+    unit: Literal["points", "pixels"] = "points"
+
+
+METHODS = (
+    Method("nearest_neighbor", "Nearest neighbour", "paper", "label of the most similar source token"),
+    Method("knn_global", "kNN, global bank", "paper", "softmax vote of 10 source tokens from all pictures"),
+    Method("linear_probe", "Linear probe", "paper", "linear classifier on source tokens"),
+    Method("prototypes", "Prototypes", "paper", "nearest mean feature of a class"),
+    Method("ot", "OT", "paper", "balanced transport, fixed cost"),
+    Method("uot", "UOT", "paper", "unbalanced transport, fixed cost"),
+    Method("rwot", "RWOT", "paper", "transport with reweighted source tokens"),
+    Method("label_propagation", "Label propagation", "paper", "labels diffused over a neighbour graph"),
+    Method("mlp", "MLP", "beyond", "a small network on source tokens"),
+    Method("mlp_ema", "MLP + EMA", "beyond", "that network, self-trained on the target"),
+    Method(
+        "linear_probe_points", "Linear probe + points", "same_points", "source tokens and the target points"
+    ),
+    Method("mlp_points", "MLP + points", "same_points", "source tokens and the target points"),
+    Method("mlp_points_ema", "MLP + points + EMA", "same_points", "that network, self-trained on the target"),
+    Method(
+        "semantic_prior", "Semantic prior", "same_points", "the class predictor of the learned cost, alone"
+    ),
+    Method("best_no_transport", "Best, no transport", "same_points", "preset best without the plan"),
+    Method("saot", "SAOT", "ours", "learned cost, labels carried by the plan from one source picture"),
+    Method("saot_multi", "SAOT, several sources", "ours", "the same, averaged over several source pictures"),
+    Method("saot_decoder", "SAOT + decoder", "ours", "one network distilled from the transported labels"),
+    Method(
+        "grid_ceiling", "Grid ceiling", "reference", "the true patch labels, upsampled: what the grid allows"
+    ),
+    Method("oracle", "Oracle", "reference", "MLP on all source and all target training labels", "pixels"),
+)
+
+
+def method_named(name: str) -> Method:
+    """What is known of a method; an unknown name gets the group "other" and itself as title."""
+    for method in METHODS:
+        if method.name == name:
+            return method
+    return Method(name, name.replace("_", " "), "other", "")
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def method_entry(confusion: ConfusionMatrix | None, classes: ClassSet, label_budget: int) -> dict[str, Any]:
+    """A method's entry in metrics.json: `{"miou": .., "iou": {name: ..}, "label_budget": ..}`.
+
+    `miou` is over the classes of `classes.scored` that occur, and
+    each of `classes.subsets` ("miou16", "miou13") adds its own mean.
+
+    Args:
+        confusion: Counts over the data set; None where there are no evaluation labels.
+        classes: Names, in the order of the counts.
+        label_budget: Target labels the method used: points, or pixels for the oracle.
+
+    Returns:
+        Plain JSON values; None where a class never occurs or nothing could be scored.
+
+    Raises:
+        ValueError: If the counts have another number of classes than `classes`.
+    """
+    means = {"miou": classes.scored, **classes.subsets}
+    if confusion is None:
+        iou = [math.nan] * len(classes.names)
+        scores = dict.fromkeys(means)
+    elif confusion.num_classes != len(classes.names):
+        raise ValueError(
+            f"the counts have {confusion.num_classes} classes but {classes.name} has {len(classes.names)}; "
+            "score with the class set of the run"
+        )
+    else:
+        iou = confusion.iou().tolist()
+        scores = {name: _or_null(confusion.mean_iou(chosen)) for name, chosen in means.items()}
+    per_class = {name: _or_null(value) for name, value in zip(classes.names, iou, strict=True)}
+    return {**scores, "iou": per_class, "label_budget": int(label_budget)}
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One method as a line of the table; `miou` and `means` in [0, 1], None where not scored."""
+
+    method: Method
+    miou: float | None
+    means: Mapping[str, float | None]
+    iou: Mapping[str, float | None]
+    label_budget: int
+
+    @property
+    def budget(self) -> str:
+        """The label budget in words: "none", "380 points", "12,000 pixels"."""
+        if self.method.name == "grid_ceiling":
+            return "the truth itself"
+        return f"{self.label_budget:,} {self.method.unit}" if self.label_budget else "none"
+
+
+def table_rows(metrics: Mapping[str, Any]) -> tuple[TableRow, ...]:
+    """The methods of a metrics.json in reading order: by group, and in the order of `METHODS` within each.
+
+    Args:
+        metrics: The contents of metrics.json.
+
+    Returns:
+        One row a method; unknown methods last, by name.
+    """
+    methods = metrics.get("methods", {})
+    groups, order = list(GROUPS), [method.name for method in METHODS]
+    known = [method_named(name) for name in sorted(methods)]
+    known.sort(key=lambda m: (groups.index(m.group), order.index(m.name) if m.name in order else len(order)))
+    return tuple(
+        TableRow(
+            method=method,
+            miou=methods[method.name].get("miou"),
+            means={k: v for k, v in methods[method.name].items() if k.startswith("miou") and k != "miou"},
+            iou=methods[method.name].get("iou", {}),
+            label_budget=methods[method.name].get("label_budget", 0),
+        )
+        for method in known
+    )
+
+
+def extra_means(rows: Sequence[TableRow]) -> tuple[str, ...]:
+    """The further means that any row has, the one over most classes first: `("miou16", "miou13")`."""
+    names = sorted({name for row in rows for name in row.means})
+    return tuple(sorted(names, key=lambda name: -int("0" + "".join(filter(str.isdigit, name)))))
+
+
+def format_table(metrics: Mapping[str, Any]) -> str:
+    """The table of methods as text: grouped, mIoU in percent, label budget in words.
+
+    Example:
+        >>> entry = {"miou": 0.25, "iou": {}, "label_budget": 40}
+        >>> print(format_table({"methods": {"saot": entry, "uot": {"miou": None, "label_budget": 0}}}))
+        method  mIoU %  target labels
+        The paper's baselines (source labels only)
+          UOT        -           none
+        SAOT
+          SAOT    25.0      40 points
+    """
+    rows = table_rows(metrics)
+    extra = extra_means(rows)
+    head = ["method", "mIoU %", *(f"mIoU-{name.removeprefix('miou')} %" for name in extra), "target labels"]
+    body = [
+        [
+            f"  {row.method.title}",
+            _percent(row.miou),
+            *(_percent(row.means.get(k)) for k in extra),
+            row.budget,
+        ]
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    lines, group = [_aligned(head, widths)], None
+    for row, line in zip(rows, body, strict=True):
+        if row.method.group != group:
+            group = row.method.group
+            lines.append(GROUPS[group])
+        lines.append(_aligned(line, widths))
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first = cells[0].ljust(widths[0])
+    return "  ".join([first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
+
+
+@dataclass(frozen=True)
+class BootstrapDifference:
+    """mIoU of A minus mIoU of B with its bootstrap interval, all in [-1, 1]."""
+
+    difference: float
+    low: float
+    high: float
+    level: float
+    share_above_zero: float
+    draws: int
+
+
+def bootstrap_difference(
+    counts_a: Int64[Tensor, "pictures k k"],
+    counts_b: Int64[Tensor, "other k k"],
+    generator: Generator,
+    draws: int = 1000,
+    *,
+    level: float = 0.95,
+    classes: Sequence[int] | None = None,
+) -> BootstrapDifference:
+    """Difference in mIoU of two methods on the same pictures, with a paired percentile interval.
+
+    Each draw takes as many pictures as there are, with replacement, the same for both methods; counts are
+    summed before the IoU. The interval speaks of other pictures of the same kind, not of other seeds.
+
+    Args:
+        counts_a: Confusion counts of method A, one matrix a picture, rows truth.
+        counts_b: The same of method B, pictures in the same order.
+        generator: Source of the draws (CPU).
+        draws: Number of resamples.
+        level: Share of the draws inside the interval. Other.
+        classes: Classes in the mean; None means all that occur in a draw. Other.
+
+    Returns:
+        Difference A - B on all pictures, interval, and the share of draws in which A is above B.
+
+    Raises:
+        ValueError: If the pictures do not match (different number or truth), or nothing can be scored.
+    """
+    if counts_a.shape != counts_b.shape or not torch.equal(counts_a.sum(-1), counts_b.sum(-1)):
+        raise ValueError(
+            "the two methods must be counted on the same pictures in the same order, got counts of shape "
+            f"{tuple(counts_a.shape)} and {tuple(counts_b.shape)} or another truth; score both in one pass"
+        )
+    if draws < 1 or not bool((counts_a.sum() > 0).item()):
+        raise ValueError(f"need at least one draw and one labelled pixel, got {draws} draws; check the truth")
+    pictures = counts_a.shape[0]
+    chosen = torch.randint(pictures, (draws, pictures), generator=generator)
+    weights = torch.zeros(draws, pictures, dtype=torch.float64)
+    weights.scatter_add_(1, chosen, torch.ones_like(weights))
+    everything = torch.ones(1, pictures, dtype=torch.float64)
+    whole = _difference(counts_a, counts_b, everything, classes)[0]
+    drawn = _difference(counts_a, counts_b, weights, classes)
+    drawn = drawn[~drawn.isnan()]  # draws of wholly unlabelled pictures
+    if drawn.numel() == 0 or bool(whole.isnan()):
+        raise ValueError("none of the chosen classes occurs in the truth; choose other classes")
+    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(drawn, tail).tolist()
+    return BootstrapDifference(
+        float(whole), low, high, level, float((drawn > 0).double().mean()), int(drawn.numel())
+    )
+
+
+def _difference(
+    counts_a: Int64[Tensor, "pictures k k"],
+    counts_b: Int64[Tensor, "pictures k k"],
+    weights: Float64[Tensor, "draws pictures"],
+    classes: Sequence[int] | None,
+) -> Float64[Tensor, "draws"]:
+    size = counts_a.shape[-1]
+    means = []
+    for counts in (counts_a, counts_b):
+        # whole numbers below 2^53 are exact in float64
+        summed = (weights @ counts.flatten(1).double()).round().long().view(-1, size, size)
+        means.append(mean_over(iou_from_counts(summed), classes))
+    return means[0] - means[1]

@@ -1,0 +1,181 @@
+"""From token scores to pixels: bilinear, at the exact place of every token in the picture."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from saot.data.patches import PatchGrid
+
+STRIP_VALUES = 1 << 23  # scores alive at a time in predict_mask: 32 MiB of float32
+TILE_WIDTH = 2048  # pixels; keeps the interpolation matrices of huge pictures small
+
+
+def interpolation_matrix(
+    pixels: int, input_size: int, patch_size: int, tokens: int, *, start: int = 0, stop: int | None = None
+) -> Float[Tensor, "rows tokens"]:
+    """Weights of the tokens along one axis for each pixel of the picture.
+
+    Pixel centre y lies at token coordinate (y + 1/2) * (input / image) / patch - 1/2: align_corners=False,
+    but with the true scale instead of tokens / pixels, so that padding and cropping do not shift the mask.
+    Coordinates outside the outermost token centres take the outermost token.
+
+    Args:
+        pixels: Size of the picture along this axis, pixels.
+        input_size: Size of the resized picture before padding, pixels of the network input.
+        patch_size: Pixels of network input per token.
+        tokens: Tokens along this axis.
+        start: First pixel row of the result. Other.
+        stop: One past the last pixel row; None means `pixels`. Other.
+
+    Returns:
+        (stop - start, tokens), float64; each row has at most two neighbouring weights, which sum to 1.
+
+    Example:
+        >>> interpolation_matrix(4, 4, 2, 2).tolist()
+        [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    """
+    centres = torch.arange(start, pixels if stop is None else stop, dtype=torch.float64) + 0.5
+    where = (centres * (input_size / pixels / patch_size) - 0.5).clamp(0, tokens - 1)
+    low = where.floor().long()
+    high = (low + 1).clamp(max=tokens - 1)
+    fraction = where - low
+    matrix = torch.zeros(len(centres), tokens, dtype=torch.float64)
+    matrix.scatter_add_(1, low[:, None], (1 - fraction)[:, None])
+    matrix.scatter_add_(1, high[:, None], fraction[:, None])
+    return matrix
+
+
+def _check(scores: Float[Tensor, "n k"], grid: PatchGrid, bias: Float[Tensor, "c"] | None) -> None:
+    if scores.shape[0] != grid.height * grid.width:
+        raise ValueError(
+            f"scores has {scores.shape[0]} tokens but the grid has {grid.height} x {grid.width} = "
+            f"{grid.height * grid.width}; pass the scores of all tokens, row by row"
+        )
+    if not 1 <= scores.shape[1] <= 255:
+        raise ValueError(f"expected 1 to 255 classes (255 means ignore), got {scores.shape[1]}")
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError(
+            "scores has infinite or NaN values, which would spread between tokens; "
+            "pass probabilities or finite logits, and fill in uncovered tokens first"
+        )
+    if bias is not None and len(bias) != scores.shape[1]:
+        raise ValueError(f"bias has {len(bias)} values but scores has {scores.shape[1]} classes")
+
+
+def _part(
+    pixels: int, input_size: int, patch_size: int, tokens: int, window: slice
+) -> tuple[slice, Float[Tensor, "rows used"]]:
+    """The tokens that a window of pixels reads along one axis, and their weights."""
+    matrix = interpolation_matrix(
+        pixels, input_size, patch_size, tokens, start=window.start, stop=window.stop
+    )
+    used = matrix.any(0).nonzero().flatten()
+    part = slice(int(used[0]), int(used[-1]) + 1)
+    return part, matrix[:, part]
+
+
+def _window(
+    scores: Float[Tensor, "n k"], grid: PatchGrid, rows: slice, columns: slice
+) -> Float[Tensor, "k rows columns"]:
+    """One window of the upsampled scores."""
+    high, down = _part(grid.image_height, grid.input_height, grid.patch_size, grid.height, rows)
+    wide, across = _part(grid.image_width, grid.input_width, grid.patch_size, grid.width, columns)
+    dtype = torch.promote_types(scores.dtype, torch.float32)  # half precision would blur close calls
+    tokens = scores.view(grid.height, grid.width, -1)[high, wide].permute(2, 0, 1).to(dtype)
+    return down.to(tokens) @ (tokens @ across.T.to(tokens))
+
+
+def _tiles(
+    scores: Float[Tensor, "n k"], grid: PatchGrid
+) -> Iterator[tuple[tuple[slice, slice], Float[Tensor, "k rows columns"]]]:
+    """Strips of rows, cut at TILE_WIDTH columns, of at most STRIP_VALUES scores (or one row)."""
+    step = max(1, STRIP_VALUES // (min(TILE_WIDTH, grid.image_width) * scores.shape[1]))
+    for top in range(0, grid.image_height, step):
+        rows = slice(top, min(top + step, grid.image_height))
+        for left in range(0, grid.image_width, TILE_WIDTH):
+            columns = slice(left, min(left + TILE_WIDTH, grid.image_width))
+            yield (rows, columns), _window(scores, grid, rows, columns)
+
+
+def upsample_scores(scores: Float[Tensor, "n k"], grid: PatchGrid) -> Float[Tensor, "k h w"]:
+    """Scores of every pixel of the picture, bilinear between token centres.
+
+    SAOT sec. 6.1 goes to full size before the argmax.
+    Equals `F.interpolate(mode="bilinear", align_corners=False)` where the tokens fill the picture exactly.
+
+    Args:
+        scores: Probabilities or finite logits of the n = height * width tokens, row by row.
+        grid: How the picture lies under the tokens.
+
+    Returns:
+        (K, image_height, image_width), at least float32. Holds K floats a pixel; `predict_mask` does not.
+
+    Raises:
+        ValueError: If the number of tokens differs from the grid, or a score is not finite.
+    """
+    _check(scores, grid, None)
+    return _window(scores, grid, slice(0, grid.image_height), slice(0, grid.image_width))
+
+
+def predict_mask(
+    scores: Float[Tensor, "n k"], grid: PatchGrid, bias: Float[Tensor, "c"] | None = None
+) -> UInt8[Tensor, "h w"]:
+    """Class of every pixel: argmax of the upsampled scores, plus `bias`.
+
+    Works in strips of rows, so memory beyond the mask does not grow with the picture.
+
+    Args:
+        scores: Probabilities or finite logits of the n = height * width tokens.
+        grid: How the picture lies under the tokens.
+        bias: Added to the scores of each class (logit adjustment); `-inf` forbids a class.
+
+    Returns:
+        Class indices of the picture's pixels; the lowest index wins a tie.
+
+    Raises:
+        ValueError: If the number of tokens or of biases does not fit, or a score is not finite.
+    """
+    _check(scores, grid, bias)
+    mask = torch.empty(grid.image_height, grid.image_width, dtype=torch.uint8, device=scores.device)
+    for place, values in _tiles(scores, grid):
+        if bias is not None:
+            values = values + bias.to(values)[:, None, None]
+        mask[place] = values.argmax(0).to(torch.uint8)
+    return mask
+
+
+def predict_confidence(
+    scores: Float[Tensor, "n k"],
+    grid: PatchGrid,
+    bias: Float[Tensor, "c"] | None = None,
+    *,
+    kind: Literal["logits", "probs"] = "logits",
+) -> Float[Tensor, "h w"]:
+    """Probability of the class that `predict_mask` chooses at every pixel.
+
+    Args:
+        scores: Token scores, as in `predict_mask`.
+        grid: How the picture lies under the tokens.
+        bias: As in `predict_mask`.
+        kind: `"logits"` applies a softmax to the upsampled scores plus `bias`; `"probs"` reads the upsampled
+            probability itself (`bias` then only moves the choice). Other.
+
+    Returns:
+        Confidence (image_height, image_width) in [0, 1].
+
+    Raises:
+        ValueError: As `predict_mask`.
+    """
+    _check(scores, grid, bias)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    result = torch.empty(grid.image_height, grid.image_width, dtype=dtype, device=scores.device)
+    for place, values in _tiles(scores, grid):
+        moved = values if bias is None else values + bias.to(values)[:, None, None]
+        if kind == "logits":
+            result[place] = moved.softmax(0).amax(0)
+        else:
+            result[place] = values.gather(0, moved.argmax(0, keepdim=True))[0]
+    return result
