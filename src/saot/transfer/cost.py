@@ -1,0 +1,207 @@
+"""The learned cost, Eqs. (3) and (4): an appearance metric plus a semantic prior from class prototypes."""
+
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from saot.data.classes import IGNORE_INDEX
+from saot.recipes import CostRecipe
+from saot.transport import SparseCost, Support, squared_euclidean_cost
+
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Class means of source features and which classes there are.
+
+    Attributes:
+        means: (K, d); zero rows for absent classes.
+        present: (K,), bool.
+    """
+
+    means: Float[Tensor, "K d"]
+    present: Bool[Tensor, " K"]
+
+
+def class_prototypes(
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"] | UInt8[Tensor, " n"],
+    num_classes: int,
+    normalize: bool = True,
+) -> Prototypes:
+    """Mean feature of each class, u_c of sec. 4.1; the classes without a token are marked absent.
+
+    Args:
+        features: Source tokens.
+        labels: Their classes, 255 for "ignore".
+        num_classes: Number of classes K.
+        normalize: Scale each mean to unit length (appendix E.3; sec. 4.1 does not).
+
+    Example:
+        >>> class_prototypes(torch.eye(2), torch.tensor([1, 255]), num_classes=2).present
+        tensor([False,  True])
+    """
+    sums, counts = prototype_sums(features, labels, num_classes)
+    made = prototypes_from_sums(sums, counts, normalize)
+    return Prototypes(made.means.to(features.dtype), made.present)
+
+
+def prototype_sums(
+    features: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | UInt8[Tensor, " n"], num_classes: int
+) -> tuple[Float[Tensor, "K d"], Int[Tensor, " K"]]:
+    """Sum and number of each class's tokens, in double precision, to be added over pictures."""
+    keep = labels != IGNORE_INDEX
+    classes = labels[keep].long()
+    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
+    sums.index_add_(0, classes, features[keep].double())
+    return sums, torch.bincount(classes, minlength=num_classes)
+
+
+def prototypes_from_sums(
+    sums: Float[Tensor, "K d"], counts: Int[Tensor, " K"], normalize: bool = True
+) -> Prototypes:
+    """Prototypes from sums over a whole data set."""
+    present = counts > 0
+    means = sums / counts.clamp_min(1).unsqueeze(-1)
+    if normalize:
+        means = nn.functional.normalize(means, dim=-1)
+    return Prototypes(means.float(), present)
+
+
+class SemanticCost(nn.Module):
+    """Learned ground cost between labelled source and target tokens, Eq. (3).
+
+    Args:
+        dim: Feature width d.
+        config: Widths, weights and readings of Eq. (4).
+        prototypes: Data-set prototypes, kept with the weights; None means each call brings or makes its own.
+            Needed by `head="free"`, whose class vectors start from them.
+    """
+
+    def __init__(
+        self, dim: int, config: CostRecipe = CostRecipe(), prototypes: Prototypes | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        wide = dim if config.head == "full" else config.dim
+        self.appearance = nn.Linear(dim, config.dim, bias=False)  # W; a bias would cancel in Eq. (3)
+        self.semantic = nn.Linear(dim, wide, bias=False)  # V
+        if config.spectral_norm:
+            spectral_norm(self.appearance)
+            spectral_norm(self.semantic)
+        if prototypes is not None:
+            self.register_buffer("prototype_means", prototypes.means.clone())
+            self.register_buffer("prototype_present", prototypes.present.clone())
+        self.class_vectors: nn.Parameter | None = None
+        if config.head == "free":
+            if prototypes is None:
+                raise ValueError('head="free" starts from prototypes; pass prototypes=class_prototypes(...)')
+            with torch.no_grad():
+                self.class_vectors = nn.Parameter(self.semantic(prototypes.means))
+
+    def prototypes(self) -> Prototypes | None:
+        """The data-set prototypes kept with the weights, if any."""
+        if not hasattr(self, "prototype_means"):
+            return None
+        return Prototypes(self.get_buffer("prototype_means"), self.get_buffer("prototype_present"))
+
+    def project(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
+        """W x, the features in which appearance is compared."""
+        return self.appearance(features)
+
+    def class_log_probs(
+        self, target: Float[Tensor, "m d"], prototypes: Prototypes
+    ) -> Float[Tensor, "m K"]:
+        """log pi(x), Eq. (4); classes that are absent from the prototypes get -inf, outside the softmax.
+
+        "shared" reads U^T V as (V u_c) . (V x), since U is d x K and V maps to fewer than d; "full" keeps V square
+        and the printed form; "free" learns the class vectors.
+        """
+        projected = self.semantic(target)
+        if self.class_vectors is not None:
+            vectors = self.class_vectors
+        elif self.config.head == "full":
+            vectors = prototypes.means
+        else:
+            vectors = self.semantic(prototypes.means)
+        if self.config.normalize_projection:
+            projected = nn.functional.normalize(projected, dim=-1)
+            vectors = nn.functional.normalize(vectors, dim=-1)
+        logits = projected @ vectors.T / self.config.temperature
+        return torch.log_softmax(logits.masked_fill(~prototypes.present, -torch.inf), dim=-1)
+
+    @overload
+    def forward(
+        self,
+        source: Tensor,
+        source_labels: Tensor,
+        target: Tensor,
+        *,
+        prototypes: Prototypes | None = None,
+        support: Support,
+    ) -> SparseCost: ...
+
+    @overload
+    def forward(
+        self,
+        source: Tensor,
+        source_labels: Tensor,
+        target: Tensor,
+        *,
+        prototypes: Prototypes | None = None,
+        support: None = None,
+    ) -> Tensor: ...
+
+    def forward(
+        self,
+        source: Float[Tensor, "n d"],
+        source_labels: Int[Tensor, " n"] | UInt8[Tensor, " n"],
+        target: Float[Tensor, "m d"],
+        *,
+        prototypes: Prototypes | None = None,
+        support: Support | None = None,
+    ) -> SparseCost | Float[Tensor, "n m"]:
+        """The cost of every pair on the support, or of all pairs.
+
+        Args:
+            source: Source tokens.
+            source_labels: Their classes. A source token marked 255 has no class and pays no semantic cost: drop it
+                or give it zero weight.
+            target: Target tokens.
+            prototypes: Overrides those kept with the weights; without either, they are this source's own
+                (Algorithm 1, line 3) and classes absent from it stay outside the softmax.
+            support: Pairs that may carry mass.
+
+        Raises:
+            ValueError: If a source label has no prototype.
+        """
+        prototypes = prototypes or self.prototypes() or self._own_prototypes(source, source_labels)
+        classes = source_labels.long()
+        labelled = classes != IGNORE_INDEX
+        used = classes[labelled]
+        if len(used) and not bool(prototypes.present[used].all()):
+            missing = int(used[~prototypes.present[used]][0])
+            raise ValueError(
+                f"expected a prototype for every source class; class {missing} has none; "
+                "compute the prototypes from all source pictures"
+            )
+        prior = -self.class_log_probs(target, prototypes).T  # (K, m)
+        prior = prior.masked_fill(~prototypes.present.unsqueeze(-1), 0.0)
+        appearance = squared_euclidean_cost(self.project(source), self.project(target), support=support)
+        safe = torch.where(labelled, classes, torch.zeros_like(classes))
+        weight = self.config.lambda_sem * labelled.to(prior.dtype)
+        if support is None:
+            return appearance + weight.unsqueeze(-1) * prior[safe]  # pyright: ignore[reportOperatorIssue]
+        assert isinstance(appearance, SparseCost)
+        rows, cols = support.row.long(), support.col.long()
+        flat = prior.reshape(-1).index_select(0, safe[rows] * prior.shape[1] + cols)
+        return SparseCost(appearance.values + weight[rows] * flat, support)
+
+    def _own_prototypes(self, source: Tensor, labels: Tensor) -> Prototypes:
+        known = labels[labels != IGNORE_INDEX]
+        classes = int(known.max()) + 1 if len(known) else 1
+        return class_prototypes(source.detach(), labels, classes, self.config.normalize_prototypes)

@@ -1,0 +1,190 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from saot.recipes import CostRecipe, TransportRecipe
+from saot.transfer import (
+    Checkpoint,
+    PairData,
+    SemanticCost,
+    TargetExample,
+    class_prototypes,
+    fit_cost,
+    fit_prior,
+    transfer_labels,
+    transfer_pair,
+)
+from saot.transfer.fit import pair_loss, solve_pair
+from saot.transport import SparseCost, solve_transport, topk_support
+
+SMALL = CostRecipe(dim=6, steps=30, points_per_class=5)
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+def test_cost_network_size_is_the_papers():
+    count = sum(p.numel() for p in SemanticCost(1024).parameters())
+    assert count == 2 * 1024 * 256  # 0.52M, E.3
+
+
+def test_equation_3_written_out():
+    source, target, labels = unit(5, 8), unit(4, 8, seed=1), torch.tensor([0, 1, 2, 1, 0])
+    prototypes = class_prototypes(source, labels, 3)
+    cost = SemanticCost(8, SMALL, prototypes).eval()
+    dense = cost(source, labels, target)
+    log_pi = cost.class_log_probs(target, prototypes)
+    for i in range(5):
+        for j in range(4):
+            apart = cost.project(source)[i] - cost.project(target)[j]
+            expected = (apart * apart).sum() - SMALL.lambda_sem * log_pi[j, labels[i]]
+            # float32 inner products against differences: 1e-5 absolute at costs of order one
+            assert_close(dense[i, j], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sparse_cost_is_the_dense_one_on_its_support():
+    source, target, labels = unit(9, 8), unit(7, 8, seed=1), torch.randint(0, 3, (9,))
+    cost = SemanticCost(8, SMALL, class_prototypes(source, labels, 3)).eval()
+    dense = cost(source, labels, target)
+    support = topk_support(source, target, k=3)
+    sparse = cost(source, labels, target, support=support)
+    assert isinstance(sparse, SparseCost)
+    assert_close(sparse.values, dense[support.row.long(), support.col.long()], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["shared", "full", "free"])
+def test_every_reading_of_equation_4_is_a_distribution_over_present_classes(head):
+    source, labels = unit(6, 8), torch.tensor([0, 0, 2, 2, 255, 2])
+    prototypes = class_prototypes(source, labels, 4)
+    cost = SemanticCost(8, replace(SMALL, head=head), prototypes)
+    probs = cost.class_log_probs(unit(5, 8, seed=2), prototypes).exp()
+    assert_close(probs.sum(-1), torch.ones(5))
+    assert probs[:, [1, 3]].abs().max() == 0
+
+
+def test_prototypes_mark_absent_classes_and_add_up_over_pictures():
+    features, labels = unit(6, 4), torch.tensor([0, 0, 2, 255, 2, 0])
+    prototypes = class_prototypes(features, labels, 3, normalize=False)
+    assert prototypes.present.tolist() == [True, False, True]
+    assert_close(prototypes.means[0], features[[0, 1, 5]].mean(0))
+    assert prototypes.means[1].abs().max() == 0
+    assert_close(class_prototypes(features, labels, 3).means[2].norm(), torch.tensor(1.0))
+
+
+def test_a_source_class_without_prototype_is_named():
+    source = unit(3, 4)
+    prototypes = class_prototypes(source, torch.tensor([0, 0, 0]), 2)
+    with pytest.raises(ValueError, match="class 1 has none"):
+        SemanticCost(4, SMALL)(source, torch.tensor([0, 1, 0]), source, prototypes=prototypes)
+
+
+def test_saot_is_a_prototype_classifier_times_a_kernel_vote():
+    """FACTS A-7: with Eq. (3) the transferred label is pi^(lambda/epsilon) times a reweighted kernel vote."""
+    source, target, labels = unit(6, 8).double(), unit(5, 8, seed=1).double(), torch.tensor([0, 1, 1, 2, 0, 2])
+    prototypes = class_prototypes(source, labels, 3)
+    cost = SemanticCost(8, SMALL, type(prototypes)(prototypes.means.double(), prototypes.present)).double().eval()
+    epsilon = 0.2
+    with torch.no_grad():
+        result = solve_transport(cost(source, labels, target), epsilon=epsilon, max_iter=500, tol=1e-13)
+        got = transfer_labels(result, labels, 3).probs
+        pi = cost.class_log_probs(target, cost.prototypes()).exp()
+        apart = torch.cdist(cost.project(source), cost.project(target)) ** 2
+        kernel = torch.exp(result.potentials[0] / epsilon).unsqueeze(-1) * torch.exp(-apart / epsilon)
+        votes = torch.stack([kernel[labels == c].sum(0) for c in range(3)], dim=-1)
+        expected = pi ** (SMALL.lambda_sem / epsilon) * votes
+    assert_close(got, expected / expected.sum(-1, keepdim=True), rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_of_equation_9_reaches_both_projections_and_is_right():
+    source, target, labels = unit(6, 5).double(), unit(7, 5, seed=1).double(), torch.tensor([0, 1, 1, 0, 1, 0])
+    example = TargetExample(target, torch.tensor([0, 3]), torch.tensor([1, 0]))
+    config = replace(SMALL, spectral_norm=False)
+    cost = SemanticCost(5, config).double()
+    prototypes_free = cost(source, labels, target)
+    assert bool(torch.isfinite(prototypes_free).all())
+    recipe = TransportRecipe(k=4, cover=1, max_iter=500, tol=1e-13)
+    loss, _ = pair_loss(cost, source, labels.to(torch.uint8), example, 2, recipe)
+    loss.backward()
+    for weight in (cost.appearance.weight, cost.semantic.weight):
+        assert weight.grad is not None
+        step = torch.zeros_like(weight)
+        step[1, 2] = 1e-5
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight += sign * step
+                values.append(float(pair_loss(cost, source, labels.to(torch.uint8), example, 2, recipe)[0]))
+                weight -= sign * step
+        # central differences with step 1e-5 in float64: error about 1e-10 + curvature
+        assert_close(float(weight.grad[1, 2]), (values[0] - values[1]) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
+def pairs(points: bool = True) -> PairData:
+    source, labels = unit(40, 8), torch.randint(0, 3, (40,), generator=torch.Generator().manual_seed(5))
+    source = torch.nn.functional.normalize(source + 0.8 * torch.eye(8)[labels], dim=-1)
+    target = torch.nn.functional.normalize(unit(40, 8, seed=9) + 0.8 * torch.eye(8)[(labels + 3) % 8], dim=-1)
+    chosen = torch.arange(0, 40, 2) if points else torch.zeros(0, dtype=torch.int64)
+    return PairData(
+        1, 1, lambda _: (source, labels.to(torch.uint8)), lambda _i, _g: TargetExample(target, chosen, labels[chosen])
+    )
+
+
+def test_learning_the_cost_lowers_the_point_loss_on_a_shifted_target():
+    data = pairs()
+    source, labels = data.source(0)
+    cost = SemanticCost(8, replace(SMALL, steps=80, learning_rate=2e-2), class_prototypes(source, labels, 3))
+    fit = fit_cost(cost, data, 3, TransportRecipe(k=10, cover=2))
+    first, last = fit.history[0]["points"], fit.history[-1]["points"]
+    assert last < 0.7 * first
+    example = data.target(0, torch.Generator())
+    transfer = transfer_pair(source, labels, example.tokens, 3, fit.cost, TransportRecipe(k=10, cover=2))
+    assert float(transfer.covered.float().mean()) == 1.0
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
+    def train(checkpoint: Checkpoint | None, stop: int | None = None) -> SemanticCost:
+        data = pairs()
+        source, labels = data.source(0)
+        torch.manual_seed(7)
+        cost = SemanticCost(8, replace(SMALL, steps=9), class_prototypes(source, labels, 3))
+
+        def interrupt(done: int, total: int) -> None:
+            if done == stop:
+                raise KeyboardInterrupt
+
+        return fit_cost(cost, data, 3, TransportRecipe(k=10), checkpoint=checkpoint, progress=interrupt).cost
+
+    whole = train(None)
+    checkpoint = Checkpoint(tmp_path / "cost.pt", every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint, stop=5)
+    again = train(checkpoint)
+    for mine, theirs in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_prior_alone_learns_without_transport():
+    source, labels = pairs().source(0)
+    prototypes = class_prototypes(source, labels, 3)
+    cost = SemanticCost(8, replace(SMALL, steps=60, learning_rate=2e-2), prototypes)
+    fit = fit_prior(cost, prototypes, lambda _: (source, labels.long()))
+    assert fit.history[-1]["loss"] < fit.history[0]["loss"]
+
+
+def test_no_pictures_is_an_error():
+    data = pairs()
+    with pytest.raises(ValueError, match="at least one source and one target"):
+        fit_cost(SemanticCost(8, SMALL), PairData(0, 1, data.source, data.target), 3, TransportRecipe())
+
+
+def test_fixed_cost_is_two_minus_two_cos():
+    source, target = unit(5, 4), unit(6, 4, seed=1)
+    result = solve_pair(source, torch.zeros(5, dtype=torch.uint8), target, None, TransportRecipe(k=6))
+    dense = solve_transport(2 - 2 * source @ target.T, epsilon=0.1, tau=0.3, max_iter=30)
+    assert_close(result.plan, dense.plan, rtol=1e-4, atol=1e-9)  # float32, 30 sweeps
+
+
