@@ -1,0 +1,102 @@
+"""What a report shows, as frozen values; `html.py` lays it out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from saot.data.classes import ClassSet
+
+Box = tuple[int | float, int | float, int | float, int | float]  # x0, y0, x1, y1, pixels of the picture
+Curve = Sequence[tuple[int | float, int | float]]  # step, value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One departure from the paper's recipe."""
+
+    field: str
+    paper: str
+    used: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture, masks of several methods at its size, and the mIoU on this picture, in [0, 1]."""
+
+    key: str
+    image: UInt8[np.ndarray, "h w 3"]
+    truth: UInt8[np.ndarray, "h w"] | None
+    predictions: Mapping[str, UInt8[np.ndarray, "..."]]
+    miou: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourcePatch:
+    """A source patch that sent label mass: box, class or 255, share of the target's mass in [0, 1]."""
+
+    key: str
+    image: UInt8[np.ndarray, "h w 3"]
+    box: Box
+    label: int
+    share: float
+
+
+@dataclass(frozen=True)
+class PatchStory:
+    """A target patch and where its label came from; `truth` is None if unknown."""
+
+    target_key: str
+    target_image: UInt8[np.ndarray, "h w 3"]
+    box: Box
+    predicted: int
+    truth: int | None
+    confidence: float
+    sources: tuple[SourcePatch, ...]
+
+
+@dataclass(frozen=True)
+class MassMap:
+    """For each token: whether it is covered (1 or 0), and the share of its weight left unmatched."""
+
+    key: str
+    image: UInt8[np.ndarray, "h w 3"]
+    covered: Float[np.ndarray, "gh gw"]
+    unmatched: Float[np.ndarray, "gh gw"]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report shows; every part but the first four may be left empty.
+
+    Args:
+        title: Heading.
+        run: Contents of run.json. Read are `source, target, eval, backbone, preset, points, label_budget,
+            seed, device, commit` (at the top or under `settings`), and `stages`: name -> `seconds` and
+            `peak_memory_bytes`.
+        metrics: Contents of metrics.json.
+        classes: Names and colours of the classes.
+        differences: Departures from the paper's recipe.
+        panels: Pictures with masks.
+        confusions: Method -> counts, rows truth.
+        curves: Quantity -> (step, value) pairs.
+        stories: Target patches and their sources.
+        maps: Uncovered and unmatched mass.
+        notes: Sentences printed at the top, such as warnings of the run.
+    """
+
+    title: str
+    run: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    classes: ClassSet
+    differences: tuple[Difference, ...] = ()
+    panels: tuple[Panel, ...] = ()
+    confusions: Mapping[str, Int64[Tensor, "..."]] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    stories: tuple[PatchStory, ...] = ()
+    maps: tuple[MassMap, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,268 @@
+"""report.html: one self-contained file with everything a run can show."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from saot.data.files import write_atomic
+from saot.evaluate import GROUPS, METHODS, TableRow, extra_means, method_named, table_rows
+from saot.report.contents import Difference, MassMap, Panel, PatchStory, ReportData, SourcePatch
+
+__all__ = [
+    "Difference",
+    "MassMap",
+    "Panel",
+    "PatchStory",
+    "ReportData",
+    "SourcePatch",
+    "render_report",
+    "write_report",
+]
+
+MAX_BYTES = 8_000_000  # what mail servers still carry
+WIDTHS = (560, 400, 280, 180)  # widths of pictures to try, pixels, until the file is small enough
+SHOWN_FIRST = ("nearest_neighbor", "uot", "saot", "saot_decoder")
+OURS = ("saot_decoder", "saot_multi", "saot")
+RUN_FACTS = (
+    "source",
+    "target",
+    "eval",
+    "backbone",
+    "preset",
+    "points",
+    "label_budget",
+    "seed",
+    "device",
+    "commit",
+)
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Writes the report as one HTML file that needs nothing beside it, whole or not at all.
+
+    Raises:
+        ValueError: If a mask does not fit its picture or the classes.
+        OSError: If the file cannot be written.
+    """
+    write_atomic(Path(path), render_report(data).encode())
+
+
+def render_report(data: ReportData) -> str:
+    """The report's HTML; pictures shrink, then some are left out, until it fits MAX_BYTES.
+
+    Raises:
+        ValueError: If a mask does not fit its picture or the classes.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    source = files("saot.report").joinpath("template.html").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "seconds": _seconds, "memory": _memory}
+    template = environment.from_string(source)
+    shared = _numbers(data)
+    attempts = [(width, 1000) for width in WIDTHS] + [(WIDTHS[-1], count) for count in (32, 16, 8, 4, 2, 1)]
+    text = ""
+    for width, count in attempts:
+        text = template.render(**shared, **_pictures(data, width, count))
+        if len(text.encode()) <= MAX_BYTES:
+            break
+    return text
+
+
+def _numbers(data: ReportData) -> dict[str, Any]:
+    """What the template shows beside pictures."""
+    rows = table_rows(data.metrics)
+    scores = [value for row in rows for value in (row.miou, *row.means.values()) if value is not None]
+    swatches = [f"rgb({r}, {g}, {b})" for r, g, b in data.classes.colors]
+    # with labels, a class that no method has an IoU for does not occur
+    absent = [name for name in data.classes.names if all(row.iou.get(name) is None for row in rows)]
+    return {
+        "title": data.title,
+        "notes": data.notes,
+        "facts": _facts(data.run),
+        "stages": _stages(data.run),
+        "run_json": json.dumps(data.run, indent=2, default=str),
+        "images": data.metrics.get("images"),
+        "split": data.metrics.get("split"),
+        "scored": bool(scores),
+        "groups": _grouped(rows),
+        "means": extra_means(rows) if scores else (),
+        "scale": math.ceil(max(scores, default=1.0) * 10 + 1e-9) / 10,
+        "headline": _headline(rows),
+        "classes": list(zip(data.classes.names, swatches, strict=True)),
+        "absent": absent if scores else [],
+        "by_class": _by_class(rows, data),
+        "differences": data.differences,
+        **_figures(rows, data),
+    }
+
+
+def _lookup(run: Mapping[str, Any], name: str) -> Any:
+    settings = run.get("settings")
+    inner = settings.get(name) if isinstance(settings, Mapping) else None
+    return run.get(name, inner)
+
+
+def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = [(name, _lookup(run, name)) for name in RUN_FACTS]
+    words = [(name, _words(value)) for name, value in found if value is not None]
+    if _lookup(run, "eval") is None:
+        words.insert(min(2, len(words)), ("eval", "none"))
+    return [(name.replace("_", " "), value) for name, value in words]
+
+
+def _words(value: Any) -> str:
+    """A setting as a person reads it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_words(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(inner) for inner in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    stages = run.get("stages") or {}
+    longest = max((stage.get("seconds") or 0 for stage in stages.values()), default=0) or 1
+    return [
+        {
+            "name": name,
+            "seconds": stage.get("seconds"),
+            "share": (stage.get("seconds") or 0) / longest,
+            "memory": stage.get("peak_memory_bytes"),
+        }
+        for name, stage in stages.items()
+    ]
+
+
+def _grouped(rows: Sequence[TableRow]) -> list[tuple[str, str, list[TableRow]]]:
+    parts = [(key, title, [row for row in rows if row.method.group == key]) for key, title in GROUPS.items()]
+    return [part for part in parts if part[2]]
+
+
+def _headline(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
+    """Our best row, then the strongest of each group of competitors."""
+    tiles = []
+    captions = {
+        "ours": "",
+        "same_points": "strongest with the same target points",
+        "beyond": "strongest beyond the paper, source labels only",
+        "paper": "strongest of the paper's baselines",
+    }
+    for group, caption in captions.items():
+        scored = [row for row in rows if row.method.group == group and row.miou is not None]
+        if scored:
+            best = max(scored, key=lambda row: row.miou or 0.0)
+            tiles.append({"row": best, "caption": caption or best.method.what, "ours": group == "ours"})
+    return tiles
+
+
+def _by_class(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
+    """Columns and lines of the per-class table, our methods first."""
+    ordered = sorted(
+        rows, key=lambda row: OURS.index(row.method.name) if row.method.name in OURS else len(OURS)
+    )
+    counts = next((counts for counts in data.confusions.values()), None)
+    shares: list[float | None] = [None] * len(data.classes.names)
+    if counts is not None and int(counts.sum()) > 0:
+        shares = (counts.sum(1).double() / counts.sum()).tolist()
+    lines = [
+        {"name": name, "index": index, "share": share, "iou": [row.iou.get(name) for row in ordered]}
+        for index, (name, share) in enumerate(zip(data.classes.names, shares, strict=True))
+    ]
+    return {"methods": [row.method for row in ordered], "lines": lines}
+
+
+def _figures(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
+    """Bars, confusion matrix and curves as inline SVG."""
+    from markupsafe import Markup
+
+    from saot.report import figures
+
+    names, by_name = data.classes.names, {row.method.name: row for row in rows}
+    picked = [by_name[name] for name in SHOWN_FIRST if name in by_name and by_name[name].miou is not None]
+    picked = picked or [row for row in rows if row.miou is not None][:4]
+    bars = ""
+    if picked:
+        occurring = [name for name in names if any(row.iou.get(name) is not None for row in picked)]
+        series = {row.method.title: [row.iou.get(name) for name in occurring] for row in picked}
+        bars = figures.figure_svg(figures.per_class_bars(occurring, series), "IoU of each class")
+    chosen = next((name for name in (*OURS, *data.confusions) if name in data.confusions), None)
+    confusion, title, worst = "", "", []
+    if chosen is not None and int(data.confusions[chosen].sum()) > 0:
+        title = method_named(chosen).title
+        confusion = figures.figure_svg(
+            figures.confusion_figure(data.confusions[chosen].cpu(), names), f"confusion matrix of {title}"
+        )
+        worst = _worst_confusions(data.confusions[chosen], names)
+    curves = [
+        Markup(figures.figure_svg(figures.curves_figure({name: points}), f"training curve {name}"))
+        for name, points in data.curves.items()
+        if len(points)
+    ]
+    return {
+        "bars": Markup(bars),
+        "confusion": Markup(confusion),
+        "confusion_title": title,
+        "worst": worst,
+        "curves": curves,
+    }
+
+
+def _worst_confusions(
+    counts: Int64[Tensor, "k k"], names: Sequence[str], limit: int = 6
+) -> list[tuple[str, str, float]]:
+    """(truth, prediction, share of the truth) of the largest confusions above 5 %."""
+    total = counts.sum(1)
+    found = [
+        (names[t], names[p], int(counts[t, p]) / int(total[t]))
+        for t in range(len(names))
+        for p in range(len(names))
+        if t != p and int(counts[t, p]) > 0.05 * int(total[t])
+    ]
+    return sorted(found, key=lambda item: -item[2])[:limit]
+
+
+def _pictures(data: ReportData, width: int, count: int) -> dict[str, Any]:
+    """Panels, stories and maps as data URIs, at most `count` of each and `width` pixels wide."""
+    from saot.report import figures, pictures
+
+    present = {name for panel in data.panels for name in panel.predictions}
+    order = [method.name for method in METHODS if method.name in present]
+    order += sorted(present - set(order))
+    first = [name for name in SHOWN_FIRST if name in present] or order[:4]
+    left_out = sum(max(0, len(part) - count) for part in (data.panels, data.stories, data.maps))
+    return {
+        "panel_methods": [(method_named(name), name in first) for name in order],
+        "panels": [pictures.panel_view(panel, order, data.classes, width) for panel in data.panels[:count]],
+        "stories": [pictures.story_view(story, data.classes, width) for story in data.stories[:count]],
+        "maps": [pictures.map_view(item, width) for item in data.maps[:count]],
+        "mass_scale": figures.mass_scale_css(),
+        "left_out": left_out,
+    }
+
+
+def _percent(value: int | float | None, digits: int = 1) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _seconds(value: int | float | None) -> str:
+    if value is None:
+        return "–"
+    if value < 120:
+        return f"{value:.1f} s"
+    minutes = round(value / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _memory(value: int | float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"

@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from saot.data.classes import class_set, folder_class_set
+from saot.report import CocoItem, coco_document, overlay, write_coco, write_color_overlay, write_index_png
+
+CLASSES = class_set("cityscapes19")
+
+
+def masks():
+    rng = np.random.default_rng(0)
+    noise = rng.choice([0, 1, 18, 255], (37, 53)).astype(np.uint8)
+    plain = np.full((5, 9), 7, np.uint8)
+    nothing = np.full((4, 4), 255, np.uint8)
+    dot = np.zeros((1, 6), np.uint8)
+    dot[0, 5] = 13
+    return {"noise.png": noise, "plain.png": plain, "nothing.png": nothing, "dot.png": dot}
+
+
+def test_index_png_round_trip(tmp_path):
+    mask = masks()["noise.png"]
+    write_index_png(tmp_path / "deep" / "mask.png", mask, CLASSES)
+    picture = Image.open(tmp_path / "deep" / "mask.png")
+    assert picture.mode == "P"
+    np.testing.assert_array_equal(np.asarray(picture), mask)
+    colored = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(
+        colored[mask == 18], np.broadcast_to(CLASSES.colors[18], ((mask == 18).sum(), 3))
+    )
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mask.png"]
+
+
+def test_255_classes_keep_their_values(tmp_path):
+    mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    write_index_png(tmp_path / "all.png", mask, folder_class_set([f"c{i}" for i in range(255)]))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "all.png")), mask)
+
+
+def test_overlay_mixes_and_keeps_ignored_pixels(tmp_path):
+    image = np.full((2, 2, 3), 100, np.uint8)
+    mask = np.array([[0, 255], [1, 1]], np.uint8)
+    mixed = overlay(image, mask, [(200, 0, 100), (0, 0, 0)], 0.25)
+    assert mixed.tolist() == [[[125, 75, 100], [100, 100, 100]], [[75, 75, 75], [75, 75, 75]]]
+    write_color_overlay(tmp_path / "a.png", image, mask, CLASSES, alpha=1.0)
+    assert tuple(np.asarray(Image.open(tmp_path / "a.png"))[0, 0]) == CLASSES.colors[0]
+
+
+@pytest.mark.parametrize("action", ["index", "overlay", "coco"])
+def test_unknown_class_is_refused_and_nothing_written(tmp_path, action):
+    mask, image = np.full((3, 4), 19, np.uint8), np.zeros((3, 4, 3), np.uint8)
+    path = tmp_path / "out"
+    write = {
+        "index": lambda: write_index_png(path, mask, CLASSES),
+        "overlay": lambda: write_color_overlay(path, image, mask, CLASSES),
+        "coco": lambda: write_coco(path, [CocoItem("a.png", mask)], CLASSES),
+    }
+    with pytest.raises(ValueError, match="class indices below 19"):
+        write[action]()
+    assert not list(tmp_path.iterdir())
+
+
+def test_overlay_refuses_other_size_and_strength():
+    image = np.zeros((3, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="mask is 3 x 5 but the picture is 3 x 4"):
+        overlay(image, np.zeros((3, 5), np.uint8), CLASSES.colors)
+    with pytest.raises(ValueError, match="alpha"):
+        overlay(image, np.zeros((3, 4), np.uint8), CLASSES.colors, 1.5)
+
+
+def test_coco_opens_and_gives_back_the_same_masks(tmp_path):
+    path = tmp_path / "coco.json"
+    write_coco(path, (CocoItem(name, mask) for name, mask in masks().items()), CLASSES)
+    coco = COCO(str(path))
+    assert [coco.cats[index + 1]["name"] for index in range(19)] == list(CLASSES.names)
+    for image_id, info in coco.imgs.items():
+        mask = masks()[info["file_name"]]
+        assert (info["height"], info["width"]) == mask.shape
+        rebuilt = np.full(mask.shape, 255, np.uint8)
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[image_id])):
+            decoded = coco.annToMask(annotation).astype(bool)
+            assert decoded.sum() == annotation["area"] > 0
+            assert annotation["iscrowd"] == 1
+            ys, xs = np.nonzero(decoded)
+            box = [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
+            assert annotation["bbox"] == box
+            rebuilt[decoded] = annotation["category_id"] - 1
+        np.testing.assert_array_equal(rebuilt, mask)
+    assert len(coco.anns) == 3 + 1 + 0 + 2
+
+
+def test_coco_is_plain_json_with_unique_ids_and_scores():
+    confidence = np.array([[0.5, 1.0, 0.25]])
+    item = CocoItem("a.png", np.array([[0, 0, 3]], np.uint8), confidence)
+    document = json.loads(json.dumps(coco_document([item, CocoItem("b.png", item.mask)], CLASSES)))
+    assert [annotation.get("score") for annotation in document["annotations"]] == [0.75, 0.25, None, None]
+    assert [annotation["id"] for annotation in document["annotations"]] == [1, 2, 3, 4]
+    assert all(isinstance(a["segmentation"]["counts"], str) for a in document["annotations"])
+    with pytest.raises(ValueError, match="one value a pixel"):
+        coco_document([CocoItem("a.png", item.mask, confidence[:, :2])], CLASSES)
+    with pytest.raises(ValueError, match="two pictures are called"):
+        coco_document([item, item], CLASSES)
