@@ -217,3 +217,18 @@ def differences(recipe: Recipe, reference: Recipe = PAPER) -> tuple[RecipeDiffer
             if used != paper:
                 found.append(RecipeDifference(f"{part.name}.{leaf.name}", str(paper), str(used)))
     return tuple(found)
+
+# The demonstration: preset best, shrunk until two cores do it in about two minutes.
+DEMO_SOURCE = "scenes:game:train,count=32"
+DEMO_TARGET = "scenes:street:train,count=32"
+DEMO_TEST = "scenes:street:val,count=16"
+DEMO = Recipe(
+    name="demo",
+    transport=TransportRecipe(cover=4),
+    cost=CostRecipe(steps=300),
+    decoder=DecoderRecipe(hidden=128, steps=500, batch=512, rounds=1, points_weight=1.0),
+    refine=RefineRecipe(
+        steps=300, batch=512, ema_decay=0.99, regenerate=100, source_weight=1.0, points_weight=1.0
+    ),
+    baselines=BaselineRecipe(bank=20_000, propagation_bank=10_000, probe_iterations=150),
+)

@@ -1,0 +1,261 @@
+"""The command line: the only place that prints, parses arguments or exits."""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+app = App(
+    name="saot",
+    help="Carry dense labels from pictures that have them to pictures that do not, by optimal transport.",
+    help_format="markdown",
+    version_flags=["--version"],
+)
+console = Console(stderr=True)
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as one JSON object.")]
+
+
+class Bars:
+    """A progress bar a stage, with the time left; nothing where nobody is looking."""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "Bars":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bar.add_task(stage, total=total)
+        self.bar.update(self.tasks[stage], completed=done, total=total)
+
+    def stage(self, name: str) -> Callable[[int, int], None]:
+        """The callback of one stage."""
+        return lambda done, total: self(name, done, total)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value))
+
+
+def _run(settings: Any, out: Path, store: Path | None, as_json: bool) -> None:
+    from saot.evaluate import format_table
+    from saot.pipeline import run_job
+
+    with Bars() as bars:
+        outcome = run_job(settings, out, store=store, progress=bars)
+    if as_json:
+        _print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
+        return
+    for note in outcome.run["notes"]:
+        console.print(f"[yellow]note:[/] {note}")
+    print(format_table(outcome.metrics))
+    print(f"\nreport: {out / 'report.html'}")
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Json = False) -> None:
+    """The whole main job on the built-in scenes: no download, no files needed.
+
+    Labelled pictures of a clean "game" world, unlabelled ones of a "street", 20 points a class and picture.
+
+    Example: `saot demo --out runs/demo`
+
+    Args:
+        out: The run folder.
+        seed: Fixes every draw.
+    """
+    from saot.pipeline import RunSettings
+    from saot.recipes import DEMO, DEMO_SOURCE, DEMO_TARGET, DEMO_TEST
+
+    settings = RunSettings(
+        source=DEMO_SOURCE, target=DEMO_TARGET, eval=DEMO_TEST, points="20", seed=seed, recipe=DEMO
+    )
+    _run(settings, out, None, json)
+
+
+@app.command
+def run(
+    *,
+    source: str,
+    target: str,
+    out: Path,
+    eval: str | None = None,
+    points: str = "0",
+    backbone: str = "dinov2-large",
+    weights: Path | None = None,
+    size: str | None = None,
+    preset: str = "best",
+    seed: int = 0,
+    store: Path | None = None,
+    json: Json = False,
+) -> None:
+    """The main job on your pictures. The same command again goes on where it stopped.
+
+    Example: `saot run --source folder:labelled --target folder:new --points clicks.csv --backbone mobile-sam
+    --weights mobile_sam.pt --out runs/mine`
+
+    Args:
+        source: Labelled pictures: NAME:PATH[:SPLIT], such as folder:shots, gta5:/data/gta5, camvid:PATH:day.txt.
+        target: Pictures to label; their masks, if any, are read for the declared points alone.
+        out: The run folder.
+        eval: Labelled pictures to score on.
+        points: Label budget: N a class and picture, total:N a class, resample:N (the paper), a CSV file
+            (image,x,y,class), a folder of scribbles, or 0.
+        backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, or OWNER/NAME.
+        weights: File or folder of the backbone's weights, where it needs one.
+        size: Input size, HEIGHTxWIDTH or the long side in pixels.
+        preset: paper, paper-small or best.
+        seed: Fixes every draw.
+        store: Folder for features, to share them between runs.
+    """
+    from saot.pipeline import RunSettings
+    from saot.recipes import preset as preset_named
+
+    settings = RunSettings(
+        source=source,
+        target=target,
+        eval=eval,
+        points=points,
+        backbone=backbone,
+        weights=None if weights is None else str(weights),
+        size=size,
+        seed=seed,
+        recipe=preset_named(preset),
+    )
+    _run(settings, out, store, json)
+
+
+@app.command
+def extract(
+    spec: str,
+    *,
+    out: Path,
+    backbone: str = "dinov2-large",
+    weights: Path | None = None,
+    size: str | None = None,
+    json: Json = False,
+) -> None:
+    """Frozen features of a set of pictures, one file each; what is there already is kept.
+
+    Under `accelerate launch -m saot.cli extract ...` the processes share the work. `saot run --store OUT` uses it.
+
+    Example: `saot extract folder:shots --backbone filterbank --out features`
+
+    Args:
+        spec: Pictures: NAME:PATH[:SPLIT].
+        out: The store.
+        backbone: As in `saot run`.
+        weights: As in `saot run`.
+        size: As in `saot run`.
+    """
+    import os
+
+    from saot.data import open_images
+    from saot.features import FeatureStore, load_backbone
+    from saot.pipeline.settings import parse_size, store_folder
+
+    images = open_images(spec)
+    network = load_backbone(backbone, weights, size=parse_size(size))
+    features = FeatureStore(store_folder(out, spec), network.key)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    with Bars() as bars:
+        features.ensure(images, network, bars.stage("features"), rank=rank, world=world)
+    if json:
+        _print_json({"store": str(store_folder(out, spec)), "images": len(images), "dim": network.key.dim})
+    elif rank == 0:
+        print(f"{len(images)} pictures in {store_folder(out, spec)}")
+
+
+@app.command
+def predict(
+    run: Path, images: list[Path], /, *, out: Path, format: str = "png", json: Json = False
+) -> None:
+    """Masks for new pictures, each at its own size.
+
+    Example: `saot predict runs/mine new/ --out masks --format png,color,coco`
+
+    Args:
+        run: Folder of a finished run.
+        images: Pictures, or folders of them.
+        out: Where the masks go.
+        format: Any of png (class indices), color (overlay), coco (RLE in annotations.json), with commas.
+    """
+    from saot.pipeline import predict_pictures
+
+    with Bars() as bars:
+        records = predict_pictures(
+            run, images, out, [f.strip() for f in format.split(",") if f.strip()], bars.stage("predict")
+        )
+    if json:
+        _print_json({"out": str(out), "pictures": records})
+    else:
+        print(f"{len(records)} pictures labelled in {out}")
+
+
+@app.command
+def evaluate(run: Path, spec: str, /, *, json: Json = False) -> None:
+    """Scores of a finished run's network on labelled pictures.
+
+    Example: `saot evaluate runs/mine folder:checked`
+
+    Args:
+        run: Folder of a finished run.
+        spec: Labelled pictures: NAME:PATH[:SPLIT].
+    """
+    from saot.evaluate import format_table
+    from saot.pipeline import evaluate_run
+
+    with Bars() as bars:
+        metrics = evaluate_run(run, spec, bars.stage("evaluate"))
+    if json:
+        _print_json(metrics)
+    else:
+        print(format_table(metrics))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 wrong input (one sentence, no traceback), 130 interrupted."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    warnings.simplefilter("once")
+    try:
+        app(arguments, console=console, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        sys.exit(_refuse(f"{error}".strip().splitlines()[0] if str(error).strip() else "wrong arguments"))
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(_refuse(str(error)))
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        sys.exit(INTERRUPTED)
+
+
+def _refuse(sentence: str) -> int:
+    print(f"saot: {sentence}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+if __name__ == "__main__":
+    main()

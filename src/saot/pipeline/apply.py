@@ -1,0 +1,198 @@
+"""A finished run at work: masks for new pictures, scores on labelled ones."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from saot.data import ClassSet, PatchGrid, class_set, open_labelled, read_image
+from saot.data.classes import CLASS_SET_NAMES
+from saot.decoder import TokenDecoder
+from saot.evaluate import ConfusionMatrix, method_entry, predict_mask
+from saot.features import Backbone, extract, load_backbone
+from saot.pipeline.networks import load_decoder
+from saot.pipeline.run import decoder_bias, published_settings
+from saot.pipeline.settings import RUN_FORMAT, parse_size
+from saot.report.export import CocoItem, write_coco, write_color_overlay, write_index_png
+
+FORMATS = ("png", "color", "coco")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The parts of a run that label new pictures.
+
+    Attributes:
+        classes: What the indices mean.
+        decoder: The small network.
+        backbone: The frozen one.
+        bias: Logit adjustment, or None.
+        label_budget: Target labels behind the network.
+    """
+
+    classes: ClassSet
+    decoder: TokenDecoder
+    backbone: Backbone
+    bias: Float[Tensor, " K"] | None
+    label_budget: int
+
+    def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
+        """Class index of every pixel, at the picture's own size."""
+        features = extract(self.backbone, image, fingerprint)
+        return self.mask_of(features.tokens, features.grid)
+
+    def mask_of(self, tokens: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
+        """Class index of every pixel from a picture's tokens."""
+        with torch.no_grad():
+            logits = self.decoder(tokens.float())
+        return predict_mask(logits, grid, self.bias)
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """A finished run, ready to label pictures.
+
+    Raises:
+        ValueError: If the folder is missing, unfinished, or of another format.
+    """
+    folder = Path(folder)
+    record = folder / "run.json"
+    if not folder.is_dir():
+        raise ValueError(f"expected the folder of a run; {folder} does not exist: give the --out of `saot run`")
+    if not record.exists():
+        raise ValueError(
+            f"expected a finished run in {folder}; it has no run.json: give the same `saot run` command again to finish it"
+        )
+    run = json.loads(record.read_text())
+    if run.get("format") != RUN_FORMAT:
+        raise ValueError(
+            f"expected a run of format {RUN_FORMAT}; {folder} has format {run.get('format')}: use the version that made it"
+        )
+    decoder = load_decoder(folder / "decoder.safetensors")
+    if decoder is None:
+        raise ValueError(
+            f"expected {folder / 'decoder.safetensors'}; it is missing or damaged: give the same `saot run` command again"
+        )
+    settings = run["settings"]
+    backbone = load_backbone(settings["backbone"], settings["weights"], size=parse_size(settings["size"]))
+    made_with, now = run["features"], json.loads(backbone.key.to_json())
+    for name, value in made_with.items():
+        if now.get(name) != value:
+            raise ValueError(
+                f"expected the backbone the run was made with; {name} is {now.get(name)!r} now but was {value!r}: "
+                "use the same weights"
+            )
+    published = published_settings(folder / "decoder.safetensors")
+    return FinishedRun(
+        classes_of(published), decoder, backbone, decoder_bias(folder), int(run["label_budget"])
+    )
+
+
+def classes_of(published: dict[str, Any]) -> ClassSet:
+    """The class set of a decoder: a known one where names agree, else the names and colours it brings."""
+    names = tuple(published["classes"])
+    for name in CLASS_SET_NAMES:
+        known = class_set(name)
+        if known.names == names:
+            return known
+    colors = tuple((int(r), int(g), int(b)) for r, g, b in published["colors"])
+    return ClassSet(name="run", names=names, colors=colors, id_map=None, subsets={})
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """The pictures named, and those of the folders named, in order.
+
+    Raises:
+        ValueError: If a path does not exist or nothing is found.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ValueError(f"expected a picture or a folder of pictures; {path} does not exist")
+    if not found:
+        raise ValueError(f"expected at least one picture; found none in {', '.join(map(str, paths))}")
+    return found
+
+
+def predict_pictures(
+    folder: Path,
+    pictures: Sequence[Path],
+    out: Path,
+    formats: Sequence[str] = ("png",),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Masks of new pictures at their own sizes; one record a picture.
+
+    Args:
+        folder: A finished run.
+        pictures: Files, or folders of files.
+        out: Where to write `STEM.png` (class indices), `STEM_color.png` (overlay) and `annotations.json` (COCO RLE).
+        formats: Among "png", "color" and "coco".
+        progress: Called with (done, total).
+
+    Raises:
+        ValueError: If a format is unknown, two pictures would get the same file, or an input is not as it should be.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"expected formats among {', '.join(FORMATS)}; got {', '.join(unknown) or 'none'}")
+    run, files = open_run(folder), find_pictures(pictures)
+    stems = [path.stem for path in files]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise ValueError(f"expected pictures of different names; two are called {twice!r}: predict them one by one")
+    out.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    items: list[CocoItem] = []
+    for done, path in enumerate(files, start=1):
+        image = read_image(path)
+        mask = run.mask(image, str(path)).numpy()
+        record: dict[str, Any] = {"image": str(path), "height": mask.shape[0], "width": mask.shape[1]}
+        if "png" in formats:
+            write_index_png(out / f"{path.stem}.png", mask, run.classes)
+            record["mask"] = str(out / f"{path.stem}.png")
+        if "color" in formats:
+            write_color_overlay(out / f"{path.stem}_color.png", image, mask, run.classes)
+            record["color"] = str(out / f"{path.stem}_color.png")
+        if "coco" in formats:
+            items.append(CocoItem(path.name, mask))
+        records.append(record)
+        if progress is not None:
+            progress(done, len(files))
+    if "coco" in formats:
+        write_coco(out / "annotations.json", items, run.classes)
+    return records
+
+
+def evaluate_run(
+    folder: Path, spec: str, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """The decoder's scores on labelled pictures, in the form of metrics.json.
+
+    Raises:
+        ValueError: If the run is unfinished or the pictures have no masks.
+    """
+    run = open_run(folder)
+    data = open_labelled(spec, run.classes)
+    matrix = ConfusionMatrix(len(run.classes.names))
+    for number in range(len(data)):
+        mask = run.mask(data.image(number), data.images.fingerprint(number))
+        matrix.update(mask, torch.from_numpy(data.mask(number)))
+        if progress is not None:
+            progress(number + 1, len(data))
+    classes = replace(run.classes)
+    return {
+        "classes": list(classes.names),
+        "split": spec,
+        "images": len(data),
+        "methods": {"saot_decoder": method_entry(matrix, classes, run.label_budget)},
+    }

@@ -1,0 +1,380 @@
+"""How every method of the table scores one picture. Names and order are the contract's."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saot.baselines import (
+    TokenBank,
+    balanced_transport,
+    choose_probe,
+    knn,
+    label_propagation,
+    nearest_neighbor,
+    prototype_scores,
+    reliable_transport,
+    unbalanced_transport,
+)
+from saot.data import patch_labels
+from saot.decoder import Term, TokenPool, token_pool
+from saot.pipeline.cost import learned_cost, prior_alone, similarities, source_prototypes, transfer_from
+from saot.pipeline.job import Job, adjustment_bias, class_frequencies, merge_facts, source_weights
+from saot.pipeline.networks import (
+    has_points,
+    network,
+    oracle_term,
+    points_pool,
+    points_term,
+    refine_terms,
+    saot_decoder,
+    source_term,
+    target_label_maps,
+)
+from saot.transfer import LabelTransfer, fill_uncovered, generator_for
+from saot.transfer.labels import one_hot
+from saot.transport import TransportStatus
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A method, ready to score.
+
+    Attributes:
+        score: Picture number of the evaluation set to token scores (n, K), finite.
+        budget: Target labels the method has seen.
+        bias: Added to the upsampled scores (logit adjustment), or None.
+    """
+
+    score: Callable[[int], Tensor]
+    budget: int
+    bias: Tensor | None = None
+
+
+def method_builders(job: Job) -> dict[str, Callable[[], Scorer]]:
+    """What can be scored in this run, by name; building one trains it."""
+    builders: dict[str, Callable[[], Scorer]] = {
+        "nearest_neighbor": lambda: _nearest(job),
+        "knn_global": lambda: _knn(job),
+        "linear_probe": lambda: _linear_probe(job, with_points=False),
+        "prototypes": lambda: _prototypes(job),
+        "ot": lambda: _fixed_cost(job, "ot"),
+        "uot": lambda: _fixed_cost(job, "uot"),
+        "rwot": lambda: _fixed_cost(job, "rwot"),
+        "label_propagation": lambda: _label_propagation(job),
+        "saot": lambda: _saot(job, 1, "saot"),
+        "saot_multi": lambda: _saot(job, job.recipe.transfer.multi_sources, "saot_multi"),
+        "saot_decoder": lambda: _network(job, saot_decoder(job), "saot_decoder", job.label_budget),
+        "mlp": lambda: _network(job, _mlp(job, "mlp"), "mlp", 0),
+        "mlp_ema": lambda: _network(job, _mlp(job, "mlp_ema", ema=True), "mlp_ema", 0),
+    }
+    if has_points(job):
+        budget = job.label_budget
+        builders |= {
+            "linear_probe_points": lambda: _linear_probe(job, with_points=True),
+            "mlp_points": lambda: _network(job, _mlp(job, "mlp_points", points=True), "mlp_points", budget),
+            "mlp_points_ema": lambda: _network(
+                job, _mlp(job, "mlp_points_ema", points=True, ema=True), "mlp_points_ema", budget
+            ),
+            "semantic_prior": lambda: _semantic_prior(job),
+        }
+    if job.recipe.decoder.points_weight > 0:
+        builders["best_no_transport"] = lambda: _network(
+            job, _without_plan(job), "best_no_transport", job.label_budget
+        )
+    if job.truth is not None:
+        builders["grid_ceiling"] = lambda: _grid_ceiling(job)
+    if _target_has_labels(job):
+        builders["oracle"] = lambda: _oracle(job)
+    return builders
+
+
+def _target_has_labels(job: Job) -> bool:
+    """Whether an oracle can be had: only its own stage ever opens these labels."""
+    from saot.data import open_labelled
+
+    try:
+        open_labelled(job.settings.target, job.classes)
+    except ValueError:
+        return False
+    return True
+
+
+def source_bank(job: Job, size: int) -> TokenBank:
+    """A random sample of all labelled source tokens, in random order."""
+    pool = source_term(job).pool
+    order = torch.randperm(len(pool), generator=generator_for(job.settings.seed, "bank"))[:size]
+    tokens, labels = pool.read(order)
+    return TokenBank(tokens.float(), labels.to(torch.uint8))
+
+
+def _nearest(job: Job) -> Scorer:
+    recipe = job.recipe.baselines
+    if recipe.nearest == "bank":
+        bank = source_bank(job, recipe.bank)
+        return Scorer(lambda i: nearest_neighbor(bank, job.test.tokens(i), job.num_classes), 0)
+    similar = similarities(job, "test")
+
+    def score(number: int) -> Tensor:
+        bank = TokenBank(*job.labelled_source(int(similar[number].argmax())))
+        return nearest_neighbor(bank, job.test.tokens(number), job.num_classes)
+
+    return Scorer(score, 0)
+
+
+def _knn(job: Job) -> Scorer:
+    recipe, bank = job.recipe.baselines, source_bank(job, job.recipe.baselines.bank)
+    return Scorer(
+        lambda i: knn(bank, job.test.tokens(i), job.num_classes, recipe.neighbours, recipe.vote_temperature), 0
+    )
+
+
+def _prototypes(job: Job) -> Scorer:
+    prototypes, temperature = source_prototypes(job), job.recipe.baselines.prototype_temperature
+    return Scorer(lambda i: prototype_scores(prototypes, job.test.tokens(i), temperature), 0)
+
+
+def _label_propagation(job: Job) -> Scorer:
+    recipe = job.recipe.baselines
+    bank = source_bank(job, recipe.propagation_bank)
+
+    def score(number: int) -> Tensor:
+        return label_propagation(
+            bank,
+            job.test.tokens(number),
+            job.num_classes,
+            recipe.neighbours,
+            recipe.propagation_alpha,
+            recipe.propagation_steps,
+            recipe.vote_temperature,
+        )
+
+    return Scorer(score, 0)
+
+
+def _fixed_cost(job: Job, name: str) -> Scorer:
+    similar, transport = similarities(job, "test"), job.recipe.transport
+    statuses: dict[str, str] = {}
+
+    def score(number: int) -> Tensor:
+        chosen = int(similar[number].argmax())
+        source, labels = job.labelled_source(chosen)
+        target = job.test.tokens(number)
+        transfer: LabelTransfer
+        if name == "ot":
+            transfer, result = balanced_transport(
+                source, labels, target, job.num_classes, transport, job.recipe.baselines.ot_iterations
+            )
+            statuses[job.test.images.keys[number]] = TransportStatus(int(result.status)).name
+            merge_facts(job.space, "ot", {"statuses": statuses})
+        else:
+            solve = unbalanced_transport if name == "uot" else reliable_transport
+            with torch.no_grad():
+                transfer = solve(source, labels, target, job.num_classes, transport)
+        return fill_uncovered(transfer, source, labels, target, job.recipe.transfer.uncovered)
+
+    return Scorer(score, 0)
+
+
+def _saot(job: Job, sources: int, name: str) -> Scorer:
+    cost, similar, temperature = learned_cost(job), similarities(job, "test"), job.recipe.transfer.source_temperature
+    shares: dict[str, float] = {}
+
+    def score(number: int) -> Tensor:
+        index, weights = source_weights(similar[number], sources, temperature)
+        probs, transfer = transfer_from(job, cost, job.test.tokens(number), index.tolist(), weights)
+        shares[job.test.images.keys[number]] = round(float((~transfer.covered).float().mean()), 6)
+        merge_facts(job.space, name, {"uncovered_share": shares})
+        return probs
+
+    return Scorer(score, job.label_budget)
+
+
+def _mlp(job: Job, name: str, *, points: bool = False, ema: bool = False) -> Network:
+    terms = [source_term(job)]
+    if points:
+        terms.append(points_term(job, 1.0))
+    return network(job, terms, terms if ema else None, name=name)
+
+
+def _without_plan(job: Job) -> Network:
+    terms = [source_term(job)]
+    if has_points(job):
+        terms.append(points_term(job, job.recipe.decoder.points_weight))
+    return network(job, terms, refine_terms(job), name="best_no_transport")
+
+
+def _oracle(job: Job) -> Scorer:
+    from saot.data import open_labelled
+
+    decoder = network(job, [source_term(job), oracle_term(job)], None, name="oracle")
+    facts = job.space.facts("oracle")
+    if "pixels" not in facts:
+        labelled = open_labelled(job.settings.target, job.classes)
+        pixels = sum(int((labelled.mask(number) != 255).sum()) for number in range(len(labelled)))
+        facts = {"pixels": pixels}
+        job.space.set_facts("oracle", facts)
+    return Scorer(_forward(job, decoder), int(facts["pixels"]))
+
+
+def _grid_ceiling(job: Job) -> Scorer:
+    truth = job.truth
+    assert truth is not None, "no ceiling without labels"
+
+    def score(number: int) -> Tensor:
+        labels = patch_labels(truth.mask(number), job.test.grid(number), num_classes=job.num_classes)
+        return one_hot(labels, job.num_classes, torch.float32)
+
+    return Scorer(score, 0)
+
+
+def _semantic_prior(job: Job) -> Scorer:
+    pool = points_pool(job, job.points.training())
+    size = job.recipe.cost.points_per_class * job.num_classes
+
+    def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        tokens, classes = pool.read(pool.draw(size, generator))
+        return tokens.float(), classes
+
+    with job.space.stage("train semantic_prior"):
+        cost, prototypes = prior_alone(job, batch)
+
+    def score(number: int) -> Tensor:
+        with torch.no_grad():
+            return cost.class_log_probs(job.test.tokens(number), prototypes).exp()
+
+    return Scorer(score, job.label_budget)
+
+
+def _forward(job: Job, decoder: Network) -> Callable[[int], Tensor]:
+    def score(number: int) -> Tensor:
+        with torch.no_grad():
+            logits = decoder(job.test.tokens(number))
+        return torch.softmax(logits, dim=-1) if job.recipe.scores.upsample == "probs" else logits
+
+    return score
+
+
+def _network(job: Job, decoder: Network, name: str, budget: int) -> Scorer:
+    bias = chosen_adjustment(job, decoder, name) if budget > 0 else None
+    return Scorer(_forward(job, decoder), budget, bias)
+
+
+def _linear_probe(job: Job, with_points: bool) -> Scorer:
+    recipe = job.recipe.baselines
+    name = "linear_probe_points" if with_points else "linear_probe"
+    with job.space.stage(f"train {name}"):
+        held = held_out_sources(job)
+        train = _labelled_tokens(job, [n for n in range(len(job.source)) if n not in held], recipe.bank * 4 // 5)
+        judge = _labelled_tokens(job, sorted(held), recipe.bank // 5)
+        points = judging = None
+        if with_points:
+            points = _point_tokens(points_pool(job, job.points.training()), recipe.bank)
+            if bool(job.points.held_out.any()):
+                judging = _point_tokens(points_pool(job, job.points.judging()), recipe.bank)
+        choice = choose_probe(
+            train,
+            judge,
+            job.num_classes,
+            recipe.probe_weight_decays,
+            recipe.probe_iterations,
+            points=points,
+            held_out_points=judging,
+        )
+    merge_facts(job.space, "trials", {name: list(choice.trials)})
+    bias = chosen_adjustment(job, choice.probe, name) if with_points else None
+    return Scorer(_forward(job, choice.probe), job.label_budget if with_points else 0, bias)
+
+
+def held_out_sources(job: Job) -> set[int]:
+    """A fifth of the source pictures, to choose a probe's settings on; at least one, unless there is only one."""
+    order = torch.randperm(len(job.source), generator=generator_for(job.settings.seed, "held-out sources"))
+    count = max(1, len(job.source) // 5) if len(job.source) > 1 else 0
+    return set(order[:count].tolist())
+
+
+def _labelled_tokens(job: Job, numbers: list[int], size: int) -> tuple[Tensor, Tensor]:
+    """A random sample of the labelled tokens of some source pictures; empty where there are none."""
+    maps = [
+        part if number in set(numbers) else torch.full_like(part, 255)
+        for number, part in enumerate(job.source_labels)
+    ]
+    if not any(bool((part != 255).any()) for part in maps):
+        return torch.zeros(0, job.source.dim), torch.zeros(0, dtype=torch.int64)
+    pool = token_pool(maps, job.num_classes, job.source.rows, job.source.dim)
+    return _point_tokens(pool, size, generator_for(job.settings.seed, "probe", tuple(numbers)))
+
+
+def _point_tokens(
+    pool: TokenPool, size: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    order = torch.randperm(len(pool), generator=generator) if generator is not None else torch.arange(len(pool))
+    tokens, classes = pool.read(order[:size])
+    return tokens.float(), classes
+
+
+def chosen_adjustment(job: Job, decoder: Network, name: str) -> Tensor | None:
+    """The logit adjustment with the best estimated mIoU at declared points (E.6, but never on what is reported).
+
+    Points are drawn class by class, so their confusion matrix says how often class c is taken for class k, not how
+    frequent c is; the rows are therefore weighted by the shares of the classes the network itself predicts on the
+    unlabelled target.
+    """
+    strengths = job.recipe.scores.logit_adjustment
+    judge = job.points.judging()
+    if len(judge) == 0 or len(strengths) < 2:
+        return None
+    frequencies = class_frequencies(job.source_labels, job.num_classes)
+    with torch.no_grad():
+        tokens, classes = _point_tokens(points_pool(job, judge), len(judge))
+        logits = decoder(tokens)
+        shares = torch.zeros(job.num_classes, dtype=torch.float64)
+        for part in _predictions(job, decoder):
+            shares += torch.bincount(part, minlength=job.num_classes).double()
+    trials = []
+    for strength in strengths:
+        predicted = (logits + adjustment_bias(frequencies, strength)).argmax(-1)
+        trials.append({"strength": strength, "miou": estimated_miou(classes, predicted, shares)})
+    best = max(trials, key=lambda trial: (trial["miou"], -abs(trial["strength"])))
+    merge_facts(job.space, "adjustment", {name: {"chosen": best["strength"], "trials": trials}})
+    return None if best["strength"] == 0.0 else adjustment_bias(frequencies, best["strength"])
+
+
+def _predictions(job: Job, decoder: Network) -> Iterator[Tensor]:
+    for number in range(len(job.target)):
+        yield decoder(job.target.tokens(number)).argmax(-1)
+
+
+def estimated_miou(classes: Tensor, predicted: Tensor, shares: Tensor) -> float:
+    """mIoU of a confusion matrix whose rows come from class-balanced points and whose weights are `shares`.
+
+    Example:
+        >>> estimated_miou(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([3.0, 1.0]).double())
+        1.0
+    """
+    size = len(shares)
+    counts = torch.bincount(classes * size + predicted, minlength=size * size).view(size, size).double()
+    seen = counts.sum(1)
+    rows = counts / seen.clamp_min(1).unsqueeze(-1) * shares.clamp_min(1.0).unsqueeze(-1)
+    rows = rows * (seen > 0).unsqueeze(-1)
+    hits, truth = rows.diagonal(), rows.sum(1)
+    iou = hits / (truth + rows.sum(0) - hits).clamp_min(1e-12)
+    return float(iou[seen > 0].mean())
+
+
+def unsolved_warning(job: Job) -> str | None:
+    """A sentence on balanced transport, if its problems had no solution."""
+    statuses = list(job.space.facts("ot").get("statuses", {}).values())
+    bad = sum(status != "CONVERGED" for status in statuses)
+    if not bad:
+        return None
+    return (
+        f"Balanced OT has no exact solution on {bad} of {len(statuses)} supports (or did not reach it in its "
+        "iterations); its row shows the last finite iterate."
+    )
+
+
+

@@ -1,0 +1,212 @@
+"""The networks of a run: SAOT's decoder and every network it is compared with. Equal trainings are done once."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from saot.data import open_labelled
+from saot.decoder import Term, TokenDecoder, TokenPool, fit_decoder, refine_decoder, token_pool
+from saot.decoder.pool import point_pool
+from saot.pipeline.cost import pseudo_labels
+from saot.pipeline.domains import TokenPoints, load_maps, patch_label_maps, save_maps
+from saot.pipeline.job import Job
+from saot.pipeline.workspace import load_tensors, save_tensors
+from saot.recipes import DecoderRecipe, RefineRecipe
+from saot.transfer import generator_for
+
+
+def pseudo_term(job: Job, previous: TokenDecoder | None, number_of_round: int) -> Term:
+    """The target term of stage 1."""
+    with job.space.stage("pseudo-labels"):
+        maps = pseudo_labels(job, previous, number_of_round)
+    folder = job.space.work(f"pseudo-{number_of_round}")
+
+    def soft(picture: int, tokens: Tensor) -> Tensor:
+        kept = load_tensors(folder / f"{picture:06d}.safetensors")
+        assert kept is not None, "pseudo-labels vanished while they were used"
+        return kept["soft"][tokens]
+
+    pool = token_pool(maps, job.num_classes, job.target.rows, job.target.dim, soft)
+    return Term(f"pseudo-{number_of_round}", pool, job.recipe.decoder.target_weight)
+
+
+def source_term(job: Job, weight: float = 1.0) -> Term:
+    """Cross-entropy on the source's labels."""
+    pool = token_pool(job.source_labels, job.num_classes, job.source.rows, job.source.dim)
+    return Term("source", pool, weight)
+
+
+def points_term(job: Job, weight: float) -> Term:
+    """Cross-entropy on the declared points."""
+    return Term("points", points_pool(job, job.points.training()), weight)
+
+
+def points_pool(job: Job, points: TokenPoints) -> TokenPool:
+    """The tokens under declared points."""
+    if points.resample:
+        return token_pool(points.dense, job.num_classes, job.target.rows, job.target.dim)
+    return point_pool(
+        points.picture, points.token, points.classes, job.num_classes, job.target.rows, job.target.dim
+    )
+
+
+def target_label_maps(job: Job) -> list[Tensor]:
+    """All patch labels of the target: for the oracle alone, in a file that no method reads."""
+    path = job.space.work("oracle-labels.safetensors")
+    maps = load_maps(path)
+    if maps is None:
+        labelled = open_labelled(job.settings.target, job.classes)
+        maps = patch_label_maps(
+            labelled, job.target.grid, job.num_classes, job.recipe, job.space.tell("oracle labels")
+        )
+        save_maps(path, maps)
+    return maps
+
+
+def oracle_term(job: Job) -> Term:
+    """Cross-entropy on all labels of the target's training pictures."""
+    return Term("oracle", token_pool(target_label_maps(job), job.num_classes, job.target.rows, job.target.dim))
+
+
+def has_points(job: Job) -> bool:
+    """Whether any target point was declared."""
+    return len(job.points) > 0 or job.points.resample > 0
+
+
+def network(
+    job: Job,
+    terms: Sequence[Term],
+    refine_terms: Sequence[Term] | None,
+    *,
+    name: str,
+    decoder: DecoderRecipe | None = None,
+    refine: RefineRecipe | None = None,
+    start: TokenDecoder | None = None,
+) -> TokenDecoder:
+    """A decoder trained on `terms`, self-trained where `refine_terms` are given; equal trainings are done once.
+
+    Args:
+        job: The run.
+        terms: Of stage 1.
+        refine_terms: Kept in stage 2; None leaves stage 2 out.
+        name: Of the stage, in the log and in run.json.
+        decoder: Settings of stage 1, the recipe's unless given.
+        refine: Settings of stage 2, the recipe's unless given.
+        start: Weights to go on from.
+    """
+    decoder = decoder or job.recipe.decoder
+    refine = refine or job.recipe.refine
+    identity = [[(t.name, t.weight) for t in terms], dataclasses.asdict(decoder), start is not None]
+    first = _kept_network(job, identity)
+    if first is None:
+        first = start or new_decoder(job, decoder)
+        checkpoint = job.space.checkpoint(f"{name}-1")
+        with job.space.stage(f"train {name}"):
+            fit = fit_decoder(
+                first,
+                terms,
+                decoder,
+                seed=job.settings.seed,
+                checkpoint=checkpoint,
+                progress=job.space.tell(f"train {name}"),
+            )
+            first = fit.decoder
+            job.space.log(f"{name}-stage1", fit.history)
+            _keep_network(job, identity, first)
+        checkpoint.clear()
+    if refine_terms is None:
+        return first
+    identity = [*identity, [(t.name, t.weight) for t in refine_terms], dataclasses.asdict(refine)]
+    teacher = _kept_network(job, identity)
+    if teacher is None:
+        checkpoint = job.space.checkpoint(f"{name}-2")
+        with job.space.stage(f"refine {name}"):
+            fit = refine_decoder(
+                first,
+                job.target.all_tokens(),
+                refine,
+                terms=refine_terms,
+                seed=job.settings.seed,
+                checkpoint=checkpoint,
+                progress=job.space.tell(f"refine {name}"),
+            )
+            teacher = fit.decoder
+            job.space.log(f"{name}-stage2", fit.history)
+            _keep_network(job, identity, teacher)
+        checkpoint.clear()
+    return teacher
+
+
+def new_decoder(job: Job, config: DecoderRecipe) -> TokenDecoder:
+    """An untrained decoder; its weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_for(job.settings.seed, "decoder weights").initial_seed())
+        return TokenDecoder(job.source.dim, job.num_classes, config.hidden, config.blocks, config.dropout)
+
+
+def _network_path(job: Job, identity: object) -> Path:
+    digest = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
+    return job.space.work("models", f"decoder-{digest}.safetensors")
+
+
+def _kept_network(job: Job, identity: object) -> TokenDecoder | None:
+    return load_decoder(_network_path(job, identity))
+
+
+def _keep_network(job: Job, identity: object, decoder: TokenDecoder) -> None:
+    save_decoder(_network_path(job, identity), decoder, {})
+
+
+def save_decoder(path: Path, decoder: TokenDecoder, extra: dict[str, object]) -> None:
+    """A decoder with its shape and whatever else a reader needs."""
+    save_tensors(path, decoder.state_dict(), {"saot": json.dumps({"shape": decoder.shape, **extra})})
+
+
+def load_decoder(path: Path) -> TokenDecoder | None:
+    """The decoder of a file, in evaluation mode; None if there is none."""
+    tensors = load_tensors(path)
+    if tensors is None:
+        return None
+    with safe_open(path, "pt") as file:
+        shape = json.loads((file.metadata() or {})["saot"])["shape"]
+    decoder = TokenDecoder(**shape)
+    decoder.load_state_dict(tensors)
+    return decoder.eval()
+
+
+def saot_decoder(job: Job) -> TokenDecoder:
+    """SAOT + decoder: stage 1 on source labels and transported pseudo-labels, stage 2 with an EMA teacher."""
+    recipe, rounds = job.recipe.decoder, max(1, job.recipe.decoder.rounds)
+    per_round = dataclasses.replace(recipe, steps=recipe.steps // rounds)
+    base = [source_term(job)]
+    if recipe.points_weight > 0 and has_points(job):
+        base.append(points_term(job, recipe.points_weight))
+    previous: TokenDecoder | None = None
+    for number in range(rounds):
+        last = number == rounds - 1
+        previous = network(
+            job,
+            [*base, pseudo_term(job, previous, number)],
+            refine_terms(job) if last else None,
+            name="saot_decoder" if rounds == 1 else f"saot_decoder-{number}",
+            decoder=per_round,
+            start=previous,
+        )
+    assert previous is not None
+    return previous
+
+
+def refine_terms(job: Job) -> list[Term]:
+    """What stage 2 keeps beside the pseudo-labels."""
+    terms = []
+    if job.recipe.refine.source_weight > 0:
+        terms.append(source_term(job, job.recipe.refine.source_weight))
+    if job.recipe.refine.points_weight > 0 and has_points(job):
+        terms.append(points_term(job, job.recipe.refine.points_weight))
+    return terms

@@ -1,0 +1,161 @@
+"""`saot run`: from two sets of pictures to masks, a network and a report."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from saot.data import write_atomic
+from saot.pipeline.cost import learned_cost
+from saot.pipeline.job import Job, data_fingerprint, open_job
+from saot.pipeline.methods import unsolved_warning
+from saot.pipeline.networks import load_decoder, saot_decoder, save_decoder
+from saot.pipeline.scoring import score_methods, write_metrics
+from saot.pipeline.settings import RUN_FORMAT, RunSettings
+from saot.pipeline.summary import report_data
+from saot.pipeline.workspace import Workspace, commit_of_code, load_tensors
+from saot.recipes import differences
+from saot.report import write_report
+
+PACKAGES = ("saot", "torch", "numpy", "safetensors", "pillow", "transformers")
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a run ends with.
+
+    Attributes:
+        metrics: Contents of metrics.json.
+        run: Contents of run.json.
+        folder: Where everything lies.
+        resumed: True if nothing was left to do.
+    """
+
+    metrics: dict[str, Any]
+    run: dict[str, Any]
+    folder: Path
+    resumed: bool
+
+
+def run_job(
+    settings: RunSettings,
+    out: Path,
+    *,
+    store: Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> RunOutcome:
+    """The main job, from features to report; the same call again goes on where it stopped.
+
+    Args:
+        settings: What is asked.
+        out: The run folder.
+        store: Where features are kept; the run folder unless given.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        ValueError: If an input is not as it should be; nothing made so far is lost.
+    """
+    torch.set_num_threads(torch.get_num_threads())
+    space = Workspace(out, settings.to_dict(), progress)
+    try:
+        finished = finished_run(space)
+        if finished is not None:
+            return finished
+        began = time.time()
+        job = open_job(settings, space, store)
+        learned_cost(job)
+        publish_decoder(job)
+        scores = score_methods(job)
+        metrics = write_metrics(job, scores)
+        space.write_log()
+        with space.stage("report"):
+            run = run_record(job, began)
+            write_report(space.path("report.html"), report_data(job, run, metrics, scores))
+        run = run_record(job, began)
+        write_atomic(space.path("run.json"), (json.dumps(run, indent=1) + "\n").encode())
+        return RunOutcome(metrics, run, Path(out), resumed=False)
+    finally:
+        space.close()
+
+
+def finished_run(space: Workspace) -> RunOutcome | None:
+    """The outcome of a run that is already complete, or None. run.json is written last."""
+    needed = ("run.json", "metrics.json", "report.html", "decoder.safetensors", "cost.safetensors", "log.jsonl")
+    if not all(space.path(name).exists() for name in needed):
+        return None
+    run = json.loads(space.path("run.json").read_text())
+    metrics = json.loads(space.path("metrics.json").read_text())
+    return RunOutcome(metrics, run, space.root, resumed=True)
+
+
+def publish_decoder(job: Job) -> None:
+    """decoder.safetensors, the small network with all that `predict` needs to know."""
+    path = job.space.path("decoder.safetensors")
+    decoder = saot_decoder(job)
+    if load_decoder(path) is None:
+        extra = {"classes": list(job.classes.names), "colors": [list(c) for c in job.classes.colors]}
+        save_decoder(path, decoder, extra)
+
+
+def published_settings(path: Path) -> dict[str, Any]:
+    """What decoder.safetensors says of itself."""
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {})["saot"])
+
+
+def decoder_bias(space_root: Path) -> torch.Tensor | None:
+    """The logit adjustment chosen for the decoder, if any."""
+    kept = load_tensors(space_root / "work" / "scores" / "saot_decoder.safetensors")
+    return None if kept is None else kept.get("bias")
+
+
+def run_record(job: Job, began: float) -> dict[str, Any]:
+    """run.json: everything but the scores."""
+    space, recipe = job.space, job.recipe
+    warning = unsolved_warning(job)
+    missing = space.facts("points").get("classes_without_source", [])
+    notes = [warning] if warning else []
+    if missing:
+        notes.append(f"Points name classes the source never shows ({', '.join(missing)}); transport cannot carry them.")
+    return {
+        "format": RUN_FORMAT,
+        "settings": job.settings.to_dict(),
+        "source": job.settings.source,
+        "target": job.settings.target,
+        "eval": job.settings.eval,
+        "backbone": job.settings.backbone,
+        "preset": recipe.name,
+        "points": job.settings.points,
+        "seed": job.settings.seed,
+        "label_budget": job.label_budget,
+        "differences_from_paper": [vars(d) for d in differences(recipe)],
+        "features": json.loads(job.backbone.key.to_json()),
+        "data": {
+            name: {"spec": domain.images.spec, "images": len(domain), "sha256": data_fingerprint(domain)}
+            for name, domain in (("source", job.source), ("target", job.target), ("eval", job.test))
+        },
+        "stages": space.facts("stages"),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+        "trials": space.facts("trials"),
+        "adjustment": space.facts("adjustment"),
+        "transport": {name: space.facts(name) for name in ("cost", "saot", "saot_multi", "ot")},
+        "notes": notes,
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": commit_of_code(),
+        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {platform.system()}",
+        "python": platform.python_version(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

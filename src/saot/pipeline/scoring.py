@@ -1,0 +1,100 @@
+"""Scoring every method on the evaluation pictures: counts for the table, masks for the report."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from saot.data import write_atomic
+from saot.evaluate import ConfusionMatrix, method_entry, predict_mask
+from saot.pipeline.job import Job
+from saot.pipeline.methods import Scorer, method_builders
+from saot.pipeline.workspace import load_tensors, save_tensors
+
+PANELS = 6
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """What scoring one method left behind.
+
+    Attributes:
+        counts: (pictures, K, K), rows truth; None without evaluation labels.
+        masks: Predicted masks of the pictures the report shows, by picture number.
+        budget: Target labels the method has seen.
+    """
+
+    counts: Int64[Tensor, "N K K"] | None
+    masks: dict[int, UInt8[Tensor, "h w"]]
+    budget: int
+
+
+def panel_pictures(job: Job) -> list[int]:
+    """The pictures the report shows, spread over the evaluation set."""
+    total = len(job.test)
+    count = min(PANELS, total)
+    return [round((k + 0.5) * total / count - 0.5) for k in range(count)]
+
+
+def score_methods(job: Job) -> dict[str, MethodScores]:
+    """Scores of every method; those already on disk are read, not made again."""
+    results = {}
+    for name, build in method_builders(job).items():
+        path = job.space.work("scores", f"{name}.safetensors")
+        kept = load_tensors(path)
+        if kept is None:
+            kept = _score(job, name, build)
+            save_tensors(path, kept)
+        results[name] = _unpack(kept)
+    return results
+
+
+def _score(job: Job, name: str, build: Callable[[], Scorer]) -> dict[str, Tensor]:
+    scorer = build()
+    shown, counts, kept = set(panel_pictures(job)), [], {"budget": torch.tensor(scorer.budget)}
+    with job.space.stage(f"score {name}"):
+        for number in range(len(job.test)):
+            if job.truth is None and number not in shown:
+                continue
+            mask = predict_mask(scorer.score(number), job.test.grid(number), scorer.bias)
+            if job.truth is not None:
+                matrix = ConfusionMatrix(job.num_classes)
+                matrix.update(mask, torch.from_numpy(job.truth.mask(number)))
+                counts.append(matrix.counts)
+            if number in shown:
+                kept[f"mask-{number:06d}"] = mask
+            job.space.tell(f"score {name}")(number + 1, len(job.test))
+    if counts:
+        kept["counts"] = torch.stack(counts)
+    if scorer.bias is not None:
+        kept["bias"] = scorer.bias
+    return kept
+
+
+def _unpack(kept: dict[str, Tensor]) -> MethodScores:
+    masks = {int(name.removeprefix("mask-")): mask for name, mask in kept.items() if name.startswith("mask-")}
+    return MethodScores(kept.get("counts"), masks, int(kept["budget"]))
+
+
+def confusion_of(counts: Tensor) -> ConfusionMatrix:
+    """One confusion matrix of a whole set from its pictures' counts."""
+    return ConfusionMatrix.from_list(counts.sum(0).tolist())
+
+
+def write_metrics(job: Job, scores: dict[str, MethodScores]) -> dict:
+    """metrics.json: the contract's table, without times, so that an interrupted run ends with the same bytes."""
+    methods = {}
+    for name, result in scores.items():
+        matrix = None if result.counts is None else confusion_of(result.counts)
+        methods[name] = method_entry(matrix, job.classes, result.budget)
+    metrics = {
+        "classes": list(job.classes.names),
+        "split": job.settings.eval,
+        "images": len(job.test) if job.truth is not None else 0,
+        "methods": methods,
+    }
+    write_atomic(job.space.path("metrics.json"), (json.dumps(metrics, indent=1) + "\n").encode())
+    return metrics
