@@ -6,7 +6,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-HOOK = install_import_hook("saot", "beartype.beartype")
+HOOK = install_import_hook("saot", "typecheck.checked")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

@@ -61,12 +61,12 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value))
 
 
-def _run(settings: Any, out: Path, store: Path | None, as_json: bool) -> None:
+def _run(settings: Any, out: Path, as_json: bool, store: Path | None = None, device: str = "cpu") -> None:
     from saot.evaluate import format_table
     from saot.pipeline import run_job
 
     with Bars() as bars:
-        outcome = run_job(settings, out, store=store, progress=bars)
+        outcome = run_job(settings, out, store=store, device=device, progress=bars)
     if as_json:
         _print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
@@ -94,7 +94,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Json = False) ->
     settings = RunSettings(
         source=DEMO_SOURCE, target=DEMO_TARGET, eval=DEMO_TEST, points="20", seed=seed, recipe=DEMO
     )
-    _run(settings, out, None, json)
+    _run(settings, out, json)
 
 
 @app.command
@@ -111,6 +111,7 @@ def run(
     preset: str = "best",
     seed: int = 0,
     store: Path | None = None,
+    device: str = "cpu",
     json: Json = False,
 ) -> None:
     """The main job on your pictures. The same command again goes on where it stopped.
@@ -131,6 +132,7 @@ def run(
         preset: paper, paper-small or best.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs.
+        device: cpu, cuda, cuda:1 ...
     """
     from saot.pipeline import RunSettings
     from saot.recipes import preset as preset_named
@@ -146,7 +148,7 @@ def run(
         seed=seed,
         recipe=preset_named(preset),
     )
-    _run(settings, out, store, json)
+    _run(settings, out, json, store, device)
 
 
 @app.command

@@ -194,17 +194,17 @@ def test_csv_names_and_indices(clicked):
     ]
 
 
-def test_csv_a_name_goes_before_an_index(clicked):
-    assert clicked("image,x,y,class\nb,0,0,2\n").classes == (2,)  # the class called "2" is number 2
-    other = folder_class_set(["1", "0"])
-    labelled, _ = labelled_set({"a.png": np.zeros((2, 2))}, other)
-    assert other.names.index("0") == 1
-    points = Points(("a.png",), (0,), (0,), (1,))
-    assert labelled.classes.names[points.classes[0]] == "0"
+def test_csv_a_name_goes_before_an_index(tmp_path):
+    """Classes may be called by numbers; what a person writes then means the name."""
+    numbers = folder_class_set(["1", "0", "7"])
+    labelled, _ = labelled_set({"a.png": np.zeros((2, 2))}, numbers)
+    (tmp_path / "points.csv").write_text("image,x,y,class\na,0,0,0\na,1,0,1\na,0,1,7\na,1,1,2\n")
+    points = read_points_csv(tmp_path / "points.csv", labelled.images, numbers)
+    assert points.classes == (1, 0, 2, 2)
 
 
 def test_csv_as_spreadsheets_write_it(clicked):
-    text = '\ufeffNote,Class, Y ,X,Image\r\nhello,sky,1.9,2.0,b\r\n\r\n,road,0,0,"train/a.png"\r\n'
+    text = '\ufeffImage,Class, Y ,X,Note\r\nb,sky,1.9,2.0,hello\r\n\r\n"train/a.png",road,0,0,\r\n'
     assert rows(clicked(text)) == [("train/a.png", 0, 0, 1), ("train/b.png", 1, 2, 0)]
     assert rows(clicked("image,x,y,class\ntrain\\a.png,0,0,0\n")) == [("train/a.png", 0, 0, 0)]
 

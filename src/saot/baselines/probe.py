@@ -24,6 +24,10 @@ class LinearProbe:
         """Logits (n, K)."""
         return tokens @ self.weight.T + self.bias
 
+    def to(self, device: torch.device | str) -> "LinearProbe":
+        """The same probe on another device."""
+        return LinearProbe(self.weight.to(device), self.bias.to(device))
+
 
 def fit_linear_probe(
     tokens: Float[Tensor, "N d"],

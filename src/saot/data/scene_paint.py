@@ -45,7 +45,7 @@ class Painted:
     """The painted picture: surface numbers (0 = sky) and the numbers seen through see-through patterns."""
 
     surface: Int32[np.ndarray, "h w"]
-    holes: tuple[tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "a b"]], ...]  # number, box, what was behind
+    holes: tuple[tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "..."]], ...]  # number, box, what was behind
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def paint(mesh: Mesh, points: Projected, order: list[int], camera: Camera, heigh
     flat, depth = xy.ravel().tolist(), points.camera[:, 2].tolist()
     fx, fy = camera.focal * width, 2 * camera.focal * height
     outlines = blob_outlines()
-    holes: list[tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "a b"]]] = []
+    holes: list[tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "..."]]] = []
     for k in order:
         item = mesh.primitives[k]
         a, b = item.first, item.first + item.count

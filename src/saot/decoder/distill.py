@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saot.decoder.network import TokenDecoder
 from saot.decoder.pool import BlockReader, TokenPool
-from saot.recipes import DecoderRecipe
+from saot.recipes import DecoderRecipe, RefineRecipe
 from saot.transfer import Checkpoint, cosine_rate, generator_for, train_steps
 from saot.transfer.training import History, Progress, check_finite, set_rate
 
@@ -63,16 +63,18 @@ def term_loss(
 
 
 def batch_readers(
-    terms: Sequence[Term], batch: int, class_power: float, seed: int, stage: object
+    terms: Sequence[Term], config: DecoderRecipe | RefineRecipe, seed: int, stage: object, decoder: nn.Module
 ) -> list[BlockReader]:
-    """One reader a term, each with draws of its own."""
+    """One reader a term, each with draws of its own, for the device the decoder is on."""
+    device = next(decoder.parameters()).device
 
     def reader(term: Term) -> BlockReader:
         return BlockReader(
             term.pool,
-            batch,
-            class_power,
+            config.batch,
+            config.class_power,
             lambda block: generator_for(seed, "batch", stage, term.name, block),
+            device,
         )
 
     return [reader(term) for term in terms]
@@ -106,7 +108,7 @@ def fit_decoder(
     optimizer = torch.optim.AdamW(
         decoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    readers = batch_readers(terms, config.batch, config.class_power, seed, "distill")
+    readers = batch_readers(terms, config, seed, "distill", decoder)
     decoder.train()
 
     def step(number: int) -> dict[str, float]:

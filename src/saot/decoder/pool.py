@@ -32,7 +32,7 @@ class TokenPool:
     picture: Int[Tensor, " N"]
     token: Int[Tensor, " N"]
     label: UInt8[Tensor, " N"]
-    starts: Int[Tensor, " K+1"]
+    starts: Int[Tensor, " bounds"]
     features: Rows
     soft: Rows | None
     dim: int
@@ -135,6 +135,7 @@ class BlockReader:
         batch: Tokens a step.
         class_power: See `TokenPool.draw`.
         make_generator: Block number to its generator.
+        device: Where batches go.
     """
 
     def __init__(
@@ -143,9 +144,10 @@ class BlockReader:
         batch: int,
         class_power: float,
         make_generator: Callable[[int], torch.Generator],
+        device: torch.device | str = "cpu",
     ) -> None:
         self.pool, self.batch, self.class_power = pool, batch, class_power
-        self.make_generator = make_generator
+        self.make_generator, self.device = make_generator, device
         self.steps = max(1, BLOCK_BYTES // (batch * pool.dim * 2))
         self.loaded = -1
         self.block: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
@@ -157,7 +159,8 @@ class BlockReader:
             positions = self.pool.draw(
                 self.steps * self.batch, self.make_generator(number), self.class_power
             )
-            self.block, self.loaded = self.pool.read(positions), number
+            features, targets = self.pool.read(positions)
+            self.block, self.loaded = (features.to(self.device), targets.to(self.device)), number
         rows = slice(within * self.batch, (within + 1) * self.batch)
         features, targets = self.block[0][rows], self.block[1][rows]
         return features.float(), targets.float() if targets.is_floating_point() else targets

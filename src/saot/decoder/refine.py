@@ -47,8 +47,8 @@ def teacher_labels(
     for number in range(target.num_pictures):
         probs = torch.softmax(teacher(target.picture(number)) / config.sharpen, dim=-1)
         confidence, label = probs.max(-1)
-        labels.append(label.to(torch.uint8))
-        confidences.append(confidence.half())
+        labels.append(label.to(torch.uint8).cpu())
+        confidences.append(confidence.half().cpu())
     median = float(torch.cat(confidences).float().median())
     threshold = min(config.threshold_scale * median, config.threshold_cap)
     return [
@@ -112,7 +112,7 @@ def refine_decoder(
         student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     pseudo = PseudoLabels()
-    extra = batch_readers(terms, config.batch, config.class_power, seed, "refine")
+    extra = batch_readers(terms, config, seed, "refine", student)
     current: list[tuple[int, BlockReader]] = []
 
     def pseudo_reader(number: int) -> BlockReader:
@@ -122,7 +122,7 @@ def refine_decoder(
         if not current or current[0][0] != version:
             pool = token_pool(pseudo.labels, int(decoder.head.out_features), target.rows, target.dim)
             term = Term(f"pseudo-{version}", pool)
-            current[:] = [(version, batch_readers([term], config.batch, config.class_power, seed, "refine")[0])]
+            current[:] = [(version, batch_readers([term], config, seed, "refine", student)[0])]
         return current[0][1]
 
     def step(number: int) -> dict[str, float]:

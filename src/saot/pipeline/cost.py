@@ -38,11 +38,12 @@ def source_prototypes(job: Job) -> Prototypes:
         counts = torch.zeros(job.num_classes, dtype=torch.int64)
         for number in range(len(job.source)):
             part, part_counts = prototype_sums(*job.labelled_source(number), job.num_classes)
-            sums, counts = sums + part, counts + part_counts
+            sums, counts = sums + part.cpu(), counts + part_counts.cpu()
         made = prototypes_from_sums(sums, counts, job.recipe.cost.normalize_prototypes)
         kept = {"means": made.means, "present": made.present}
         save_tensors(job.space.work("prototypes.safetensors"), kept)
-    return Prototypes(kept["means"], kept["present"])
+    device = job.source.device
+    return Prototypes(kept["means"].to(device), kept["present"].to(device))
 
 
 def similarities(job: Job, which: str) -> Tensor:
@@ -60,7 +61,8 @@ def similarities(job: Job, which: str) -> Tensor:
 def save_cost(path: Path, cost: SemanticCost, dim: int) -> None:
     """The learned cost with everything needed to build it again."""
     settings = {"dim": dim, "config": dataclasses.asdict(cost.config)}
-    save_tensors(path, cost.state_dict(), {"saot": json.dumps(settings)})
+    tensors = {name: tensor.cpu() for name, tensor in cost.state_dict().items()}
+    save_tensors(path, tensors, {"saot": json.dumps(settings)})
 
 
 def load_cost(path: Path) -> SemanticCost:
@@ -89,7 +91,7 @@ def new_cost(job: Job) -> SemanticCost:
     prototypes = source_prototypes(job) if job.recipe.cost.prototype_scope == "dataset" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(job.settings.seed, "cost weights").initial_seed())
-        return SemanticCost(job.source.dim, job.recipe.cost, prototypes)
+        return SemanticCost(job.source.dim, job.recipe.cost, prototypes).to(job.source.device)
 
 
 def pair_data(job: Job) -> PairData:
@@ -101,7 +103,8 @@ def pair_data(job: Job) -> PairData:
 
     def stand_in(number: int, generator: torch.Generator) -> TargetExample:
         tokens = job.source.tokens(number)
-        return TargetExample(tokens, *draw_tokens(job.source_labels[number], per_class, generator))
+        where, classes = draw_tokens(job.source_labels[number], per_class, generator)
+        return TargetExample(tokens, where.to(tokens.device), classes.to(tokens.device))
 
     if len(points) == 0 and not points.resample:
         return PairData(len(job.source), len(job.source), job.labelled_source, stand_in)
@@ -112,7 +115,7 @@ def learned_cost(job: Job) -> SemanticCost:
     """The cost of Algorithm 1, from cost.safetensors or trained."""
     path = job.space.path("cost.safetensors")
     if load_tensors(path) is not None:
-        return load_cost(path)
+        return load_cost(path).to(job.source.device)
     with job.space.stage("cost"):
         checkpoint = job.space.checkpoint("cost", 50)
         fit = fit_cost(
@@ -139,7 +142,7 @@ def prior_alone(
     prototypes = source_prototypes(job)
     path = job.space.work("models", "semantic-prior.safetensors")
     if load_tensors(path) is not None:
-        return load_cost(path), prototypes
+        return load_cost(path).to(job.source.device), prototypes
     checkpoint = job.space.checkpoint("semantic-prior", 100)
     fit = fit_prior(
         new_cost(job),
@@ -191,8 +194,8 @@ def pseudo_labels(
                 with torch.no_grad():
                     probs = 0.5 * (probs + torch.softmax(previous(tokens), dim=-1))
             kept = {
-                "soft": sharpen(probs, recipe.sharpen).half(),
-                "uncovered": (~transfer.covered).float().mean(),
+                "soft": sharpen(probs, recipe.sharpen).half().cpu(),
+                "uncovered": (~transfer.covered).float().mean().cpu(),
             }
             save_tensors(path, kept)
         uncovered += float(kept["uncovered"])

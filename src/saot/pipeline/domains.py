@@ -23,18 +23,20 @@ class Domain:
         images: The pictures.
         store: Their features, complete.
         dim: Feature width.
+        device: Where whole pictures' tokens go; single rows stay on the CPU.
     """
 
     images: ImageSet
     store: FeatureStore
     dim: int
+    device: torch.device = torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def tokens(self, number: int) -> Float[Tensor, "n d"]:
         """All tokens of a picture, float32."""
-        return self.store.read(self.images.keys[number]).tokens.float()
+        return self.store.read(self.images.keys[number]).tokens.to(self.device).float()
 
     def rows(self, number: int, tokens: Int[Tensor, " k"]) -> Tensor:
         """Some tokens of a picture, half precision."""
@@ -50,7 +52,7 @@ class Domain:
 
     def embeddings(self) -> Float[Tensor, "N d"]:
         """The global embedding of each picture, the mean of its tokens at unit length (E.2)."""
-        means = [self.tokens(number).mean(0) for number in range(len(self))]
+        means = [self.tokens(number).mean(0).cpu() for number in range(len(self))]
         return torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
 
@@ -131,16 +133,16 @@ class TokenPoints:
     def example(self, number: int, tokens: Tensor, generator: torch.Generator, per_class: int) -> TargetExample:
         """What one step may see of a picture: at most `per_class` points of each class."""
         if self.resample:
-            return TargetExample(tokens, *draw_tokens(self.dense[number], self.resample, generator))
+            where, classes = draw_tokens(self.dense[number], self.resample, generator)
+            return TargetExample(tokens, where.to(tokens.device), classes.to(tokens.device))
         where, classes = self.of(number)
-        if len(classes) == 0:
-            return TargetExample(tokens, where, classes)
         order = torch.randperm(len(classes), generator=generator)
         order = order[classes[order].argsort(stable=True)]
         sorted_classes = classes[order]
         starts = torch.searchsorted(sorted_classes, sorted_classes)
         keep = torch.arange(len(order)) - starts < per_class
-        return TargetExample(tokens, where[order[keep]], sorted_classes[keep])
+        chosen = where[order[keep]].to(tokens.device)
+        return TargetExample(tokens, chosen, sorted_classes[keep].to(tokens.device))
 
 
 def draw_tokens(labels: Tensor, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

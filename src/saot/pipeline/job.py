@@ -75,12 +75,14 @@ class Job:
 
     def labelled_source(self, number: int) -> tuple[Tensor, Tensor]:
         """Tokens and labels of a source picture, without the ignored ones."""
-        labels = self.source_labels[number]
+        labels = self.source_labels[number].to(self.source.device)
         keep = labels != 255
         return self.source.tokens(number)[keep], labels[keep]
 
 
-def open_job(settings: RunSettings, space: Workspace, store: Path | None = None) -> Job:
+def open_job(
+    settings: RunSettings, space: Workspace, store: Path | None = None, device: str = "cpu"
+) -> Job:
     """Open pictures, draw points, make what features are missing, label the source's patches.
 
     The target's masks are opened here, before anything else sees the target, if points are to be drawn from them;
@@ -96,7 +98,7 @@ def open_job(settings: RunSettings, space: Workspace, store: Path | None = None)
     truth = None if settings.eval is None else open_labelled(settings.eval, classes)
     _require_pictures(settings.source, len(source_set))
     _require_pictures(settings.target, len(target_images))
-    backbone = load_backbone(settings.backbone, settings.weights, size=parse_size(settings.size))
+    backbone = load_backbone(settings.backbone, settings.weights, size=parse_size(settings.size), device=device)
     with space.stage("points"):
         points = declared_points(settings, classes, space)
     root = store or space.path("features")
@@ -105,7 +107,7 @@ def open_job(settings: RunSettings, space: Workspace, store: Path | None = None)
         features = FeatureStore(store_folder(root, spec), backbone.key)
         with space.stage(stage):
             features.ensure(images, backbone, space.tell(stage))
-        return Domain(images, features, backbone.key.dim)
+        return Domain(images, features, backbone.key.dim, torch.device(device))
 
     source = domain(settings.source, source_set.images, "features source")
     target = domain(settings.target, target_images, "features target")
@@ -138,23 +140,21 @@ def declared_points(settings: RunSettings, classes: ClassSet, space: Workspace) 
         ValueError: If the request cannot be read, or points are to be drawn from a target without masks.
     """
     kept, images = space.path("points.csv"), open_images(settings.target, classes)
-    if kept.exists():
-        return read_points_csv(kept, images, classes)
     text = settings.points
     scope, _, number = text.rpartition(":")
-    if number.isdecimal() and scope in ("", "total", "resample"):
-        count = int(number)
-        if count == 0 or scope == "resample":
-            points = Points((), (), (), ())
-        else:
-            labelled = open_labelled(settings.target, classes)
-            points = draw_points(
-                labelled,
-                per_class=count,
-                seed=settings.seed,
-                scope="total" if scope == "total" else "picture",
-                progress=space.tell("points"),
-            )
+    drawn = number.isdecimal() and scope in ("", "total", "resample")
+    if drawn and (int(number) == 0 or scope == "resample"):
+        points = Points((), (), (), ())
+    elif kept.exists():
+        return read_points_csv(kept, images, classes)
+    elif drawn:
+        points = draw_points(
+            open_labelled(settings.target, classes),
+            per_class=int(number),
+            seed=settings.seed,
+            scope="total" if scope == "total" else "picture",
+            progress=space.tell("points"),
+        )
     else:
         path = Path(text)
         if path.is_dir():

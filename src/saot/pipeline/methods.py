@@ -108,7 +108,8 @@ def source_bank(job: Job, size: int) -> TokenBank:
     pool = source_term(job).pool
     order = torch.randperm(len(pool), generator=generator_for(job.settings.seed, "bank"))[:size]
     tokens, labels = pool.read(order)
-    return TokenBank(tokens.float(), labels.to(torch.uint8))
+    device = job.source.device
+    return TokenBank(tokens.float().to(device), labels.to(torch.uint8).to(device))
 
 
 def _nearest(job: Job) -> Scorer:
@@ -237,7 +238,7 @@ def _semantic_prior(job: Job) -> Scorer:
 
     def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         tokens, classes = pool.read(pool.draw(size, generator))
-        return tokens.float(), classes
+        return tokens.float().to(job.source.device), classes.to(job.source.device)
 
     with job.space.stage("train semantic_prior"):
         cost, prototypes = prior_alone(job, batch)
@@ -285,8 +286,9 @@ def _linear_probe(job: Job, with_points: bool) -> Scorer:
             held_out_points=judging,
         )
     merge_facts(job.space, "trials", {name: list(choice.trials)})
-    bias = chosen_adjustment(job, choice.probe, name) if with_points else None
-    return Scorer(_forward(job, choice.probe), job.label_budget if with_points else 0, bias)
+    probe = choice.probe.to(job.source.device)
+    bias = chosen_adjustment(job, probe, name) if with_points else None
+    return Scorer(_forward(job, probe), job.label_budget if with_points else 0, bias)
 
 
 def held_out_sources(job: Job) -> set[int]:
@@ -330,7 +332,7 @@ def chosen_adjustment(job: Job, decoder: Network, name: str) -> Tensor | None:
     frequencies = class_frequencies(job.source_labels, job.num_classes)
     with torch.no_grad():
         tokens, classes = _point_tokens(points_pool(job, judge), len(judge))
-        logits = decoder(tokens)
+        logits = decoder(tokens.to(job.source.device)).cpu()
         shares = torch.zeros(job.num_classes, dtype=torch.float64)
         for part in _predictions(job, decoder):
             shares += torch.bincount(part, minlength=job.num_classes).double()
@@ -345,7 +347,7 @@ def chosen_adjustment(job: Job, decoder: Network, name: str) -> Tensor | None:
 
 def _predictions(job: Job, decoder: Network) -> Iterator[Tensor]:
     for number in range(len(job.target)):
-        yield decoder(job.target.tokens(number)).argmax(-1)
+        yield decoder(job.target.tokens(number)).argmax(-1).cpu()
 
 
 def estimated_miou(classes: Tensor, predicted: Tensor, shares: Tensor) -> float:

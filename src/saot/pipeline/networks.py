@@ -147,7 +147,8 @@ def new_decoder(job: Job, config: DecoderRecipe) -> TokenDecoder:
     """An untrained decoder; its weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(job.settings.seed, "decoder weights").initial_seed())
-        return TokenDecoder(job.source.dim, job.num_classes, config.hidden, config.blocks, config.dropout)
+        decoder = TokenDecoder(job.source.dim, job.num_classes, config.hidden, config.blocks, config.dropout)
+    return decoder.to(job.source.device)
 
 
 def _network_path(job: Job, identity: object) -> Path:
@@ -156,7 +157,8 @@ def _network_path(job: Job, identity: object) -> Path:
 
 
 def _kept_network(job: Job, identity: object) -> TokenDecoder | None:
-    return load_decoder(_network_path(job, identity))
+    kept = load_decoder(_network_path(job, identity))
+    return None if kept is None else kept.to(job.source.device)
 
 
 def _keep_network(job: Job, identity: object, decoder: TokenDecoder) -> None:
@@ -165,7 +167,8 @@ def _keep_network(job: Job, identity: object, decoder: TokenDecoder) -> None:
 
 def save_decoder(path: Path, decoder: TokenDecoder, extra: dict[str, object]) -> None:
     """A decoder with its shape and whatever else a reader needs."""
-    save_tensors(path, decoder.state_dict(), {"saot": json.dumps({"shape": decoder.shape, **extra})})
+    tensors = {name: tensor.cpu() for name, tensor in decoder.state_dict().items()}
+    save_tensors(path, tensors, {"saot": json.dumps({"shape": decoder.shape, **extra})})
 
 
 def load_decoder(path: Path) -> TokenDecoder | None:

@@ -49,6 +49,7 @@ def run_job(
     out: Path,
     *,
     store: Path | None = None,
+    device: str = "cpu",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> RunOutcome:
     """The main job, from features to report; the same call again goes on where it stopped.
@@ -57,19 +58,21 @@ def run_job(
         settings: What is asked.
         out: The run folder.
         store: Where features are kept; the run folder unless given.
+        device: Where networks and transport run, such as "cuda". A run on the CPU ends with the same bytes however
+            often it is interrupted; an accelerator promises no such thing.
         progress: Called with (stage, done, total).
 
     Raises:
         ValueError: If an input is not as it should be; nothing made so far is lost.
     """
-    torch.set_num_threads(torch.get_num_threads())
+    check_device(device)
     space = Workspace(out, settings.to_dict(), progress)
     try:
         finished = finished_run(space)
         if finished is not None:
             return finished
         began = time.time()
-        job = open_job(settings, space, store)
+        job = open_job(settings, space, store, device)
         learned_cost(job)
         publish_decoder(job)
         scores = score_methods(job)
@@ -149,9 +152,29 @@ def run_record(job: Job, began: float) -> dict[str, Any]:
         "notes": notes,
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": commit_of_code(),
-        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {platform.system()}",
+        "device": device_name(job.source.device),
         "python": platform.python_version(),
     }
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ValueError: If torch cannot put a tensor on it.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"expected a device torch can use, such as cpu or cuda; {name!r} is none here: {reason}") from error
+
+
+def device_name(device: torch.device) -> str:
+    """What the numbers were made on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {platform.system()}"
 
 
 def _version(name: str) -> str | None:

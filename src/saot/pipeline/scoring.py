@@ -59,7 +59,7 @@ def _score(job: Job, name: str, build: Callable[[], Scorer]) -> dict[str, Tensor
         for number in range(len(job.test)):
             if job.truth is None and number not in shown:
                 continue
-            mask = predict_mask(scorer.score(number), job.test.grid(number), scorer.bias)
+            mask = predict_mask(scorer.score(number).cpu(), job.test.grid(number), scorer.bias)
             if job.truth is not None:
                 matrix = ConfusionMatrix(job.num_classes)
                 matrix.update(mask, torch.from_numpy(job.truth.mask(number)))

@@ -120,10 +120,11 @@ def _transport_pictures(
         chosen = int(similar[number].argmax())
         labels = job.source_labels[chosen]
         kept = (labels != 255).nonzero().squeeze(-1)
+        source, classes = job.labelled_source(chosen)
         target, grid = job.test.tokens(number), job.test.grid(number)
         with torch.no_grad():
-            result = solve_pair(job.source.tokens(chosen)[kept], labels[kept], target, cost, job.recipe.transport)
-            transfer = transfer_labels(result, labels[kept], job.num_classes)
+            result = solve_pair(source, classes, target, cost, job.recipe.transport)
+            transfer = transfer_labels(result, classes, job.num_classes)
         weight = 1.0 / len(target)
         unmatched = (1.0 - result.marginals[1] / weight).clamp(0.0, 1.0)
         key, image = job.test.images.keys[number], job.test.images.image(number)
@@ -132,8 +133,8 @@ def _transport_pictures(
             MassMap(
                 key,
                 image,
-                result.covered.float().view(shape).numpy().astype(np.float32),
-                unmatched.float().view(shape).numpy().astype(np.float32),
+                result.covered.float().cpu().view(shape).numpy().astype(np.float32),
+                unmatched.float().cpu().view(shape).numpy().astype(np.float32),
             )
         )
         truth = None

@@ -56,7 +56,7 @@ def prototype_sums(
     """Sum and number of each class's tokens, in double precision, to be added over pictures."""
     keep = labels != IGNORE_INDEX
     classes = labels[keep].long()
-    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
+    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=features.device)
     sums.index_add_(0, classes, features[keep].double())
     return sums, torch.bincount(classes, minlength=num_classes)
 

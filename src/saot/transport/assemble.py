@@ -109,7 +109,7 @@ def duality_gap(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
 
 
 def envelope(problem: Problem, plan: Plan, f: Tensor, g: Tensor, value: Tensor) -> Tensor:
-    """`value` with its gradient by the envelope theorem: slopes of the dual at fixed potentials, no adjoint."""
+    """`value` with its gradient by the envelope theorem: the dual's at fixed potentials, no adjoint."""
     pairs, rows, cols = problem.pairs, problem.rows, problem.cols
     cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
     with torch.no_grad():

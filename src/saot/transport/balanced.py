@@ -63,7 +63,7 @@ def connected_parts(problem: Problem) -> Parts:
 
 
 def fix_gauge(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """The same plan's potentials with <a, f> = <b, g> on each part, the limit of large tau; differentiable."""
+    """The same plan's potentials with <a, f> = <b, g> on each part: the limit of large tau."""
     parts, rows, cols = connected_parts(problem), problem.rows, problem.cols
     a, b = (torch.where(side.active, side.weight, 0.0) for side in (rows, cols))
     f_in, g_in = torch.where(rows.active, f, 0.0), torch.where(cols.active, g, 0.0)

@@ -1,16 +1,16 @@
 """The gradient of the potentials by the adjoint of the optimality conditions: O(pairs) memory.
 
-The potentials are the fixed point of f = T1(g), g = T2(f), the two updates of the loop. With W_ij and V_ij the
-softmax of log plan by row and by column, dT1_i/dg_j = -p W_ij and dT2_j/df_i = -p V_ij. For cotangents f', g'
-the adjoint is
+The potentials are the fixed point of f = T1(g), g = T2(f), the two updates of the loop. With W_ij and V_ij
+the softmax of log plan by row and by column, dT1_i/dg_j = -p W_ij and dT2_j/df_i = -p V_ij. For cotangents f'
+and g' the adjoint is
 
     lam_i + p sum_j V_ij mu_j = f'_i,        mu_j + p sum_i W_ij lam_i = g'_j,
 
-and a parameter's gradient is lam dT1 + mu dT2. With lam = sqrt(r) u and mu = sqrt(c) v (r, c the marginals) it
-turns symmetric, [I, pM; pM^T, I] with M_ij = plan_ij / sqrt(r_i c_j), of norm 1. We eliminate v and solve for u
-by conjugate gradients; the spectrum lies in [1 - p^2, 1]. Balanced transport (p = 1) is singular along
-u = sqrt(r) on each connected part; right-hand sides have no such component, and what rounding adds is projected
-out.
+and a parameter's gradient is lam dT1 + mu dT2. With lam = sqrt(r) u and mu = sqrt(c) v (r, c the marginals)
+it turns symmetric, [I, pM; pM^T, I] with M_ij = plan_ij / sqrt(r_i c_j), of norm 1. We eliminate v and solve
+for u by conjugate gradients; the spectrum lies in [1 - p^2, 1]. Balanced transport (p = 1) is singular along
+u = sqrt(r) on each connected part; right-hand sides have no such component, and what rounding adds is
+projected out.
 """
 
 import warnings
@@ -111,10 +111,11 @@ def _solve_adjoint(point: _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor,
     x, y = (point.x - point.row_lse) / 2, (point.y - point.col_lse) / 2
     forward, backward = _maps((point.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(y)).exp(), pairs)
     right = _divide(f_bar, root_r) - p * forward(_divide(g_bar, root_c))
-    project: Map = lambda u: u  # noqa: E731
-    if problem.balanced:
-        parts = connected_parts(problem)
-        project = lambda u: project_out(u, root_r, parts)  # noqa: E731
+    parts = connected_parts(problem) if problem.balanced else None
+
+    def project(u: Tensor) -> Tensor:
+        return u if parts is None else project_out(u, root_r, parts)
+
     u = _conjugate_gradients(lambda u: u - p.square() * forward(backward(u)), right, project)
     v = _divide(g_bar, root_c) - p * backward(u)
     return root_r * u + lam_out, root_c * v + mu_out

@@ -21,7 +21,7 @@ class Iterate:
     non_finite: Tensor
 
 
-def iterate(problem: Problem, max_iter: int, tol: float, differentiable: bool) -> Iterate:
+def iterate(problem: Problem, max_iter: int, tol: float | int, differentiable: bool) -> Iterate:
     """Row and column updates from g = 0 until the residual is within tol, or max_iter of them.
 
     A member of a batch stops by itself; without gradients a batch of large problems is solved one by one.
@@ -56,7 +56,7 @@ def _update(side: Side, lse: Tensor, strength: Tensor) -> Tensor:
     return strength * (side.log_ratio - torch.where(side.active, lse, 0.0))
 
 
-def _loop(problem: Problem, reduction: Reduction, max_iter: int, tol: float) -> Iterate:
+def _loop(problem: Problem, reduction: Reduction, max_iter: int, tol: float | int) -> Iterate:
     rows, cols, epsilon = problem.rows, problem.cols, problem.epsilon
     strength = problem.damping * epsilon
     f, g = torch.zeros_like(rows.weight), torch.zeros_like(cols.weight)

@@ -1,7 +1,7 @@
 """The pairs of a problem, dense or on a support: all that differs between the two is in this file.
 
-A solver needs to spread a vector over the pairs, and to sum, maximise or log-sum-exp pairs by row and by column.
-Each row and each column is stabilised by its own maximum; an empty one gives -inf.
+A solver needs to spread a vector over the pairs, and to sum, maximise or log-sum-exp pairs by row and by
+column. Each row and each column is stabilised by its own maximum; an empty one gives -inf.
 """
 
 from dataclasses import dataclass, replace

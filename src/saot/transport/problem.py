@@ -128,8 +128,8 @@ def build_problem(
     cost: Tensor | SparseCost,
     a: Tensor | None,
     b: Tensor | None,
-    epsilon: float | Tensor,
-    tau: float | Tensor,
+    epsilon: float | int | Tensor,
+    tau: float | int | Tensor,
     reference: Reference,
 ) -> Problem:
     """Checks what a caller gave and puts it in one floating type, float32 or better."""
@@ -236,7 +236,7 @@ def _check_weights(
     return weights.to(values.dtype).expand(*batch, count)
 
 
-def _check_scale(name: str, value: float | Tensor, batch: torch.Size, values: Tensor) -> Tensor:
+def _check_scale(name: str, value: float | int | Tensor, batch: torch.Size, values: Tensor) -> Tensor:
     """Epsilon or tau as (..., 1)."""
     scale = torch.as_tensor(value, dtype=values.dtype, device=values.device)
     plain = scale.detach()

@@ -1,7 +1,7 @@
-"""The loop's one need: log-sum-exps of g / epsilon - C / epsilon by row, of f / epsilon - C / epsilon by column.
+"""The loop's one need: log-sum-exps of (g - C) / epsilon by row and of (f - C) / epsilon by column.
 
-`LogReduction` evaluates them as written and carries gradients, `FirstGrainReduction` those of zero weights too.
-`KernelReduction` gives the same numbers, without gradients, by one product of a stored kernel with a vector.
+`LogReduction` evaluates them as written and carries gradients, `FirstGrainReduction` those of zero weights
+too. `KernelReduction` gives the same numbers, without gradients, by a stored kernel times a vector.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _MAX_ABSORPTIONS = 8
 
 @runtime_checkable
 class Reduction(Protocol):
-    """What a solver loop asks for; x (..., n) and y (..., m) are log scalings, -inf where there is no mass."""
+    """What a solver loop asks for; x (..., n) and y (..., m) are log scalings, -inf without mass."""
 
     def rows(self, y: Tensor) -> Tensor:
         """Log sum_j exp(y_j - C_ij / epsilon), (..., n)."""

@@ -145,8 +145,9 @@ class TransportResult:
         batch = f", batch={tuple(self.mass.shape)}" if self.mass.ndim else ""
         if self.mass.numel() == 1:
             numbers = (
-                f"status={TransportStatus(int(self.status)).name}, iterations={int(self.iterations)}, residual="
-                f"{float(self.residual):.2e}, mass={float(self.mass):.4g}, value={float(self.value):.6g}"
+                f"status={TransportStatus(int(self.status)).name}, iterations={int(self.iterations)}, "
+                f"residual={float(self.residual):.2e}, mass={float(self.mass):.4g}, "
+                f"value={float(self.value):.6g}"
             )
         else:
             numbers = f"iterations<={int(self.iterations.max())}, residual<={float(self.residual.max()):.2e}"

@@ -23,22 +23,22 @@ def solve_transport(
     cost: Float[Tensor, "... n m"] | SparseCost,
     a: Float[Tensor, "... n_weights"] | None = None,
     b: Float[Tensor, "... m_weights"] | None = None,
-    epsilon: float | Float[Tensor, "..."] = 0.1,
-    tau: float | Float[Tensor, "..."] = 0.3,
+    epsilon: float | int | Float[Tensor, "..."] = 0.1,
+    tau: float | int | Float[Tensor, "..."] = 0.3,
     reference: Reference = "product",
     max_iter: int = 100,
-    tol: float = 1e-5,
+    tol: float | int = 1e-5,
     gradient: Gradient = "implicit",
 ) -> TransportResult:
     """The plan that moves a to b at the least cost, with entropy and relaxed marginals: SAOT Eq. (1).
 
-    Minimises <plan, C> + epsilon KL(plan | a b^T) + tau KL(plan 1 | a) + tau KL(plan^T 1 | b) over plans on the
-    pairs of the cost, by updates of rows and columns in turn. With f and g the potentials,
+    Minimises <plan, C> + epsilon KL(plan | a b^T) + tau KL(plan 1 | a) + tau KL(plan^T 1 | b) over plans on
+    the pairs of the cost, by updates of rows and columns in turn. With f and g the potentials,
     plan_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon), and at the solution plan 1 = a exp(-f / tau).
 
-    Weights are taken as they are, never normalised. Weight 0 is padding: such a token changes nothing. A token
-    without candidates adds tau times its weight to the value. Half-precision input is solved in float32. In
-    balanced transport the gradients of a and b are projected onto changes that keep both masses equal.
+    Weights are taken as they are, never normalised. Weight 0 is padding: such a token changes nothing. A
+    token without candidates adds tau times its weight to the value. Half-precision input is solved in float32.
+    In balanced transport the gradients of a and b are projected onto changes that keep both masses equal.
 
     Args:
         cost: Cost of each pair, dense (..., n, m) or on a support; +inf is no pair. Members of a batch never
@@ -47,9 +47,9 @@ def solve_transport(
         b: Weights of the targets, (m,) or (..., m); 1/m if not given.
         epsilon: Weight of the entropy, in units of the cost. The default is SAOT's, sec. 6.1.
         tau: Weight of the marginals, in units of the cost; `math.inf` is balanced transport. SAOT's default.
-
-        reference: Other: the measure the entropy refers to, "product" a b^T or "counting" (1 for each pair). The
-            latter is what Eq. (8) as printed solves; with uniform weights its plan is a multiple of the other.
+        reference: Other: the measure the entropy refers to, "product" a b^T or "counting", 1 a pair. The
+            latter is what Eq. (8) as printed solves; with uniform weights its plan is a multiple of the
+            other.
         max_iter: Other: most iterations; one is one row and one column update.
         tol: Other: the residual to reach. 0 runs exactly `max_iter` iterations, without checks or warning.
         gradient: Other: "implicit" (by the optimality conditions, memory independent of `max_iter`),
@@ -92,7 +92,7 @@ def solve_transport(
 
 
 def _result(
-    problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float, unrolled: bool
+    problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | int, unrolled: bool
 ) -> TransportResult:
     plan = make_plan(problem, f, g)
     value = primal_value(problem, plan, f, g)
@@ -148,7 +148,7 @@ def _warn(status: Tensor, end: Iterate) -> None:
     )
 
 
-def _check_settings(reference: str, max_iter: int, tol: float, gradient: str) -> None:
+def _check_settings(reference: str, max_iter: int, tol: float | int, gradient: str) -> None:
     if reference not in ("product", "counting"):
         raise ValueError(f'reference must be "product" (Eq. 1) or "counting" (Eq. 8), but is {reference!r}')
     if gradient not in ("implicit", "unrolled", "none"):

@@ -14,8 +14,8 @@ _CHUNK_BYTES = 64 * 2**20  # similarities held at one time
 class Support:
     """Pairs (source, target) that may carry mass: CSR with 32-bit indices and its transpose, built once.
 
-    Build one with `topk_support`, `Support.full` or `Support.from_pairs`. Entries are in CSR order: by source,
-    then by target. Every `(nnz,)` tensor of this library (costs, plan values) is in that order.
+    Build one with `topk_support`, `Support.full` or `Support.from_pairs`. Entries are in CSR order: by
+    source, then by target. Every `(nnz,)` tensor of this library (costs, plan values) is in that order.
 
     Attributes:
         crow: Where each source's entries begin and end.

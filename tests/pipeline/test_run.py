@@ -1,0 +1,227 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from saot.data import read_points_csv
+from saot.data.datasets import open_images
+from saot.pipeline import RunSettings, Workspace, run_job
+from saot.pipeline.domains import TokenPoints, draw_tokens
+from saot.pipeline.methods import estimated_miou
+from saot.pipeline.settings import first_difference, store_folder
+
+from .conftest import SIZE, TINY, tiny_settings
+
+METHODS = (
+    "nearest_neighbor knn_global linear_probe prototypes ot uot rwot label_propagation saot saot_multi saot_decoder "
+    "mlp mlp_ema linear_probe_points mlp_points mlp_points_ema semantic_prior best_no_transport grid_ceiling oracle"
+).split()
+
+
+def test_a_run_folder_holds_what_the_contract_names(finished):
+    for name in ("run.json", "metrics.json", "cost.safetensors", "decoder.safetensors", "report.html", "log.jsonl"):
+        assert (finished / name).stat().st_size > 0, name
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert set(metrics) == {"classes", "split", "images", "methods"}
+    assert set(metrics["methods"]) == set(METHODS)
+    assert metrics["images"] == 2 and len(metrics["classes"]) == 19
+    for entry in metrics["methods"].values():
+        assert set(entry["iou"]) == set(metrics["classes"])
+        seen = [value for value in entry["iou"].values() if value is not None]
+        assert entry["miou"] == pytest.approx(sum(seen) / len(seen), rel=1e-12)
+    assert metrics["methods"]["grid_ceiling"]["miou"] == max(e["miou"] for e in metrics["methods"].values())
+    run = json.loads((finished / "run.json").read_text())
+    for name in ("settings", "versions", "commit", "data", "stages", "label_budget", "trials", "seed"):
+        assert name in run, name
+    assert all({"seconds", "peak_memory_bytes"} <= set(stage) for stage in run["stages"].values())
+    lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert {"cost", "saot_decoder-1-stage2"} <= {line["stage"] for line in lines}
+
+
+def test_budgets_count_what_each_method_has_seen(finished):
+    methods = json.loads((finished / "metrics.json").read_text())["methods"]
+    images = open_images(tiny_settings().target)
+    from saot.data import class_set
+
+    points = read_points_csv(finished / "points.csv", images, class_set("cityscapes19"))
+    source_only = METHODS[:8] + ["mlp", "mlp_ema"]
+    assert {methods[name]["label_budget"] for name in source_only} == {0}
+    with_points = ["saot", "saot_multi", "saot_decoder", "mlp_points", "semantic_prior", "linear_probe_points"]
+    assert {methods[name]["label_budget"] for name in with_points} == {len(points)}
+    assert methods["oracle"]["label_budget"] > 10 * len(points)
+
+
+def test_the_same_command_again_changes_nothing_and_is_quick(finished):
+    before = {p.name: p.stat().st_mtime_ns for p in finished.iterdir() if p.name != ".lock"}
+    began = time.perf_counter()
+    outcome = run_job(tiny_settings(), finished)
+    assert outcome.resumed and time.perf_counter() - began < 20  # the issue's bound; it takes milliseconds
+    assert {p.name: p.stat().st_mtime_ns for p in finished.iterdir() if p.name != ".lock"} == before
+
+
+class Stop:
+    """Interrupts a run at the n-th report of progress."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_run_interrupted_again_and_again_ends_with_the_same_bytes(finished, tmp_path):
+    out, interrupted = tmp_path / "run", 0
+    for after in (2, 9, 11, 14, 16, 10, 5, 23, 17, 31, 45):
+        try:
+            run_job(tiny_settings(), out, progress=Stop(after))
+            break
+        except KeyboardInterrupt:
+            interrupted += 1
+    assert interrupted >= 6
+    run_job(tiny_settings(), out)
+    for name in ("metrics.json", "decoder.safetensors", "cost.safetensors", "points.csv", "log.jsonl"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_a_damaged_intermediate_file_is_made_again(finished, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for victim in (out / "work" / "scores" / "saot.safetensors", next((out / "work" / "pseudo-0").iterdir())):
+        victim.write_bytes(victim.read_bytes()[:40])
+    (out / "run.json").unlink()
+    run_job(tiny_settings(), out)
+    assert (out / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+
+
+def test_other_settings_are_refused_by_name(finished):
+    with pytest.raises(ValueError, match=r"seed is 1 now but was 0.*another --out"):
+        run_job(tiny_settings(seed=1), finished)
+
+
+def test_a_run_of_another_format_is_refused(finished, tmp_path):
+    (tmp_path / "work").mkdir()
+    kept = json.loads((finished / "work" / "settings.json").read_text())
+    (tmp_path / "work" / "settings.json").write_text(json.dumps({**kept, "format": 0}))
+    with pytest.raises(ValueError, match="format 0"):
+        run_job(tiny_settings(), tmp_path)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("dear to me")
+    with pytest.raises(ValueError, match=r"thesis\.txt"):
+        run_job(tiny_settings(), tmp_path)
+    file = tmp_path / "thesis.txt"
+    with pytest.raises(ValueError, match="is a file"):
+        run_job(tiny_settings(), file)
+
+
+def test_two_processes_do_not_share_a_run(tmp_path):
+    space = Workspace(tmp_path / "run", tiny_settings().to_dict())
+    with pytest.raises(ValueError, match="another process"):
+        run_job(tiny_settings(), tmp_path / "run")
+    space.close()
+
+
+def test_without_points_or_evaluation_labels(tmp_path):
+    outcome = run_job(tiny_settings(points="0", eval=None), tmp_path / "run")
+    assert outcome.metrics["images"] == 0 and outcome.metrics["split"] is None
+    assert "mlp_points" not in outcome.metrics["methods"]
+    assert all(entry["miou"] is None for entry in outcome.metrics["methods"].values())
+    assert outcome.metrics["methods"]["saot_decoder"]["label_budget"] == 0
+    assert not outcome.run["adjustment"]
+    assert (tmp_path / "run" / "report.html").stat().st_size > 0
+
+
+def test_points_come_from_a_file_and_are_the_budget(tmp_path):
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text("image,x,y,class\nstreet/train/00000,3,60,road\nstreet/train/00001,4,60,0\n")
+    outcome = run_job(tiny_settings(points=str(clicks)), tmp_path / "run")
+    assert outcome.metrics["methods"]["saot_decoder"]["label_budget"] == 2
+
+
+def test_the_papers_resampling_counts_every_labelled_patch(tmp_path):
+    outcome = run_job(tiny_settings(points="resample:4"), tmp_path / "run")
+    assert outcome.metrics["methods"]["saot"]["label_budget"] > 50
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"points": "clicks.cvs"}, "none of them"),
+        ({"backbone": "resnet"}, "resnet"),
+        ({"source": "nothing:here"}, "nothing"),
+        ({"source": "folder:does-not-exist"}, "does-not-exist"),
+        ({"size": "big"}, "HEIGHTxWIDTH"),
+        ({"eval": "camvid:nowhere:list.txt"}, "nowhere"),
+    ],
+)
+def test_wrong_requests_are_refused_in_one_sentence(changes, said, tmp_path):
+    with pytest.raises(ValueError, match=said) as caught:
+        run_job(tiny_settings(**changes), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_target_of_a_job_has_no_way_to_its_labels(tmp_path):
+    from saot.pipeline.job import open_job
+
+    settings = tiny_settings()
+    space = Workspace(tmp_path / "run", settings.to_dict())
+    job = open_job(settings, space)
+    space.close()
+    assert not hasattr(job.target, "labels") and not hasattr(job.target.images, "mask")
+    assert job.points.dense == ()
+
+
+def test_the_saved_decoder_says_what_it_is(finished):
+    with safe_open(finished / "decoder.safetensors", "pt") as file:
+        about = json.loads(file.metadata()["saot"])
+    assert about["shape"]["num_classes"] == 19 and about["classes"][0] == "road"
+
+
+def test_first_difference_walks_into_nested_settings():
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b is 1 now but was 2"
+    assert first_difference({"a": [1]}, {"a": [1]}) is None
+
+
+def test_splits_of_a_set_share_a_store_and_sizes_of_scenes_do_not():
+    root = Path("store")
+    assert store_folder(root, "camvid:/d:a.txt") == store_folder(root, "camvid:/d:b.txt")
+    assert store_folder(root, "camvid:/d:a.txt") != store_folder(root, "camvid:/e:a.txt")
+    train = store_folder(root, f"scenes:game:train,count=3,{SIZE}")
+    assert train == store_folder(root, f"scenes:game:val,count=9,{SIZE}")
+    assert train != store_folder(root, "scenes:game:train")
+
+
+def test_settings_become_plain_json():
+    plain = RunSettings(source="a:b", target="c:d", recipe=TINY).to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_a_step_sees_at_most_so_many_points_of_a_class():
+    classes = torch.tensor([0] * 5 + [1] * 2)
+    points = TokenPoints(torch.zeros(7, dtype=torch.int64), torch.arange(7), classes, torch.zeros(7, dtype=torch.bool))
+    example = points.example(0, torch.zeros(9, 3), torch.Generator().manual_seed(0), 3)
+    assert torch.bincount(example.point_classes).tolist() == [3, 2]
+    assert all(classes[t] == c for t, c in zip(example.point_tokens, example.point_classes, strict=True))
+    assert len(points.example(1, torch.zeros(9, 3), torch.Generator(), 3).point_classes) == 0
+
+
+def test_tokens_are_drawn_by_class_without_ignored_ones():
+    labels = torch.tensor([0, 0, 0, 255, 2], dtype=torch.uint8)
+    tokens, classes = draw_tokens(labels, 2, torch.Generator().manual_seed(0))
+    assert torch.bincount(classes).tolist() == [2, 0, 1]
+    assert labels[tokens].tolist() == classes.tolist()
+
+
+def test_estimated_miou_weights_rows_by_the_shares():
+    classes, predicted = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
+    shares = torch.tensor([4.0, 2.0], dtype=torch.float64)
+    # rows become [2, 2] and [0, 2]: IoU 2/4 and 2/4
+    assert estimated_miou(classes, predicted, shares) == pytest.approx(0.5)

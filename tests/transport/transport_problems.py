@@ -1,0 +1,76 @@
+"""Small problems and an independent, naive solver for the tests of the transport room."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saot.transport import SparseCost, Support, TransportResult, solve_transport
+
+DOUBLE = torch.float64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A dense cost with weights; `support` and `sparse` are the same problem on fewer pairs."""
+
+    cost: Tensor
+    a: Tensor
+    b: Tensor
+    support: Support
+
+    @property
+    def sparse(self) -> SparseCost:
+        return SparseCost(self.cost[self.support.row.long(), self.support.col.long()], self.support)
+
+    @property
+    def masked(self) -> Tensor:
+        """The sparse problem as a dense cost, +inf off the support."""
+        return self.sparse.dense()
+
+
+def sample(seed: int, n: int = 9, m: int = 7, balanced: bool = False, scale: float = 1.0) -> Sample:
+    """Random cost in [0, scale], non-uniform weights, and a random support that has the diagonal and more."""
+    generator = torch.Generator().manual_seed(seed)
+    cost = scale * torch.rand(n, m, dtype=DOUBLE, generator=generator)
+    a = torch.rand(n, dtype=DOUBLE, generator=generator) + 0.1
+    b = torch.rand(m, dtype=DOUBLE, generator=generator) + 0.1
+    a, b = a / a.sum(), b / b.sum() * (1.0 if balanced else 1.3)
+    keep = torch.rand(n, m, generator=generator) < 0.5
+    keep[torch.arange(n), torch.arange(n) % m] = True
+    keep[torch.arange(m) % n, torch.arange(m)] = True
+    if balanced:  # a feasible support: all that the first source and the first target can reach
+        keep[0], keep[:, 0] = True, True
+    rows, cols = torch.nonzero(keep, as_tuple=True)
+    return Sample(cost, a, b, Support.from_pairs(rows, cols, (n, m)))
+
+
+def solve(cost, a=None, b=None, epsilon=0.1, tau=0.3, **settings) -> TransportResult:
+    """Solved to rounding."""
+    settings = {"tol": 1e-14, "max_iter": 5000, **settings}
+    return solve_transport(cost, a, b, epsilon, tau, **settings)
+
+
+def naive_plan(cost, a, b, epsilon, tau, reference, iterations) -> tuple[Tensor, Tensor, Tensor]:
+    """The iteration as printed, log domain, full matrices: plan, f, g."""
+    p = 1.0 if math.isinf(tau) else tau / (tau + epsilon)
+    f, g = torch.zeros_like(a), torch.zeros_like(b)
+    ra, rb = (a.log(), b.log()) if reference == "product" else (torch.zeros_like(a), torch.zeros_like(b))
+    for _ in range(iterations):
+        f = p * epsilon * (a.log() - ra - torch.logsumexp(rb + (g - cost) / epsilon, 1))
+        g = p * epsilon * (b.log() - rb - torch.logsumexp((ra + f / epsilon)[:, None] - cost / epsilon, 0))
+    plan = ((f[:, None] + g - cost) / epsilon + ra[:, None] + rb).exp()
+    return plan, f, g
+
+
+def objective(plan, cost, a, b, epsilon, tau, reference="product") -> Tensor:
+    """The primal of Eq. (1), from its definition, on the finite pairs of the cost."""
+    finite = cost.isfinite()
+    measure = a[:, None] * b if reference == "product" else torch.ones_like(cost)
+
+    def kl(x, y):
+        return (torch.special.xlogy(x, x / y) - x + y).sum()
+
+    value = (plan * cost)[finite].sum() + epsilon * kl(plan[finite], measure[finite])
+    return value if math.isinf(tau) else value + tau * (kl(plan.sum(1), a) + kl(plan.sum(0), b))
