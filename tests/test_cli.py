@@ -121,7 +121,9 @@ def test_a_device_that_is_not_there(capsys, pictures):
 
 
 def test_importing_saot_stays_light():
-    code = "import saot, sys; print([m for m in ('PIL', 'transformers', 'matplotlib', 'safetensors') if m in sys.modules])"
+    code = (
+        "import saot, sys; print([m for m in ('PIL', 'transformers', 'matplotlib', 'safetensors') if m in sys.modules])"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 

@@ -91,9 +91,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Json = False) ->
     from saot.pipeline import RunSettings
     from saot.recipes import DEMO, DEMO_SOURCE, DEMO_TARGET, DEMO_TEST
 
-    settings = RunSettings(
-        source=DEMO_SOURCE, target=DEMO_TARGET, eval=DEMO_TEST, points="20", seed=seed, recipe=DEMO
-    )
+    settings = RunSettings(source=DEMO_SOURCE, target=DEMO_TARGET, eval=DEMO_TEST, points="20", seed=seed, recipe=DEMO)
     _run(settings, out, json)
 
 
@@ -193,9 +191,7 @@ def extract(
 
 
 @app.command
-def predict(
-    run: Path, images: list[Path], /, *, out: Path, format: str = "png", json: Json = False
-) -> None:
+def predict(run: Path, images: list[Path], /, *, out: Path, format: str = "png", json: Json = False) -> None:
     """Masks for new pictures, each at its own size.
 
     Example: `saot predict runs/mine new/ --out masks --format png,color,coco`

@@ -65,9 +65,7 @@ def test_folder_colors_are_distinct():
     colors = folder_class_set([f"c{i}" for i in range(255)]).colors
     assert len(set(colors)) == 255
     first = colors[:12]
-    gaps = [
-        sum(abs(a - b) for a, b in zip(p, q, strict=True)) for i, p in enumerate(first) for q in first[:i]
-    ]
+    gaps = [sum(abs(a - b) for a, b in zip(p, q, strict=True)) for i, p in enumerate(first) for q in first[:i]]
     assert min(gaps) > 60  # twelve classes can be told apart by eye
 
 

@@ -183,9 +183,7 @@ def clicked(tmp_path):
 
 
 def test_csv_names_and_indices(clicked):
-    points = clicked(
-        'image,x,y,class\ntrain/b.png,4,0,road\ntrain/a.png,5,3,0\nb,1,2,3\nb.png,0,2,"red, car"\n'
-    )
+    points = clicked('image,x,y,class\ntrain/b.png,4,0,road\ntrain/a.png,5,3,0\nb,1,2,3\nb.png,0,2,"red, car"\n')
     assert rows(points) == [
         ("train/a.png", 3, 5, 0),
         ("train/b.png", 0, 4, 1),
@@ -262,9 +260,7 @@ def test_csv_sizes_can_be_told(clicked):
 
 
 def test_written_points_come_back(tmp_path):
-    labelled, _ = labelled_set(
-        {'odd, "key".png': np.arange(24).reshape(4, 6) % 4, "ü/b.png": np.zeros((3, 3))}
-    )
+    labelled, _ = labelled_set({'odd, "key".png': np.arange(24).reshape(4, 6) % 4, "ü/b.png": np.zeros((3, 3))})
     points = draw_points(labelled, per_class=3, seed=0, scope="picture")
     path = tmp_path / "run" / "points.csv"
     write_points_csv(path, points, CLASSES)

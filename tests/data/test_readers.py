@@ -111,9 +111,7 @@ def test_cityscapes_pairs_have_to_be_complete(tmp_path):
     cityscapes(tmp_path)
     lost = tmp_path / "gtFine/train/ulm/ulm_000001_000019_gtFine_labelIds.png"
     lost.rename(tmp_path / "aside.png")
-    with pytest.raises(
-        ValueError, match=r"1 of 2 pictures have no mask, the first being train/ulm/ulm_000001"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 2 pictures have no mask, the first being train/ulm/ulm_000001"):
         open_labelled(f"cityscapes:{tmp_path}")
     assert len(open_images(f"cityscapes:{tmp_path}")) == 2
     (tmp_path / "aside.png").rename(lost)
@@ -271,9 +269,7 @@ def test_list_that_is_no_text(tmp_path):
 def test_a_value_outside_the_classes_is_named(tmp_path):
     mask(camvid(tmp_path) / "trainannot" / "a.png", [0, 12])
     labelled = open_labelled(f"camvid:{tmp_path}:day.txt")
-    with pytest.raises(
-        ValueError, match=r"a\.png has the value 12 in 12 pixels, but allowed are 0-10 .* 11 or 255"
-    ):
+    with pytest.raises(ValueError, match=r"a\.png has the value 12 in 12 pixels, but allowed are 0-10 .* 11 or 255"):
         labelled.mask(0)
 
 
@@ -296,9 +292,7 @@ def test_other_class_names_are_refused_where_labels_count(tmp_path):
     camvid(tmp_path)
     with pytest.raises(ValueError, match=r"class 0 is 'sky' in camvid:.* but 'road'"):
         open_labelled(f"camvid:{tmp_path}", class_set("cityscapes19"))
-    images = open_images(
-        f"camvid:{tmp_path}", class_set("cityscapes19")
-    )  # pictures without labels may be any
+    images = open_images(f"camvid:{tmp_path}", class_set("cityscapes19"))  # pictures without labels may be any
     assert images.classes == class_set("cityscapes19")
 
 

@@ -177,9 +177,7 @@ def test_stage_2_returns_the_teacher_leaves_its_input_and_survives_a_kill(tmp_pa
                 raise KeyboardInterrupt
 
         terms = [Term("s", pool_of(features, labels))]
-        return refine_decoder(
-            start, target, TEACH, terms=terms, checkpoint=checkpoint, progress=interrupt
-        ).decoder
+        return refine_decoder(start, target, TEACH, terms=terms, checkpoint=checkpoint, progress=interrupt).decoder
 
     whole, checkpoint = refine(None), Checkpoint(tmp_path / "r.pt", every=3)
     assert all(torch.equal(a, b) for a, b in zip(before, start.parameters(), strict=True))

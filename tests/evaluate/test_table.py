@@ -122,9 +122,7 @@ def test_bootstrap_interval_covers_at_its_level():
     covered = 0
     for _ in range(200):
         chosen = torch.randint(4000, (40,), generator=generator)
-        found = bootstrap_difference(
-            population_a[chosen], population_b[chosen], generator, draws=200, level=0.9
-        )
+        found = bootstrap_difference(population_a[chosen], population_b[chosen], generator, draws=200, level=0.9)
         covered += found.low <= truth <= found.high
     assert 160 <= covered <= 197  # binomial(200, 0.9) +- 4 standard errors, lower end eased for n = 40
 

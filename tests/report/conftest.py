@@ -47,9 +47,7 @@ def guess(rng: np.random.Generator, mask: np.ndarray, skill: float, present: lis
     return np.where(wrong | (mask == 255), other, mask).astype(np.uint8)
 
 
-def made_up_report(
-    seed: int = 0, *, labels: bool = True, panels: int = 3, size: tuple[int, int] = (256, 512)
-):
+def made_up_report(seed: int = 0, *, labels: bool = True, panels: int = 3, size: tuple[int, int] = (256, 512)):
     rng = np.random.default_rng(seed)
     classes: ClassSet = class_set("cityscapes19")
     names = [method.name for method in METHODS]
@@ -119,9 +117,7 @@ def made_up_report(
         curves={
             "cost: loss": [(step, 2.0 * 0.995**step + 0.05 * rng.normal()) for step in range(600)],
             "cost: share unconverged": [(step, max(0.0, 0.1 - step / 3000)) for step in range(0, 600, 10)],
-            "decoder: stage 1": [
-                (step, float("nan") if step == 90 else 1 / (1 + step / 99)) for step in range(200)
-            ],
+            "decoder: stage 1": [(step, float("nan") if step == 90 else 1 / (1 + step / 99)) for step in range(200)],
             "points: accuracy": [(0, 0.2), (1, 0.4)],
         },
         stories=tuple(

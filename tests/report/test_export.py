@@ -28,9 +28,7 @@ def test_index_png_round_trip(tmp_path):
     assert picture.mode == "P"
     np.testing.assert_array_equal(np.asarray(picture), mask)
     colored = np.asarray(picture.convert("RGB"))
-    np.testing.assert_array_equal(
-        colored[mask == 18], np.broadcast_to(CLASSES.colors[18], ((mask == 18).sum(), 3))
-    )
+    np.testing.assert_array_equal(colored[mask == 18], np.broadcast_to(CLASSES.colors[18], ((mask == 18).sum(), 3)))
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mask.png"]
 
 

@@ -68,9 +68,7 @@ def test_figures_leave_no_global_state():
 
 def test_side_by_side_is_a_picture():
     image = np.zeros((30, 60, 3), np.uint8)
-    data = figures.figure_png(
-        figures.side_by_side([("a", image), ("b", image)], [("road", (128, 64, 128))]), dpi=50
-    )
+    data = figures.figure_png(figures.side_by_side([("a", image), ("b", image)], [("road", (128, 64, 128))]), dpi=50)
     picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     assert picture.shape[1] == 260
     assert (picture == [128, 64, 128]).all(-1).any()  # the legend

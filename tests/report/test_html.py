@@ -92,9 +92,7 @@ def test_masks_in_the_report_are_the_predictions(made_up):
     assert match
     mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(match[1]))))
     np.testing.assert_array_equal(mask, data.panels[0].predictions["saot_decoder"])
-    match = re.search(
-        r'alt="mask of SAOT \+ decoder"><img class="errors" src="data:image/png;base64,([^"]+)"', text
-    )
+    match = re.search(r'alt="mask of SAOT \+ decoder"><img class="errors" src="data:image/png;base64,([^"]+)"', text)
     assert match
     errors = np.asarray(Image.open(io.BytesIO(base64.b64decode(match[1])))) == 0
     truth = data.panels[0].truth

@@ -186,5 +186,3 @@ def test_fixed_cost_is_two_minus_two_cos():
     result = solve_pair(source, torch.zeros(5, dtype=torch.uint8), target, None, TransportRecipe(k=6))
     dense = solve_transport(2 - 2 * source @ target.T, epsilon=0.1, tau=0.3, max_iter=30)
     assert_close(result.plan, dense.plan, rtol=1e-4, atol=1e-9)  # float32, 30 sweeps
-
-

@@ -102,9 +102,7 @@ def test_fill_uncovered_takes_the_nearest_labelled_source():
 
 
 def test_losses_against_hand_counts():
-    transfer = LabelTransfer(
-        torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([True, True, False])
-    )
+    transfer = LabelTransfer(torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([True, True, False]))
     assert_close(entropy_loss(transfer), torch.tensor(math.log(2) / 2))
     mean = torch.tensor([0.75, 0.25])
     assert_close(diversity_loss(transfer), math.log(2) + (mean * mean.log()).sum())

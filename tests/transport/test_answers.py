@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 import torch
-from transport_problems import DOUBLE, naive_plan, objective, sample, solve
 from torch.testing import assert_close
+from transport_problems import DOUBLE, naive_plan, objective, sample, solve
 
 from saot.transport import SparseCost, Support, TransportStatus, solve_transport
 
@@ -14,8 +14,13 @@ from saot.transport import SparseCost, Support, TransportStatus, solve_transport
 @pytest.mark.parametrize("reference", ["product", "counting"])
 def test_one_by_one_in_closed_form(reference):
     c, a, b, epsilon, tau = 0.7, 0.4, 1.7, 0.2, 0.5
-    result = solve(torch.tensor([[c]], dtype=DOUBLE), *(torch.tensor([w], dtype=DOUBLE) for w in (a, b)),
-                   epsilon, tau, reference=reference)
+    result = solve(
+        torch.tensor([[c]], dtype=DOUBLE),
+        *(torch.tensor([w], dtype=DOUBLE) for w in (a, b)),
+        epsilon,
+        tau,
+        reference=reference,
+    )
     share = epsilon + tau if reference == "product" else tau
     expected = math.exp((-c + share * math.log(a * b)) / (epsilon + 2 * tau))
     assert_close(result.plan, torch.tensor([[expected]], dtype=DOUBLE), rtol=1e-12, atol=0)
@@ -38,7 +43,13 @@ def test_agrees_with_pot(form, reference, epsilon):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = unbalanced.sinkhorn_unbalanced(
-            s.a.numpy(), s.b.numpy(), cost.numpy(), epsilon, 0.3, stopThr=1e-15, numItermax=20000,
+            s.a.numpy(),
+            s.b.numpy(),
+            cost.numpy(),
+            epsilon,
+            0.3,
+            stopThr=1e-15,
+            numItermax=20000,
             reg_type="kl" if reference == "product" else "entropy",
         )
     result = solve(s.sparse if form == "sparse" else cost, s.a, s.b, epsilon, 0.3, reference=reference)
@@ -166,9 +177,7 @@ def test_kernel_is_used_and_absorbed_anew_when_potentials_move_far(monkeypatch):
 
     built = []
     absorb = reductions.KernelReduction._absorb
-    monkeypatch.setattr(
-        reductions.KernelReduction, "_absorb", lambda self: built.append(absorb(self)) or built[-1]
-    )
+    monkeypatch.setattr(reductions.KernelReduction, "_absorb", lambda self: built.append(absorb(self)) or built[-1])
     cost = torch.rand(100, 100)
     solve_transport(cost, max_iter=20, tol=0)
     easy = [kernel for kernel in built if kernel is not None]

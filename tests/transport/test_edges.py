@@ -14,10 +14,10 @@ from saot.transport import (
     TransportError,
     TransportStatus,
     cosine_cost,
+    sinkhorn,
     solve_transport,
     topk_support,
 )
-from saot.transport import sinkhorn
 
 
 def _with_empty_column(sparse):
@@ -212,9 +212,7 @@ def test_errors_say_what_was_expected_and_what_to_do():
         r"at least one source and one target": lambda: solve_transport(torch.zeros(0, 3)),
         r"max_iter must be at least 1": lambda: solve_transport(cost, max_iter=0),
         r"tol must be 0 or above": lambda: solve_transport(cost, tol=math.nan),
-        r"finite for the whole batch": lambda: solve_transport(
-            torch.rand(2, 2, 3), tau=torch.tensor([0.3, math.inf])
-        ),
+        r"finite for the whole batch": lambda: solve_transport(torch.rand(2, 2, 3), tau=torch.tensor([0.3, math.inf])),
         r'reference must be "product"': lambda: sinkhorn._check_settings("lebesgue", 1, 0.0, "none"),
         r'gradient must be "implicit"': lambda: sinkhorn._check_settings("product", 1, 0.0, "magic"),
     }

@@ -5,8 +5,8 @@ import math
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transport_problems import DOUBLE, objective, sample, solve
 from torch.testing import assert_close
+from transport_problems import DOUBLE, objective, sample, solve
 
 from saot.transport import SparseCost, Support, solve_transport
 
@@ -81,9 +81,7 @@ def test_masked_dense_is_sparse(seed, sparse):
     s = sample(seed)
     s.a[0] = 0.0
     for tau in (0.3, math.inf):
-        one, two = (
-            solve_transport(c, s.a, s.b, 0.1, tau, max_iter=50, tol=0) for c in (s.sparse, s.masked)
-        )
+        one, two = (solve_transport(c, s.a, s.b, 0.1, tau, max_iter=50, tol=0) for c in (s.sparse, s.masked))
         assert_close(one.plan, two.plan, rtol=1e-11, atol=1e-14)
         assert_close(one.value, two.value, rtol=1e-11, atol=1e-12)
         assert_close(one.potentials, two.potentials, rtol=1e-10, atol=1e-12)

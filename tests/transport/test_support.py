@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.transport import SparseCost, Support, cosine_cost, squared_euclidean_cost, topk_support
-from saot.transport import products, support as support_file
+from saot.transport import SparseCost, Support, cosine_cost, products, squared_euclidean_cost, topk_support
+from saot.transport import support as support_file
 
 
 def _features(n, d, seed, dtype=torch.float64):

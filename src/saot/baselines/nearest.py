@@ -27,9 +27,7 @@ def _chunks(tensor: Tensor, rows: int) -> Iterator[Tensor]:
     yield from tensor.split(rows)
 
 
-def nearest_neighbor(
-    bank: TokenBank, target: Float[Tensor, "m d"], num_classes: int
-) -> Float[Tensor, "m K"]:
+def nearest_neighbor(bank: TokenBank, target: Float[Tensor, "m d"], num_classes: int) -> Float[Tensor, "m K"]:
     """One-hot class of the most similar source token, NN of T13.
 
     Example:
@@ -51,9 +49,7 @@ def knn(
     return (weights.unsqueeze(-1) * votes).sum(1)
 
 
-def prototype_scores(
-    prototypes: Prototypes, target: Float[Tensor, "m d"], temperature: float
-) -> Float[Tensor, "m K"]:
+def prototype_scores(prototypes: Prototypes, target: Float[Tensor, "m d"], temperature: float) -> Float[Tensor, "m K"]:
     """Softmax of cosines to the class means, ProtoNet of T13; absent classes get probability 0."""
     means = torch.nn.functional.normalize(prototypes.means, dim=-1)
     logits = (target @ means.T / temperature).masked_fill(~prototypes.present, -torch.inf)

@@ -137,9 +137,7 @@ def choose_probe(
         weight = torch.ones(len(labels))
         if added:
             weight[size:] = size / added
-        return fit_linear_probe(
-            tokens, labels, num_classes, decay, sample_weight=weight, iterations=iterations
-        )
+        return fit_linear_probe(tokens, labels, num_classes, decay, sample_weight=weight, iterations=iterations)
 
     some = [points] if points is not None and len(points[1]) else []
     rest = [held_out_points] if held_out_points is not None and len(held_out_points[1]) else []

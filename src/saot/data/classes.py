@@ -84,25 +84,17 @@ class ClassSet:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MAX_CLASSES:
-            raise ValueError(
-                f"a class set has 1 to {MAX_CLASSES} classes, but {self.name!r} has {len(self.names)}"
-            )
+            raise ValueError(f"a class set has 1 to {MAX_CLASSES} classes, but {self.name!r} has {len(self.names)}")
         if len(self.colors) != len(self.names):
-            raise ValueError(
-                f"{self.name!r} has {len(self.names)} names but {len(self.colors)} colours; give one each"
-            )
+            raise ValueError(f"{self.name!r} has {len(self.names)} names but {len(self.colors)} colours; give one each")
         repeated = next((name for i, name in enumerate(self.names) if name in self.names[:i]), None)
         if repeated is not None:
-            raise ValueError(
-                f"class names must differ, but {self.name!r} has {repeated!r} twice; rename one of them"
-            )
+            raise ValueError(f"class names must differ, but {self.name!r} has {repeated!r} twice; rename one of them")
         if not self.scored:
             object.__setattr__(self, "scored", tuple(range(len(self.names))))
         for indices in (self.scored, *self.subsets.values()):
             if not set(indices) <= set(range(len(self.names))):
-                raise ValueError(
-                    f"{self.name!r} scores {indices}, but its classes are 0-{len(self.names) - 1}"
-                )
+                raise ValueError(f"{self.name!r} scores {indices}, but its classes are 0-{len(self.names) - 1}")
 
     @property
     def num_classes(self) -> int:
@@ -112,9 +104,7 @@ class ClassSet:
     def index(self, name: str) -> int:
         """Index of the class called `name`; ValueError lists the names."""
         if name not in self.names:
-            raise ValueError(
-                f"there is no class {name!r} in {self.name!r}; its classes are {', '.join(self.names)}"
-            )
+            raise ValueError(f"there is no class {name!r} in {self.name!r}; its classes are {', '.join(self.names)}")
         return self.names.index(name)
 
 

@@ -251,9 +251,7 @@ def _open_scenes(spec: str, parts: DataSpec, classes: ClassSet | None) -> Labell
     for option in options:
         name, _, value = option.partition("=")
         if name.strip() not in numbers or not value.strip().isdecimal() or int(value) < 1:
-            raise ValueError(
-                f"scenes take count=, height= and width= with a number of at least 1, but not {option!r}"
-            )
+            raise ValueError(f"scenes take count=, height= and width= with a number of at least 1, but not {option!r}")
         numbers[name.strip()] = int(value)
     style, height, width = parts.path, numbers["height"], numbers["width"]
     name = f"scenes-v{scenes.SCENES_VERSION.removeprefix('v')}:{style}:{split}"

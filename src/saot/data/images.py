@@ -42,9 +42,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
         if upright.mode.startswith("I"):
             return _from_sixteen_bits(upright, path)
         if upright.mode == "F":
-            raise ValueError(
-                f"{path} holds floating-point numbers, not colours; save it with 8 bits a channel"
-            )
+            raise ValueError(f"{path} holds floating-point numbers, not colours; save it with 8 bits a channel")
         if upright.mode in ("P", "PA", "La", "RGBa"):
             upright = upright.convert("RGBA")
         return np.array(upright.convert("RGB"))
@@ -107,9 +105,7 @@ def _opened(path: str | Path, what: str, load: bool = True) -> Iterator[Image.Im
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(path)
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{what} {path} has too many pixels to be decoded safely; cut or shrink it"
-        ) from error
+        raise ValueError(f"{what} {path} has too many pixels to be decoded safely; cut or shrink it") from error
     except PermissionError as error:
         raise ValueError(f"{what} {path} may not be read by this user; change its permissions") from error
     except UnidentifiedImageError as error:
@@ -140,16 +136,12 @@ def _orientation(picture: Image.Image) -> int:
 
 def _broken(path: str | Path, what: str, error: BaseException) -> ValueError:
     reason = str(error).strip().rstrip(".")
-    return ValueError(
-        f"{what} {path} is broken or cut off ({reason}); copy or download it again, or remove it"
-    )
+    return ValueError(f"{what} {path} is broken or cut off ({reason}); copy or download it again, or remove it")
 
 
 def _from_sixteen_bits(picture: Image.Image, path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """RGB from 16-bit grey, 65535 becoming 255."""
     grey = np.array(picture).astype(np.int64)
     if grey.min() < 0 or grey.max() > 65535:
-        raise ValueError(
-            f"{path} has grey values from {grey.min()} to {grey.max()}; save it with 8 or 16 bits a pixel"
-        )
+        raise ValueError(f"{path} has grey values from {grey.min()} to {grey.max()}; save it with 8 or 16 bits a pixel")
     return np.repeat(((grey * 255 + 32767) // 65535).astype(np.uint8)[:, :, None], 3, axis=2)

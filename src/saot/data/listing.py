@@ -11,9 +11,7 @@ Files = dict[str, Path]  # by key or stem, in the order of the data set
 def walk(folder: Path, name: str, ending: str | None = None) -> Files:
     """Every picture file under `folder`, by its path relative to it, sorted; hidden files do not count."""
     if not folder.is_dir():
-        raise ValueError(
-            f"{name} expects the folder {folder}, which is missing; check the path and the split you gave"
-        )
+        raise ValueError(f"{name} expects the folder {folder}, which is missing; check the path and the split you gave")
     found = {}
     for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -22,9 +20,7 @@ def walk(folder: Path, name: str, ending: str | None = None) -> Files:
             if wanted and not file.startswith("."):
                 found[Path(place, file).relative_to(folder).as_posix()] = Path(place, file)
     if not found:
-        raise ValueError(
-            f"{folder} holds no file *{ending or ' *'.join(SUFFIXES)}; {name} expects its files there"
-        )
+        raise ValueError(f"{folder} holds no file *{ending or ' *'.join(SUFFIXES)}; {name} expects its files there")
     return {key: found[key] for key in sorted(found)}
 
 
@@ -47,9 +43,7 @@ def by_stem(files: Files, folder: Path) -> Files:
     for key, path in files.items():
         if stem_of(key) in stems:
             other = stems[stem_of(key)].name
-            raise ValueError(
-                f"{folder} has {other} and {path.name}: names must differ before the suffix; rename one"
-            )
+            raise ValueError(f"{folder} has {other} and {path.name}: names must differ before the suffix; rename one")
         stems[stem_of(key)] = path
     return stems
 
@@ -119,9 +113,7 @@ def columns(path: Path, least: int, most: int) -> list[list[str]]:
                 f"line {number} of {path} has {len(row)} columns, but {wanted} are expected: {line.strip()!r}"
             )
         if row[0] in seen:
-            raise ValueError(
-                f"line {number} of {path} names {row[0]} again, after line {seen[row[0]]}; remove one"
-            )
+            raise ValueError(f"line {number} of {path} names {row[0]} again, after line {seen[row[0]]}; remove one")
         seen[row[0]] = number
         rows.append(row)
     if not rows:
@@ -132,9 +124,7 @@ def columns(path: Path, least: int, most: int) -> list[list[str]]:
 def listed(path: Path, split: str | None) -> Path:
     """`path`, which a list names and which has to exist."""
     if not path.is_file():
-        raise ValueError(
-            f"{path} is missing, though the list of split {split or 'train'} names it; check both"
-        )
+        raise ValueError(f"{path} is missing, though the list of split {split or 'train'} names it; check both")
     return path
 
 

@@ -182,9 +182,7 @@ def _counts(mask: UInt8[np.ndarray, "h w"], grid: PatchGrid, num_classes: int) -
         )
     if int(mask[mask != IGNORE_INDEX].max(initial=0)) >= num_classes:
         worst = int(mask[mask != IGNORE_INDEX].max())
-        raise ValueError(
-            f"the mask has class {worst}, but allowed are 0-{num_classes - 1} and 255 for ignore"
-        )
+        raise ValueError(f"the mask has class {worst}, but allowed are 0-{num_classes - 1} and 255 for ignore")
     rows = _nearest(grid.image_height, grid.input_height)[: grid.height * grid.patch_size]
     columns = _nearest(grid.image_width, grid.input_width)[: grid.width * grid.patch_size]
     resized = np.minimum(mask, num_classes)[rows[:, None], columns[None, :]].astype(np.int64)

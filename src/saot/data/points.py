@@ -108,9 +108,7 @@ def draw_points(
     if per_class < 0 or seed < 0:
         raise ValueError(f"points per class and seed must be at least 0, but are {per_class} and {seed}")
     if scope not in ("picture", "total"):
-        raise ValueError(
-            f"scope is {scope!r}; choose 'picture' (points a class and picture) or 'total' (in all)"
-        )
+        raise ValueError(f"scope is {scope!r}; choose 'picture' (points a class and picture) or 'total' (in all)")
     if per_class == 0:
         return Points((), (), (), ())
     drawn: dict[int, list[tuple[float, Row]]] = {}
@@ -121,9 +119,7 @@ def draw_points(
         if progress is not None:
             progress(index + 1, len(labelled))
     if not drawn:
-        raise ValueError(
-            f"no mask of {labelled.images.spec} has a labelled pixel, so that no point can be drawn"
-        )
+        raise ValueError(f"no mask of {labelled.images.spec} has a labelled pixel, so that no point can be drawn")
     return _points(row for ranked in drawn.values() for _, row in ranked)
 
 
@@ -213,9 +209,7 @@ def read_scribbles(
         ValueError: If a scribble has no picture, another size or an unknown class, or nothing is marked.
     """
     if per_class < 1 or seed < 0:
-        raise ValueError(
-            f"per_class must be at least 1 and seed at least 0, but they are {per_class} and {seed}"
-        )
+        raise ValueError(f"per_class must be at least 1 and seed at least 0, but they are {per_class} and {seed}")
     find = _finder(images)
     scribbles = by_stem(walk(Path(folder), "a scribble set", ".png"), Path(folder))
     rows: list[Row] = []
@@ -231,15 +225,11 @@ def read_scribbles(
         for ranked in _lowest(mask, images.keys[index], per_class, seed).values():
             rows.extend(row for _, row in ranked)
     if not rows:
-        raise ValueError(
-            f"no scribble in {folder} has a marked pixel: all are 255; mark some with their class index"
-        )
+        raise ValueError(f"no scribble in {folder} has a marked pixel: all are 255; mark some with their class index")
     return _points(rows)
 
 
-def _lowest(
-    mask: UInt8[np.ndarray, "h w"], key: str, per_class: int, seed: int
-) -> dict[int, list[tuple[float, Row]]]:
+def _lowest(mask: UInt8[np.ndarray, "h w"], key: str, per_class: int, seed: int) -> dict[int, list[tuple[float, Row]]]:
     """For each class in a mask, the pixels with the lowest random numbers, and those numbers."""
     name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     numbers = np.random.default_rng([seed, name]).random(mask.size)
@@ -249,9 +239,7 @@ def _lowest(
         pixels = np.flatnonzero(flat == label)
         if len(pixels) > per_class:
             pixels = pixels[np.argpartition(numbers[pixels], per_class - 1)[:per_class]]
-        lowest[label] = sorted(
-            (float(numbers[p]), (key, int(p // width), int(p % width), label)) for p in pixels
-        )
+        lowest[label] = sorted((float(numbers[p]), (key, int(p // width), int(p % width), label)) for p in pixels)
     return lowest
 
 
@@ -296,17 +284,11 @@ def _finder(images: ImageSet) -> Callable[[str, str], int]:
 def _table(path: Path) -> Iterable[tuple[int, list[str]]]:
     """Lines of a CSV file with their numbers, the four columns put in the order of HEADER."""
     if not path.is_file():
-        raise ValueError(
-            f"the points file {path} is missing; give a number of points, or a CSV file that exists"
-        )
+        raise ValueError(f"the points file {path} is missing; give a number of points, or a CSV file that exists")
     try:
         text = path.read_text(encoding="utf-8-sig")
         table = csv.reader(io.StringIO(text, newline=""), strict=True)
-        lines = [
-            (table.line_num, [cell.strip() for cell in row])
-            for row in table
-            if any(cell.strip() for cell in row)
-        ]
+        lines = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(cell.strip() for cell in row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV table in UTF-8 ({error}); save it again as such") from error
     header = [cell.lower() for cell in lines[0][1]] if lines else []
@@ -318,9 +300,7 @@ def _table(path: Path) -> Iterable[tuple[int, list[str]]]:
     places = [header.index(name) for name in HEADER]
     for line, row in lines[1:]:
         if len(row) != len(header):
-            raise ValueError(
-                f"line {line} of {path} has {len(row)} columns, but its header has {len(header)}"
-            )
+            raise ValueError(f"line {line} of {path} has {len(row)} columns, but its header has {len(header)}")
         yield line, [row[place] for place in places]
 
 

@@ -102,10 +102,7 @@ def _cityscapes_pictures(root: Path, split: str | None) -> Files:
 def _cityscapes_masks(root: Path, split: str | None, pictures: Files) -> Files:
     split = split or "train"
     ending, folder = "_gtFine_labelIds.png", root / "gtFine" / split
-    masks = {
-        f"{split}/{key.removesuffix(ending)}": path
-        for key, path in walk(folder, "cityscapes", ending).items()
-    }
+    masks = {f"{split}/{key.removesuffix(ending)}": path for key, path in walk(folder, "cityscapes", ending).items()}
     return pair({key.removesuffix("_leftImg8bit.png"): key for key in pictures}, masks, folder, "cityscapes")
 
 
@@ -134,16 +131,12 @@ def _voc_root(root: Path) -> Path:
     for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (folder / "JPEGImages").is_dir():
             return folder
-    raise ValueError(
-        f"voc expects JPEGImages in {root}, {root}/VOC2012 or {root}/VOCdevkit/VOC2012; there is none"
-    )
+    raise ValueError(f"voc expects JPEGImages in {root}, {root}/VOC2012 or {root}/VOCdevkit/VOC2012; there is none")
 
 
 def _voc_pictures(root: Path, split: str | None) -> Files:
     home = _voc_root(root)
-    names = columns(
-        home / "ImageSets" / "Segmentation" / f"{(split or 'train').removesuffix('.txt')}.txt", 1, 1
-    )
+    names = columns(home / "ImageSets" / "Segmentation" / f"{(split or 'train').removesuffix('.txt')}.txt", 1, 1)
     return {f"{name}.jpg": listed(home / "JPEGImages" / f"{name}.jpg", split) for (name,) in names}
 
 
@@ -188,9 +181,7 @@ def _folder_pictures(root: Path, split: str | None) -> Files:
 def _folder_masks(root: Path, split: str | None, pictures: Files) -> Files:
     folder = root / "masks"
     if not folder.is_dir():
-        raise ValueError(
-            f"folder {root} has no masks, which are needed here; put them into {folder}, a PNG a picture"
-        )
+        raise ValueError(f"folder {root} has no masks, which are needed here; put them into {folder}, a PNG a picture")
     return pair_listed(pictures, by_stem(walk(folder, "folder"), folder), split, folder, "folder")
 
 
@@ -208,9 +199,7 @@ def _synthia_mask(path: Path, classes: ClassSet) -> UInt8[np.ndarray, "h w"]:
     if pixels is None:
         raise ValueError(f"mask {path} is broken or cut off; copy or download it again")
     if pixels.ndim != 3 or pixels.shape[2] < 3:
-        raise ValueError(
-            f"mask {path} has one channel, but SYNTHIA's GT/LABELS have the class in the first of three"
-        )
+        raise ValueError(f"mask {path} has one channel, but SYNTHIA's GT/LABELS have the class in the first of three")
     return map_ids(pixels[:, :, 2], SYNTHIA_IDS)
 
 
@@ -266,9 +255,7 @@ def largest_index(masks: Iterable[Path]) -> int:
             raise ValueError(f"mask {path} has the value {worst}, but allowed are 0-254, and 255 for ignore")
         largest = max(largest, int(labelled.max()) if labelled.size else -1)
     if largest < 0:
-        raise ValueError(
-            "no mask has a labelled pixel: all are 255 (ignore); give each pixel its class index"
-        )
+        raise ValueError("no mask has a labelled pixel: all are 255 (ignore); give each pixel its class index")
     return largest
 
 

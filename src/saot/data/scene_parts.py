@@ -10,7 +10,6 @@ from saot.data.scene_mesh import (
     BUILDING,
     CLOTH,
     FACADE,
-    FENCE,
     FLAT,
     GLOW,
     LEAVES,

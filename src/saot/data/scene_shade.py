@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64
 
 from saot.data.scene_mesh import (
     BRICK,
@@ -25,7 +25,7 @@ from saot.data.scene_mesh import (
     Color,
     Mesh,
 )
-from saot.data.scene_paint import Camera, Painted, Surfaces
+from saot.data.scene_paint import Painted, Surfaces
 
 TILE = 512  # pixels along the noise tiles
 

@@ -40,9 +40,7 @@ class DecoderFit:
     history: History
 
 
-def confidence_weighted_kl(
-    logits: Float[Tensor, "b K"], soft: Float[Tensor, "b K"]
-) -> Float[Tensor, ""]:
+def confidence_weighted_kl(logits: Float[Tensor, "b K"], soft: Float[Tensor, "b K"]) -> Float[Tensor, ""]:
     """Mean over tokens of max_c p_c times KL(p | softmax(logits)), the target term of stage 1.
 
     The direction, pseudo-label first, is ours to choose (paper-notes C17).
@@ -52,9 +50,7 @@ def confidence_weighted_kl(
     return (soft.amax(-1) * divergence).mean()
 
 
-def term_loss(
-    decoder: nn.Module, features: Tensor, targets: Tensor, label_smoothing: float = 0.0
-) -> Float[Tensor, ""]:
+def term_loss(decoder: nn.Module, features: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Float[Tensor, ""]:
     """Cross-entropy for classes, confidence-weighted KL for soft labels."""
     logits = decoder(features)
     if targets.is_floating_point():
@@ -105,9 +101,7 @@ def fit_decoder(
     """
     if not terms:
         raise ValueError("expected at least one training term; got none: pass source labels or points")
-    optimizer = torch.optim.AdamW(
-        decoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     readers = batch_readers(terms, config, seed, "distill", decoder)
     decoder.train()
 
@@ -127,7 +121,5 @@ def fit_decoder(
         record = {t.name: float(part.detach()) for t, part in zip(terms, losses, strict=True)}
         return {"loss": float(loss.detach()), **record}
 
-    history = train_steps(
-        step, config.steps, {"decoder": decoder, "optimizer": optimizer}, checkpoint, progress
-    )
+    history = train_steps(step, config.steps, {"decoder": decoder, "optimizer": optimizer}, checkpoint, progress)
     return DecoderFit(decoder.eval(), history)

@@ -44,9 +44,7 @@ class TokenPool:
         """Tokens of each class."""
         return self.starts.diff()
 
-    def draw(
-        self, count: int, generator: torch.Generator, class_power: float = 0.0
-    ) -> Int[Tensor, " count"]:
+    def draw(self, count: int, generator: torch.Generator, class_power: float = 0.0) -> Int[Tensor, " count"]:
         """Positions of tokens drawn class first, with probability ~ (tokens of the class)^class_power, E.4."""
         counts = self.class_counts().double()
         weights = torch.where(counts > 0, counts.clamp_min(1) ** class_power, torch.zeros_like(counts))
@@ -107,9 +105,7 @@ def point_pool(
     dim: int,
 ) -> TokenPool:
     """A pool of declared points; a token may carry several."""
-    return _sorted_pool(
-        picture.int(), token.int(), classes.to(torch.uint8), num_classes, features, None, dim
-    )
+    return _sorted_pool(picture.int(), token.int(), classes.to(torch.uint8), num_classes, features, None, dim)
 
 
 def _sorted_pool(
@@ -156,9 +152,7 @@ class BlockReader:
         """Features (batch, d) in float32 and targets of this step."""
         number, within = divmod(step, self.steps)
         if number != self.loaded:
-            positions = self.pool.draw(
-                self.steps * self.batch, self.make_generator(number), self.class_power
-            )
+            positions = self.pool.draw(self.steps * self.batch, self.make_generator(number), self.class_power)
             features, targets = self.pool.read(positions)
             self.block, self.loaded = (features.to(self.device), targets.to(self.device)), number
         rows = slice(within * self.batch, (within + 1) * self.batch)

@@ -35,9 +35,7 @@ class TargetTokens:
 
 
 @torch.no_grad()
-def teacher_labels(
-    teacher: nn.Module, target: TargetTokens, config: RefineRecipe
-) -> list[UInt8[Tensor, " n"]]:
+def teacher_labels(teacher: nn.Module, target: TargetTokens, config: RefineRecipe) -> list[UInt8[Tensor, " n"]]:
     """Hard pseudo-labels of every target token, 255 below the dynamic threshold.
 
     Probabilities are sharpened with T (p^(1/T) is a softmax of logits / T); the threshold is
@@ -108,9 +106,7 @@ def refine_decoder(
         FloatingPointError: If the loss is not finite.
     """
     student, teacher = copy.deepcopy(decoder).train(), copy.deepcopy(decoder).eval()
-    optimizer = torch.optim.AdamW(
-        student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     pseudo = PseudoLabels()
     extra = batch_readers(terms, config, seed, "refine", student)
     current: list[tuple[int, BlockReader]] = []

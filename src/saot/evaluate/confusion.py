@@ -29,9 +29,7 @@ def iou_from_counts(counts: Int64[Tensor, "*batch k k"]) -> Float64[Tensor, "*ba
     return torch.where(truth > 0, share, torch.nan)
 
 
-def mean_over(
-    iou: Float64[Tensor, "*batch k"], classes: Sequence[int] | None = None
-) -> Float64[Tensor, "*batch"]:
+def mean_over(iou: Float64[Tensor, "*batch k"], classes: Sequence[int] | None = None) -> Float64[Tensor, "*batch"]:
     """Mean IoU over the classes that occur.
 
     Args:
@@ -157,9 +155,7 @@ class ConfusionMatrix:
         """
         size = len(counts)
         if any(len(row) != size for row in counts):
-            raise ValueError(
-                f"counts must be square, got {size} rows of {sorted({len(row) for row in counts})}"
-            )
+            raise ValueError(f"counts must be square, got {size} rows of {sorted({len(row) for row in counts})}")
         if any(int(value) != value or value < 0 for row in counts for value in row):
             raise ValueError("counts must be whole numbers of pixels, 0 or more")
         result = cls(size, ignore_index)

@@ -44,21 +44,15 @@ METHODS = (
     Method("label_propagation", "Label propagation", "paper", "labels diffused over a neighbour graph"),
     Method("mlp", "MLP", "beyond", "a small network on source tokens"),
     Method("mlp_ema", "MLP + EMA", "beyond", "that network, self-trained on the target"),
-    Method(
-        "linear_probe_points", "Linear probe + points", "same_points", "source tokens and the target points"
-    ),
+    Method("linear_probe_points", "Linear probe + points", "same_points", "source tokens and the target points"),
     Method("mlp_points", "MLP + points", "same_points", "source tokens and the target points"),
     Method("mlp_points_ema", "MLP + points + EMA", "same_points", "that network, self-trained on the target"),
-    Method(
-        "semantic_prior", "Semantic prior", "same_points", "the class predictor of the learned cost, alone"
-    ),
+    Method("semantic_prior", "Semantic prior", "same_points", "the class predictor of the learned cost, alone"),
     Method("best_no_transport", "Best, no transport", "same_points", "preset best without the plan"),
     Method("saot", "SAOT", "ours", "learned cost, labels carried by the plan from one source picture"),
     Method("saot_multi", "SAOT, several sources", "ours", "the same, averaged over several source pictures"),
     Method("saot_decoder", "SAOT + decoder", "ours", "one network distilled from the transported labels"),
-    Method(
-        "grid_ceiling", "Grid ceiling", "reference", "the true patch labels, upsampled: what the grid allows"
-    ),
+    Method("grid_ceiling", "Grid ceiling", "reference", "the true patch labels, upsampled: what the grid allows"),
     Method("oracle", "Oracle", "reference", "MLP on all source and all target training labels", "pixels"),
 )
 
@@ -259,9 +253,7 @@ def bootstrap_difference(
         raise ValueError("none of the chosen classes occurs in the truth; choose other classes")
     tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(drawn, tail).tolist()
-    return BootstrapDifference(
-        float(whole), low, high, level, float((drawn > 0).double().mean()), int(drawn.numel())
-    )
+    return BootstrapDifference(float(whole), low, high, level, float((drawn > 0).double().mean()), int(drawn.numel()))
 
 
 def _difference(

@@ -69,9 +69,7 @@ def _part(
     pixels: int, input_size: int, patch_size: int, tokens: int, window: slice
 ) -> tuple[slice, Float[Tensor, "rows used"]]:
     """The tokens that a window of pixels reads along one axis, and their weights."""
-    matrix = interpolation_matrix(
-        pixels, input_size, patch_size, tokens, start=window.start, stop=window.stop
-    )
+    matrix = interpolation_matrix(pixels, input_size, patch_size, tokens, start=window.start, stop=window.stop)
     used = matrix.any(0).nonzero().flatten()
     part = slice(int(used[0]), int(used[-1]) + 1)
     return part, matrix[:, part]

@@ -88,9 +88,7 @@ def open_run(folder: Path) -> FinishedRun:
                 "use the same weights"
             )
     published = published_settings(folder / "decoder.safetensors")
-    return FinishedRun(
-        classes_of(published), decoder, backbone, decoder_bias(folder), int(run["label_budget"])
-    )
+    return FinishedRun(classes_of(published), decoder, backbone, decoder_bias(folder), int(run["label_budget"]))
 
 
 def classes_of(published: dict[str, Any]) -> ClassSet:
@@ -173,9 +171,7 @@ def predict_pictures(
     return records
 
 
-def evaluate_run(
-    folder: Path, spec: str, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
+def evaluate_run(folder: Path, spec: str, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """The decoder's scores on labelled pictures, in the form of metrics.json.
 
     Raises:

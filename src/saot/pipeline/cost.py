@@ -135,9 +135,7 @@ def learned_cost(job: Job) -> SemanticCost:
     return fit.cost
 
 
-def prior_alone(
-    job: Job, batch: Callable[[torch.Generator], tuple[Tensor, Tensor]]
-) -> tuple[SemanticCost, Prototypes]:
+def prior_alone(job: Job, batch: Callable[[torch.Generator], tuple[Tensor, Tensor]]) -> tuple[SemanticCost, Prototypes]:
     """The semantic prior trained on labelled tokens without transport."""
     prototypes = source_prototypes(job)
     path = job.space.work("models", "semantic-prior.safetensors")
@@ -166,17 +164,13 @@ def transfer_from(
     with torch.no_grad():
         for number in sources:
             source, labels = job.labelled_source(number)
-            transfers.append(
-                transfer_pair(source, labels, tokens, job.num_classes, cost, job.recipe.transport)
-            )
+            transfers.append(transfer_pair(source, labels, tokens, job.num_classes, cost, job.recipe.transport))
         joined = aggregate_transfers(transfers, weights)
         nearest, labels = job.labelled_source(sources[0])
         return fill_uncovered(joined, nearest, labels, tokens, job.recipe.transfer.uncovered), joined
 
 
-def pseudo_labels(
-    job: Job, previous: Callable[[Tensor], Tensor] | None, number_of_round: int
-) -> list[Tensor]:
+def pseudo_labels(job: Job, previous: Callable[[Tensor], Tensor] | None, number_of_round: int) -> list[Tensor]:
     """Soft pseudo-labels of every target picture on disk (E.4), and their classes in memory.
 
     From the second round on, a pseudo-label is the mean of the transported label and the decoder's own (C17).

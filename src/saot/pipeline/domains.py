@@ -78,12 +78,12 @@ def patch_label_maps(
     return maps
 
 
-def save_maps(path, maps: list[Tensor]) -> None:  # noqa: ANN001  a Path
+def save_maps(path, maps: list[Tensor]) -> None:
     """Write label maps as one file."""
     save_tensors(path, {f"{number:06d}": part for number, part in enumerate(maps)})
 
 
-def load_maps(path) -> list[Tensor] | None:  # noqa: ANN001  a Path
+def load_maps(path) -> list[Tensor] | None:
     """The label maps `save_maps` wrote, or None."""
     kept = load_tensors(path)
     return None if kept is None else [kept[name] for name in sorted(kept)]

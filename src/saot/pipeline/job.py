@@ -80,9 +80,7 @@ class Job:
         return self.source.tokens(number)[keep], labels[keep]
 
 
-def open_job(
-    settings: RunSettings, space: Workspace, store: Path | None = None, device: str = "cpu"
-) -> Job:
+def open_job(settings: RunSettings, space: Workspace, store: Path | None = None, device: str = "cpu") -> Job:
     """Open pictures, draw points, make what features are missing, label the source's patches.
 
     The target's masks are opened here, before anything else sees the target, if points are to be drawn from them;
@@ -103,7 +101,7 @@ def open_job(
         points = declared_points(settings, classes, space)
     root = store or space.path("features")
 
-    def domain(spec: str, images, stage: str) -> Domain:  # noqa: ANN001
+    def domain(spec: str, images, stage: str) -> Domain:
         features = FeatureStore(store_folder(root, spec), backbone.key)
         with space.stage(stage):
             features.ensure(images, backbone, space.tell(stage))
@@ -115,9 +113,7 @@ def open_job(
     with space.stage("source labels"):
         labels = load_maps(space.work("source-labels.safetensors"))
         if labels is None:
-            labels = patch_label_maps(
-                source_set, source.grid, len(classes.names), recipe, space.tell("source labels")
-            )
+            labels = patch_label_maps(source_set, source.grid, len(classes.names), recipe, space.tell("source labels"))
             save_maps(space.work("source-labels.safetensors"), labels)
     if not any(bool((part != 255).any()) for part in labels):
         raise ValueError(
@@ -128,9 +124,7 @@ def open_job(
     if settings.points.startswith("resample:"):
         token_points, budget = _resampled(settings, token_points, target, classes, space)
     _note_unknown_classes(token_points, labels, classes, space)
-    return Job(
-        settings, space, classes, backbone, source, labels, target, test, truth, token_points, budget
-    )
+    return Job(settings, space, classes, backbone, source, labels, target, test, truth, token_points, budget)
 
 
 def declared_points(settings: RunSettings, classes: ClassSet, space: Workspace) -> Points:
@@ -182,18 +176,14 @@ def _resampled(
     maps = load_maps(space.work("target-labels.safetensors"))
     if maps is None:
         labelled = open_labelled(settings.target, classes)
-        maps = patch_label_maps(
-            labelled, target.grid, len(classes.names), settings.recipe, space.tell("target labels")
-        )
+        maps = patch_label_maps(labelled, target.grid, len(classes.names), settings.recipe, space.tell("target labels"))
         save_maps(space.work("target-labels.safetensors"), maps)
     budget = sum(int((part != 255).sum()) for part in maps)
     count = int(settings.points.rpartition(":")[2])
     return replace(points, resample=count, dense=tuple(maps)), budget
 
 
-def _note_unknown_classes(
-    points: TokenPoints, labels: list[Tensor], classes: ClassSet, space: Workspace
-) -> None:
+def _note_unknown_classes(points: TokenPoints, labels: list[Tensor], classes: ClassSet, space: Workspace) -> None:
     """Write down which classes the points have and the source never does; transport cannot carry those."""
     seen = torch.zeros(256, dtype=torch.bool)
     for part in labels:

@@ -18,7 +18,7 @@ from saot.baselines import (
     unbalanced_transport,
 )
 from saot.data import patch_labels
-from saot.decoder import Term, TokenPool, token_pool
+from saot.decoder import TokenPool, token_pool
 from saot.pipeline.cost import learned_cost, prior_alone, similarities, source_prototypes, transfer_from
 from saot.pipeline.job import Job, adjustment_bias, class_frequencies, merge_facts, source_weights
 from saot.pipeline.networks import (
@@ -30,7 +30,6 @@ from saot.pipeline.networks import (
     refine_terms,
     saot_decoder,
     source_term,
-    target_label_maps,
 )
 from saot.transfer import LabelTransfer, fill_uncovered, generator_for
 from saot.transfer.labels import one_hot
@@ -82,9 +81,7 @@ def method_builders(job: Job) -> dict[str, Callable[[], Scorer]]:
             "semantic_prior": lambda: _semantic_prior(job),
         }
     if job.recipe.decoder.points_weight > 0:
-        builders["best_no_transport"] = lambda: _network(
-            job, _without_plan(job), "best_no_transport", job.label_budget
-        )
+        builders["best_no_transport"] = lambda: _network(job, _without_plan(job), "best_no_transport", job.label_budget)
     if job.truth is not None:
         builders["grid_ceiling"] = lambda: _grid_ceiling(job)
     if _target_has_labels(job):
@@ -301,8 +298,7 @@ def held_out_sources(job: Job) -> set[int]:
 def _labelled_tokens(job: Job, numbers: list[int], size: int) -> tuple[Tensor, Tensor]:
     """A random sample of the labelled tokens of some source pictures; empty where there are none."""
     maps = [
-        part if number in set(numbers) else torch.full_like(part, 255)
-        for number, part in enumerate(job.source_labels)
+        part if number in set(numbers) else torch.full_like(part, 255) for number, part in enumerate(job.source_labels)
     ]
     if not any(bool((part != 255).any()) for part in maps):
         return torch.zeros(0, job.source.dim), torch.zeros(0, dtype=torch.int64)
@@ -310,9 +306,7 @@ def _labelled_tokens(job: Job, numbers: list[int], size: int) -> tuple[Tensor, T
     return _point_tokens(pool, size, generator_for(job.settings.seed, "probe", tuple(numbers)))
 
 
-def _point_tokens(
-    pool: TokenPool, size: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def _point_tokens(pool: TokenPool, size: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(pool), generator=generator) if generator is not None else torch.arange(len(pool))
     tokens, classes = pool.read(order[:size])
     return tokens.float(), classes
@@ -377,6 +371,3 @@ def unsolved_warning(job: Job) -> str | None:
         f"Balanced OT has no exact solution on {bad} of {len(statuses)} supports (or did not reach it in its "
         "iterations); its row shows the last finite iterate."
     )
-
-
-

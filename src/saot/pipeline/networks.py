@@ -51,9 +51,7 @@ def points_pool(job: Job, points: TokenPoints) -> TokenPool:
     """The tokens under declared points."""
     if points.resample:
         return token_pool(points.dense, job.num_classes, job.target.rows, job.target.dim)
-    return point_pool(
-        points.picture, points.token, points.classes, job.num_classes, job.target.rows, job.target.dim
-    )
+    return point_pool(points.picture, points.token, points.classes, job.num_classes, job.target.rows, job.target.dim)
 
 
 def target_label_maps(job: Job) -> list[Tensor]:
@@ -62,9 +60,7 @@ def target_label_maps(job: Job) -> list[Tensor]:
     maps = load_maps(path)
     if maps is None:
         labelled = open_labelled(job.settings.target, job.classes)
-        maps = patch_label_maps(
-            labelled, job.target.grid, job.num_classes, job.recipe, job.space.tell("oracle labels")
-        )
+        maps = patch_label_maps(labelled, job.target.grid, job.num_classes, job.recipe, job.space.tell("oracle labels"))
         save_maps(path, maps)
     return maps
 

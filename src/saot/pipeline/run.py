@@ -167,7 +167,9 @@ def check_device(name: str) -> None:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"expected a device torch can use, such as cpu or cuda; {name!r} is none here: {reason}") from error
+        raise ValueError(
+            f"expected a device torch can use, such as cpu or cuda; {name!r} is none here: {reason}"
+        ) from error
 
 
 def device_name(device: torch.device) -> str:

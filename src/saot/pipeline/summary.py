@@ -34,9 +34,7 @@ STORY_PICTURES = 3
 SOURCES_PER_STORY = 4
 
 
-def report_data(
-    job: Job, run: dict[str, Any], metrics: dict[str, Any], scores: dict[str, MethodScores]
-) -> ReportData:
+def report_data(job: Job, run: dict[str, Any], metrics: dict[str, Any], scores: dict[str, MethodScores]) -> ReportData:
     """Everything `write_report` needs."""
     pictures = panel_pictures(job)
     stories, maps = _transport_pictures(job, pictures[:STORY_PICTURES])
@@ -45,7 +43,7 @@ def report_data(
         run=run,
         metrics=metrics,
         classes=job.classes,
-        differences=tuple(Difference(d.field, d.paper, d.used) for d in differences(job.recipe)),
+        differences=tuple(Difference(d.field, d.paper, d.used, d.reason) for d in differences(job.recipe)),
         panels=tuple(_panel(job, number, scores) for number in pictures),
         confusions={
             name: result.counts.sum(0)
@@ -77,7 +75,11 @@ def _mean(matrix: ConfusionMatrix) -> float:
 def _curves(job: Job) -> dict[str, list[tuple[float, float]]]:
     """Training curves, thinned to at most 300 means each."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    wanted = {"cost": ("points", "entropy", "reached"), "saot_decoder-stage1": ("loss",), "saot_decoder-stage2": ("loss",)}
+    wanted = {
+        "cost": ("points", "entropy", "reached"),
+        "saot_decoder-stage1": ("loss",),
+        "saot_decoder-stage2": ("loss",),
+    }
     for stage, names in wanted.items():
         path = job.space.work("log", f"{stage}.jsonl")
         if not path.exists():
@@ -109,9 +111,7 @@ def token_box(grid: PatchGrid, token: int) -> tuple[float, float, float, float]:
     )
 
 
-def _transport_pictures(
-    job: Job, pictures: list[int]
-) -> tuple[tuple[PatchStory, ...], tuple[MassMap, ...]]:
+def _transport_pictures(job: Job, pictures: list[int]) -> tuple[tuple[PatchStory, ...], tuple[MassMap, ...]]:
     """For a few pictures: some patches with the sources of their label, and what was not matched."""
     cost, similar = learned_cost(job), similarities(job, "test")
     stories: list[PatchStory] = []
@@ -145,9 +145,7 @@ def _transport_pictures(
             actual = None if truth is None or int(truth[token]) == 255 else int(truth[token])
             probs = transfer.probs[token]
             stories.append(
-                PatchStory(
-                    key, image, token_box(grid, token), int(probs.argmax()), actual, float(probs.max()), sources
-                )
+                PatchStory(key, image, token_box(grid, token), int(probs.argmax()), actual, float(probs.max()), sources)
             )
     return tuple(stories), tuple(maps)
 
@@ -167,7 +165,7 @@ def _story_tokens(job: Job, number: int, probs: Tensor, covered: Tensor) -> list
     return chosen
 
 
-def _sources(job: Job, result, chosen: int, kept: Tensor, labels: Tensor, token: int) -> tuple[SourcePatch, ...]:  # noqa: ANN001
+def _sources(job: Job, result, chosen: int, kept: Tensor, labels: Tensor, token: int) -> tuple[SourcePatch, ...]:
     """The source patches that sent this token most of its mass."""
     support = result.support
     entries = (support.col == token).nonzero().squeeze(-1)

@@ -34,9 +34,7 @@ class Workspace:
         ValueError: If the folder holds a run with other settings, of another format, or something else entirely.
     """
 
-    def __init__(
-        self, root: Path, settings: Mapping[str, Any], progress: Progress | None = None
-    ) -> None:
+    def __init__(self, root: Path, settings: Mapping[str, Any], progress: Progress | None = None) -> None:
         self.root, self.settings, self.progress = Path(root), dict(settings), progress
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"expected a folder for the run; {self.root} is a file: choose another --out")

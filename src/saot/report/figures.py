@@ -121,9 +121,7 @@ def confusion_figure(counts: Int64[Tensor, "k k"], names: Sequence[str]) -> Figu
     for row, column in np.argwhere(share >= 0.005) if size <= 24 else ():
         value = share[row, column]
         color = "white" if value > 0.45 else INK
-        axes.text(
-            column + 0.5, row + 0.5, f"{100 * value:.0f}", ha="center", va="center", fontsize=5.5, color=color
-        )
+        axes.text(column + 0.5, row + 0.5, f"{100 * value:.0f}", ha="center", va="center", fontsize=5.5, color=color)
     small = 7 if size <= 24 else max(2.0, 170 / size)
     ticks = [place + 0.5 for place in range(size)]
     axes.set_xticks(ticks, [_plain(name) for name in names], rotation=90)
@@ -198,18 +196,14 @@ def side_by_side(
     height, width = columns[0][1].shape[:2]
     wide = 2.6
     lines = math.ceil(len(legend) / 6)
-    figure = Figure(
-        figsize=(wide * len(columns), wide * height / width + 0.35 + 0.22 * lines), layout="constrained"
-    )
+    figure = Figure(figsize=(wide * len(columns), wide * height / width + 0.35 + 0.22 * lines), layout="constrained")
     for place, (title, picture) in enumerate(columns):
         axes = figure.add_subplot(1, len(columns), place + 1)
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(_plain(title), fontsize=9, color=INK)
         axes.set_axis_off()
     if legend:
-        patches = [
-            Patch(color="#{:02x}{:02x}{:02x}".format(*color), label=_plain(name)) for name, color in legend
-        ]
+        patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*color), label=_plain(name)) for name, color in legend]
         figure.legend(handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=7.5)
     return figure
 

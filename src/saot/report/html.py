@@ -62,9 +62,7 @@ def render_report(data: ReportData) -> str:
     from jinja2 import Environment, StrictUndefined
 
     source = files("saot.report").joinpath("template.html").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": _percent, "seconds": _seconds, "memory": _memory}
     template = environment.from_string(source)
     shared = _numbers(data)
@@ -166,9 +164,7 @@ def _headline(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
 
 def _by_class(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
     """Columns and lines of the per-class table, our methods first."""
-    ordered = sorted(
-        rows, key=lambda row: OURS.index(row.method.name) if row.method.name in OURS else len(OURS)
-    )
+    ordered = sorted(rows, key=lambda row: OURS.index(row.method.name) if row.method.name in OURS else len(OURS))
     counts = next((counts for counts in data.confusions.values()), None)
     shares: list[float | None] = [None] * len(data.classes.names)
     if counts is not None and int(counts.sum()) > 0:

@@ -48,9 +48,7 @@ def panel_view(panel: Panel, order: Sequence[str], classes: ClassSet, width: int
         "key": panel.key,
         "image": figures.jpeg_uri(figures.shrink(panel.image, width)),
         "ratio": f"{panel.image.shape[1]} / {panel.image.shape[0]}",
-        "truth": ""
-        if truth is None
-        else figures.png_uri(palette_png(truth, classes.colors, transparent_ignore=True)),
+        "truth": "" if truth is None else figures.png_uri(palette_png(truth, classes.colors, transparent_ignore=True)),
         "shots": shots,
     }
 

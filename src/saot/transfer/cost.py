@@ -13,7 +13,6 @@ from saot.recipes import CostRecipe
 from saot.transport import SparseCost, Support, squared_euclidean_cost
 
 
-
 @dataclass(frozen=True)
 class Prototypes:
     """Class means of source features and which classes there are.
@@ -61,9 +60,7 @@ def prototype_sums(
     return sums, torch.bincount(classes, minlength=num_classes)
 
 
-def prototypes_from_sums(
-    sums: Float[Tensor, "K d"], counts: Int[Tensor, " K"], normalize: bool = True
-) -> Prototypes:
+def prototypes_from_sums(sums: Float[Tensor, "K d"], counts: Int[Tensor, " K"], normalize: bool = True) -> Prototypes:
     """Prototypes from sums over a whole data set."""
     present = counts > 0
     means = sums / counts.clamp_min(1).unsqueeze(-1)
@@ -82,9 +79,7 @@ class SemanticCost(nn.Module):
             Needed by `head="free"`, whose class vectors start from them.
     """
 
-    def __init__(
-        self, dim: int, config: CostRecipe = CostRecipe(), prototypes: Prototypes | None = None
-    ) -> None:
+    def __init__(self, dim: int, config: CostRecipe = CostRecipe(), prototypes: Prototypes | None = None) -> None:
         super().__init__()
         self.config = config
         wide = dim if config.head == "full" else config.dim
@@ -113,9 +108,7 @@ class SemanticCost(nn.Module):
         """W x, the features in which appearance is compared."""
         return self.appearance(features)
 
-    def class_log_probs(
-        self, target: Float[Tensor, "m d"], prototypes: Prototypes
-    ) -> Float[Tensor, "m K"]:
+    def class_log_probs(self, target: Float[Tensor, "m d"], prototypes: Prototypes) -> Float[Tensor, "m K"]:
         """log pi(x), Eq. (4); classes that are absent from the prototypes get -inf, outside the softmax.
 
         "shared" reads U^T V as (V u_c) . (V x), since U is d x K and V maps to fewer than d; "full" keeps V square

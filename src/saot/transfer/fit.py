@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from saot.recipes import CostRecipe, TransportRecipe
+from saot.recipes import TransportRecipe
 from saot.transfer.cost import Prototypes, SemanticCost
 from saot.transfer.labels import (
     LabelTransfer,
@@ -152,12 +152,8 @@ def fit_cost(
     """
     config = cost.config
     if data.num_sources < 1 or data.num_targets < 1:
-        raise ValueError(
-            f"expected at least one source and one target; got {data.num_sources} and {data.num_targets}"
-        )
-    optimizer = torch.optim.AdamW(
-        cost.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+        raise ValueError(f"expected at least one source and one target; got {data.num_sources} and {data.num_targets}")
+    optimizer = torch.optim.AdamW(cost.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     cost.train()
 
     def step(number: int) -> dict[str, float]:
@@ -230,9 +226,7 @@ def fit_prior(
         progress: Called with (done, steps).
     """
     config = cost.config
-    optimizer = torch.optim.AdamW(
-        cost.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(cost.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     cost.train()
 
     def step(number: int) -> dict[str, float]:

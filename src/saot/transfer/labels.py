@@ -13,7 +13,6 @@ from saot.data.classes import IGNORE_INDEX
 from saot.transport import TransportResult
 
 
-
 @dataclass(frozen=True)
 class LabelTransfer:
     """Label probabilities of the target tokens of one pair (or a batch of pairs).
@@ -56,9 +55,7 @@ def transfer_labels(
     """
     f, _ = result.potentials
     if labels.shape != f.shape:
-        raise ValueError(
-            f"expected one label for each source token, shape {tuple(f.shape)}; got {tuple(labels.shape)}"
-        )
+        raise ValueError(f"expected one label for each source token, shape {tuple(f.shape)}; got {tuple(labels.shape)}")
     onehot = one_hot(labels, num_classes, f.dtype)
     votes = result.apply(onehot)
     total = votes.sum(-1, keepdim=True)
@@ -88,9 +85,7 @@ def one_hot(
     return onehot.scatter_(-1, (classes * valid).unsqueeze(-1), valid.to(dtype).unsqueeze(-1))
 
 
-def aggregate_transfers(
-    transfers: Sequence[LabelTransfer], weights: Float[Tensor, " s"]
-) -> LabelTransfer:
+def aggregate_transfers(transfers: Sequence[LabelTransfer], weights: Float[Tensor, " s"]) -> LabelTransfer:
     """The weighted mean of several sources' answers, sec. 6.7; a source that does not cover a token has no say.
 
     Args:

@@ -99,9 +99,7 @@ def train_steps(
         history.append(step(number))
         done = number + 1
         if checkpoint is not None and done % checkpoint.every == 0:
-            checkpoint.save(
-                {"history": history, **{name: dict(part.state_dict()) for name, part in state.items()}}
-            )
+            checkpoint.save({"history": history, **{name: dict(part.state_dict()) for name, part in state.items()}})
         if progress is not None:
             progress(done, steps)
     return history

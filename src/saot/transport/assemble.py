@@ -122,12 +122,8 @@ def envelope(problem: Problem, plan: Plan, f: Tensor, g: Tensor, value: Tensor) 
         exponents = (moved - pairs.sum_all(plan.values * cost)) / problem.epsilon
         epsilon_slope = plan.reference_mass - plan.mass + exponents
         plan_values = plan.values.detach()
-    linear = (
-        pairs.sum_all(plan_values * cost) + epsilon_slope * problem.epsilon + (a_tau + b_tau) * problem.tau
-    )
-    linear = (
-        linear + (a_slope * rows.weight).sum(-1, keepdim=True) + (b_slope * cols.weight).sum(-1, keepdim=True)
-    )
+    linear = pairs.sum_all(plan_values * cost) + epsilon_slope * problem.epsilon + (a_tau + b_tau) * problem.tau
+    linear = linear + (a_slope * rows.weight).sum(-1, keepdim=True) + (b_slope * cols.weight).sum(-1, keepdim=True)
     return value.detach() + (linear - linear.detach()).squeeze(-1)
 
 
@@ -163,9 +159,7 @@ def _divergence(side: Side, sums: Tensor) -> Tensor:
     """The terms r log(r / a) - r + a of KL(r | a)."""
     carried = side.active & (sums > 0)
     r, a = torch.where(carried, sums, 1.0), torch.where(carried, side.weight, 1.0)
-    return torch.where(carried, r * (r.log() - a.log()) - r, 0.0) + torch.where(
-        side.weight > 0, side.weight, 0.0
-    )
+    return torch.where(carried, r * (r.log() - a.log()) - r, 0.0) + torch.where(side.weight > 0, side.weight, 0.0)
 
 
 def _existing(pairs: Pairs) -> Tensor:

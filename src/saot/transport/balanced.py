@@ -88,9 +88,7 @@ def keep_masses_equal(problem: Problem) -> Problem:
         inside = rows.active, cols.active
     row_in, col_in = (mask.to(rows.weight.dtype) for mask in inside)
     count = parts.row_sums(row_in) + parts.col_sums(col_in)
-    excess = (parts.row_sums(rows.weight * row_in) - parts.col_sums(cols.weight * col_in)) / count.clamp(
-        min=1
-    )
+    excess = (parts.row_sums(rows.weight * row_in) - parts.col_sums(cols.weight * col_in)) / count.clamp(min=1)
     excess = excess - excess.detach()
     a = rows.weight - excess.gather(-1, parts.rows) * row_in
     b = cols.weight + excess.gather(-1, parts.cols) * col_in

@@ -128,9 +128,7 @@ def _maps(m: Tensor, pairs: Pairs) -> tuple[Map, Map]:
     if has_sparse_kernels(m.device) and m.numel():
         by_row, by_col = csr(m, pairs.support), csr_transposed(m, pairs.support)
         return (lambda v: by_row @ v), (lambda u: by_col @ u)
-    return (lambda v: pairs.sum_rows(m * pairs.spread_cols(v))), (
-        lambda u: pairs.sum_cols(m * pairs.spread_rows(u))
-    )
+    return (lambda v: pairs.sum_rows(m * pairs.spread_cols(v))), (lambda u: pairs.sum_cols(m * pairs.spread_rows(u)))
 
 
 def _dense_maps(m: Tensor) -> tuple[Map, Map]:

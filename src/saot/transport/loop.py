@@ -98,17 +98,13 @@ def _keep(frozen: Tensor, old: Tensor, new: Tensor) -> Tensor:
     return torch.where(frozen.unsqueeze(-1), old, new)
 
 
-def _potential_residual(
-    problem: Problem, f_change: Tensor, g_change: Tensor, f_new: Tensor, g_new: Tensor
-) -> Tensor:
+def _potential_residual(problem: Problem, f_change: Tensor, g_change: Tensor, f_new: Tensor, g_new: Tensor) -> Tensor:
     """Largest change of a potential over (epsilon + the largest potential), of tokens that take part."""
     rows, cols = problem.rows.active, problem.cols.active
     g_change = torch.where(cols, g_change, 0.0)
     change = torch.maximum(f_change.abs().amax(-1), g_change.abs().amax(-1))
     f_size, g_size = torch.where(rows, f_new, 0.0), torch.where(cols, g_new, 0.0)
-    return change / (
-        problem.epsilon.squeeze(-1) + torch.maximum(f_size.abs().amax(-1), g_size.abs().amax(-1))
-    )
+    return change / (problem.epsilon.squeeze(-1) + torch.maximum(f_size.abs().amax(-1), g_size.abs().amax(-1)))
 
 
 def _marginal_residual(problem: Problem, f: Tensor, lse: Tensor) -> Tensor:

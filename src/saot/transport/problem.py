@@ -156,9 +156,7 @@ def build_problem(
     tau = _check_scale("tau", tau, batch, values)
     balanced = bool(tau.isinf().all())
     if tau.isinf().any() and not balanced:
-        raise ValueError(
-            "tau must be finite for the whole batch or inf for the whole batch; solve the two apart"
-        )
+        raise ValueError("tau must be finite for the whole batch or inf for the whole batch; solve the two apart")
     if balanced:
         tau = torch.ones_like(tau)
     row_active, col_active = _active(pairs, a, b)
@@ -208,9 +206,7 @@ def _check_weights(
         return torch.full((*batch, count), 1.0 / count, dtype=values.dtype, device=values.device)
     if weights.ndim == 0 or weights.shape[-1] != count:
         have = weights.shape[-1] if weights.ndim else "no"
-        raise ValueError(
-            f"cost has {count} {side} but {name} has {have} weights; pass {name}=None for uniform weights"
-        )
+        raise ValueError(f"cost has {count} {side} but {name} has {have} weights; pass {name}=None for uniform weights")
     if len(weights.shape) - 1 > len(batch) or any(
         w not in (1, c) for w, c in zip(reversed(weights.shape[:-1]), reversed(batch), strict=False)
     ):
@@ -230,9 +226,7 @@ def _check_weights(
         )
     if not bool((plain >= 0).all()):
         place = [int(i) for i in torch.nonzero(plain < 0)[0]]
-        raise ValueError(
-            f"weights must not be negative, but {name}{place} is {float(plain[tuple(place)])}; pad with 0"
-        )
+        raise ValueError(f"weights must not be negative, but {name}{place} is {float(plain[tuple(place)])}; pad with 0")
     return weights.to(values.dtype).expand(*batch, count)
 
 

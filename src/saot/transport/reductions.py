@@ -65,9 +65,7 @@ class FirstGrainReduction:
         self._row_lse = out.detach()
         if self._col_lse is None:
             return out
-        grain = pairs.spread_rows(_inverse(self._row_lse)) + pairs.spread_cols(
-            self._scaling(self.b, self._col_lse)
-        )
+        grain = pairs.spread_rows(_inverse(self._row_lse)) + pairs.spread_cols(self._scaling(self.b, self._col_lse))
         return out + pairs.sum_rows((self.log.log_kernel.detach() + grain).exp() * pairs.spread_cols(self.b))
 
     def cols(self, x: Tensor) -> Tensor:
@@ -76,9 +74,7 @@ class FirstGrainReduction:
         self._col_lse = out.detach()
         if self._row_lse is None:
             return out
-        grain = pairs.spread_rows(self._scaling(self.a, self._row_lse)) + pairs.spread_cols(
-            _inverse(self._col_lse)
-        )
+        grain = pairs.spread_rows(self._scaling(self.a, self._row_lse)) + pairs.spread_cols(_inverse(self._col_lse))
         return out + pairs.sum_cols((self.log.log_kernel.detach() + grain).exp() * pairs.spread_rows(self.a))
 
     def _scaling(self, weight: Tensor, lse: Tensor) -> Tensor:
@@ -142,12 +138,7 @@ class KernelReduction:
 
     def _absorb(self) -> "_Kernel | None":
         """The kernel at the scalings last seen, or None where it would not be exact."""
-        if (
-            self._x is None
-            or self._y is None
-            or self._row_lse is None
-            or self._absorptions >= _MAX_ABSORPTIONS
-        ):
+        if self._x is None or self._y is None or self._row_lse is None or self._absorptions >= _MAX_ABSORPTIONS:
             return None
         self._absorptions += 1
         pairs, row, col = self.log.pairs, self._x_active, self._y_active

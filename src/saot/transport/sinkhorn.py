@@ -91,9 +91,7 @@ def solve_transport(
         return _result(problem, end, f, g, tol, unrolled)
 
 
-def _result(
-    problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | int, unrolled: bool
-) -> TransportResult:
+def _result(problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | int, unrolled: bool) -> TransportResult:
     plan = make_plan(problem, f, g)
     value = primal_value(problem, plan, f, g)
     with torch.no_grad():
@@ -154,8 +152,6 @@ def _check_settings(reference: str, max_iter: int, tol: float | int, gradient: s
     if gradient not in ("implicit", "unrolled", "none"):
         raise ValueError(f'gradient must be "implicit", "unrolled" or "none", but is {gradient!r}')
     if max_iter < 1:
-        raise ValueError(
-            f"max_iter must be at least 1, but is {max_iter}; one iteration is one row and column update"
-        )
+        raise ValueError(f"max_iter must be at least 1, but is {max_iter}; one iteration is one row and column update")
     if not tol >= 0:
         raise ValueError(f"tol must be 0 or above, but is {tol}; 0 runs exactly max_iter iterations")

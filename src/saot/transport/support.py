@@ -54,9 +54,7 @@ class Support:
         return _assemble(rows, torch.arange(m, device=device).repeat(n), (n, m))
 
     @classmethod
-    def from_pairs(
-        cls, rows: Int[Tensor, " pairs"], cols: Int[Tensor, " pairs"], shape: tuple[int, int]
-    ) -> "Support":
+    def from_pairs(cls, rows: Int[Tensor, " pairs"], cols: Int[Tensor, " pairs"], shape: tuple[int, int]) -> "Support":
         """The given pairs in any order; a pair given twice counts once.
 
         Args:
@@ -176,9 +174,7 @@ def _check_features(source: Tensor, target: Tensor) -> None:
 
 def _unit(features: Tensor) -> Tensor:
     """Rows of length 1 in float32 or better; a zero row stays zero and is similar to nothing."""
-    return torch.nn.functional.normalize(
-        features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1
-    )
+    return torch.nn.functional.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def _similarity_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -187,9 +183,7 @@ def _similarity_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, x[start : start + step] @ y.T
 
 
-def _merge(
-    best: tuple[Tensor, Tensor] | None, similarity: Tensor, start: int, count: int
-) -> tuple[Tensor, Tensor]:
+def _merge(best: tuple[Tensor, Tensor] | None, similarity: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
     """Values and source indices (count, m) of each target's best sources, with one more block of sources."""
     values, index = similarity.topk(min(count, similarity.shape[0]), dim=0)
     index = index + start
