@@ -26,7 +26,7 @@ test: $(VENV)/.ready-test lint  ## everything CI checks
 lint: $(VENV)/.ready-test     ## style, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.ready-test    ## side by side with peers

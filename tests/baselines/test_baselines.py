@@ -42,6 +42,16 @@ def test_neighbours_in_chunks_are_those_of_the_whole_matrix(monkeypatch):
     assert similar(queries, keys[:2], 10)[1].shape == (50, 2)
 
 
+def test_the_two_pass_search_is_exact(monkeypatch):
+    monkeypatch.setattr("saot.baselines.nearest.BLOCK", 8)
+    queries, keys = clusters(40, 1)[0], clusters(205, 2)[0]  # 25 blocks and a rest of 5
+    for count in (1, 3, 6):
+        whole = torch.topk(queries @ keys.T, count)
+        values, index = similar(queries, keys, count)
+        assert torch.equal(index, whole.indices)
+        assert_close(values, whole.values)
+
+
 def test_knn_with_one_neighbour_is_nearest_neighbour():
     target, _ = clusters(20, 5)
     nearest = nearest_neighbor(bank(), target, 3)

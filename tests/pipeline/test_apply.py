@@ -59,7 +59,7 @@ def test_wrong_input_is_refused_in_one_sentence(finished, stranger, tmp_path):
     with pytest.raises(ValueError, match="png, color, coco; got tiff"):
         predict_pictures(finished, [stranger], tmp_path / "out", ("tiff",))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no run.json"):
+    with pytest.raises(ValueError, match=r"no run\.json"):
         predict_pictures(tmp_path / "empty", [stranger], tmp_path / "out")
     with pytest.raises(ValueError, match="found none"):
         predict_pictures(finished, [tmp_path / "empty"], tmp_path / "out")

@@ -15,7 +15,28 @@ from saot.pipeline.settings import first_difference, store_folder
 
 from .conftest import SIZE, TINY, tiny_settings
 
-METHODS = ["nearest_neighbor", "knn_global", "linear_probe", "prototypes", "ot", "uot", "rwot", "label_propagation", "saot", "saot_multi", "saot_decoder", "mlp", "mlp_ema", "linear_probe_points", "mlp_points", "mlp_points_ema", "semantic_prior", "best_no_transport", "grid_ceiling", "oracle"]
+METHODS = [
+    "nearest_neighbor",
+    "knn_global",
+    "linear_probe",
+    "prototypes",
+    "ot",
+    "uot",
+    "rwot",
+    "label_propagation",
+    "saot",
+    "saot_multi",
+    "saot_decoder",
+    "mlp",
+    "mlp_ema",
+    "linear_probe_points",
+    "mlp_points",
+    "mlp_points_ema",
+    "semantic_prior",
+    "best_no_transport",
+    "grid_ceiling",
+    "oracle",
+]
 
 
 def test_a_run_folder_holds_what_the_contract_names(finished):

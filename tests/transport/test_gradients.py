@@ -28,7 +28,7 @@ def _problem(seed, balanced=False):
     return s, weights
 
 
-def _loss(s, weights, cost, a, b, epsilon, tau, sparse, reference, gradient, max_iter=5000):
+def _loss(s, weights, cost, a, b, epsilon, tau, sparse, reference, gradient, max_iter=2000):
     if sparse:
         cost = SparseCost(cost[s.support.row.long(), s.support.col.long()], s.support)
     with warnings.catch_warnings():

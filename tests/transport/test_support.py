@@ -116,6 +116,10 @@ def test_cost_of_zero_and_equal_features_has_finite_gradients():
         (grad,) = torch.autograd.grad(cost.sum(), x)
         assert bool(grad.isfinite().all())
     assert squared_euclidean_cost(x, x).diagonal().tolist() == [0.0, 0.0]
+    many = _features(300, 64, 1, torch.float32)  # rounding takes some of these distances below zero
+    diagonal = Support.from_pairs(torch.arange(300), torch.arange(300), (300, 300))
+    assert float(squared_euclidean_cost(many, many).min()) >= 0
+    assert float(squared_euclidean_cost(many, many, diagonal).values.min()) >= 0
     assert cosine_cost(x, x)[0].tolist() == [1.0, 1.0]
 
 

@@ -11,16 +11,33 @@ from saot.transfer import Prototypes
 from saot.transfer.labels import one_hot
 
 CHUNK_BYTES = 64 * 2**20
+BLOCK = 128  # keys whose maximum stands for them in the first pass
 
 
 def similar(
     queries: Float[Tensor, "m d"], keys: Float[Tensor, "N d"], count: int
 ) -> tuple[Float[Tensor, "m c"], Int[Tensor, "m c"]]:
-    """The `count` most similar keys of each query, by inner product, in bounded memory."""
+    """The `count` most similar keys of each query, by inner product, in bounded memory; exact."""
     count = min(count, len(keys))
     rows = max(1, CHUNK_BYTES // (4 * len(keys)))
-    parts = [torch.topk(chunk @ keys.T, count, dim=-1) for chunk in _chunks(queries, rows)]
-    return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
+    parts = [_top(chunk @ keys.T, count) for chunk in _chunks(queries, rows)]
+    return torch.cat([values for values, _ in parts]), torch.cat([index for _, index in parts])
+
+
+def _top(scores: Float[Tensor, "m N"], count: int) -> tuple[Float[Tensor, "m c"], Int[Tensor, "m c"]]:
+    """The largest scores of each row. Only the blocks with the `count` largest maxima can hold them."""
+    rows, columns = scores.shape
+    blocks = columns // BLOCK
+    if blocks <= 4 * count:
+        top = torch.topk(scores, count, dim=-1)
+        return top.values, top.indices
+    whole = scores[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
+    chosen = torch.topk(whole.amax(-1), count, dim=-1).indices
+    within = torch.arange(BLOCK, device=scores.device)
+    rest = torch.arange(blocks * BLOCK, columns, device=scores.device).expand(rows, -1)
+    candidates = torch.cat([(chosen.unsqueeze(-1) * BLOCK + within).flatten(1), rest], dim=-1)
+    top = torch.topk(scores.gather(1, candidates), count, dim=-1)
+    return top.values, candidates.gather(1, top.indices)
 
 
 def _chunks(tensor: Tensor, rows: int) -> Iterator[Tensor]:

@@ -66,17 +66,19 @@ def open_run(folder: Path) -> FinishedRun:
         raise ValueError(f"expected the folder of a run; {folder} does not exist: give the --out of `saot run`")
     if not record.exists():
         raise ValueError(
-            f"expected a finished run in {folder}; it has no run.json: give the same `saot run` command again to finish it"
+            f"expected a finished run in {folder}; it has no run.json: give the same `saot run` command again"
         )
     run = json.loads(record.read_text())
     if run.get("format") != RUN_FORMAT:
         raise ValueError(
-            f"expected a run of format {RUN_FORMAT}; {folder} has format {run.get('format')}: use the version that made it"
+            f"expected a run of format {RUN_FORMAT}; {folder} has format {run.get('format')}: "
+            "use the version that made it"
         )
     decoder = load_decoder(folder / "decoder.safetensors")
     if decoder is None:
         raise ValueError(
-            f"expected {folder / 'decoder.safetensors'}; it is missing or damaged: give the same `saot run` command again"
+            f"expected {folder / 'decoder.safetensors'}; it is missing or damaged: "
+            "give the same `saot run` command again"
         )
     settings = run["settings"]
     backbone = load_backbone(settings["backbone"], settings["weights"], size=parse_size(settings["size"]))
