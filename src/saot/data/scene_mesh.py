@@ -1,4 +1,4 @@
-"""Shapes of the built-in street world before they are painted: polygons, strokes, discs and blobs in metres."""
+"""Shapes of the built-in street world before they are painted: polygons, rods, balls and blobs, metres."""
 
 import math
 from typing import Literal, NamedTuple
@@ -48,11 +48,11 @@ class Look(NamedTuple):
 
 
 class Primitive(NamedTuple):
-    """One painted shape; `first` and `count` are its vertices, `group` orders it within its object."""
+    """One painted shape; `corners` vertices from `first` on; `group` orders it in its object."""
 
     shape: int
     first: int
-    count: int
+    corners: int
     radius: float
     end_radius: float
     owner: int
@@ -107,7 +107,7 @@ class Mesh:
         layer: Literal[0, 1] = 1,
         shadow: float = 0.0,
     ) -> None:
-        """Start an object whose local +z looks along `heading` (0 = down the street, pi = towards the camera)."""
+        """Start an object whose local +z looks along `heading`: 0 down the street, pi towards the camera."""
         self.placements.append(Placement(*at, math.cos(heading), math.sin(heading), layer, shadow))
         self.part(class_index, thing=thing)
         self.group()
@@ -153,7 +153,9 @@ class Mesh:
         self.vertices.append(at)
         self.owners.append(len(self.placements) - 1)
 
-    def _add(self, shape: int, points: list[Vertex], look: Look, radius: float = 0.0, end_radius: float = 0.0) -> None:
+    def _add(
+        self, shape: int, points: list[Vertex], look: Look, radius: float = 0.0, end_radius: float = 0.0
+    ) -> None:
         owner = len(self.placements) - 1
         group = len(self.culled) - 1
         first = len(self.vertices)
@@ -161,9 +163,33 @@ class Mesh:
         self.owners.extend([owner] * len(points))
         self.primitives.append(
             Primitive(
-                shape, first, len(points), radius, end_radius, owner, group, self.class_index, self.instance, look
+                shape,
+                first,
+                len(points),
+                radius,
+                end_radius,
+                owner,
+                group,
+                self.class_index,
+                self.instance,
+                look,
             )
         )
+
+
+def side_rect(x: float, z0: float, z1: float, y0: float, y1: float) -> list[Vertex]:
+    """A rectangle on a plane of constant x."""
+    return [(x, y0, z0), (x, y0, z1), (x, y1, z1), (x, y1, z0)]
+
+
+def end_rect(z: float, x0: float, x1: float, y0: float, y1: float) -> list[Vertex]:
+    """A rectangle on a plane of constant z."""
+    return [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)]
+
+
+def level_rect(x: tuple[float, float], z: tuple[float, float], y: float = 0.0) -> list[Vertex]:
+    """A rectangle on a plane of constant y."""
+    return [(x[0], y, z[0]), (x[1], y, z[0]), (x[1], y, z[1]), (x[0], y, z[1])]
 
 
 def shaded(color: Color, factor: float) -> Color:

@@ -17,8 +17,9 @@ NEAR = 0.4  # metres in front of the camera where shapes are cut off
 class Camera:
     """A level camera at (x, height, 0) of the world.
 
-    A point at x, y, z of the camera's frame falls on u = 1/2 + focal x / z, v = horizon - 2 focal y / z, as shares of
-    the picture's width and height: a picture twice as wide as high has square pixels, any other is that one resized.
+    A point at x, y, z of the camera's frame falls on u = 1/2 + focal x / z, v = horizon - 2 focal y / z, as
+    shares of the picture's width and height: a picture twice as wide as high has square pixels, any other is
+    that one resized.
     """
 
     x: float
@@ -30,12 +31,12 @@ class Camera:
 
 @dataclass(frozen=True)
 class Surfaces:
-    """One row for each primitive, in the camera's frame; row 0 is the sky."""
+    """One entry for each primitive, in the camera's frame; entry 0 is the sky."""
 
-    inverse_depth: Float32[np.ndarray, "s 3"]  # 1/z = row . (ray x, ray y, 1)
-    limits: Float32[np.ndarray, "s 2"]  # smallest and largest z
-    along: Float32[np.ndarray, "s 4"]  # texture coordinate s = z * (row[:3] . ray) + row[3], metres
-    across: Float32[np.ndarray, "s 4"]  # texture coordinate t
+    inverse_depth: Float32[np.ndarray, "3 s"]  # 1/z = column . (ray x, ray y, 1)
+    inverse_limits: Float32[np.ndarray, "2 s"]  # smallest and largest 1/z
+    along: Float32[np.ndarray, "4 s"]  # texture coordinate s = z * (column[:3] . ray) + column[3], metres
+    across: Float32[np.ndarray, "4 s"]  # texture coordinate t
     normal: Float32[np.ndarray, "s 3"]  # unit, world frame, on the visible side
     bumped: Bool[np.ndarray, "s"]  # strokes, discs and blobs: their normal faces the camera
 
@@ -45,7 +46,9 @@ class Painted:
     """The painted picture: surface numbers (0 = sky) and the numbers seen through see-through patterns."""
 
     surface: Int32[np.ndarray, "h w"]
-    holes: tuple[tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "..."]], ...]  # number, box, what was behind
+    holes: tuple[
+        tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "_ _"]], ...
+    ]  # number, box, what was behind
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,12 @@ def project(mesh: Mesh, camera: Camera) -> Projected:
     place = np.asarray([p[:5] for p in mesh.placements], np.float64)[np.asarray(mesh.owners)]
     x, y, z, cos, sin = place.T
     world = np.stack(
-        [x + local[:, 0] * cos + local[:, 2] * sin, y + local[:, 1], z - local[:, 0] * sin + local[:, 2] * cos], -1
+        [
+            x + local[:, 0] * cos + local[:, 2] * sin,
+            y + local[:, 1],
+            z - local[:, 0] * sin + local[:, 2] * cos,
+        ],
+        -1,
     )
     seen = to_camera(world, camera)
     depth = np.where(np.abs(seen[:, 2]) < 1e-6, 1e-6, seen[:, 2])
@@ -105,7 +113,7 @@ def surfaces(mesh: Mesh, points: Projected, camera: Camera) -> Surfaces:
     """Depth plane, texture axes and normal of every primitive."""
     shape = np.asarray([p.shape for p in mesh.primitives])
     first = np.asarray([p.first for p in mesh.primitives])
-    count = np.asarray([p.count for p in mesh.primitives])
+    count = np.asarray([p.corners for p in mesh.primitives])
     flat = (shape == POLYGON) | (shape == GROUND) | (shape == LOOP)
     level = shape == GROUND
     p0 = points.camera[first]
@@ -115,7 +123,9 @@ def surfaces(mesh: Mesh, points: Projected, camera: Camera) -> Surfaces:
     along = _unit(p1 - p0)
     normal = _unit(np.cross(p1 - p0, p2 - p0))
     across = np.cross(normal, along)
-    across *= np.where((across[:, 1] < -1e-6) | ((np.abs(across[:, 1]) <= 1e-6) & (across[:, 2] < 0)), -1.0, 1.0)[:, None]
+    across *= np.where(
+        (across[:, 1] < -1e-6) | ((np.abs(across[:, 1]) <= 1e-6) & (across[:, 2] < 0)), -1.0, 1.0
+    )[:, None]
     axes = rotate(np.eye(3), camera.yaw)
     along = np.where(flat[:, None], along, axes[0])
     across = np.where(flat[:, None], across, axes[1])
@@ -129,20 +139,23 @@ def surfaces(mesh: Mesh, points: Projected, camera: Camera) -> Surfaces:
     radius = np.asarray([max(p.radius, 0.0) if p.shape in (STROKE, DISC) else 0.0 for p in mesh.primitives])
     z = points.camera[:, 2]
     ends = first + count
-    low = np.asarray([z[a:b].min() for a, b in zip(first.tolist(), ends.tolist())]) - radius
-    high = np.asarray([z[a:b].max() for a, b in zip(first.tolist(), ends.tolist())]) + radius
+    spans = list(zip(first.tolist(), ends.tolist(), strict=True))
+    low = np.asarray([z[a:b].min() for a, b in spans]) - radius
+    high = np.asarray([z[a:b].max() for a, b in spans]) + radius
 
-    def rows(vector: Float64[np.ndarray, "s 3"], offset: Float64[np.ndarray, "s"]) -> Float32[np.ndarray, "s1 4"]:
+    def columns(
+        vector: Float64[np.ndarray, "s 3"], offset: Float64[np.ndarray, "s"]
+    ) -> Float32[np.ndarray, "4 s1"]:
         table = np.concatenate([vector, offset[:, None]], -1)
-        return np.concatenate([np.zeros((1, 4)), table]).astype(np.float32)
+        return np.concatenate([np.zeros((1, 4)), table]).T.astype(np.float32)
 
-    limits = np.stack([np.maximum(low, NEAR), np.maximum(high, NEAR)], -1)
+    limits = 1 / np.stack([np.maximum(high, NEAR), np.maximum(low, NEAR)])
     return Surfaces(
-        inverse_depth=rows(normal / reach[:, None], 0 * reach)[:, :3],
-        limits=np.concatenate([[[1e6, 1e6]], limits]).astype(np.float32),
-        along=rows(along, -(along * origin).sum(-1)),
-        across=rows(across, -(across * origin).sum(-1)),
-        normal=rows(rotate(normal, -camera.yaw), 0 * reach)[:, :3],
+        inverse_depth=columns(normal / reach[:, None], 0 * reach)[:3],
+        inverse_limits=np.concatenate([np.full((2, 1), 1e-6), limits], -1).astype(np.float32),
+        along=columns(along, -(along * origin).sum(-1)),
+        across=columns(across, -(across * origin).sum(-1)),
+        normal=columns(rotate(normal, -camera.yaw), 0 * reach)[:3].T,
         bumped=np.concatenate([[False], ~flat]),
     )
 
@@ -150,8 +163,8 @@ def surfaces(mesh: Mesh, points: Projected, camera: Camera) -> Surfaces:
 def object_order(mesh: Mesh, points: Projected, camera: Camera) -> Int64[np.ndarray, "o"]:
     """Rank of every object, farthest first, by planes between footprints.
 
-    An object cannot hide another when a plane of constant x or z has the other and the camera on one side and it on
-    the other side. What this leaves open goes by distance.
+    An object cannot hide another when a plane of constant x or z has the other and the camera on one side and
+    it on the other side. What this leaves open goes by distance.
     """
     owners = np.asarray(mesh.owners)
     number = len(mesh.placements)
@@ -187,7 +200,7 @@ def object_order(mesh: Mesh, points: Projected, camera: Camera) -> Int64[np.ndar
 def paint_order(mesh: Mesh, points: Projected, table: Surfaces, camera: Camera) -> list[int]:
     """Indices of the primitives that may be seen, in painting order."""
     first = np.asarray([p.first for p in mesh.primitives])
-    count = np.asarray([p.count for p in mesh.primitives])
+    count = np.asarray([p.corners for p in mesh.primitives])
     owner = np.asarray([p.owner for p in mesh.primitives])
     group = np.asarray([p.group for p in mesh.primitives])
     leader = np.ones(len(group), bool)
@@ -209,7 +222,7 @@ def paint_order(mesh: Mesh, points: Projected, table: Surfaces, camera: Camera) 
     reach = np.where(layer == 0, 0.0, reach)
     rank = object_order(mesh, points, camera)[owner]
     order = np.lexsort((np.arange(len(group)), group, -reach[block], rank))
-    visible = ~hidden[block] & (table.limits[1:, 1] > NEAR)
+    visible = ~hidden[block] & (table.inverse_limits[0, 1:] < 1 / NEAR - 1e-6)
     return order[visible[order]].tolist()
 
 
@@ -220,14 +233,16 @@ def _clip(vertices: Float64[np.ndarray, "n 3"]) -> list[list[float]]:
     for current in vertices.tolist():
         if (current[2] >= NEAR) != (previous[2] >= NEAR):
             f = (NEAR - previous[2]) / (current[2] - previous[2])
-            out.append([p + f * (c - p) for p, c in zip(previous, current)])
+            out.append([p + f * (c - p) for p, c in zip(previous, current, strict=True)])
         if current[2] >= NEAR:
             out.append(current)
         previous = current
     return out
 
 
-def paint(mesh: Mesh, points: Projected, order: list[int], camera: Camera, height: int, width: int) -> Painted:
+def paint(
+    mesh: Mesh, points: Projected, order: list[int], camera: Camera, height: int, width: int
+) -> Painted:
     """Rasterise the primitives in the given order; pixel values are primitive number + 1."""
     from PIL import Image, ImageDraw
 
@@ -238,10 +253,10 @@ def paint(mesh: Mesh, points: Projected, order: list[int], camera: Camera, heigh
     flat, depth = xy.ravel().tolist(), points.camera[:, 2].tolist()
     fx, fy = camera.focal * width, 2 * camera.focal * height
     outlines = blob_outlines()
-    holes: list[tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "..."]]] = []
+    holes: list[tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "_ _"]]] = []
     for k in order:
         item = mesh.primitives[k]
-        a, b = item.first, item.first + item.count
+        a, b = item.first, item.first + item.corners
         z = depth[a]
         if item.shape in (POLYGON, GROUND):
             if min(depth[a:b]) >= NEAR:
@@ -257,7 +272,13 @@ def paint(mesh: Mesh, points: Projected, order: list[int], camera: Camera, heigh
         elif min(depth[a:b]) < NEAR:
             continue
         elif item.shape == STROKE:
-            _rod(draw, xy[a].tolist(), xy[a + 1].tolist(), (fx * item.radius / z, fx * item.end_radius / depth[a + 1]), k + 1)
+            _rod(
+                draw,
+                xy[a].tolist(),
+                xy[a + 1].tolist(),
+                (fx * item.radius / z, fx * item.end_radius / depth[a + 1]),
+                k + 1,
+            )
         elif item.shape == LOOP:
             line = flat[2 * a : 2 * b] + flat[2 * a : 2 * a + 2]
             draw.line(line, fill=k + 1, width=max(1, round(2 * fx * item.radius / z)))
@@ -269,7 +290,9 @@ def paint(mesh: Mesh, points: Projected, order: list[int], camera: Camera, heigh
             if item.shape == DISC:
                 draw.ellipse((x - rx, y - ry, x + rx, y + ry), fill=k + 1)
             elif item.shape == BLOB:
-                draw.polygon((outlines[int(item.end_radius)] * (rx, ry) + (x, y)).ravel().tolist(), fill=k + 1)
+                draw.polygon(
+                    (outlines[int(item.end_radius)] * (rx, ry) + (x, y)).ravel().tolist(), fill=k + 1
+                )
     return Painted(np.asarray(canvas, np.int32).copy(), tuple(holes))
 
 
@@ -289,17 +312,33 @@ def _outside(corners: list[float], width: int, height: int) -> bool:
 def _box_of(corners: list[float], width: int, height: int) -> tuple[int, int, int, int]:
     xs, ys = corners[0::2], corners[1::2]
     left, top = max(0, math.floor(min(xs)) - 1), max(0, math.floor(min(ys)) - 1)
-    return left, top, max(left + 1, min(width, math.ceil(max(xs)) + 2)), max(top + 1, min(height, math.ceil(max(ys)) + 2))
+    return (
+        left,
+        top,
+        max(left + 1, min(width, math.ceil(max(xs)) + 2)),
+        max(top + 1, min(height, math.ceil(max(ys)) + 2)),
+    )
 
 
-def _rod(draw: "ImageDraw.ImageDraw", start: list[float], end: list[float], radii: tuple[float, float], fill: int) -> None:
+def _rod(
+    draw: "ImageDraw.ImageDraw", start: list[float], end: list[float], radii: tuple[float, float], fill: int
+) -> None:
     """A tapered quadrilateral with round ends where they are wide enough to be seen."""
     (x0, y0), (x1, y1), (r0, r1) = start, end, radii
     dx, dy = x1 - x0, y1 - y0
     length = math.hypot(dx, dy)
     if length > 1e-6:
         nx, ny = -dy / length, dx / length
-        quad = (x0 + nx * r0, y0 + ny * r0, x1 + nx * r1, y1 + ny * r1, x1 - nx * r1, y1 - ny * r1, x0 - nx * r0, y0 - ny * r0)
+        quad = (
+            x0 + nx * r0,
+            y0 + ny * r0,
+            x1 + nx * r1,
+            y1 + ny * r1,
+            x1 - nx * r1,
+            y1 - ny * r1,
+            x0 - nx * r0,
+            y0 - ny * r0,
+        )
         if max(r0, r1) < 0.7:
             draw.line((x0, y0, x1, y1), fill=fill)
         else:
@@ -312,7 +351,7 @@ def _rod(draw: "ImageDraw.ImageDraw", start: list[float], end: list[float], radi
 def shadow_map(
     mesh: Mesh, points: Projected, camera: Camera, light: tuple[float, float], height: int, width: int
 ) -> Float32[np.ndarray, "h w"]:
-    """Share of sunlight (1 = full) on the ground: shadows along `light` = (x, z) metres per metre of height."""
+    """Share of sunlight (1 = full) on the ground: shadows along `light` = (x, z) m per m of height."""
     from PIL import Image, ImageDraw, ImageFilter
 
     canvas = Image.new("L", (width // 2, height // 2), 255)
@@ -327,12 +366,21 @@ def shadow_map(
             continue
         (x0, _, z0), (x1, _, z1) = low[i].tolist(), high[i].tolist()
         for h, tone in ((place.shadow, 110), (0.0, 60)):
-            hull = _hull([(x + f * h * light[0], z + f * h * light[1]) for f in (0.0, 1.0) for x in (x0, x1) for z in (z0, z1)])
+            hull = _hull(
+                [
+                    (x + f * h * light[0], z + f * h * light[1])
+                    for f in (0.0, 1.0)
+                    for x in (x0, x1)
+                    for z in (z0, z1)
+                ]
+            )
             seen = to_camera(np.array([(x, 0.0, z) for x, z in hull]), camera)
             corners = _cut(seen, camera, width // 2, height // 2)
             if len(corners) >= 6 and not _outside(corners, width // 2, height // 2):
                 draw.polygon(corners, fill=tone)
-    soft = canvas.filter(ImageFilter.GaussianBlur(width / 500)).resize((width, height), Image.Resampling.BILINEAR)
+    soft = canvas.filter(ImageFilter.GaussianBlur(width / 500)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
     return np.asarray(soft, np.float32) / 255
 
 

@@ -25,7 +25,9 @@ from saot.data.scene_mesh import (
     Look,
     Mesh,
     Vertex,
+    end_rect,
     shaded,
+    side_rect,
 )
 
 STEEL: Color = (0.42, 0.43, 0.44)
@@ -67,35 +69,38 @@ def add_house(mesh: Mesh, rng: np.random.Generator, house: House) -> None:
     mesh.group(cull=True)
     blind = float(rng.random() < 0.5)
     mesh.polygon([(0, 0, 0), (back, 0, 0), (back, top, 0), (0, top, 0)], facade_look(house, blind))
-    tiles = Look(ROOF, house.roof, 0.35)
     if house.pitched:
-        ridge = top + 0.32 * house.depth
-        middle, eave = back / 2, -0.35 * house.side
-        mesh.polygon([(0, top, 0), (back, top, 0), (middle, ridge, 0)], Look(BRICK, house.wall, 0.0))
-        mesh.group(cull=True)
-        mesh.polygon(
-            [(eave, top - 0.15, -0.2), (eave, top - 0.15, length + 0.2), (middle, ridge, length + 0.2)]
-            + [(middle, ridge, -0.2)],
-            tiles,
-        )
-        if house.depth > 7 and rng.random() < 0.5:  # dormers
-            for z in np.arange(2.0, length - 2.5, 4.0).tolist():
-                _dormer(mesh, house, z, top, middle)
-        for _ in range(int(rng.integers(0, 3))):
-            z = float(rng.uniform(0.5, length - 1.0))
-            mesh.group()
-            brick = Look(BRICK, (0.42, 0.24, 0.19), 1.0)
-            x = middle * 0.8
-            mesh.polygon([(x, ridge - 1.2, z), (x, ridge - 1.2, z + 0.8), (x, ridge + 0.9, z + 0.8), (x, ridge + 0.9, z)], brick)
-            mesh.polygon([(x, ridge - 1.2, z), (middle, ridge - 1.2, z), (middle, ridge + 0.9, z), (x, ridge + 0.9, z)], brick)
+        _pitched_roof(mesh, rng, house)
     else:  # a cornice along the flat roof
         mesh.group()
         rim = Look(FLAT, shaded(house.wall, 0.8))
         out = -0.25 * house.side
-        mesh.polygon([(out, top - 0.35, -0.1), (out, top - 0.35, length), (out, top + 0.1, length), (out, top + 0.1, -0.1)], rim)
-        mesh.polygon([(out, top - 0.35, -0.1), (back, top - 0.35, -0.1), (back, top + 0.1, -0.1), (out, top + 0.1, -0.1)], rim)
+        mesh.polygon(side_rect(out, -0.1, length, top - 0.35, top + 0.1), rim)
+        mesh.polygon(end_rect(-0.1, out, back, top - 0.35, top + 0.1), rim)
     if house.ground_floor == 1 and rng.random() < 0.6:
         _awning(mesh, rng, house, length)
+
+
+def _pitched_roof(mesh: Mesh, rng: np.random.Generator, house: House) -> None:
+    """Gable, the slope above the street, dormers and chimneys."""
+    length, back = house.z1 - house.z0, house.side * house.depth
+    top = house.floors * house.floor_height
+    ridge = top + 0.32 * house.depth
+    middle, eave = back / 2, -0.35 * house.side
+    mesh.polygon([(0, top, 0), (back, top, 0), (middle, ridge, 0)], Look(BRICK, house.wall, 0.0))
+    mesh.group(cull=True)
+    low = [(eave, top - 0.15, -0.2), (eave, top - 0.15, length + 0.2)]
+    mesh.polygon([*low, (middle, ridge, length + 0.2), (middle, ridge, -0.2)], Look(ROOF, house.roof, 0.35))
+    if house.depth > 7 and rng.random() < 0.5:
+        for z in np.arange(2.0, length - 2.5, 4.0).tolist():
+            _dormer(mesh, house, z, top, middle)
+    for _ in range(int(rng.integers(0, 3))):
+        z = float(rng.uniform(0.5, length - 1.0))
+        mesh.group()
+        brick = Look(BRICK, (0.42, 0.24, 0.19), 1.0)
+        x = middle * 0.8
+        mesh.polygon(side_rect(x, z, z + 0.8, ridge - 1.2, ridge + 0.9), brick)
+        mesh.polygon(end_rect(z, x, middle, ridge - 1.2, ridge + 0.9), brick)
 
 
 def _dormer(mesh: Mesh, house: House, z: float, top: float, middle: float) -> None:
@@ -103,23 +108,43 @@ def _dormer(mesh: Mesh, house: House, z: float, top: float, middle: float) -> No
     x = middle * 0.3
     y = top + slope * abs(x)
     mesh.group()
-    mesh.polygon([(x, y - 0.1, z), (x, y - 0.1, z + 1.4), (x, y + 1.3, z + 1.4), (x, y + 1.3, z)], Look(FLAT, house.wall))
+    mesh.polygon(
+        [(x, y - 0.1, z), (x, y - 0.1, z + 1.4), (x, y + 1.3, z + 1.4), (x, y + 1.3, z)],
+        Look(FLAT, house.wall),
+    )
     mesh.polygon(
         [(x, y + 0.15, z + 0.2), (x, y + 0.15, z + 1.2), (x, y + 1.1, z + 1.2), (x, y + 1.1, z + 0.2)],
         Look(FLAT, (0.16, 0.19, 0.23)),
     )
-    mesh.polygon([(x, y + 1.3, z - 0.1), (x, y + 1.3, z + 1.5), (x * 1.8, y + 1.6, z + 1.5), (x * 1.8, y + 1.6, z - 0.1)], Look(ROOF, house.roof, 0.35))
-    mesh.polygon([(x, y - 0.1, z), (x * 1.8, y + 1.2, z), (x, y + 1.3, z)], Look(FLAT, shaded(house.wall, 0.8)))
+    mesh.polygon(
+        [
+            (x, y + 1.3, z - 0.1),
+            (x, y + 1.3, z + 1.5),
+            (x * 1.8, y + 1.6, z + 1.5),
+            (x * 1.8, y + 1.6, z - 0.1),
+        ],
+        Look(ROOF, house.roof, 0.35),
+    )
+    mesh.polygon(
+        [(x, y - 0.1, z), (x * 1.8, y + 1.2, z), (x, y + 1.3, z)], Look(FLAT, shaded(house.wall, 0.8))
+    )
 
 
 def _awning(mesh: Mesh, rng: np.random.Generator, house: House, length: float) -> None:
-    color = [(0.62, 0.14, 0.12), (0.13, 0.34, 0.24), (0.15, 0.2, 0.42), (0.78, 0.72, 0.6)][int(rng.integers(4))]
+    color = [(0.62, 0.14, 0.12), (0.13, 0.34, 0.24), (0.15, 0.2, 0.42), (0.78, 0.72, 0.6)][
+        int(rng.integers(4))
+    ]
     width = float(rng.uniform(2.5, 5.0))
     z = float(rng.uniform(0.3, max(0.4, length - width - 0.3)))
     out = -1.3 * house.side
     mesh.group()
-    mesh.polygon([(0, 3.0, z), (0, 3.0, z + width), (out, 2.45, z + width), (out, 2.45, z)], Look(CLOTH, color))
-    mesh.polygon([(out, 2.2, z), (out, 2.2, z + width), (out, 2.45, z + width), (out, 2.45, z)], Look(CLOTH, shaded(color, 0.8)))
+    mesh.polygon(
+        [(0, 3.0, z), (0, 3.0, z + width), (out, 2.45, z + width), (out, 2.45, z)], Look(CLOTH, color)
+    )
+    mesh.polygon(
+        [(out, 2.2, z), (out, 2.2, z + width), (out, 2.45, z + width), (out, 2.45, z)],
+        Look(CLOTH, shaded(color, 0.8)),
+    )
     mesh.polygon([(0, 3.0, z), (out, 2.45, z), (out, 2.2, z)], Look(CLOTH, shaded(color, 0.7)))
 
 
@@ -131,7 +156,13 @@ def add_tower(mesh: Mesh, at: Vertex, size: tuple[float, float], look: Look) -> 
 
 
 def add_panels(
-    mesh: Mesh, class_index: int, x: float, span: tuple[float, float], height: float, look: Look, base: float = 0.0
+    mesh: Mesh,
+    class_index: int,
+    x: float,
+    span: tuple[float, float],
+    height: float,
+    look: Look,
+    base: float = 0.0,
 ) -> None:
     """A wall or fence along the street at `x` from z = span[0] to span[1], in pieces of at most 8 m."""
     pieces = max(1, math.ceil((span[1] - span[0]) / 8.0))
@@ -147,7 +178,10 @@ def add_panels(
             mesh.polygon([(0, 0, 0), (away, 0, 0), (away, height, 0), (0, height, 0)], look)
         mesh.polygon([(0, 0, 0), (0, 0, step), (0, height, step), (0, height, 0)], look)
         if class_index == WALL:
-            mesh.polygon([(0, height - 0.12, 0), (0, height - 0.12, step), (0, height, step), (0, height, 0)], Look(FLAT, shaded(look.color, 1.1)))
+            mesh.polygon(
+                [(0, height - 0.12, 0), (0, height - 0.12, step), (0, height, step), (0, height, 0)],
+                Look(FLAT, shaded(look.color, 1.1)),
+            )
         else:
             mesh.stroke((0, 0, 0), (0, height * 1.05, 0), 0.05, Look(FLAT, shaded(look.color, 0.85)))
 
@@ -173,7 +207,9 @@ def add_lamp_post(mesh: Mesh, at: Vertex, side: float, height: float, color: Col
     mesh.stroke((0, 0, 0), (0, height, 0), 0.10, look, 0.06)
     mesh.group()
     mesh.stroke((0, height, 0), (-side * 1.6, height + 0.35, 0), 0.05, look)
-    mesh.stroke((-side * 1.3, height + 0.3, 0), (-side * 2.0, height + 0.36, 0), 0.11, Look(FLAT, shaded(color, 0.8)))
+    mesh.stroke(
+        (-side * 1.3, height + 0.3, 0), (-side * 2.0, height + 0.36, 0), 0.11, Look(FLAT, shaded(color, 0.8))
+    )
 
 
 def add_pole(mesh: Mesh, at: Vertex, height: float, radius: float, color: Color) -> None:
@@ -227,7 +263,10 @@ def add_sign(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float) -
     mesh.part(TRAFFIC_SIGN, thing=True)
     r = 0.38
     if kind == 0:
-        shapes = [(_plate(3, r * 1.25, y, math.pi / 2), SIGN_RED), (_plate(3, r * 0.8, y, math.pi / 2), SIGN_WHITE)]
+        shapes = [
+            (_plate(3, r * 1.25, y, math.pi / 2), SIGN_RED),
+            (_plate(3, r * 0.8, y, math.pi / 2), SIGN_WHITE),
+        ]
     elif kind == 1:
         shapes = [(_plate(14, r, y, 0), SIGN_RED), (_plate(14, r * 0.72, y, 0), SIGN_WHITE)]
     elif kind == 2:
@@ -239,7 +278,10 @@ def add_sign(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float) -
     elif kind == 5:
         shapes = [(_rect(0.36, y, 0.36), SIGN_BLUE), (_rect(0.18, y, 0.22), SIGN_WHITE)]
     else:
-        shapes = [(_rect(0.75, y, 0.3), SIGN_YELLOW if rng.random() < 0.5 else SIGN_BLUE), (_rect(0.5, y, 0.06), SIGN_WHITE)]
+        shapes = [
+            (_rect(0.75, y, 0.3), SIGN_YELLOW if rng.random() < 0.5 else SIGN_BLUE),
+            (_rect(0.5, y, 0.06), SIGN_WHITE),
+        ]
     for points, color in shapes:
         mesh.polygon(points, Look(FLAT, color))
     if rng.random() < 0.3:
@@ -250,10 +292,7 @@ def add_sign(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float) -
 
 
 def _rect(half_width: float, y: float, half_height: float) -> list[Vertex]:
-    return [(-half_width, y - half_height, 0.0), (half_width, y - half_height, 0.0)] + [
-        (half_width, y + half_height, 0.0),
-        (-half_width, y + half_height, 0.0),
-    ]
+    return end_rect(0.0, -half_width, half_width, y - half_height, y + half_height)
 
 
 def add_tree(mesh: Mesh, rng: np.random.Generator, at: Vertex, height: float, color: Color) -> None:
@@ -267,7 +306,7 @@ def add_tree(mesh: Mesh, rng: np.random.Generator, at: Vertex, height: float, co
     mesh.stroke((0, 0, 0), (0, trunk * 1.4, 0), base, bark, base * 0.7)
     for side in (-1.0, 1.0):
         mesh.stroke((0, trunk * 1.1, 0), (side * crown * 0.6, trunk * 1.9, 0), base * 0.5, bark, base * 0.3)
-    clumps = 26
+    clumps = 26 if at[2] < 60 else 12
     for i in range(clumps):
         up = (i + 0.5) / clumps
         if conifer:
@@ -275,7 +314,10 @@ def add_tree(mesh: Mesh, rng: np.random.Generator, at: Vertex, height: float, co
             y, radius = trunk + up * (height - trunk), crown * (0.75 - 0.55 * up)
         else:
             reach = crown * 1.05 * math.sqrt(max(0.0, 1 - (2 * up - 0.9) ** 2 / 1.4))
-            y, radius = trunk * 1.25 + up * (height - crown * 0.3 - trunk * 1.25), crown * float(rng.uniform(0.26, 0.52))
+            y, radius = (
+                trunk * 1.25 + up * (height - crown * 0.3 - trunk * 1.25),
+                crown * float(rng.uniform(0.26, 0.52)),
+            )
             reach *= 1.3 - 0.9 * radius / crown
         turn = float(rng.uniform(0, 2 * math.pi))
         reach *= math.sqrt(float(rng.uniform(0.1, 1.0)))
@@ -317,4 +359,6 @@ def add_bin(mesh: Mesh, at: Vertex, color: Color) -> None:
         ([(-0.3, 1.05, -0.3), (0.3, 1.05, -0.3), (0.3, 1.05, 0.3), (-0.3, 1.05, 0.3)], 1.2),
     ):
         mesh.group(cull=True)
-        mesh.polygon([(float(a), float(b), float(c)) for a, b, c in points], Look(FLAT, shaded(color, factor)))
+        mesh.polygon(
+            [(float(a), float(b), float(c)) for a, b, c in points], Look(FLAT, shaded(color, factor))
+        )

@@ -4,8 +4,20 @@ import math
 
 import numpy as np
 
-from saot.data.scene_mesh import BICYCLE, CLOTH, FLAT, MOTORCYCLE, PERSON, RIDER, Color, Look, Mesh, Vertex, shaded
-from saot.data.scene_vehicles import add_bicycle, add_motorcycle
+from saot.data.scene_cycles import add_bicycle, add_motorcycle
+from saot.data.scene_mesh import (
+    BICYCLE,
+    CLOTH,
+    FLAT,
+    MOTORCYCLE,
+    PERSON,
+    RIDER,
+    Color,
+    Look,
+    Mesh,
+    Vertex,
+    shaded,
+)
 
 SKINS: tuple[Color, ...] = ((0.87, 0.68, 0.56), (0.76, 0.56, 0.44), (0.55, 0.38, 0.28), (0.36, 0.25, 0.19))
 HAIRS: tuple[Color, ...] = ((0.10, 0.08, 0.07), (0.28, 0.18, 0.10), (0.55, 0.42, 0.24), (0.5, 0.5, 0.5))
@@ -28,7 +40,9 @@ def _head(mesh: Mesh, at: Vertex, radius: float, skin: Look, hair: Look) -> None
     mesh.disc((x, y - 0.1 * radius, z + 0.25 * radius), radius * 0.86, skin)
 
 
-def add_person(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, clothes: tuple[Color, Color]) -> None:
+def add_person(
+    mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, clothes: tuple[Color, Color]
+) -> None:
     """A standing or walking person of random height, pose and dress."""
     child = rng.random() < 0.12
     tall = float(rng.uniform(1.1, 1.4) if child else rng.uniform(1.56, 1.9))
@@ -88,7 +102,9 @@ def add_rider(
 ) -> None:
     """A rider on a bicycle or motorcycle; colours of the machine, the jacket and the trousers."""
     if mount not in (BICYCLE, MOTORCYCLE):
-        raise ValueError(f"class {mount} carries no rider; use {BICYCLE} (bicycle) or {MOTORCYCLE} (motorcycle)")
+        raise ValueError(
+            f"class {mount} carries no rider; use {BICYCLE} (bicycle) or {MOTORCYCLE} (motorcycle)"
+        )
     turn = float(rng.uniform(0, 2 * math.pi))
     skin = Look(CLOTH, SKINS[int(rng.integers(len(SKINS)))])
     helmet = rng.random() < (0.35 if mount == BICYCLE else 1.0)
@@ -123,7 +139,8 @@ def add_rider(
     mesh.group()
     mesh.stroke((0.0, lift, seat[2]), (0.0, neck[1] - 0.08, neck[2] - 0.02), 0.16, jacket, 0.17)
     mesh.polygon(
-        [(-0.15, lift, seat[2]), (0.15, lift, seat[2]), (0.23, neck[1], neck[2]), (-0.23, neck[1], neck[2])], jacket
+        [(-0.15, lift, seat[2]), (0.15, lift, seat[2]), (0.23, neck[1], neck[2]), (-0.23, neck[1], neck[2])],
+        jacket,
     )
     head = (0.0, neck[1] + 0.19, neck[2] + 0.05)
     _head(mesh, head, 0.125 if helmet else 0.11, skin, cap)

@@ -3,11 +3,21 @@
 import math
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from saot.data.scene_mesh import GROUND, Mesh
 from saot.data.scene_paint import Camera, Painted, Projected, Surfaces, shadow_map
-from saot.data.scene_shade import SHADERS, Light, Pixels, base_colors, depth_of, look_through, noise_tile
+from saot.data.scene_shade import (
+    SHADERS,
+    TILE,
+    Light,
+    Pixels,
+    base_colors,
+    depth_of,
+    look_through,
+    noise_tile,
+    texture_axis,
+)
 
 Ray = Float32[np.ndarray, "h w"]
 
@@ -26,10 +36,20 @@ def draw_light(style: str, rng: np.random.Generator) -> Light:
     if style == "game":
         turn, high = float(rng.uniform(-2.6, 2.6)), float(rng.uniform(0.6, 1.1))
         sun = (math.sin(turn) * math.cos(high), math.sin(high), -math.cos(turn) * math.cos(high))
-        return Light(sun, (0.42,) * 3, (0.68,) * 3, (0.30, 0.52, 0.86), (0.66, 0.82, 0.96), 0.15, 0.0009, 0.25, 0.35)
+        return Light(
+            sun,
+            (0.42, 0.42, 0.42),
+            (0.68, 0.68, 0.68),
+            (0.30, 0.52, 0.86),
+            (0.66, 0.82, 0.96),
+            0.15,
+            0.0009,
+            0.12,
+            0.35,
+        )
     turn, high = float(rng.uniform(-math.pi, math.pi)), float(rng.uniform(0.35, 0.9))
     sun = (math.sin(turn) * math.cos(high), math.sin(high), -math.cos(turn) * math.cos(high))
-    cover = float(rng.beta(0.8, 0.9))
+    cover = float(rng.beta(0.7, 1.0))
     strength, warm = 0.95 * (1 - cover) + 0.12, float(rng.uniform(0.0, 0.16))
     sky = 0.55 + 0.3 * cover
     return Light(
@@ -39,7 +59,7 @@ def draw_light(style: str, rng: np.random.Generator) -> Light:
         sky_top=(sky - 0.28 * (1 - cover), sky - 0.10 * (1 - cover), sky + 0.08),
         sky_low=(0.80 + 0.08 * cover, 0.83 + 0.05 * cover, 0.86),
         clouds=cover,
-        haze=float(rng.uniform(0.001, 0.006)) * (0.6 + 0.8 * cover),
+        haze=float(rng.uniform(0.001, 0.005)) * (0.5 + 0.7 * cover),
         texture=1.0,
         shadow=0.25 + 0.35 * (1 - cover),
     )
@@ -62,21 +82,21 @@ def render_color(
     palette = base_colors(mesh, table, light)
     color = np.stack([channel[number] for channel in palette])
     kinds = np.asarray([255] + [p.look.kind for p in mesh.primitives], np.uint8)
-    numbers = np.asarray([(0.0,) * 4] + [p.look[2:] for p in mesh.primitives], np.float32)
+    numbers = np.asarray([(0.0,) * 4] + [p.look[2:] for p in mesh.primitives], np.float32).T.copy()
     kind_of = kinds[number]
     for kind, shader in SHADERS.items():
         index = np.flatnonzero(kind_of == kind)
         if not len(index):
             continue
-        a, b, x, y, zk = number[index], number[index], rx[index], ry[index], z[index]
-        along, across = table.along[a], table.across[b]
-        s = zk * (along[:, 0] * x + along[:, 1] * y + along[:, 2]) + along[:, 3]
-        t = zk * (across[:, 0] * x + across[:, 1] * y + across[:, 2]) + across[:, 3]
-        pixels = Pixels(index, s, t, zk, numbers[a], zk / (camera.focal * width), light.texture)
-        color[:, index] = shader(color[:, index], pixels)
+        own, x, y, zk = number[index], rx[index], ry[index], z[index]
+        s, t = (texture_axis(axis, own, x, y, zk) for axis in (table.along, table.across))
+        pixels = Pixels(s, t, zk, np.take(numbers, own, axis=1), zk / (camera.focal * width), light.texture)
+        shaded = shader(np.stack([channel[index] for channel in color]), pixels)
+        for channel, values in zip(color, shaded, strict=True):
+            channel[index] = values
     _ground_shadow(color, mesh, shadow_map(mesh, points, camera, _slant(light), height, width), light, number)
     far = 1 - np.exp(-light.haze * z)
-    for channel, air in zip(color, light.sky_low):
+    for channel, air in zip(color, light.sky_low, strict=True):
         channel += (np.float32(air * 0.95) - channel) * far
     where = np.flatnonzero(number == 0)
     color[:, where] = sky_color(light, rx[where], ry[where], camera)
@@ -98,12 +118,14 @@ def _ground_shadow(
     mesh: Mesh,
     sunlit: Float32[np.ndarray, "h w"],
     light: Light,
-    number: Int32[np.ndarray, "n"],
+    number: Int[np.ndarray, "n"],
 ) -> None:
     """Darken, in place, the ground where objects stand in the sun's way."""
     level = np.asarray([False] + [p.shape == GROUND for p in mesh.primitives])
     where = np.flatnonzero(level[number])
-    color[:, where] *= 1 - light.shadow * (1 - sunlit.ravel()[where]) / 0.6
+    factor = 1 - light.shadow * (1 - sunlit.ravel()[where]) / 0.6
+    for channel in color:
+        channel[where] *= factor
 
 
 def sky_color(
@@ -126,30 +148,38 @@ def sky_color(
 def game_camera(color: Float32[np.ndarray, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Saturated colours on 40 levels, as an old game draws them."""
     gray = (color[0] + color[1] + color[2]) / 3
-    vivid = np.clip(gray + (color - gray) * np.float32(1.2), 0, 1)
+    vivid = np.clip(gray + (color - gray) * np.float32(1.1), 0, 1)
     return _pixels(np.round(vivid * 40) * np.float32(1 / 40))
 
 
-def street_camera(color: Float32[np.ndarray, "3 h w"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Colour cast, weak saturation, contrast curve, dark corners, soft focus and sensor noise."""
+def street_camera(
+    color: Float32[np.ndarray, "3 h w"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Colour cast, weak saturation, contrast curve, dark corners, soft focus, grain; overwrites `color`."""
     height, width = color.shape[1:]
-    cast = rng.uniform((0.90, 0.95, 0.84), (1.08, 1.06, 1.08)).astype(np.float32)
-    aim, fade = float(rng.uniform(0.30, 0.46)), np.float32(rng.uniform(0.50, 0.85))
-    blur, grain = float(rng.uniform(0.3, 1.0)), float(rng.uniform(0.010, 0.026))
+    cast = rng.uniform((0.95, 0.97, 0.90), (1.05, 1.03, 1.03)).astype(np.float32)
+    aim, fade = float(rng.uniform(0.34, 0.48)), np.float32(rng.uniform(0.70, 1.0))
+    blur, grain = float(rng.uniform(0.4, 1.0)), float(rng.uniform(0.014, 0.026))
     gray = (color[0] + color[1] + color[2]) / 3
     exposure = np.float32(aim / max(0.05, float(np.median(gray[::8, ::8]))))
-    color = (gray + (color - gray) * fade) * (cast * exposure)[:, None, None]
     x = np.linspace(-1, 1, width, dtype=np.float32) ** 2
     y = np.linspace(-1, 1, height, dtype=np.float32) ** 2
-    color *= (1 - np.float32(0.13) * (y[:, None] + x))
-    color = np.clip(color, 0, 1.6)
-    color = color * (1 + color * np.float32(0.9)) / (1 + color * color * np.float32(1.05))  # film-like shoulder
-    color = np.clip(color * np.float32(0.97) + np.float32(0.02), 0, 1)
-    color = soften(color, blur * width / 1008)
-    noise = rng.standard_normal((height, width), dtype=np.float32) * np.float32(grain)
-    tint = noise_tile(0.0).ravel()[:: 7]
-    start = int(rng.integers(len(tint)))
-    extra = np.resize(np.roll(tint, start), (height, width)) * np.float32(grain * 0.5)
+    corners = 1 - np.float32(0.13) * (y[:, None] + x)
+    for channel, gain in zip(color, cast * exposure, strict=True):
+        channel -= gray
+        channel *= fade
+        channel += gray
+        channel *= gain * corners
+        np.clip(channel, 0, 1.6, out=channel)
+        channel *= (1 + channel * np.float32(0.9)) / (1 + channel * channel * np.float32(1.05))  # film-like
+        channel *= np.float32(0.97)
+        channel += np.float32(0.02)
+        np.clip(channel, 0, 1, out=channel)
+        for _ in range(2):
+            soften(channel, blur * width / 1008)
+    noise = rng.standard_normal((height, width), dtype=np.float32) * np.float32(0.5 * grain)
+    noise += coarse_grain(rng, height, width) * np.float32(0.9 * grain)
+    extra = coarse_grain(rng, height, width) * np.float32(0.2 * grain)
     color[0] += noise + extra
     color[1] += noise
     color[2] += noise - extra
@@ -163,11 +193,18 @@ def _pixels(color: Float32[np.ndarray, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
     return image
 
 
-def soften(color: Float32[np.ndarray, "3 h w"], amount: float) -> Float32[np.ndarray, "3 h w"]:
-    """A three-pixel blur of the given share, up and down and sideways; the border keeps its colour."""
+def coarse_grain(rng: np.random.Generator, height: int, width: int) -> Float32[np.ndarray, "h w"]:
+    """A cut-out of the soft noise tile at a random place: grain wider than a pixel."""
+    top, left = (int(v) for v in rng.integers(0, TILE, 2))
+    tile = np.roll(noise_tile(0.6), (-top, -left), (0, 1))
+    return np.tile(tile, (-(-height // TILE), -(-width // TILE)))[:height, :width]
+
+
+def soften(channel: Float32[np.ndarray, "h w"], amount: float) -> None:
+    """Blur in place over three pixels, down and then sideways, by the given share; the border stays."""
     side = np.float32(0.25 * min(1.0, amount))
-    out = color.copy()
-    out[:, 1:-1] += side * (color[:, :-2] + color[:, 2:] - 2 * color[:, 1:-1])
-    wide = out.copy()
-    wide[..., 1:-1] += side * (out[..., :-2] + out[..., 2:] - 2 * out[..., 1:-1])
-    return wide
+    for view in (channel, channel.T):
+        spread = view[:-2] + view[2:]
+        spread -= 2 * view[1:-1]
+        spread *= side
+        view[1:-1] += spread

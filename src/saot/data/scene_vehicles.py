@@ -1,4 +1,4 @@
-"""Vehicles of the street world: cars, trucks, buses, trams, bicycles and motorcycles, built from faces and rods.
+"""Vehicles of the street world: cars, trucks, buses and trams, built from faces.
 
 Local frame: +z is forward, +x the vehicle's right, y up, the origin on the ground below the middle.
 """
@@ -9,22 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from saot.data.scene_mesh import (
-    BICYCLE,
     BUS,
     CAR,
     FLAT,
     GLASS,
     GLOW,
-    MOTORCYCLE,
     PAINT,
-    SPOKES,
     TRAIN,
     TRUCK,
     Color,
     Look,
     Mesh,
     Vertex,
+    end_rect,
     shaded,
+    side_rect,
 )
 
 TYRE = Look(FLAT, (0.07, 0.07, 0.075))
@@ -56,16 +55,6 @@ CAR_SHAPES = (
     CarShape(4.6, 1.90, 1.75, 1.08, 0.98, (-0.49, -0.43, 0.08, 0.24)),  # sport utility
     CarShape(5.0, 1.95, 2.00, 1.10, 0.95, (-0.495, -0.47, 0.22, 0.36)),  # van
 )
-
-
-def side_rect(x: float, z0: float, z1: float, y0: float, y1: float) -> list[Vertex]:
-    """A rectangle on a plane of constant x."""
-    return [(x, y0, z0), (x, y0, z1), (x, y1, z1), (x, y1, z0)]
-
-
-def end_rect(z: float, x0: float, x1: float, y0: float, y1: float) -> list[Vertex]:
-    """A rectangle on a plane of constant z."""
-    return [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)]
 
 
 def wheel_ring(x: float, y: float, z: float, radius: float, count: int = 12) -> list[Vertex]:
@@ -110,11 +99,21 @@ def _car_side(mesh: Mesh, shape: CarShape, side: float, body: Look) -> None:
     lean = x + (xt - x) * 0.84
     middle = (roof_front + roof_rear) / 2 + 0.1
     mesh.polygon(
-        [(x, low, middle + 0.05), (x, low, front - 0.18), (lean, high, roof_front - 0.02), (lean, high, middle + 0.05)],
+        [
+            (x, low, middle + 0.05),
+            (x, low, front - 0.18),
+            (lean, high, roof_front - 0.02),
+            (lean, high, middle + 0.05),
+        ],
         PANE,
     )
     mesh.polygon(
-        [(x, low, rear + 0.22), (x, low, middle - 0.05), (lean, high, middle - 0.05), (lean, high, roof_rear + 0.1)],
+        [
+            (x, low, rear + 0.22),
+            (x, low, middle - 0.05),
+            (lean, high, middle - 0.05),
+            (lean, high, roof_rear + 0.1),
+        ],
         PANE,
     )
 
@@ -159,9 +158,11 @@ def _car_top(mesh: Mesh, shape: CarShape, body: Look) -> None:
             )
 
 
-def add_car(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, color: Color) -> None:
-    """A car of a random shape."""
-    shape = CAR_SHAPES[int(rng.choice(len(CAR_SHAPES), p=(0.28, 0.3, 0.16, 0.18, 0.08)))]
+def add_car(
+    mesh: Mesh, rng: np.random.Generator, shares: tuple[float, ...], at: Vertex, heading: float, color: Color
+) -> None:
+    """A car of a random shape; `shares` are those of CAR_SHAPES."""
+    shape = CAR_SHAPES[int(rng.choice(len(CAR_SHAPES), p=shares))]
     body = Look(PAINT, color)
     mesh.begin(CAR, at, heading, thing=True, shadow=shape.height)
     half, w = shape.length / 2, shape.width / 2
@@ -177,7 +178,9 @@ def add_car(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, co
         mesh.point(f"front_{name}_light", (x * 0.8, shape.hood - 0.13, half))
         mesh.point(f"rear_{name}_light", (x * 0.8, shape.waist - 0.16, -half))
     mesh.point("roof", (0.0, shape.height, -0.1 * shape.length))
-    mesh.point("windscreen", (0.0, (shape.waist + shape.height) / 2, 0.5 * shape.length * sum(shape.cabin[2:])))
+    mesh.point(
+        "windscreen", (0.0, (shape.waist + shape.height) / 2, 0.5 * shape.length * sum(shape.cabin[2:]))
+    )
 
 
 def _box(mesh: Mesh, x: float, y0: float, y1: float, z0: float, z1: float, look: Look) -> None:
@@ -198,7 +201,9 @@ def add_truck(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, 
     length, w = float(rng.uniform(6.5, 11.0)), 1.25
     top = float(rng.uniform(2.8, 3.9))
     cargo_gray = float(rng.uniform(0.55, 0.92))
-    cargo = Look(PAINT, (cargo_gray, cargo_gray, cargo_gray * 0.96) if rng.random() < 0.6 else shaded(color, 0.9))
+    cargo = Look(
+        PAINT, (cargo_gray, cargo_gray, cargo_gray * 0.96) if rng.random() < 0.6 else shaded(color, 0.9)
+    )
     half, cab = length / 2, 1.9
     mesh.begin(TRUCK, at, heading, thing=True, shadow=top)
     _box(mesh, w * 0.9, 0.5, 1.0, -half, half - 0.2, DARK)
@@ -222,16 +227,22 @@ def add_truck(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, 
         else:
             mesh.polygon(end_rect(z, -w, w, 0.5, 0.95), DARK)
             mesh.polygon(end_rect(z, -0.03, 0.03, 1.0, top - 0.05), Look(FLAT, shaded(look.color, 0.5)))
-            mesh.polygon(end_rect(z, -w * 0.9, w * 0.9, top - 0.25, top - 0.18), Look(FLAT, shaded(look.color, 0.6)))
+            mesh.polygon(
+                end_rect(z, -w * 0.9, w * 0.9, top - 0.25, top - 0.18), Look(FLAT, shaded(look.color, 0.6))
+            )
         for side in (-1.0, 1.0):
             mesh.polygon(end_rect(z, side * w, side * (w - 0.4), 0.02, 0.6), TYRE)
             mesh.polygon(end_rect(z, side * w * 0.98, side * (w - 0.3), 0.68, 0.85), lamp)
     mesh.group(cull=True)
-    mesh.polygon([(-w, top, -half), (w, top, -half), (w, top, half - cab - 0.2), (-w, top, half - cab - 0.2)], cargo)
+    mesh.polygon(
+        [(-w, top, -half), (w, top, -half), (w, top, half - cab - 0.2), (-w, top, half - cab - 0.2)], cargo
+    )
     _named_corners(mesh, w, half, top, 0.5, half - 1.1, -half + 1.2)
 
 
-def _named_corners(mesh: Mesh, w: float, half: float, top: float, wheel: float, front: float, rear: float) -> None:
+def _named_corners(
+    mesh: Mesh, w: float, half: float, top: float, wheel: float, front: float, rear: float
+) -> None:
     for name, x in (("left", -w), ("right", w)):
         mesh.point(f"front_{name}_wheel", (x, wheel, front))
         mesh.point(f"rear_{name}_wheel", (x, wheel, rear))
@@ -314,74 +325,3 @@ def add_train(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, 
     mesh.stroke((0.0, top + 0.9, 0.5), (0.0, top + 1.5, -0.3), 0.04, DARK)
     mesh.stroke((-0.8, top + 1.5, -0.3), (0.8, top + 1.5, -0.3), 0.04, DARK)
     _named_corners(mesh, w, half, top, 0.35, half - 2.0, -half + 2.0)
-
-
-def add_bicycle(mesh: Mesh, color: Color) -> None:
-    """The parts of a bicycle, in the object that was begun last."""
-    wire, tube = Look(FLAT, (0.08, 0.08, 0.09)), Look(FLAT, color)
-    for z in (-0.52, 0.52):
-        mesh.group()
-        mesh.polygon(wheel_ring(0.0, 0.34, z, 0.35, 14), Look(SPOKES, (0.12, 0.12, 0.13), 0.35))
-    for start, end, look in (
-        ((0.0, 0.34, -0.52), (0.0, 0.32, -0.05), tube),
-        ((0.0, 0.32, -0.05), (0.0, 0.92, -0.22), tube),
-        ((0.0, 0.34, -0.52), (0.0, 0.80, -0.19), tube),
-        ((0.0, 0.32, -0.05), (0.0, 0.85, 0.36), tube),
-        ((0.0, 0.82, -0.19), (0.0, 0.85, 0.36), tube),
-        ((0.0, 0.34, 0.52), (0.0, 1.00, 0.34), tube),
-        ((-0.28, 1.02, 0.32), (0.28, 1.02, 0.32), wire),
-        ((0.0, 0.95, -0.34), (0.0, 0.95, -0.12), wire),
-    ):
-        mesh.group()
-        mesh.stroke(start, end, 0.028 if look is tube else 0.035, look)
-    for name, at in (
-        ("front_wheel", (0.0, 0.34, 0.52)),
-        ("rear_wheel", (0.0, 0.34, -0.52)),
-        ("left_grip", (-0.27, 1.02, 0.32)),
-        ("right_grip", (0.27, 1.02, 0.32)),
-        ("saddle", (0.0, 0.95, -0.23)),
-    ):
-        mesh.point(name, at)
-
-
-def add_motorcycle(mesh: Mesh, color: Color) -> None:
-    """The parts of a motorcycle or scooter, in the object that was begun last."""
-    paint = Look(PAINT, color)
-    for z in (-0.65, 0.68):
-        mesh.group()
-        mesh.stroke((0.0, 0.08, z), (0.0, 0.58, z), 0.09, TYRE)
-        mesh.polygon(wheel_ring(0.0, 0.32, z, 0.33), TYRE)
-        mesh.polygon(wheel_ring(0.0, 0.32, z, 0.19, 8), RIM)
-    for start, end, radius, look in (
-        ((0.0, 0.42, -0.3), (0.0, 0.45, 0.35), 0.17, DARK),
-        ((0.0, 0.62, -0.75), (0.0, 0.66, 0.25), 0.15, paint),
-        ((0.0, 0.84, -0.65), (0.0, 0.80, 0.0), 0.09, DARK),
-        ((0.0, 0.80, 0.12), (0.0, 0.86, 0.42), 0.15, paint),
-        ((0.0, 0.32, 0.68), (0.0, 0.98, 0.45), 0.06, RIM),
-        ((-0.36, 1.05, 0.36), (0.36, 1.05, 0.36), 0.035, DARK),
-    ):
-        mesh.group()
-        mesh.stroke(start, end, radius, look)
-    mesh.group()
-    mesh.disc((0.0, 0.92, 0.58), 0.11, WHITE_LAMP)
-    mesh.group()
-    mesh.disc((0.0, 0.74, -0.88), 0.075, RED_LAMP)
-    for name, at in (
-        ("front_wheel", (0.0, 0.32, 0.68)),
-        ("rear_wheel", (0.0, 0.32, -0.65)),
-        ("left_grip", (-0.35, 1.05, 0.36)),
-        ("right_grip", (0.35, 1.05, 0.36)),
-        ("saddle", (0.0, 0.84, -0.35)),
-    ):
-        mesh.point(name, at)
-
-
-def park(mesh: Mesh, class_index: int, at: Vertex, heading: float, color: Color) -> None:
-    """A standing bicycle or motorcycle without rider."""
-    mesh.begin(class_index, at, heading, thing=True, shadow=1.0)
-    if class_index == BICYCLE:
-        add_bicycle(mesh, color)
-    elif class_index == MOTORCYCLE:
-        add_motorcycle(mesh, color)
-    else:
-        raise ValueError(f"class {class_index} is no two-wheeler; use {BICYCLE} (bicycle) or {MOTORCYCLE} (motorcycle)")

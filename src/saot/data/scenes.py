@@ -1,8 +1,8 @@
 """The built-in street scenes: a procedural street world, rendered as an old game or as a photograph.
 
-The world holds the 19 Cityscapes classes with their long tail. Everything is known exactly: classes, instances, depth
-and named key points. A picture depends on (version, style, split, index) alone, not on the machine's threads or on what
-was rendered before; its size changes the sampling, never the layout.
+The world holds the 19 Cityscapes classes with their long tail. Everything is known exactly: classes,
+instances, depth and named key points. A picture depends on (version, style, split, index) alone, not on
+threads or on what was rendered before; its size changes the sampling, never the layout.
 """
 
 import zlib
@@ -16,18 +16,21 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 from saot.data.scene_mesh import VOID, Mesh
 from saot.data.scene_paint import Camera, Projected, paint, paint_order, project, surfaces
 from saot.data.scene_render import draw_light, game_camera, render_color, street_camera
+from saot.data.scene_site import QUOTAS, Site, occurs
 from saot.data.scene_styles import MIXES, Mix
-from saot.data.scene_world import QUOTAS, Site, build_world, draw_plan, occurs
+from saot.data.scene_world import build_world, draw_plan
 
 SCENES_VERSION: str = "1"
-SPLITS: Mapping[str, int] = MappingProxyType({"train": 200, "val": 50})  # pictures of a split, unless asked for more
+SPLITS: Mapping[str, int] = MappingProxyType(
+    {"train": 200, "val": 50}
+)  # pictures of a split, unless asked for more
 SMALLEST, LARGEST = (64, 128), (1024, 2048)  # height, width
 _SKY = 10
 
 
 @dataclass(frozen=True)
 class KeyPoints:
-    """Named points of one instance: name -> (x, y, visible), in pixels from the centre of the top left pixel."""
+    """Named points of one instance: name -> (x, y, visible), pixels from the centre of the first pixel."""
 
     instance: int
     class_index: int
@@ -53,7 +56,7 @@ def render_scene(style: str, split: str, index: int, height: int = 504, width: i
         split: `"train"` or `"val"`.
         index: Number of the picture, 0 or more; `SPLITS` has the usual counts, any larger index works too.
         height: Rows, 64 to 1024.
-        width: Columns, 128 to 2048. Pixels are square at twice the height; any other width stretches the picture.
+        width: Columns, 128 to 2048. Pixels are square at twice the height; other widths stretch the picture.
 
     Returns:
         Picture, classes, instances, depth and key points.
@@ -68,7 +71,9 @@ def render_scene(style: str, split: str, index: int, height: int = 504, width: i
     """
     _check(style, split, index, height, width)
     key = [zlib.crc32(text.encode()) for text in (f"scenes-{SCENES_VERSION}", style, split)]
-    world, view, light_seed, film = (np.random.default_rng(s) for s in np.random.SeedSequence([*key, index]).spawn(4))
+    world, view, light_seed, film = (
+        np.random.default_rng(s) for s in np.random.SeedSequence([*key, index]).spawn(4)
+    )
     mix = MIXES[style]
     mesh = Mesh()
     present = _present(mix, key, index)
@@ -96,7 +101,9 @@ def load_picture(
     return render_scene(style, split, index, height, width).image
 
 
-def load_mask(style: str, split: str, index: int, height: int = 504, width: int = 1008) -> UInt8[np.ndarray, "h w"]:
+def load_mask(
+    style: str, split: str, index: int, height: int = 504, width: int = 1008
+) -> UInt8[np.ndarray, "h w"]:
     """The class indices of one scene, 255 for none of the 19; arguments as in `render_scene`."""
     return render_scene(style, split, index, height, width).labels
 
@@ -110,15 +117,17 @@ def _check(style: str, split: str, index: int, height: int, width: int) -> None:
         raise ValueError(f"index counts pictures from 0, but {index} came; give 0 or more")
     if not (SMALLEST[0] <= height <= LARGEST[0] and SMALLEST[1] <= width <= LARGEST[1]):
         raise ValueError(
-            f"scenes are rendered from {SMALLEST[0]}x{SMALLEST[1]} to {LARGEST[0]}x{LARGEST[1]} (height x width), "
-            f"but {height}x{width} came; choose a size between them"
+            f"scenes go from {SMALLEST[0]}x{SMALLEST[1]} to {LARGEST[0]}x{LARGEST[1]} (height x width), "
+            f"but  {height}x{width} came; choose a size between them"
         )
 
 
 def _present(mix: Mix, key: list[int], index: int) -> frozenset[str]:
     """The rare things that picture `index` must show: each in its share of all pictures, evenly spread."""
     phases = np.random.default_rng(key).random(len(QUOTAS))
-    return frozenset(n for n, phase in zip(QUOTAS, phases.tolist()) if occurs(getattr(mix, n), index, phase))
+    return frozenset(
+        n for n, phase in zip(QUOTAS, phases.tolist(), strict=True) if occurs(getattr(mix, n), index, phase)
+    )
 
 
 def _camera(rng: np.random.Generator, mix: Mix, lane: float) -> Camera:
@@ -154,9 +163,9 @@ def _hood(
 def _keypoints(
     mesh: Mesh, points: Projected, instances: Int32[np.ndarray, "h w"], depth: Float32[np.ndarray, "h w"]
 ) -> tuple[KeyPoints, ...]:
-    """The named points of all instances that are seen; a point is visible when its own surface is seen there."""
+    """The named points of all instances that are seen; visible = its own surface shows there."""
     height, width = instances.shape
-    seen = set(np.unique(instances).tolist())
+    seen = set(np.flatnonzero(np.bincount(instances.ravel())).tolist())
     found: dict[int, dict[str, tuple[float, float, bool]]] = {}
     classes: dict[int, int] = {}
     for named in mesh.named:

@@ -1,11 +1,12 @@
 """Vision transformers through `transformers`: DINOv2 with and without registers, DINOv3, plain ViT.
 
-Verified against the sources of DINOv2 and of transformers 5.23:
+How positions and norms are treated, against the published DINOv2 hub settings and transformers 5.23:
 
 - DINOv2 without registers resizes its position embedding by a scale factor of (side + 0.1) / 37, bicubic
   without antialias. transformers passes the size instead of the factor, which samples at slightly other
   places. We resize as DINOv2 does.
-- DINOv2 with registers resizes to the size itself, bicubic with antialias; transformers does the same.
+- DINOv2 with registers resizes to the size itself, bicubic with antialias (its hub entries say so); transformers
+  does the same.
 - `hidden_states` of all four families are taken before the last normalisation. With `final_norm` we apply it
   to every chosen layer, as DINOv2's `get_intermediate_layers` does by default; on the last layer that is
   `x_norm_patchtokens`.
