@@ -141,7 +141,7 @@ PAPER = Recipe()
 
 PAPER_SMALL = Recipe(
     name="paper-small",
-    cost=CostRecipe(steps=600),
+    cost=CostRecipe(steps=1_000),
     decoder=DecoderRecipe(hidden=256, steps=2_000, batch=1024, rounds=1),
     refine=RefineRecipe(steps=1_500, batch=1024, ema_decay=0.998, regenerate=375),
     baselines=BaselineRecipe(bank=100_000, propagation_bank=20_000),
@@ -150,10 +150,19 @@ PAPER_SMALL = Recipe(
 BEST = Recipe(
     name="best",
     transport=TransportRecipe(cover=4),
-    cost=CostRecipe(steps=600),
-    decoder=DecoderRecipe(hidden=256, steps=2_000, batch=1024, rounds=1, points_weight=1.0),
-    refine=RefineRecipe(steps=1_500, batch=1024, ema_decay=0.998, regenerate=375, source_weight=1.0, points_weight=1.0),
+    cost=CostRecipe(steps=1_000),
+    decoder=DecoderRecipe(hidden=256, steps=2_000, batch=1024, rounds=1, class_power=0.5, points_weight=1.0),
+    refine=RefineRecipe(
+        steps=1_500,
+        batch=1024,
+        ema_decay=0.998,
+        regenerate=375,
+        class_power=0.5,
+        source_weight=1.0,
+        points_weight=1.0,
+    ),
     baselines=BaselineRecipe(bank=100_000, propagation_bank=20_000),
+    scores=ScoreRecipe(logit_adjustment=(0.0, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 1.0), holdout_points=0.2),
 )
 
 PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, BEST)}
@@ -254,7 +263,16 @@ DEMO = Recipe(
     name="demo",
     transport=TransportRecipe(cover=4),
     cost=CostRecipe(steps=300),
-    decoder=DecoderRecipe(hidden=128, steps=500, batch=512, rounds=1, points_weight=1.0),
-    refine=RefineRecipe(steps=300, batch=512, ema_decay=0.99, regenerate=100, source_weight=1.0, points_weight=1.0),
+    decoder=DecoderRecipe(hidden=128, steps=600, batch=512, rounds=1, class_power=0.5, points_weight=1.0),
+    refine=RefineRecipe(
+        steps=300,
+        batch=512,
+        ema_decay=0.99,
+        regenerate=100,
+        class_power=0.5,
+        source_weight=1.0,
+        points_weight=1.0,
+    ),
     baselines=BaselineRecipe(bank=20_000, propagation_bank=10_000, probe_iterations=150),
+    scores=BEST.scores,
 )

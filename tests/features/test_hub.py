@@ -57,11 +57,7 @@ def pixels(image: np.ndarray, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.22
 
 
 def direct(folder: Path, name: str):
-    return (
-        getattr(transformers, f"{FAMILIES[name][0]}Model")
-        .from_pretrained(folder, local_files_only=True)
-        .eval()
-    )
+    return getattr(transformers, f"{FAMILIES[name][0]}Model").from_pretrained(folder, local_files_only=True).eval()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -77,9 +73,7 @@ def test_tokens_are_the_patch_tokens_of_the_network(folders, name):
         outputs = direct(folders[name], name)(pixels(image, mean, deviation))
     wanted = outputs.last_hidden_state[0, -((size[0] // patch) ** 2) :]
     assert features.tokens.shape == wanted.shape
-    torch.testing.assert_close(
-        features.tokens, wanted, rtol=1e-4, atol=1e-4
-    )  # float32, another order of sums
+    torch.testing.assert_close(features.tokens, wanted, rtol=1e-4, atol=1e-4)  # float32, another order of sums
     assert (backbone.patch_size, backbone.dim) == (patch, 32)
     assert features.provenance.final_norm
 

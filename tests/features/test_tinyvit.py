@@ -328,8 +328,6 @@ def test_the_published_network_answers_as_its_authors_published():
     found |= {f"stage{i}_slice": outputs[f"stage{i}"][0].flatten(0, 1)[::61] for i in range(4)}
     for name, value in found.items():
         bound = 1e-5 * reference[name].abs().max().item()
-        torch.testing.assert_close(
-            value, reference[name], rtol=0, atol=bound, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(value, reference[name], rtol=0, atol=bound, msg=lambda m, n=name: f"{n}: {m}")
     neck = outputs["neck"][0].permute(2, 0, 1)
     torch.testing.assert_close(neck, reference["neck"].float(), rtol=0, atol=3e-4)

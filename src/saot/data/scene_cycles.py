@@ -75,6 +75,4 @@ def park(mesh: Mesh, class_index: int, at: Vertex, heading: float, color: Color)
     elif class_index == MOTORCYCLE:
         add_motorcycle(mesh, color)
     else:
-        raise ValueError(
-            f"class {class_index} is no two-wheeler; use {BICYCLE} (bicycle) or {MOTORCYCLE} (motorcycle)"
-        )
+        raise ValueError(f"class {class_index} is no two-wheeler; use {BICYCLE} (bicycle) or {MOTORCYCLE} (motorcycle)")

@@ -153,9 +153,7 @@ class Mesh:
         self.vertices.append(at)
         self.owners.append(len(self.placements) - 1)
 
-    def _add(
-        self, shape: int, points: list[Vertex], look: Look, radius: float = 0.0, end_radius: float = 0.0
-    ) -> None:
+    def _add(self, shape: int, points: list[Vertex], look: Look, radius: float = 0.0, end_radius: float = 0.0) -> None:
         owner = len(self.placements) - 1
         group = len(self.culled) - 1
         first = len(self.vertices)

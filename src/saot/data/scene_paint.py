@@ -46,9 +46,7 @@ class Painted:
     """The painted picture: surface numbers (0 = sky) and the numbers seen through see-through patterns."""
 
     surface: Int32[np.ndarray, "h w"]
-    holes: tuple[
-        tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "_ _"]], ...
-    ]  # number, box, what was behind
+    holes: tuple[tuple[int, tuple[int, int, int, int], Int32[np.ndarray, "_ _"]], ...]  # number, box, what was behind
 
 
 @dataclass(frozen=True)
@@ -123,9 +121,9 @@ def surfaces(mesh: Mesh, points: Projected, camera: Camera) -> Surfaces:
     along = _unit(p1 - p0)
     normal = _unit(np.cross(p1 - p0, p2 - p0))
     across = np.cross(normal, along)
-    across *= np.where(
-        (across[:, 1] < -1e-6) | ((np.abs(across[:, 1]) <= 1e-6) & (across[:, 2] < 0)), -1.0, 1.0
-    )[:, None]
+    across *= np.where((across[:, 1] < -1e-6) | ((np.abs(across[:, 1]) <= 1e-6) & (across[:, 2] < 0)), -1.0, 1.0)[
+        :, None
+    ]
     axes = rotate(np.eye(3), camera.yaw)
     along = np.where(flat[:, None], along, axes[0])
     across = np.where(flat[:, None], across, axes[1])
@@ -143,9 +141,7 @@ def surfaces(mesh: Mesh, points: Projected, camera: Camera) -> Surfaces:
     low = np.asarray([z[a:b].min() for a, b in spans]) - radius
     high = np.asarray([z[a:b].max() for a, b in spans]) + radius
 
-    def columns(
-        vector: Float64[np.ndarray, "s 3"], offset: Float64[np.ndarray, "s"]
-    ) -> Float32[np.ndarray, "4 s1"]:
+    def columns(vector: Float64[np.ndarray, "s 3"], offset: Float64[np.ndarray, "s"]) -> Float32[np.ndarray, "4 s1"]:
         table = np.concatenate([vector, offset[:, None]], -1)
         return np.concatenate([np.zeros((1, 4)), table]).T.astype(np.float32)
 
@@ -240,9 +236,7 @@ def _clip(vertices: Float64[np.ndarray, "n 3"]) -> list[list[float]]:
     return out
 
 
-def paint(
-    mesh: Mesh, points: Projected, order: list[int], camera: Camera, height: int, width: int
-) -> Painted:
+def paint(mesh: Mesh, points: Projected, order: list[int], camera: Camera, height: int, width: int) -> Painted:
     """Rasterise the primitives in the given order; pixel values are primitive number + 1."""
     from PIL import Image, ImageDraw
 
@@ -259,10 +253,8 @@ def paint(
         a, b = item.first, item.first + item.corners
         z = depth[a]
         if item.shape in (POLYGON, GROUND):
-            if min(depth[a:b]) >= NEAR:
-                corners = flat[2 * a : 2 * b]
-            else:
-                corners = _cut(points.camera[a:b], camera, width, height)
+            whole = min(depth[a:b]) >= NEAR
+            corners = flat[2 * a : 2 * b] if whole else _cut(points.camera[a:b], camera, width, height)
             if len(corners) < 6 or _outside(corners, width, height):
                 continue
             if item.look.kind in (SLATS, SPOKES):
@@ -290,9 +282,7 @@ def paint(
             if item.shape == DISC:
                 draw.ellipse((x - rx, y - ry, x + rx, y + ry), fill=k + 1)
             elif item.shape == BLOB:
-                draw.polygon(
-                    (outlines[int(item.end_radius)] * (rx, ry) + (x, y)).ravel().tolist(), fill=k + 1
-                )
+                draw.polygon((outlines[int(item.end_radius)] * (rx, ry) + (x, y)).ravel().tolist(), fill=k + 1)
     return Painted(np.asarray(canvas, np.int32).copy(), tuple(holes))
 
 
@@ -367,20 +357,13 @@ def shadow_map(
         (x0, _, z0), (x1, _, z1) = low[i].tolist(), high[i].tolist()
         for h, tone in ((place.shadow, 110), (0.0, 60)):
             hull = _hull(
-                [
-                    (x + f * h * light[0], z + f * h * light[1])
-                    for f in (0.0, 1.0)
-                    for x in (x0, x1)
-                    for z in (z0, z1)
-                ]
+                [(x + f * h * light[0], z + f * h * light[1]) for f in (0.0, 1.0) for x in (x0, x1) for z in (z0, z1)]
             )
             seen = to_camera(np.array([(x, 0.0, z) for x, z in hull]), camera)
             corners = _cut(seen, camera, width // 2, height // 2)
             if len(corners) >= 6 and not _outside(corners, width // 2, height // 2):
                 draw.polygon(corners, fill=tone)
-    soft = canvas.filter(ImageFilter.GaussianBlur(width / 500)).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
+    soft = canvas.filter(ImageFilter.GaussianBlur(width / 500)).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(soft, np.float32) / 255
 
 

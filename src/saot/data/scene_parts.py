@@ -125,22 +125,16 @@ def _dormer(mesh: Mesh, house: House, z: float, top: float, middle: float) -> No
         ],
         Look(ROOF, house.roof, 0.35),
     )
-    mesh.polygon(
-        [(x, y - 0.1, z), (x * 1.8, y + 1.2, z), (x, y + 1.3, z)], Look(FLAT, shaded(house.wall, 0.8))
-    )
+    mesh.polygon([(x, y - 0.1, z), (x * 1.8, y + 1.2, z), (x, y + 1.3, z)], Look(FLAT, shaded(house.wall, 0.8)))
 
 
 def _awning(mesh: Mesh, rng: np.random.Generator, house: House, length: float) -> None:
-    color = [(0.62, 0.14, 0.12), (0.13, 0.34, 0.24), (0.15, 0.2, 0.42), (0.78, 0.72, 0.6)][
-        int(rng.integers(4))
-    ]
+    color = [(0.62, 0.14, 0.12), (0.13, 0.34, 0.24), (0.15, 0.2, 0.42), (0.78, 0.72, 0.6)][int(rng.integers(4))]
     width = float(rng.uniform(2.5, 5.0))
     z = float(rng.uniform(0.3, max(0.4, length - width - 0.3)))
     out = -1.3 * house.side
     mesh.group()
-    mesh.polygon(
-        [(0, 3.0, z), (0, 3.0, z + width), (out, 2.45, z + width), (out, 2.45, z)], Look(CLOTH, color)
-    )
+    mesh.polygon([(0, 3.0, z), (0, 3.0, z + width), (out, 2.45, z + width), (out, 2.45, z)], Look(CLOTH, color))
     mesh.polygon(
         [(out, 2.2, z), (out, 2.2, z + width), (out, 2.45, z + width), (out, 2.45, z)],
         Look(CLOTH, shaded(color, 0.8)),
@@ -207,9 +201,7 @@ def add_lamp_post(mesh: Mesh, at: Vertex, side: float, height: float, color: Col
     mesh.stroke((0, 0, 0), (0, height, 0), 0.10, look, 0.06)
     mesh.group()
     mesh.stroke((0, height, 0), (-side * 1.6, height + 0.35, 0), 0.05, look)
-    mesh.stroke(
-        (-side * 1.3, height + 0.3, 0), (-side * 2.0, height + 0.36, 0), 0.11, Look(FLAT, shaded(color, 0.8))
-    )
+    mesh.stroke((-side * 1.3, height + 0.3, 0), (-side * 2.0, height + 0.36, 0), 0.11, Look(FLAT, shaded(color, 0.8)))
 
 
 def add_pole(mesh: Mesh, at: Vertex, height: float, radius: float, color: Color) -> None:
@@ -359,6 +351,4 @@ def add_bin(mesh: Mesh, at: Vertex, color: Color) -> None:
         ([(-0.3, 1.05, -0.3), (0.3, 1.05, -0.3), (0.3, 1.05, 0.3), (-0.3, 1.05, 0.3)], 1.2),
     ):
         mesh.group(cull=True)
-        mesh.polygon(
-            [(float(a), float(b), float(c)) for a, b, c in points], Look(FLAT, shaded(color, factor))
-        )
+        mesh.polygon([(float(a), float(b), float(c)) for a, b, c in points], Look(FLAT, shaded(color, factor)))

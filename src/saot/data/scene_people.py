@@ -40,9 +40,7 @@ def _head(mesh: Mesh, at: Vertex, radius: float, skin: Look, hair: Look) -> None
     mesh.disc((x, y - 0.1 * radius, z + 0.25 * radius), radius * 0.86, skin)
 
 
-def add_person(
-    mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, clothes: tuple[Color, Color]
-) -> None:
+def add_person(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, clothes: tuple[Color, Color]) -> None:
     """A standing or walking person of random height, pose and dress."""
     child = rng.random() < 0.12
     tall = float(rng.uniform(1.1, 1.4) if child else rng.uniform(1.56, 1.9))
@@ -102,9 +100,7 @@ def add_rider(
 ) -> None:
     """A rider on a bicycle or motorcycle; colours of the machine, the jacket and the trousers."""
     if mount not in (BICYCLE, MOTORCYCLE):
-        raise ValueError(
-            f"class {mount} carries no rider; use {BICYCLE} (bicycle) or {MOTORCYCLE} (motorcycle)"
-        )
+        raise ValueError(f"class {mount} carries no rider; use {BICYCLE} (bicycle) or {MOTORCYCLE} (motorcycle)")
     turn = float(rng.uniform(0, 2 * math.pi))
     skin = Look(CLOTH, SKINS[int(rng.integers(len(SKINS)))])
     helmet = rng.random() < (0.35 if mount == BICYCLE else 1.0)

@@ -152,9 +152,7 @@ def game_camera(color: Float32[np.ndarray, "3 h w"]) -> UInt8[np.ndarray, "h w 3
     return _pixels(np.round(vivid * 40) * np.float32(1 / 40))
 
 
-def street_camera(
-    color: Float32[np.ndarray, "3 h w"], rng: np.random.Generator
-) -> UInt8[np.ndarray, "h w 3"]:
+def street_camera(color: Float32[np.ndarray, "3 h w"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
     """Colour cast, weak saturation, contrast curve, dark corners, soft focus, grain; overwrites `color`."""
     height, width = color.shape[1:]
     cast = rng.uniform((0.95, 0.97, 0.90), (1.05, 1.03, 1.03)).astype(np.float32)

@@ -88,9 +88,7 @@ def noise_white() -> Float32[np.ndarray, "512 512"]:
     return np.random.default_rng(7).random((TILE, TILE), dtype=np.float32)
 
 
-def _band(
-    x: Float32[np.ndarray, "n"], half: float, footprint: Float32[np.ndarray, "n"]
-) -> Float32[np.ndarray, "n"]:
+def _band(x: Float32[np.ndarray, "n"], half: float, footprint: Float32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
     """Cover of |x| <= half by a pixel of the given footprint."""
     share = np.clip((half - np.abs(x)) / footprint + 0.5, 0.0, 1.0)
     return share * np.minimum(1.0, 2 * half / footprint)
@@ -124,9 +122,7 @@ def _road(color: Float32[np.ndarray, "3 n"], p: Pixels) -> Float32[np.ndarray, "
     paint = np.where(lines == 2, twin, paint)
     inner = _band(np.abs(p.s) - lane, 0.06, p.footprint) * dash
     paint = np.where((lines > 0) & (lane > 0), np.maximum(paint, inner), paint)
-    paint = np.where(
-        lines > 0, np.maximum(paint, _band(np.abs(p.s) - (half - 0.25), 0.06, p.footprint)), paint
-    )
+    paint = np.where(lines > 0, np.maximum(paint, _band(np.abs(p.s) - (half - 0.25), 0.06, p.footprint)), paint)
     stripes = np.clip((0.27 - np.abs(_wrap(p.s, 1.0))) / p.footprint + 0.5, 0, 1)
     paint = np.where(lines == -1, stripes, paint)
     rail = _band(np.abs(p.s - rails) - 0.72, 0.05, p.footprint)
@@ -157,9 +153,7 @@ def _leaves(color: Float32[np.ndarray, "3 n"], p: Pixels) -> Float32[np.ndarray,
     shift = p.numbers[0] * 97
     leaf = _noise(p.s + shift, p.t + shift, 26.0, 0.7) * 0.26 / (1 + p.z / 60)
     clump = _noise(p.s + shift, p.t, 11.0, 1.4) * 0.20
-    return color * np.clip(
-        1 + (leaf + clump) * (0.35 + 0.65 * p.texture) + 0.14 * np.clip(p.t, -1.2, 1.2), 0.3, 2
-    )
+    return color * np.clip(1 + (leaf + clump) * (0.35 + 0.65 * p.texture) + 0.14 * np.clip(p.t, -1.2, 1.2), 0.3, 2)
 
 
 def _brick(color: Float32[np.ndarray, "3 n"], p: Pixels) -> Float32[np.ndarray, "3 n"]:
@@ -192,12 +186,8 @@ def _facade(color: Float32[np.ndarray, "3 n"], p: Pixels) -> Float32[np.ndarray,
     soil = 0.22 * np.clip(1 - t / 0.8, 0, 1) * p.texture  # dirt and less sky light above the pavement
     color = color * (1 + blank + streak - 0.16 * ledge - soil)
     color = np.where((ground & shops & (style < 4)), color * np.float32(0.72), color)
-    half_w = wide * np.choose(np.clip(style, 0, 4).astype(np.int32), [0.24, 0.34, 0.46, 0.20, 0.0]).astype(
-        np.float32
-    )
-    half_h = tall * np.choose(np.clip(style, 0, 4).astype(np.int32), [0.29, 0.25, 0.22, 0.33, 0.0]).astype(
-        np.float32
-    )
+    half_w = wide * np.choose(np.clip(style, 0, 4).astype(np.int32), [0.24, 0.34, 0.46, 0.20, 0.0]).astype(np.float32)
+    half_h = tall * np.choose(np.clip(style, 0, 4).astype(np.int32), [0.29, 0.25, 0.22, 0.33, 0.0]).astype(np.float32)
     shop = ground & shops & (style < 4)
     half_w, half_h = np.where(shop, wide * 0.44, half_w), np.where(shop, tall * 0.33, half_h)
     pick = _hash(bay + np.floor(seed * 300), floor)
@@ -205,9 +195,7 @@ def _facade(color: Float32[np.ndarray, "3 n"], p: Pixels) -> Float32[np.ndarray,
     half_w, half_h = np.where(door, 0.55, half_w), np.where(door, tall * 0.36, half_h)
     y = np.where(door, y + tall * 0.14, y)
     fp = p.footprint
-    frame = np.clip((half_w + 0.1 - np.abs(x)) / fp + 0.5, 0, 1) * np.clip(
-        (half_h + 0.1 - np.abs(y)) / fp + 0.5, 0, 1
-    )
+    frame = np.clip((half_w + 0.1 - np.abs(x)) / fp + 0.5, 0, 1) * np.clip((half_h + 0.1 - np.abs(y)) / fp + 0.5, 0, 1)
     pane = np.clip((half_w - np.abs(x)) / fp + 0.5, 0, 1) * np.clip((half_h - np.abs(y)) / fp + 0.5, 0, 1)
     frame, pane = np.where(half_w > 0, frame, 0), np.where(half_w > 0, pane, 0)
     bars = np.maximum(_band(x, 0.035, fp), _band(y - half_h * 0.3, 0.03, fp)) * (style != 2) * ~door
@@ -273,9 +261,7 @@ def open_pattern(
         radius = np.hypot(s - number * math.sin(math.pi / 14), np.abs(t) - number * math.cos(math.pi / 14))
         return (radius < number * 0.86) & (radius > number * 0.14)
     if kind != SLATS:
-        raise ValueError(
-            f"shading kind {kind} has no holes; only fences ({SLATS}) and wheels ({SPOKES}) have"
-        )
+        raise ValueError(f"shading kind {kind} has no holes; only fences ({SLATS}) and wheels ({SPOKES}) have")
     if number == 0:  # pickets and two rails
         return (np.abs(_wrap(s, 0.16)) > 0.05) & (np.abs(t - 0.3) > 0.05) & (np.abs(t - 0.8) > 0.05)
     if number == 1:  # metal bars

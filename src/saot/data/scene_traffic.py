@@ -26,9 +26,7 @@ def _parked(site: Site) -> None:
                 if site.chance(site.mix.parked_cars) and not in_crossing(plan, z, 7.5):
                     heading = 0.0 if side > 0 or site.chance(0.3) else math.pi
                     at = (side * kerb + site.between(-0.12, 0.12), 0.0, z)
-                    add_car(
-                        site.mesh, site.rng, site.mix.car_shapes, at, heading, site.pick(site.mix.car_colors)
-                    )
+                    add_car(site.mesh, site.rng, site.mix.car_shapes, at, heading, site.pick(site.mix.car_colors))
                 z += site.between(5.3, 6.4)
     for name, class_index in (("bicycle", BICYCLE), ("motorcycle", MOTORCYCLE)):
         if name in site.present and (name == "bicycle" or "rider" not in site.present or site.chance(0.5)):
@@ -45,9 +43,7 @@ def _stands(site: Site, class_index: int) -> None:
         for k in range(int(site.rng.integers(1, 5))):
             x = side * (plan.half + (0.6 if turned else 1.1))
             at = (x, KERB, z + k * (2.1 if turned else 0.75))
-            heading = (
-                0.0 if turned else math.pi / 2 * (1 if site.chance(0.5) else -1) + site.between(-0.3, 0.3)
-            )
+            heading = 0.0 if turned else math.pi / 2 * (1 if site.chance(0.5) else -1) + site.between(-0.3, 0.3)
             if not in_crossing(plan, at[2], 1.0):
                 park(site.mesh, class_index, at, heading, site.pick(site.mix.car_colors))
 

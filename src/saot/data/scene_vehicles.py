@@ -178,9 +178,7 @@ def add_car(
         mesh.point(f"front_{name}_light", (x * 0.8, shape.hood - 0.13, half))
         mesh.point(f"rear_{name}_light", (x * 0.8, shape.waist - 0.16, -half))
     mesh.point("roof", (0.0, shape.height, -0.1 * shape.length))
-    mesh.point(
-        "windscreen", (0.0, (shape.waist + shape.height) / 2, 0.5 * shape.length * sum(shape.cabin[2:]))
-    )
+    mesh.point("windscreen", (0.0, (shape.waist + shape.height) / 2, 0.5 * shape.length * sum(shape.cabin[2:])))
 
 
 def _box(mesh: Mesh, x: float, y0: float, y1: float, z0: float, z1: float, look: Look) -> None:
@@ -201,9 +199,7 @@ def add_truck(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, 
     length, w = float(rng.uniform(6.5, 11.0)), 1.25
     top = float(rng.uniform(2.8, 3.9))
     cargo_gray = float(rng.uniform(0.55, 0.92))
-    cargo = Look(
-        PAINT, (cargo_gray, cargo_gray, cargo_gray * 0.96) if rng.random() < 0.6 else shaded(color, 0.9)
-    )
+    cargo = Look(PAINT, (cargo_gray, cargo_gray, cargo_gray * 0.96) if rng.random() < 0.6 else shaded(color, 0.9))
     half, cab = length / 2, 1.9
     mesh.begin(TRUCK, at, heading, thing=True, shadow=top)
     _box(mesh, w * 0.9, 0.5, 1.0, -half, half - 0.2, DARK)
@@ -227,22 +223,16 @@ def add_truck(mesh: Mesh, rng: np.random.Generator, at: Vertex, heading: float, 
         else:
             mesh.polygon(end_rect(z, -w, w, 0.5, 0.95), DARK)
             mesh.polygon(end_rect(z, -0.03, 0.03, 1.0, top - 0.05), Look(FLAT, shaded(look.color, 0.5)))
-            mesh.polygon(
-                end_rect(z, -w * 0.9, w * 0.9, top - 0.25, top - 0.18), Look(FLAT, shaded(look.color, 0.6))
-            )
+            mesh.polygon(end_rect(z, -w * 0.9, w * 0.9, top - 0.25, top - 0.18), Look(FLAT, shaded(look.color, 0.6)))
         for side in (-1.0, 1.0):
             mesh.polygon(end_rect(z, side * w, side * (w - 0.4), 0.02, 0.6), TYRE)
             mesh.polygon(end_rect(z, side * w * 0.98, side * (w - 0.3), 0.68, 0.85), lamp)
     mesh.group(cull=True)
-    mesh.polygon(
-        [(-w, top, -half), (w, top, -half), (w, top, half - cab - 0.2), (-w, top, half - cab - 0.2)], cargo
-    )
+    mesh.polygon([(-w, top, -half), (w, top, -half), (w, top, half - cab - 0.2), (-w, top, half - cab - 0.2)], cargo)
     _named_corners(mesh, w, half, top, 0.5, half - 1.1, -half + 1.2)
 
 
-def _named_corners(
-    mesh: Mesh, w: float, half: float, top: float, wheel: float, front: float, rear: float
-) -> None:
+def _named_corners(mesh: Mesh, w: float, half: float, top: float, wheel: float, front: float, rear: float) -> None:
     for name, x in (("left", -w), ("right", w)):
         mesh.point(f"front_{name}_wheel", (x, wheel, front))
         mesh.point(f"rear_{name}_wheel", (x, wheel, rear))

@@ -266,9 +266,7 @@ def _park(site: Site, side: float) -> None:
     stop = min(plan.crossing[0] - 3.0, 90.0)
     x = side * (line + 0.2)
     if "fence" in site.present and edge < 0.7:
-        parts.add_panels(
-            site.mesh, FENCE, x, (-2.0, stop), 1.1, parts.fence_look(1, (0.12, 0.14, 0.13)), KERB
-        )
+        parts.add_panels(site.mesh, FENCE, x, (-2.0, stop), 1.1, parts.fence_look(1, (0.12, 0.14, 0.13)), KERB)
     elif "wall" in site.present:
         parts.add_panels(site.mesh, WALL, x, (-2.0, stop), 1.0, Look(BRICK, (0.58, 0.55, 0.5), 2.0), KERB)
 
@@ -288,9 +286,7 @@ def _furniture(site: Site, side: float) -> None:
         if trees:
             at = (kerb + side * 0.4, KERB, z + spacing * 0.5)
             if not in_crossing(plan, at[2], 2.5):
-                parts.add_tree(
-                    mesh, rng, at, tall * site.between(0.85, 1.15), shaded(leaf, site.between(0.9, 1.1))
-                )
+                parts.add_tree(mesh, rng, at, tall * site.between(0.85, 1.15), shaded(leaf, site.between(0.9, 1.1)))
     for _ in range(int(rng.poisson(2.2))):
         z = site.between(8, 85)
         heading = 0.0 if side > 0 or site.chance(0.3) else math.pi

@@ -21,9 +21,7 @@ from saot.data.scene_styles import MIXES, Mix
 from saot.data.scene_world import build_world, draw_plan
 
 SCENES_VERSION: str = "1"
-SPLITS: Mapping[str, int] = MappingProxyType(
-    {"train": 200, "val": 50}
-)  # pictures of a split, unless asked for more
+SPLITS: Mapping[str, int] = MappingProxyType({"train": 200, "val": 50})  # pictures of a split, unless asked for more
 SMALLEST, LARGEST = (64, 128), (1024, 2048)  # height, width
 _SKY = 10
 
@@ -71,9 +69,7 @@ def render_scene(style: str, split: str, index: int, height: int = 504, width: i
     """
     _check(style, split, index, height, width)
     key = [zlib.crc32(text.encode()) for text in (f"scenes-{SCENES_VERSION}", style, split)]
-    world, view, light_seed, film = (
-        np.random.default_rng(s) for s in np.random.SeedSequence([*key, index]).spawn(4)
-    )
+    world, view, light_seed, film = (np.random.default_rng(s) for s in np.random.SeedSequence([*key, index]).spawn(4))
     mix = MIXES[style]
     mesh = Mesh()
     present = _present(mix, key, index)
@@ -101,9 +97,7 @@ def load_picture(
     return render_scene(style, split, index, height, width).image
 
 
-def load_mask(
-    style: str, split: str, index: int, height: int = 504, width: int = 1008
-) -> UInt8[np.ndarray, "h w"]:
+def load_mask(style: str, split: str, index: int, height: int = 504, width: int = 1008) -> UInt8[np.ndarray, "h w"]:
     """The class indices of one scene, 255 for none of the 19; arguments as in `render_scene`."""
     return render_scene(style, split, index, height, width).labels
 

@@ -141,9 +141,7 @@ def load_backbone(
     from saot.features.hub import HubViT, hub_name
 
     if hub_name(name) is None:
-        raise ValueError(
-            f"backbone {name!r} is not known; use one of {_FAMILIES}, or OWNER/NAME of a hub model"
-        )
+        raise ValueError(f"backbone {name!r} is not known; use one of {_FAMILIES}, or OWNER/NAME of a hub model")
     return HubViT(settings)
 
 
@@ -162,9 +160,7 @@ def extract(backbone: Backbone, image: UInt8[np.ndarray, "h w 3"], fingerprint: 
         ValueError: If the picture is empty or does not fit the backbone's size.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] == 0 or image.shape[1] == 0:
-        raise ValueError(
-            f"expected an RGB picture (height, width, 3), got shape {image.shape}; convert it to RGB"
-        )
+        raise ValueError(f"expected an RGB picture (height, width, 3), got shape {image.shape}; convert it to RGB")
     key = backbone.key
     height, width = image.shape[:2]
     input_size = backbone.input_size(height, width)
@@ -181,9 +177,7 @@ def extract(backbone: Backbone, image: UInt8[np.ndarray, "h w 3"], fingerprint: 
     return FeatureGrid(tokens=tokens, grid=provenance.patch_grid, provenance=provenance)
 
 
-def resize_image(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], resize: str
-) -> UInt8[np.ndarray, "H W 3"]:
+def resize_image(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], resize: str) -> UInt8[np.ndarray, "H W 3"]:
     """The picture at `size` (height, width) by Pillow, whose filters always antialias when they shrink.
 
     Args:
@@ -215,8 +209,7 @@ def check_size(size: tuple[int, int] | int, patch_size: int) -> str:
         nearest = "x".join(str(_nearest_multiple(side, patch_size)) for side in sides)
         came = "x".join(str(side) for side in sides)
         raise ValueError(
-            f"size {came} is not a multiple of the patch size {patch_size}; the nearest valid size is "
-            f"{nearest}"
+            f"size {came} is not a multiple of the patch size {patch_size}; the nearest valid size is {nearest}"
         )
     return f"{size[0]}x{size[1]}" if isinstance(size, tuple) else f"long side {size}"
 

@@ -167,8 +167,7 @@ def _load_model(folder: Path, config: Any, settings: FeatureSettings) -> Any:
     except Exception as error:  # other shapes, damaged files and missing ones end in different kinds of error
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"the weights in {folder} cannot be read as {settings.name} ({reason}); fetch the published "
-            "files again"
+            f"the weights in {folder} cannot be read as {settings.name} ({reason}); fetch the published files again"
         ) from error
     missing = sorted(name for name in info["missing_keys"] if "mask_token" not in name)
     unexpected = sorted(name for name in info["unexpected_keys"] if not name.startswith(_HEADS))
@@ -191,9 +190,7 @@ def _dinov2_positions(embeddings: Any, patch_size: int, tokens: Tensor, height: 
 def _require_libraries(name: str) -> None:
     missing = [library for library in ("transformers", "huggingface_hub") if find_spec(library) is None]
     if missing:
-        raise ValueError(
-            f"backbone {name} needs {missing[0]}, which is not installed; pip install 'saot[vit]'"
-        )
+        raise ValueError(f"backbone {name} needs {missing[0]}, which is not installed; pip install 'saot[vit]'")
 
 
 def _local_folder(weights: str) -> Path:
@@ -214,9 +211,7 @@ def _download(name: str) -> Path:
     assert repository is not None
     try:
         return Path(snapshot_download(repository, allow_patterns=list(_FILES)))
-    except (
-        Exception
-    ) as error:  # unreachable, unknown, gated and offline are different classes in each version
+    except Exception as error:  # unreachable, unknown, gated and offline are different classes in each version
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"could not get {repository} from the hub ({reason}); check the name and the network, log in "
@@ -264,8 +259,7 @@ def _resolve_layers(layers: tuple[str, ...] | None, depth: int) -> tuple[int, ..
         number = int(layer) if re.fullmatch(r"-?\d+", layer) else depth
         if not -depth <= number < depth:
             raise ValueError(
-                f"layer {layer!r} does not exist; this network has blocks 0 to {depth - 1}, or -1 for "
-                "the last"
+                f"layer {layer!r} does not exist; this network has blocks 0 to {depth - 1}, or -1 for the last"
             )
         resolved.append(number % depth)
     return tuple(resolved)
@@ -290,8 +284,6 @@ def _hash_weights(folder: Path) -> str:
     """SHA-256 of the weight file; of the list of hashes if the weights come in several files."""
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise ValueError(
-            f"expected model.safetensors in {folder}, found no weights; pass the folder of a whole model"
-        )
+        raise ValueError(f"expected model.safetensors in {folder}, found no weights; pass the folder of a whole model")
     hashes = [sha256_file(file) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

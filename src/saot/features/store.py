@@ -69,9 +69,7 @@ class FeatureStore:
         try:
             self.key = FeatureKey.from_json(path.read_text())
         except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{path} is damaged; delete {self.root} and extract the features again"
-            ) from error
+            raise ValueError(f"{path} is damaged; delete {self.root} and extract the features again") from error
         if key is not None:
             self._require(key, "this run")
 
@@ -151,9 +149,7 @@ class FeatureStore:
         with self._open(key) as file:
             header = self._header(file, key)
             payload = _payload(file, header, self._path(key))
-        tokens = torch.from_numpy(
-            np.frombuffer(payload, "<f2").reshape(header.rows, header.dim).astype(np.float32)
-        )
+        tokens = torch.from_numpy(np.frombuffer(payload, "<f2").reshape(header.rows, header.dim).astype(np.float32))
         return FeatureGrid(tokens=tokens, grid=header.provenance.patch_grid, provenance=header.provenance)
 
     def rows(self, key: str, indices: Int[Tensor, " k"]) -> Float16[Tensor, "k d"]:
@@ -179,9 +175,7 @@ class FeatureStore:
             found = np.empty((len(distinct), header.dim), "<f2")
             width = 2 * header.dim
             for first, last in _runs(distinct):
-                chunk = os.pread(
-                    file.fileno(), (last - first) * width, header.start + int(distinct[first]) * width
-                )
+                chunk = os.pread(file.fileno(), (last - first) * width, header.start + int(distinct[first]) * width)
                 if len(chunk) != (last - first) * width:
                     raise DamagedFile(f"{self._path(key)} is cut short; extract the features again")
                 found[first:last] = np.frombuffer(chunk, "<f2").reshape(-1, header.dim)
@@ -226,9 +220,7 @@ class FeatureStore:
     def _path(self, key: str) -> Path:
         """File of a picture: a readable part, and a hash that keeps names apart."""
         readable = re.sub(r"[^A-Za-z0-9.-]+", "_", key)[-80:].strip(".")
-        return (
-            self.root / f"{readable}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.safetensors"
-        )
+        return self.root / f"{readable}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.safetensors"
 
     def _open(self, key: str) -> FileIO:
         try:
@@ -241,9 +233,7 @@ class FeatureStore:
     def _header(self, file: FileIO, key: str) -> _Header:
         header = _parse_header(file, self._path(key))
         if header.key != key:
-            raise DamagedFile(
-                f"{self._path(key)} holds the features of {header.key}, not of {key}; extract them again"
-            )
+            raise DamagedFile(f"{self._path(key)} holds the features of {header.key}, not of {key}; extract them again")
         self._require(header.provenance.key, f"the file of {key}")
         return header
 

@@ -54,18 +54,14 @@ class MobileSam:
         layers = settings.layers or ("neck",)
         unknown = [layer for layer in layers if layer not in (*_STAGES, "neck")]
         if unknown:
-            raise ValueError(
-                f"mobile-sam has no layer {unknown[0]!r}; choose among {', '.join(_STAGES)}, neck"
-            )
+            raise ValueError(f"mobile-sam has no layer {unknown[0]!r}; choose among {', '.join(_STAGES)}, neck")
         if settings.final_norm is not None and settings.final_norm != ("neck" in layers):
             raise ValueError(
                 f"final_norm={settings.final_norm} does not fit the layers {', '.join(layers)} of "
                 "mobile-sam: its neck ends in a norm and its stages have none; leave the setting out"
             )
         if settings.weights is None:
-            raise ValueError(
-                "mobile-sam needs its weights; pass --weights PATH of the published mobile_sam.pt"
-            )
+            raise ValueError("mobile-sam needs its weights; pass --weights PATH of the published mobile_sam.pt")
         path = Path(settings.weights)
         self._network = TinyViT()
         self._network.load_published(read_weights(path))
@@ -80,9 +76,7 @@ class MobileSam:
             l2_norm=settings.l2_norm,
             pad=settings.pad and isinstance(self._size, int),
             patch_size=_PATCH,
-            dim=sum(
-                _NECK_WIDTH if layer == "neck" else _STAGE_DIMS[_STAGES.index(layer)] for layer in layers
-            ),
+            dim=sum(_NECK_WIDTH if layer == "neck" else _STAGE_DIMS[_STAGES.index(layer)] for layer in layers),
             resize="pillow-bilinear",
             pixel_mean=_MEAN,
             pixel_deviation=_DEVIATION,
@@ -117,9 +111,7 @@ class MobileSam:
             pixels = F.pad(pixels, (0, 0, 0, side - width, 0, side - height))
         outputs = self._network(pixels[None])
         grid = outputs["neck"].shape[1:3]
-        chosen = [
-            _to_grid(outputs[layer], (grid[0], grid[1]))[0, :rows, :columns] for layer in self._key.layers
-        ]
+        chosen = [_to_grid(outputs[layer], (grid[0], grid[1]))[0, :rows, :columns] for layer in self._key.layers]
         return torch.cat(chosen, -1).flatten(0, 1).to("cpu")
 
 
@@ -279,9 +271,7 @@ class _WindowAttention(nn.Module):
             filled = self.project_in.bias.expand(batch, down * side, across * side, -1).contiguous()
             filled[:, :height, :width] = qkv
             qkv = filled
-        qkv = qkv.view(batch, down, side, across, side, 3, self.heads, _HEAD_DIM).permute(
-            5, 0, 1, 3, 6, 2, 4, 7
-        )
+        qkv = qkv.view(batch, down, side, across, side, 3, self.heads, _HEAD_DIM).permute(5, 0, 1, 3, 6, 2, 4, 7)
         query, key, value = qkv.reshape(3, -1, self.heads, side * side, _HEAD_DIM).unbind(0)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias[None])
         out = out.view(batch, down, across, self.heads, side, side, _HEAD_DIM).permute(0, 1, 4, 2, 5, 3, 6)
@@ -319,9 +309,7 @@ class _Neck(nn.Module):
             reader.fill(norm.bias, f"{name}.{2 * number + 1}.bias")  # type: ignore[arg-type]
 
 
-def _conv(
-    width: int, out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = True
-) -> nn.Conv2d:
+def _conv(width: int, out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = True) -> nn.Conv2d:
     conv = nn.Conv2d(width, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
     return conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

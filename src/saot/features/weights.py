@@ -52,9 +52,7 @@ class WeightReader:
         """
         value = self._state.get(name)
         if value is None:
-            raise ValueError(
-                f"these are not the weights of {self._model}: {name} is missing; pass {self._remedy}"
-            )
+            raise ValueError(f"these are not the weights of {self._model}: {name} is missing; pass {self._remedy}")
         if tuple(value.shape) != shape:
             raise ValueError(
                 f"these are not the weights of {self._model}: {name} has shape "

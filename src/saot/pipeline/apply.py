@@ -50,7 +50,7 @@ class FinishedRun:
     def mask_of(self, tokens: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
         """Class index of every pixel from a picture's tokens."""
         with torch.no_grad():
-            logits = self.decoder(tokens.float())
+            logits = self.decoder(tokens.half().float())  # as a store keeps them, so that scores agree to the bit
         return predict_mask(logits, grid, self.bias)
 
 
