@@ -16,6 +16,7 @@ app = App(
     name="saot",
     help="Carry dense labels from pictures that have them to pictures that do not, by optimal transport.",
     help_format="markdown",
+    suppress_keyboard_interrupt=False,
     version_flags=["--version"],
 )
 console = Console(stderr=True)
@@ -119,7 +120,7 @@ def run(
 
     Args:
         source: Labelled pictures: NAME:PATH[:SPLIT], such as folder:shots, gta5:/data/gta5, camvid:PATH:day.txt.
-        target: Pictures to label; their masks, if any, are read for the declared points alone.
+        target: Pictures to label. Their masks, if any, are read for the declared points, and by the oracle row alone.
         out: The run folder.
         eval: Labelled pictures to score on.
         points: Label budget: N a class and picture, total:N a class, resample:N (the paper), a CSV file
@@ -245,6 +246,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_refuse(f"{error}".strip().splitlines()[0] if str(error).strip() else "wrong arguments"))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(_refuse(str(error)))
+    except MemoryError:
+        sys.exit(_refuse("out of memory: give a smaller --size, or free some and give the same command again"))
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        sys.exit(_refuse("out of memory on the device: give a smaller --size or --device cpu"))
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         sys.exit(INTERRUPTED)

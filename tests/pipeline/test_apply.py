@@ -46,9 +46,22 @@ def test_a_moved_run_still_predicts(finished, stranger, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(finished, moved)
     shutil.rmtree(moved / "features")
+    shutil.rmtree(moved / "work")
     predict_pictures(moved, [stranger], tmp_path / "here")
     predict_pictures(finished, [stranger], tmp_path / "there")
     assert (tmp_path / "here" / "stranger.png").read_bytes() == (tmp_path / "there" / "stranger.png").read_bytes()
+
+
+def test_predict_never_writes_over_a_picture(finished, stranger, tmp_path):
+    picture = tmp_path / "shots" / "a.png"
+    picture.parent.mkdir()
+    Image.open(stranger).save(picture)
+    before = picture.read_bytes()
+    with pytest.raises(ValueError, match="leaves your pictures alone"):
+        predict_pictures(finished, [picture.parent], picture.parent)
+    assert picture.read_bytes() == before
+    for _ in range(2):  # the second time, the first answer lies below the folder of pictures
+        assert len(predict_pictures(finished, [picture.parent], picture.parent / "masks")) == 1
 
 
 def test_wrong_input_is_refused_in_one_sentence(finished, stranger, tmp_path):

@@ -1,15 +1,20 @@
 import json
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from saot.data import read_points_csv
 from saot.data.datasets import open_images
 from saot.pipeline import RunSettings, Workspace, run_job
 from saot.pipeline.domains import TokenPoints, draw_tokens
+from saot.pipeline.inputs import open_inputs, points_request
 from saot.pipeline.methods import estimated_miou
 from saot.pipeline.settings import first_difference, store_folder
 
@@ -92,7 +97,19 @@ class Stop:
             raise KeyboardInterrupt
 
 
-def test_a_run_interrupted_again_and_again_ends_with_the_same_bytes(finished, tmp_path):
+class StopAt:
+    """Interrupts a run when a stage first reports progress."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage == self.stage:
+            raise KeyboardInterrupt
+
+
+def test_a_run_interrupted_again_and_again_ends_with_the_same_bytes(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("saot.pipeline.workspace.CHECKPOINT_EVERY", 2)  # so that trainings resume in their middle
     out, interrupted = tmp_path / "run", 0
     for after in (2, 9, 11, 14, 16, 10, 5, 23, 17, 31, 45):
         try:
@@ -107,8 +124,6 @@ def test_a_run_interrupted_again_and_again_ends_with_the_same_bytes(finished, tm
 
 
 def test_a_damaged_intermediate_file_is_made_again(finished, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     for victim in (out / "work" / "scores" / "saot.safetensors", next((out / "work" / "pseudo-0").iterdir())):
@@ -116,6 +131,104 @@ def test_a_damaged_intermediate_file_is_made_again(finished, tmp_path):
     (out / "run.json").unlink()
     run_job(tiny_settings(), out)
     assert (out / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+
+
+def make_folder(root: Path, seed: int, masked: bool = True) -> str:
+    """A folder set of two pictures, blue above and red below."""
+    rng = np.random.default_rng(seed)
+    for part in ("images", "masks") if masked else ("images",):
+        (root / part).mkdir(parents=True)
+    (root / "classes.txt").write_text("sky\nroof\n")
+    for number in range(2):
+        mask = np.zeros((56, 112), np.uint8)
+        mask[20 + 8 * number :] = 1
+        picture = np.where(mask[..., None] == 1, (200, 60, 40), (30, 90, 200)) + rng.integers(-20, 20, (56, 112, 3))
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / "images" / f"{number}.png")
+        if masked:
+            Image.fromarray(mask).save(root / "masks" / f"{number}.png")
+    return f"folder:{root}"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Settings of a run on folders."""
+    names = [make_folder(tmp_path / name, seed) for seed, name in enumerate(("source", "target", "eval"))]
+    return tiny_settings(source=names[0], target=names[1], eval=names[2])
+
+
+def test_changed_data_is_noticed_finished_or_not(folders, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_job(folders, out, progress=StopAt("cost"))
+    mask = tmp_path / "source" / "masks" / "0.png"
+    kept = mask.read_bytes()
+    Image.fromarray(np.ones((56, 112), np.uint8)).save(mask)
+    with pytest.raises(ValueError, match=r"source 0\.png has changed"):
+        run_job(folders, out)
+    mask.write_bytes(kept)
+    run_job(folders, out)
+    for part in ("images", "masks"):
+        shutil.copy(tmp_path / "eval" / part / "1.png", tmp_path / "eval" / part / "2.png")
+    with pytest.raises(ValueError, match=r"eval 2\.png was added"):
+        run_job(folders, out)
+
+
+def test_a_bad_picture_is_mended_and_the_same_command_goes_on(folders, tmp_path):
+    out, victim = tmp_path / "run", tmp_path / "target" / "images" / "1.png"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"1\.png"):
+        run_job(folders, out)
+    victim.write_bytes(whole)
+    assert run_job(folders, out).metrics["images"] == 2
+
+
+def test_a_bad_evaluation_mask_is_found_before_any_training(folders, tmp_path):
+    Image.fromarray(np.full((56, 112), 7, np.uint8)).save(tmp_path / "eval" / "masks" / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png"):
+        run_job(folders, tmp_path / "run")
+    assert not (tmp_path / "run" / "cost.safetensors").exists()
+
+
+def test_a_slip_in_the_command_does_not_lock_the_folder(folders, tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        run_job(replace(folders, source="folder:nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_target_mask_costs_the_oracle_alone(folders, tmp_path):
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text("image,x,y,class\n0.png,3,3,sky\n1.png,4,50,roof\n")
+    Image.fromarray(np.full((56, 112), 7, np.uint8)).save(tmp_path / "target" / "masks" / "1.png")
+    outcome = run_job(replace(folders, points=str(clicks)), tmp_path / "run")
+    assert "oracle" not in outcome.metrics["methods"]
+    assert any("oracle is left out" in note for note in outcome.run["notes"])
+
+
+def test_scoring_on_the_target_itself_is_said_and_nothing_is_chosen(folders, tmp_path):
+    outcome = run_job(replace(folders, eval=folders.target), tmp_path / "run")
+    assert any("optimistic" in note for note in outcome.run["notes"])
+    assert not outcome.run["adjustment"]
+
+
+def test_no_labelled_pixel_is_said(folders, tmp_path):
+    for number in range(2):
+        Image.fromarray(np.full((56, 112), 255, np.uint8)).save(tmp_path / "source" / "masks" / f"{number}.png")
+    with pytest.raises(ValueError, match="every patch is 'ignore'"):
+        run_job(folders, tmp_path / "run")
+
+
+def test_a_class_the_source_never_shows_is_noted(folders, tmp_path):
+    for number in range(2):
+        Image.fromarray(np.zeros((56, 112), np.uint8)).save(tmp_path / "source" / "masks" / f"{number}.png")
+    outcome = run_job(folders, tmp_path / "run")
+    assert any("roof" in note for note in outcome.run["notes"])
+
+
+def test_points_requests():
+    assert points_request("0") == ("picture", 0)
+    assert points_request("resample:20") == ("resample", 20)
+    assert points_request("points:20") == ("file", None)
 
 
 def test_other_settings_are_refused_by_name(finished):
@@ -191,9 +304,10 @@ def test_the_target_of_a_job_has_no_way_to_its_labels(tmp_path):
 
     settings = tiny_settings()
     space = Workspace(tmp_path / "run", settings.to_dict())
-    job = open_job(settings, space)
+    job = open_job(settings, space, open_inputs(settings, "cpu"))
     space.close()
     assert not hasattr(job.target, "labels") and not hasattr(job.target.images, "mask")
+    assert not hasattr(job.inputs.target, "mask")
     assert job.points.dense == ()
 
 

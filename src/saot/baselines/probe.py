@@ -90,10 +90,12 @@ class ProbeChoice:
 
     Attributes:
         probe: Fitted on everything, with the best settings.
+        candidate: The same settings, fitted without what is held out, to choose further settings with.
         trials: One record a try: the settings and their score on the held-out part.
     """
 
     probe: LinearProbe
+    candidate: LinearProbe
     trials: tuple[dict[str, float], ...]
 
 
@@ -142,9 +144,11 @@ def choose_probe(
     some = [points] if points is not None and len(points[1]) else []
     rest = [held_out_points] if held_out_points is not None and len(held_out_points[1]) else []
     judge = rest[0] if rest else held_out if len(held_out[1]) else train
-    trials = []
+    trials, probes = [], {}
     for decay in weight_decays:
-        probe = fit([train], some, decay)
+        probe = probes[decay] = fit([train], some, decay)
         trials.append({"weight_decay": decay, "score": token_miou(probe(judge[0]), judge[1].long())})
     best = max(trials, key=lambda trial: trial["score"])
-    return ProbeChoice(fit([train, held_out], some + rest, best["weight_decay"]), tuple(trials))
+    return ProbeChoice(
+        fit([train, held_out], some + rest, best["weight_decay"]), probes[best["weight_decay"]], tuple(trials)
+    )

@@ -78,6 +78,7 @@ class LabelledSet:
 
     images: ImageSet
     mask: Callable[[int], UInt8[np.ndarray, "h w"]]
+    name_mask: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         if self.images.classes is None:
@@ -102,7 +103,9 @@ class LabelledSet:
         return self.images.load(index)
 
     def mask_fingerprint(self, index: int) -> str:
-        """SHA-256 of the decoded mask: another file, other ids or another size give another name."""
+        """Name of the mask's content: the SHA-256 of its file, or of its pixels where there is none."""
+        if self.name_mask is not None:
+            return self.name_mask(index)
         mask = self.mask(index)
         return hashlib.sha256(f"{mask.shape}".encode() + mask.tobytes()).hexdigest()
 
@@ -181,7 +184,8 @@ def open_labelled(spec: str, classes: ClassSet | None = None) -> LabelledSet:
         own = folder_class_set([f"class {i}" for i in range(largest_index(masks.values()) + 1)])
     images = _image_set(spec, own, pictures)
     files = tuple((path, masks[key]) for key, path in pictures.items())
-    return LabelledSet(images, partial(_load_mask, reader, own, files))
+    names = partial(_with_path, sha256_file, tuple(mask for _, mask in files))
+    return LabelledSet(images, partial(_load_mask, reader, own, files), names)
 
 
 def _root(parts: DataSpec) -> Path:
@@ -263,7 +267,7 @@ def _open_scenes(spec: str, parts: DataSpec, classes: ClassSet | None) -> Labell
         fingerprint=partial(_scene_name, name, (height, width)),
         measure=partial(_scene_size, (height, width)),
     )
-    return LabelledSet(images, partial(_scene, scenes.load_mask, style, split, (height, width)))
+    return LabelledSet(images, partial(_scene, scenes.load_mask, style, split, (height, width)), images.fingerprint)
 
 
 def _scene(draw: Callable, style: str, split: str, size: tuple[int, int], index: int):

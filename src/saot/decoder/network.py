@@ -35,7 +35,13 @@ class TokenDecoder(nn.Module):
 
     def __init__(self, dim: int, num_classes: int, hidden: int = 1024, blocks: int = 2, dropout: float = 0.1) -> None:
         super().__init__()
-        self.shape = {"dim": dim, "num_classes": num_classes, "hidden": hidden, "blocks": blocks}
+        self.shape = {
+            "dim": dim,
+            "num_classes": num_classes,
+            "hidden": hidden,
+            "blocks": blocks,
+            "dropout": dropout,
+        }
         self.stem = nn.Sequential(nn.Linear(dim, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout))
         self.blocks = nn.Sequential(*(ResidualBlock(hidden, dropout) for _ in range(blocks)))
         self.head = nn.Linear(hidden, num_classes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from saot.decoder.distill import DecoderFit, Term, batch_readers, term_loss
@@ -142,15 +142,3 @@ def refine_decoder(
     state = {"student": student, "teacher": teacher, "optimizer": optimizer, "pseudo": pseudo}
     history = train_steps(step, config.steps, state, checkpoint, progress)
     return DecoderFit(teacher, history)
-
-
-def confident_share(labels: Sequence[UInt8[Tensor, " n"]]) -> float:
-    """Share of tokens that carry a pseudo-label."""
-    total = sum(part.numel() for part in labels)
-    return sum(int((part != 255).sum()) for part in labels) / max(total, 1)
-
-
-def decoder_scores(decoder: TokenDecoder, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n K"]:
-    """Logits of one picture's tokens, without gradient."""
-    with torch.no_grad():
-        return decoder.eval()(tokens)

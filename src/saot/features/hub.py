@@ -159,7 +159,7 @@ def _load_model(folder: Path, config: Any, settings: FeatureSettings) -> Any:
             folder,
             config=config,
             local_files_only=True,
-            weights_only=True,
+            use_safetensors=True,
             output_loading_info=True,
             dtype=torch.float32,
             **extra,
@@ -282,7 +282,7 @@ def _pixel_statistics(folder: Path, family: str) -> tuple[tuple[float, ...], tup
 
 def _hash_weights(folder: Path) -> str:
     """SHA-256 of the weight file; of the list of hashes if the weights come in several files."""
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise ValueError(f"expected model.safetensors in {folder}, found no weights; pass the folder of a whole model")
     hashes = [sha256_file(file) for file in files]

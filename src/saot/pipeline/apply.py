@@ -1,8 +1,8 @@
 """A finished run at work: masks for new pictures, scores on labelled ones."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from saot.decoder import TokenDecoder
 from saot.evaluate import ConfusionMatrix, method_entry, predict_mask
 from saot.features import Backbone, extract, load_backbone
 from saot.pipeline.networks import load_decoder
-from saot.pipeline.run import decoder_bias, published_settings
+from saot.pipeline.run import published_settings
 from saot.pipeline.settings import RUN_FORMAT, parse_size
 from saot.report.export import CocoItem, write_coco, write_color_overlay, write_index_png
 
@@ -90,7 +90,8 @@ def open_run(folder: Path) -> FinishedRun:
                 "use the same weights"
             )
     published = published_settings(folder / "decoder.safetensors")
-    return FinishedRun(classes_of(published), decoder, backbone, decoder_bias(folder), int(run["label_budget"]))
+    bias = None if run["decoder_bias"] is None else torch.tensor(run["decoder_bias"])
+    return FinishedRun(classes_of(published), decoder, backbone, bias, int(run["label_budget"]))
 
 
 def classes_of(published: dict[str, Any]) -> ClassSet:
@@ -104,8 +105,8 @@ def classes_of(published: dict[str, Any]) -> ClassSet:
     return ClassSet(name="run", names=names, colors=colors, id_map=None, subsets={})
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """The pictures named, and those of the folders named, in order.
+def find_pictures(paths: Sequence[Path], out: Path) -> list[Path]:
+    """The pictures named, and those of the folders named, in order; what lies below `out` is an earlier answer.
 
     Raises:
         ValueError: If a path does not exist or nothing is found.
@@ -113,7 +114,8 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+            found += inside if out.resolve() == path.resolve() else [p for p in inside if not _below(p, out)]
         elif path.exists():
             found.append(path)
         else:
@@ -121,6 +123,29 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     if not found:
         raise ValueError(f"expected at least one picture; found none in {', '.join(map(str, paths))}")
     return found
+
+
+def _below(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
+
+
+def _output(path: Path, out: Path, kind: str) -> Path:
+    return out / (f"{path.stem}.png" if kind == "png" else f"{path.stem}_color.png")
+
+
+def _check_outputs(files: Sequence[Path], out: Path, formats: Sequence[str]) -> None:
+    stems = [path.stem for path in files]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise ValueError(f"expected pictures of different names; two are called {twice!r}: predict them one by one")
+    inputs = {path.resolve() for path in files}
+    for path in files:
+        for kind in ("png", "color"):
+            if kind in formats and _output(path, out, kind).resolve() in inputs:
+                raise ValueError(
+                    f"expected an --out that leaves your pictures alone; {_output(path, out, kind)} is one of them: "
+                    "choose another --out"
+                )
 
 
 def predict_pictures(
@@ -140,36 +165,38 @@ def predict_pictures(
         progress: Called with (done, total).
 
     Raises:
-        ValueError: If a format is unknown, two pictures would get the same file, or an input is not as it should be.
+        ValueError: If a format is unknown, a file would be written twice or over a picture, or an input is not as it
+            should be.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"expected formats among {', '.join(FORMATS)}; got {', '.join(unknown) or 'none'}")
-    run, files = open_run(folder), find_pictures(pictures)
-    stems = [path.stem for path in files]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
-    if twice is not None:
-        raise ValueError(f"expected pictures of different names; two are called {twice!r}: predict them one by one")
+    run, files = open_run(folder), find_pictures(pictures, out)
+    _check_outputs(files, out, formats)
     out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
-    items: list[CocoItem] = []
-    for done, path in enumerate(files, start=1):
-        image = read_image(path)
-        mask = run.mask(image, str(path)).numpy()
-        record: dict[str, Any] = {"image": str(path), "height": mask.shape[0], "width": mask.shape[1]}
-        if "png" in formats:
-            write_index_png(out / f"{path.stem}.png", mask, run.classes)
-            record["mask"] = str(out / f"{path.stem}.png")
-        if "color" in formats:
-            write_color_overlay(out / f"{path.stem}_color.png", image, mask, run.classes)
-            record["color"] = str(out / f"{path.stem}_color.png")
-        if "coco" in formats:
-            items.append(CocoItem(path.name, mask))
-        records.append(record)
-        if progress is not None:
-            progress(done, len(files))
+
+    def label() -> Iterator[CocoItem]:
+        for done, path in enumerate(files, start=1):
+            image = read_image(path)
+            mask = run.mask(image, str(path)).numpy()
+            record: dict[str, Any] = {"image": str(path), "height": mask.shape[0], "width": mask.shape[1]}
+            if "png" in formats:
+                write_index_png(_output(path, out, "png"), mask, run.classes)
+                record["mask"] = str(_output(path, out, "png"))
+            if "color" in formats:
+                write_color_overlay(_output(path, out, "color"), image, mask, run.classes)
+                record["color"] = str(_output(path, out, "color"))
+            records.append(record)
+            yield CocoItem(path.name, mask)
+            if progress is not None:
+                progress(done, len(files))
+
     if "coco" in formats:
-        write_coco(out / "annotations.json", items, run.classes)
+        write_coco(out / "annotations.json", label(), run.classes)
+    else:
+        for _ in label():
+            pass
     return records
 
 
@@ -187,7 +214,7 @@ def evaluate_run(folder: Path, spec: str, progress: Callable[[int, int], None] |
         matrix.update(mask, torch.from_numpy(data.mask(number)))
         if progress is not None:
             progress(number + 1, len(data))
-    classes = replace(run.classes)
+    classes = run.classes
     return {
         "classes": list(classes.names),
         "split": spec,

@@ -98,8 +98,11 @@ def pair_data(job: Job) -> PairData:
     """The pairs of Algorithm 1; without any declared point, other source pictures stand in for the target."""
     points, per_class = job.points.training(), job.recipe.cost.points_per_class
 
+    pictures = list(range(len(job.target))) if points.resample else points.picture.unique().tolist()
+
     def target(number: int, generator: torch.Generator) -> TargetExample:
-        return points.example(number, job.target.tokens(number), generator, per_class)
+        picture = pictures[number]
+        return points.example(picture, job.target.tokens(picture), generator, per_class)
 
     def stand_in(number: int, generator: torch.Generator) -> TargetExample:
         tokens = job.source.tokens(number)
@@ -108,7 +111,7 @@ def pair_data(job: Job) -> PairData:
 
     if len(points) == 0 and not points.resample:
         return PairData(len(job.source), len(job.source), job.labelled_source, stand_in)
-    return PairData(len(job.source), len(job.target), job.labelled_source, target)
+    return PairData(len(job.source), len(pictures), job.labelled_source, target)
 
 
 def learned_cost(job: Job) -> SemanticCost:

@@ -116,9 +116,9 @@ class TokenPoints:
         """Those that may be trained on."""
         return self._chosen(~self.held_out)
 
-    def judging(self) -> "TokenPoints":
-        """Those kept from training; all of them where none are kept."""
-        return self._chosen(self.held_out) if bool(self.held_out.any()) else self
+    def held(self) -> "TokenPoints":
+        """Those kept from training."""
+        return self._chosen(self.held_out)
 
     def _chosen(self, mask: Tensor) -> "TokenPoints":
         return TokenPoints(

@@ -1,6 +1,5 @@
 """Everything a stage of the main job may use, opened once."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +9,16 @@ from torch import Tensor
 
 from saot.data import (
     ClassSet,
+    ImageSet,
     LabelledSet,
     Points,
     draw_points,
-    open_images,
     open_labelled,
     read_points_csv,
     read_scribbles,
     write_points_csv,
 )
-from saot.features import Backbone, FeatureStore, load_backbone
+from saot.features import FeatureStore
 from saot.pipeline.domains import (
     Domain,
     TokenPoints,
@@ -28,40 +27,60 @@ from saot.pipeline.domains import (
     points_on_tokens,
     save_maps,
 )
-from saot.pipeline.settings import RunSettings, parse_size, store_folder
+from saot.pipeline.inputs import (
+    Inputs,
+    Manifest,
+    check_manifest,
+    keep_manifest,
+    kept_manifest,
+    manifest,
+    points_request,
+    shared_pictures,
+)
+from saot.pipeline.settings import RunSettings, store_folder
 from saot.pipeline.workspace import Workspace
 from saot.recipes import Recipe
 
 
 @dataclass(frozen=True)
 class Job:
-    """The opened inputs of a run.
+    """Everything a stage may use.
 
     Attributes:
         settings: What was asked.
         space: The run folder.
-        classes: Classes of source, target and scores.
-        backbone: The frozen network; loaded when first used.
+        inputs: The opened sets and the backbone.
+        found: Fingerprints of everything read.
         source: Labelled pictures.
         source_labels: Patch labels of each, 255 for ignore.
         target: Pictures to adapt to, without labels.
         test: Pictures that are scored and shown; the target's own where no evaluation set was given.
-        truth: The evaluation set with its masks, or None.
         points: Declared target points.
         label_budget: How many of them (all labelled patches where they are drawn anew each step).
+        may_choose: False where evaluation pictures are target pictures too: then nothing is chosen on points.
     """
 
     settings: RunSettings
     space: Workspace
-    classes: ClassSet
-    backbone: Backbone
+    inputs: Inputs
+    found: Manifest
     source: Domain
     source_labels: list[Tensor]
     target: Domain
     test: Domain
-    truth: LabelledSet | None
     points: TokenPoints
     label_budget: int
+    may_choose: bool
+
+    @property
+    def classes(self) -> ClassSet:
+        """Classes of source, target and scores."""
+        return self.inputs.classes
+
+    @property
+    def truth(self) -> LabelledSet | None:
+        """The evaluation set with its masks, or None."""
+        return self.inputs.truth
 
     @property
     def recipe(self) -> Recipe:
@@ -80,93 +99,100 @@ class Job:
         return self.source.tokens(number)[keep], labels[keep]
 
 
-def open_job(settings: RunSettings, space: Workspace, store: Path | None = None, device: str = "cpu") -> Job:
-    """Open pictures, draw points, make what features are missing, label the source's patches.
+def open_job(
+    settings: RunSettings, space: Workspace, inputs: Inputs, store: Path | None = None, device: str = "cpu"
+) -> Job:
+    """Draw points, make what features are missing, label the source's patches.
 
     The target's masks are opened here, before anything else sees the target, if points are to be drawn from them;
-    what comes back has no way to them.
+    what comes back has no way to them. Until every input has proved readable nothing is kept that hangs on it, so
+    that a bad file can be mended and the same command given again.
 
     Raises:
-        ValueError: If an input is not as it should be.
+        ValueError: If an input is not as it should be, or not the one the run began with.
     """
-    recipe = settings.recipe
-    source_set = open_labelled(settings.source)
-    classes = source_set.classes
-    target_images = open_images(settings.target, classes)
-    truth = None if settings.eval is None else open_labelled(settings.eval, classes)
-    _require_pictures(settings.source, len(source_set))
-    _require_pictures(settings.target, len(target_images))
-    backbone = load_backbone(settings.backbone, settings.weights, size=parse_size(settings.size), device=device)
+    recipe, classes = settings.recipe, inputs.classes
+    found, kept = manifest(inputs, settings), kept_manifest(space)
+    if kept is not None:
+        check_manifest(found, kept)
     with space.stage("points"):
-        points = declared_points(settings, classes, space)
+        points = declared_points(settings, inputs, space, fresh=kept is None)
     root = store or space.path("features")
 
-    def domain(spec: str, images, stage: str) -> Domain:
-        features = FeatureStore(store_folder(root, spec), backbone.key)
+    def domain(spec: str, images: ImageSet, stage: str) -> Domain:
+        features = FeatureStore(store_folder(root, spec), inputs.backbone.key)
         with space.stage(stage):
-            features.ensure(images, backbone, space.tell(stage))
-        return Domain(images, features, backbone.key.dim, torch.device(device))
+            features.ensure(images, inputs.backbone, space.tell(stage))
+        return Domain(images, features, inputs.backbone.key.dim, torch.device(device))
 
-    source = domain(settings.source, source_set.images, "features source")
-    target = domain(settings.target, target_images, "features target")
-    test = target if truth is None else domain(str(settings.eval), truth.images, "features eval")
+    source = domain(settings.source, inputs.source.images, "features source")
+    target = domain(settings.target, inputs.target, "features target")
+    test = target if inputs.truth is None else domain(str(settings.eval), inputs.truth.images, "features eval")
     with space.stage("source labels"):
-        labels = load_maps(space.work("source-labels.safetensors"))
+        path = space.work("source-labels.safetensors")
+        labels = None if kept is None else load_maps(path)
         if labels is None:
-            labels = patch_label_maps(source_set, source.grid, len(classes.names), recipe, space.tell("source labels"))
-            save_maps(space.work("source-labels.safetensors"), labels)
-    if not any(bool((part != 255).any()) for part in labels):
-        raise ValueError(
-            f"expected labelled pixels in {settings.source}; every patch is 'ignore': check the masks' class indices"
-        )
-    token_points = points_on_tokens(points, target, recipe.scores.holdout_points, settings.seed)
+            labels = patch_label_maps(
+                inputs.source, source.grid, len(classes.names), recipe, space.tell("source labels")
+            )
+            _require_labels(settings.source, labels)
+            _check_truth(inputs, space)
+            keep_manifest(space, found)
+            save_maps(path, labels)
+    overlap = shared_pictures(found)
+    share = 0.0 if overlap else recipe.scores.holdout_points
+    token_points = points_on_tokens(points, target, share, settings.seed)
     budget = len(points)
-    if settings.points.startswith("resample:"):
+    scope, count = points_request(settings.points)
+    if scope == "resample" and count:
         token_points, budget = _resampled(settings, token_points, target, classes, space)
     _note_unknown_classes(token_points, labels, classes, space)
-    return Job(settings, space, classes, backbone, source, labels, target, test, truth, token_points, budget)
+    return Job(
+        settings, space, inputs, found, source, labels, target, test, token_points, budget, may_choose=overlap == 0
+    )
 
 
-def declared_points(settings: RunSettings, classes: ClassSet, space: Workspace) -> Points:
+def declared_points(settings: RunSettings, inputs: Inputs, space: Workspace, fresh: bool) -> Points:
     """The points of RUN/points.csv: drawn from the target's masks once, or read from what a person clicked.
 
     Raises:
-        ValueError: If the request cannot be read, or points are to be drawn from a target without masks.
+        ValueError: If the points cannot be read, or are to be drawn from a target without masks.
     """
-    kept, images = space.path("points.csv"), open_images(settings.target, classes)
-    text = settings.points
-    scope, _, number = text.rpartition(":")
-    drawn = number.isdecimal() and scope in ("", "total", "resample")
-    if drawn and (int(number) == 0 or scope == "resample"):
+    kept, classes = space.path("points.csv"), inputs.classes
+    scope, count = points_request(settings.points)
+    path = Path(settings.points)
+    if count == 0 or scope == "resample":
         points = Points((), (), (), ())
-    elif kept.exists():
-        return read_points_csv(kept, images, classes)
-    elif drawn:
+    elif kept.exists() and not fresh:
+        return read_points_csv(kept, inputs.target, classes)
+    elif count is not None:
         points = draw_points(
             open_labelled(settings.target, classes),
-            per_class=int(number),
+            per_class=count,
             seed=settings.seed,
             scope="total" if scope == "total" else "picture",
             progress=space.tell("points"),
         )
+    elif path.is_dir():
+        points = read_scribbles(path, inputs.target, classes)
     else:
-        path = Path(text)
-        if path.is_dir():
-            points = read_scribbles(path, images, classes)
-        elif path.is_file():
-            points = read_points_csv(path, images, classes)
-        else:
-            raise ValueError(
-                "expected --points as a number, total:N, resample:N, a CSV file (image,x,y,class) or a folder of "
-                f"scribbles; got {text!r}, which is none of them"
-            )
+        points = read_points_csv(path, inputs.target, classes)
     write_points_csv(kept, points, classes)
     return points
 
 
-def _require_pictures(spec: str, count: int) -> None:
-    if count == 0:
-        raise ValueError(f"expected at least one picture in {spec}; got none")
+def _require_labels(spec: str, labels: list[Tensor]) -> None:
+    if not any(bool((part != 255).any()) for part in labels):
+        raise ValueError(f"expected labelled pixels in {spec}; every patch is 'ignore': check the masks' class indices")
+
+
+def _check_truth(inputs: Inputs, space: Workspace) -> None:
+    """Open every evaluation mask once, so that a bad one is found before hours of training."""
+    if inputs.truth is None:
+        return
+    for number in range(len(inputs.truth)):
+        inputs.truth.mask(number)
+        space.tell("evaluation masks")(number + 1, len(inputs.truth))
 
 
 def _resampled(
@@ -204,16 +230,6 @@ def source_weights(similarities: Tensor, count: int, temperature: float) -> tupl
     return index, torch.softmax(values / temperature, dim=-1)
 
 
-def data_fingerprint(domain: Domain) -> str:
-    """One name for the content of a set of pictures."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for number, key in enumerate(domain.images.keys):
-        digest.update(f"{key} {domain.images.fingerprint(number)}\n".encode())
-    return digest.hexdigest()
-
-
 def class_frequencies(labels: list[Tensor], num_classes: int) -> Tensor:
     """Share of each class among the labelled source patches."""
     counts = torch.zeros(num_classes, dtype=torch.float64)
@@ -227,11 +243,6 @@ def adjustment_bias(frequencies: Tensor, strength: float) -> Tensor:
     known = frequencies > 0
     logs = torch.where(known, frequencies.clamp_min(1e-300).log(), torch.zeros_like(frequencies))
     return (-strength * logs).float()
-
-
-def finite_or_none(value: float) -> float | None:
-    """A number for JSON."""
-    return None if math.isnan(value) else value
 
 
 def merge_facts(space: Workspace, name: str, values: Mapping[str, object]) -> None:

@@ -17,7 +17,7 @@ from saot.baselines import (
     reliable_transport,
     unbalanced_transport,
 )
-from saot.data import patch_labels
+from saot.data import open_labelled, patch_labels
 from saot.decoder import TokenPool, token_pool
 from saot.pipeline.cost import learned_cost, prior_alone, similarities, source_prototypes, transfer_from
 from saot.pipeline.job import Job, adjustment_bias, class_frequencies, merge_facts, source_weights
@@ -36,6 +36,7 @@ from saot.transfer.labels import one_hot
 from saot.transport import TransportStatus
 
 Network = Callable[[Tensor], Tensor]
+MOST_JUDGED = 50_000  # held-out points that a choice is made on
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,13 @@ def method_builders(job: Job) -> dict[str, Callable[[], Scorer]]:
         builders["best_no_transport"] = lambda: _network(job, _without_plan(job), "best_no_transport", job.label_budget)
     if job.truth is not None:
         builders["grid_ceiling"] = lambda: _grid_ceiling(job)
-    if _target_has_labels(job):
+    if _has_masks(job):
         builders["oracle"] = lambda: _oracle(job)
     return builders
 
 
-def _target_has_labels(job: Job) -> bool:
-    """Whether an oracle can be had: only its own stage ever opens these labels."""
-    from saot.data import open_labelled
-
+def _has_masks(job: Job) -> bool:
+    """Whether the target's folder has masks at all; they are listed here, not opened."""
     try:
         open_labelled(job.settings.target, job.classes)
     except ValueError:
@@ -206,8 +205,6 @@ def _without_plan(job: Job) -> Network:
 
 
 def _oracle(job: Job) -> Scorer:
-    from saot.data import open_labelled
-
     decoder = network(job, [source_term(job), oracle_term(job)], None, name="oracle")
     facts = job.space.facts("oracle")
     if "pixels" not in facts:
@@ -270,9 +267,9 @@ def _linear_probe(job: Job, with_points: bool) -> Scorer:
         judge = _labelled_tokens(job, sorted(held), recipe.bank // 5)
         points = judging = None
         if with_points:
-            points = _point_tokens(points_pool(job, job.points.training()), recipe.bank)
+            points = _sample(points_pool(job, job.points.training()), recipe.bank, job.settings.seed)
             if bool(job.points.held_out.any()):
-                judging = _point_tokens(points_pool(job, job.points.judging()), recipe.bank)
+                judging = _sample(points_pool(job, job.points.held()), recipe.bank, job.settings.seed)
         choice = choose_probe(
             train,
             judge,
@@ -284,48 +281,50 @@ def _linear_probe(job: Job, with_points: bool) -> Scorer:
         )
     merge_facts(job.space, "trials", {name: list(choice.trials)})
     probe = choice.probe.to(job.source.device)
-    bias = chosen_adjustment(job, probe, name) if with_points else None
+    bias = chosen_adjustment(job, choice.candidate.to(job.source.device), name) if with_points else None
     return Scorer(_forward(job, probe), job.label_budget if with_points else 0, bias)
 
 
 def held_out_sources(job: Job) -> set[int]:
-    """A fifth of the source pictures, to choose a probe's settings on; at least one, unless there is only one."""
-    order = torch.randperm(len(job.source), generator=generator_for(job.settings.seed, "held-out sources"))
-    count = max(1, len(job.source) // 5) if len(job.source) > 1 else 0
-    return set(order[:count].tolist())
+    """A fifth of the labelled source pictures, to choose a probe's settings on; none if there is only one."""
+    labelled = [number for number, part in enumerate(job.source_labels) if bool((part != 255).any())]
+    order = torch.randperm(len(labelled), generator=generator_for(job.settings.seed, "held-out sources"))
+    count = max(1, len(labelled) // 5) if len(labelled) > 1 else 0
+    return {labelled[place] for place in order[:count].tolist()}
 
 
 def _labelled_tokens(job: Job, numbers: list[int], size: int) -> tuple[Tensor, Tensor]:
     """A random sample of the labelled tokens of some source pictures; empty where there are none."""
-    maps = [
-        part if number in set(numbers) else torch.full_like(part, 255) for number, part in enumerate(job.source_labels)
-    ]
+    wanted = set(numbers)
+    maps = [part if number in wanted else torch.full_like(part, 255) for number, part in enumerate(job.source_labels)]
     if not any(bool((part != 255).any()) for part in maps):
         return torch.zeros(0, job.source.dim), torch.zeros(0, dtype=torch.int64)
     pool = token_pool(maps, job.num_classes, job.source.rows, job.source.dim)
-    return _point_tokens(pool, size, generator_for(job.settings.seed, "probe", tuple(numbers)))
+    return _sample(pool, size, job.settings.seed)
 
 
-def _point_tokens(pool: TokenPool, size: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(len(pool), generator=generator) if generator is not None else torch.arange(len(pool))
+def _sample(pool: TokenPool, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """At most `size` tokens of a pool, drawn without regard to their class."""
+    order = torch.randperm(len(pool), generator=generator_for(seed, "sample", len(pool)))
     tokens, classes = pool.read(order[:size])
     return tokens.float(), classes
 
 
 def chosen_adjustment(job: Job, decoder: Network, name: str) -> Tensor | None:
-    """The logit adjustment with the best estimated mIoU at declared points (E.6, but never on what is reported).
+    """The logit adjustment with the best estimated mIoU at held-out declared points (E.6, never on what is reported).
+
+    None where no points are held out: a choice on points a network was trained on says little.
 
     Points are drawn class by class, so their confusion matrix says how often class c is taken for class k, not how
     frequent c is; the rows are therefore weighted by the shares of the classes the network itself predicts on the
     unlabelled target.
     """
-    strengths = job.recipe.scores.logit_adjustment
-    judge = job.points.judging()
-    if len(judge) == 0 or len(strengths) < 2:
+    strengths, judge = job.recipe.scores.logit_adjustment, job.points.held()
+    if not job.may_choose or len(judge) == 0 or len(strengths) < 2:
         return None
     frequencies = class_frequencies(job.source_labels, job.num_classes)
     with torch.no_grad():
-        tokens, classes = _point_tokens(points_pool(job, judge), len(judge))
+        tokens, classes = _sample(points_pool(job, judge), MOST_JUDGED, job.settings.seed)
         logits = decoder(tokens.to(job.source.device)).cpu()
         shares = torch.zeros(job.num_classes, dtype=torch.float64)
         for part in _predictions(job, decoder):

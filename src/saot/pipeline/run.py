@@ -14,7 +14,8 @@ from safetensors import safe_open
 
 from saot.data import write_atomic
 from saot.pipeline.cost import learned_cost
-from saot.pipeline.job import Job, data_fingerprint, open_job
+from saot.pipeline.inputs import check_manifest, digest, kept_manifest, manifest, open_inputs
+from saot.pipeline.job import Job, open_job
 from saot.pipeline.methods import unsolved_warning
 from saot.pipeline.networks import load_decoder, saot_decoder, save_decoder
 from saot.pipeline.scoring import score_methods, write_metrics
@@ -66,13 +67,15 @@ def run_job(
         ValueError: If an input is not as it should be; nothing made so far is lost.
     """
     check_device(device)
+    inputs = open_inputs(settings, device)
     space = Workspace(out, settings.to_dict(), progress)
     try:
         finished = finished_run(space)
         if finished is not None:
+            check_manifest(manifest(inputs, settings), kept_manifest(space) or {})
             return finished
         began = time.time()
-        job = open_job(settings, space, store, device)
+        job = open_job(settings, space, inputs, store, device)
         learned_cost(job)
         publish_decoder(job)
         scores = score_methods(job)
@@ -113,10 +116,10 @@ def published_settings(path: Path) -> dict[str, Any]:
         return json.loads((file.metadata() or {})["saot"])
 
 
-def decoder_bias(space_root: Path) -> torch.Tensor | None:
-    """The logit adjustment chosen for the decoder, if any."""
-    kept = load_tensors(space_root / "work" / "scores" / "saot_decoder.safetensors")
-    return None if kept is None else kept.get("bias")
+def decoder_bias(job: Job) -> list[float] | None:
+    """The logit adjustment chosen for the decoder, class by class, if any."""
+    kept = load_tensors(job.space.work("scores", "saot_decoder.safetensors")) or {}
+    return kept["bias"].tolist() if "bias" in kept else None
 
 
 def run_record(job: Job, began: float) -> dict[str, Any]:
@@ -125,6 +128,14 @@ def run_record(job: Job, began: float) -> dict[str, Any]:
     warning = unsolved_warning(job)
     missing = space.facts("points").get("classes_without_source", [])
     notes = [warning] if warning else []
+    oracle = space.facts("oracle").get("left_out")
+    if oracle:
+        notes.append(f"The oracle is left out: {oracle}.")
+    if not job.may_choose:
+        notes.append(
+            "Evaluation pictures are target pictures too, so their points were declared: scores are optimistic, and "
+            "no logit adjustment was chosen."
+        )
     if missing:
         notes.append(f"Points name classes the source never shows ({', '.join(missing)}); transport cannot carry them.")
     return {
@@ -139,15 +150,16 @@ def run_record(job: Job, began: float) -> dict[str, Any]:
         "seed": job.settings.seed,
         "label_budget": job.label_budget,
         "differences_from_paper": [vars(d) for d in differences(recipe)],
-        "features": json.loads(job.backbone.key.to_json()),
+        "features": json.loads(job.inputs.backbone.key.to_json()),
         "data": {
-            name: {"spec": domain.images.spec, "images": len(domain), "sha256": data_fingerprint(domain)}
-            for name, domain in (("source", job.source), ("target", job.target), ("eval", job.test))
+            name: {"images": len(job.found[name]), "sha256": digest(job.found[name])}
+            for name in ("source", "target", "eval")
         },
         "stages": space.facts("stages"),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "trials": space.facts("trials"),
         "adjustment": space.facts("adjustment"),
+        "decoder_bias": decoder_bias(job),
         "transport": {name: space.facts(name) for name in ("cost", "saot", "saot_multi", "ot")},
         "notes": notes,
         "versions": {name: _version(name) for name in PACKAGES},

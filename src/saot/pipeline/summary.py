@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from saot.data import PatchGrid, patch_labels
-from saot.evaluate import ConfusionMatrix
 from saot.pipeline.cost import learned_cost, similarities
 from saot.pipeline.job import Job
 from saot.pipeline.scoring import MethodScores, confusion_of, panel_pictures
@@ -46,7 +45,7 @@ def report_data(job: Job, run: dict[str, Any], metrics: dict[str, Any], scores: 
         differences=tuple(Difference(d.field, d.paper, d.used, d.reason) for d in differences(job.recipe)),
         panels=tuple(_panel(job, number, scores) for number in pictures),
         confusions={
-            name: result.counts.sum(0)
+            name: result.counts
             for name, result in scores.items()
             if result.counts is not None and name == "saot_decoder"
         },
@@ -62,24 +61,17 @@ def _panel(job: Job, number: int, scores: dict[str, MethodScores]) -> Panel:
     masks = {name: scores[name].masks[number].numpy() for name in SHOWN if name in scores}
     means: dict[str, float | None] = {}
     for name in masks:
-        counts = scores[name].counts
-        value = float("nan") if counts is None else _mean(confusion_of(counts[number : number + 1]))
+        counts = scores[name].shown.get(number)
+        value = float("nan") if counts is None else confusion_of(counts).mean_iou()
         means[name] = None if value != value else value
     return Panel(job.test.images.keys[number], job.test.images.image(number), truth, masks, means)
-
-
-def _mean(matrix: ConfusionMatrix) -> float:
-    return matrix.mean_iou()
 
 
 def _curves(job: Job) -> dict[str, list[tuple[float, float]]]:
     """Training curves, thinned to at most 300 means each."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    wanted = {
-        "cost": ("points", "entropy", "reached"),
-        "saot_decoder-stage1": ("loss",),
-        "saot_decoder-stage2": ("loss",),
-    }
+    wanted = {"cost": ("points", "entropy", "reached")}
+    wanted |= {path.stem: ("loss",) for path in sorted(job.space.work("log").glob("saot_decoder*.jsonl"))}
     for stage, names in wanted.items():
         path = job.space.work("log", f"{stage}.jsonl")
         if not path.exists():

@@ -20,6 +20,7 @@ from saot.transfer import Checkpoint
 from saot.transfer.training import History
 
 Progress = Callable[[str, int, int], None]
+CHECKPOINT_EVERY = 100  # steps at most between two checkpoints
 
 
 class Workspace:
@@ -65,7 +66,7 @@ class Workspace:
 
     def checkpoint(self, stage: str, every: int = 100) -> Checkpoint:
         """Where a training stage keeps its state."""
-        return Checkpoint(self.work("checkpoints", f"{stage}.pt"), every)
+        return Checkpoint(self.work("checkpoints", f"{stage}.pt"), min(every, CHECKPOINT_EVERY))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -1,15 +1,17 @@
 """The one training loop: steps whose randomness depends on the step alone, so that a killed run ends the same."""
 
 import hashlib
+import io
 import math
-import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+
+from saot.data.files import write_atomic
 
 Progress = Callable[[int, int], None]
 History = list[dict[str, float]]
@@ -32,17 +34,26 @@ class Checkpoint:
     every: int = 100
 
     def load(self) -> dict[str, Any] | None:
-        """The last state written, or None. Tensors and plain values only: nothing is unpickled."""
+        """The last state written; None if there is none or it is damaged, and then training starts anew.
+
+        Tensors and plain values only: nothing else is unpickled.
+        """
         if not self.path.exists():
             return None
-        return torch.load(self.path, weights_only=True)
+        try:
+            return torch.load(self.path, weights_only=True)
+        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
+            return None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state in one atomic step."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
-        torch.save(state, draft)
-        os.replace(draft, self.path)
+        """Write the state in one atomic step.
+
+        Raises:
+            OSError: If it cannot be written; a full disk is told in one sentence.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self.path, buffer.getvalue())
 
     def clear(self) -> None:
         """Forget the state: the stage has written its result."""
@@ -122,8 +133,3 @@ def check_finite(loss: torch.Tensor, step: int, what: str) -> None:
             f"expected a finite loss while training {what}; got {float(loss)} at step {step}; "
             "look at log.jsonl for the steps before it and lower the learning rate"
         )
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Number of learned values."""
-    return sum(parameter.numel() for parameter in module.parameters())
