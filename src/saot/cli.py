@@ -90,9 +90,17 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Json = False) ->
         seed: Fixes every draw.
     """
     from saot.pipeline import RunSettings
-    from saot.recipes import DEMO, DEMO_SOURCE, DEMO_TARGET, DEMO_TEST
+    from saot.recipes import DEMO, DEMO_SIZE, DEMO_SOURCE, DEMO_TARGET, DEMO_TEST
 
-    settings = RunSettings(source=DEMO_SOURCE, target=DEMO_TARGET, eval=DEMO_TEST, points="20", seed=seed, recipe=DEMO)
+    settings = RunSettings(
+        source=DEMO_SOURCE,
+        target=DEMO_TARGET,
+        eval=DEMO_TEST,
+        points="20",
+        size=DEMO_SIZE,
+        seed=seed,
+        recipe=DEMO,
+    )
     _run(settings, out, json)
 
 

@@ -150,7 +150,9 @@ BEST = Recipe(
     name="best",
     transport=TransportRecipe(cover=4),
     cost=CostRecipe(steps=1_000),
-    decoder=DecoderRecipe(hidden=256, steps=2_000, batch=1024, rounds=1, class_power=0.5, points_weight=1.0),
+    decoder=DecoderRecipe(
+        hidden=256, steps=2_000, batch=1024, rounds=1, class_power=0.5, target_weight=0.25, points_weight=1.0
+    ),
     refine=RefineRecipe(
         steps=1_500,
         batch=1024,
@@ -207,7 +209,7 @@ REASONS: dict[str, str] = {
     "decoder.batch": _TIME,
     "decoder.rounds": "never defined in the paper; one round is enough to judge the plan by",
     "decoder.class_power": "rare classes keep a say without drowning the frequent ones",
-    "decoder.target_weight": _OURS,
+    "decoder.target_weight": "beside true points, transported labels are the weaker witness",
     "decoder.points_weight": "the declared points also train the decoder, as they do every competitor that has them",
     "refine.steps": _TIME,
     "refine.batch": _TIME,
@@ -258,11 +260,14 @@ def differences(recipe: Recipe, reference: Recipe = PAPER) -> tuple[RecipeDiffer
 DEMO_SOURCE = "scenes:game:train,count=32"
 DEMO_TARGET = "scenes:street:train,count=32"
 DEMO_TEST = "scenes:street:val,count=16"
+DEMO_SIZE = "336x672"  # network input: 24 x 48 tokens
 DEMO = Recipe(
     name="demo",
     transport=TransportRecipe(cover=4),
-    cost=CostRecipe(steps=300),
-    decoder=DecoderRecipe(hidden=128, steps=600, batch=512, rounds=1, class_power=0.5, points_weight=1.0),
+    cost=CostRecipe(steps=250),
+    decoder=DecoderRecipe(
+        hidden=128, steps=600, batch=512, rounds=1, class_power=0.5, target_weight=0.25, points_weight=1.0
+    ),
     refine=RefineRecipe(
         steps=300,
         batch=512,
