@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench bench-scenes clean results-camvid
+.PHONY: demo test lint bench camvid kill-test memory clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -21,7 +21,7 @@ demo: $(VENV)/.ready          ## the main job on the built-in scenes: table and 
 
 test: $(VENV)/.ready-test lint  ## everything CI checks
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --doctest-modules src/saot
+	$(BIN)/python -m pytest --doctest-modules --import-mode=prepend src/saot
 
 lint: $(VENV)/.ready-test     ## style, types, import rules
 	$(BIN)/ruff check .
@@ -29,8 +29,25 @@ lint: $(VENV)/.ready-test     ## style, types, import rules
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.ready-test    ## side by side with peers
+bench: $(VENV)/.ready-test    ## side by side with a peer
 	$(BIN)/python benchmarks/bench_transport.py
+
+# The real shift of docs/results.md: make camvid CAMVID=data/camvid WEIGHTS=mobile_sam.pt
+PRESETS ?= paper-small best
+camvid: $(VENV)/.ready
+	for preset in $(PRESETS); do \
+	  $(BIN)/saot run --source camvid:$(CAMVID):day.txt --target camvid:$(CAMVID):dusk-train.txt \
+	    --eval camvid:$(CAMVID):dusk-eval.txt --backbone mobile-sam --weights $(WEIGHTS) --points 20 \
+	    --preset $$preset --store runs/camvid-features --out runs/camvid-$$preset || exit; \
+	done
+	$(BIN)/python benchmarks/results_table.py $(addprefix runs/camvid-,$(PRESETS))
+
+kill-test: demo               ## kill -9 at five random moments; the metrics must be the same bytes
+	rm -rf runs/killed
+	$(BIN)/python benchmarks/kill_run.py --undisturbed runs/demo --out runs/killed --kills 5 -- demo
+
+memory: $(VENV)/.ready        ## peak memory with 40 and with 160 pictures
+	$(BIN)/python benchmarks/memory_run.py --out runs/memory 40 160
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info src/*.egg-info

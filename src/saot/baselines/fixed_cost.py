@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, UInt8
@@ -37,18 +38,9 @@ def balanced_transport(
     Returns:
         The labels, and the result whose `status` says whether the problem had a solution.
     """
-    support = pair_support(source, target, transport)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        result = solve_transport(
-            squared_euclidean_cost(source, target, support=support),
-            epsilon=transport.epsilon,
-            tau=math.inf,
-            reference=transport.reference,
-            max_iter=iterations,
-            tol=transport.tol,
-            gradient="none",
-        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the status is returned, counted and reported
+        result = _solve(source, target, replace(transport, tau=math.inf, max_iter=iterations))
     return transfer_labels(result, labels, num_classes), result
 
 
@@ -60,12 +52,21 @@ def reliable_transport(
     transport: TransportRecipe,
 ) -> LabelTransfer:
     """RWOT: source weights in proportion to each token's best similarity (negative ones count as none)."""
-    support = pair_support(source, target, transport)
     best = (source @ target.T).amax(-1).clamp_min(0.0)
+    return transfer_labels(_solve(source, target, transport, best / best.sum()), labels, num_classes)
+
+
+def _solve(
+    source: Float[Tensor, "n d"],
+    target: Float[Tensor, "m d"],
+    transport: TransportRecipe,
+    a: Float[Tensor, " n"] | None = None,
+) -> TransportResult:
+    support = pair_support(source, target, transport)
     with torch.no_grad():
-        result = solve_transport(
+        return solve_transport(
             squared_euclidean_cost(source, target, support=support),
-            a=best / best.sum(),
+            a=a,
             epsilon=transport.epsilon,
             tau=transport.tau,
             reference=transport.reference,
@@ -73,4 +74,3 @@ def reliable_transport(
             tol=transport.tol,
             gradient="none",
         )
-    return transfer_labels(result, labels, num_classes)
