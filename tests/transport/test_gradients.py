@@ -215,13 +215,13 @@ def test_modes_and_fields_that_carry_no_gradient():
 
 
 def test_gradient_without_sparse_kernels(monkeypatch):
-    from saot.transport import implicit, reductions
+    from saot.transport import implicit, updates
 
     s, weights = _problem(59)
     inputs = [s.cost.clone().requires_grad_() for _ in range(2)]
     arguments = (s.a, s.b, 0.2, 0.3, True, "product", "implicit")
     (expected,) = torch.autograd.grad(_loss(s, weights, inputs[0], *arguments), inputs[0])
-    for room in (products, implicit, reductions):
+    for room in (products, implicit, updates):
         monkeypatch.setattr(room, "has_sparse_kernels", lambda device: False)
     (gradient,) = torch.autograd.grad(_loss(s, weights, inputs[1], *arguments), inputs[1])
     assert_close(gradient, expected, rtol=1e-9, atol=1e-12)

@@ -1,6 +1,7 @@
 """From potentials to plan, marginals and values: plain differentiable functions."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ class Plan:
 
     Attributes:
         values: Plan on the pairs.
-        density: Plan over reference, exp((f_i + g_j - C_ij) / epsilon); 0 where there is no pair.
         rows: Row sums (..., n).
         cols: Column sums (..., m).
         mass: Sum (..., 1).
@@ -23,7 +23,6 @@ class Plan:
     """
 
     values: Tensor
-    density: Tensor
     rows: Tensor
     cols: Tensor
     mass: Tensor
@@ -32,26 +31,75 @@ class Plan:
 
 def make_plan(problem: Problem, f: Tensor, g: Tensor) -> Plan:
     """plan_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon), or without a_i b_j for the counting reference."""
+    pairs = problem.pairs
+    values = plan_values(problem, f, g)
+    row_sums = pairs.sum_rows(values)
+    return Plan(values, row_sums, pairs.sum_cols(values), row_sums.sum(-1, keepdim=True), _reference_mass(problem))
+
+
+def plan_values(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
+    """The plan on the pairs, differentiable in everything it is made of."""
     pairs, rows, cols = problem.pairs, problem.rows, problem.cols
-    mask = _pair_mask(problem, f, g)
+    x, y = (
+        torch.where(
+            side.weight > 0, side.log_reference + torch.where(v.isfinite(), v, 0.0) / problem.epsilon, -torch.inf
+        )
+        for side, v in ((rows, f), (cols, g))
+    )
+    values = _PlanValues.apply(pairs.cost, x, y, problem.epsilon, pairs)
+    if not (rows.reference.requires_grad or cols.reference.requires_grad) or weights_are_positive(problem):
+        return values
+    # a plan is zero where a weight is, but its slope in that weight is not
+    padding = pairs.spread_rows(rows.weight == 0) | pairs.spread_cols(cols.weight == 0)
+    grain = torch.where(padding, _density(problem, f, g), 0.0)
+    return values + grain * pairs.spread_rows(rows.reference) * pairs.spread_cols(cols.reference)
+
+
+def weights_are_positive(problem: Problem) -> bool:
+    """Whether no token is padding."""
+    return bool((problem.rows.weight > 0).all()) and bool((problem.cols.weight > 0).all())
+
+
+class _PlanValues(torch.autograd.Function):
+    """exp(x_i + y_j - C_ij / epsilon) on the pairs; 0 where there is none. Saves one tensor beside the cost."""
+
+    @staticmethod
+    def forward(ctx: Any, cost: Tensor, x: Tensor, y: Tensor, epsilon: Tensor, pairs: Pairs) -> Tensor:
+        exponent = cost.detach() / -pairs.scalar(epsilon.detach())
+        values = exponent.add_(pairs.spread_rows(x.detach())).add_(pairs.spread_cols(y.detach())).exp_()
+        if pairs.finite is not None:
+            values = torch.where(pairs.finite, values, 0.0)
+        ctx.save_for_backward(cost, epsilon, values)
+        ctx.pairs = pairs.with_cost(cost.detach())
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cost, epsilon, values = ctx.saved_tensors
+        pairs, needs = ctx.pairs, ctx.needs_input_grad
+        bent = grads[0] * values
+        x_bar = pairs.sum_rows(bent) if needs[1] else None
+        y_bar = pairs.sum_cols(bent) if needs[2] else None
+        epsilon_bar = None
+        if needs[3]:
+            moved = bent * cost if pairs.finite is None else torch.where(pairs.finite, bent * cost, 0.0)
+            epsilon_bar = pairs.sum_all(moved) / epsilon.square()
+        return bent.div_(-pairs.scalar(epsilon)) if needs[0] else None, x_bar, y_bar, epsilon_bar, None
+
+
+def _density(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
+    """exp((f_i + g_j - C_ij) / epsilon) on the pairs, the plan over its reference; 0 where there is no pair."""
+    pairs = problem.pairs
+    mask = pairs.spread_rows(f.isfinite()) & pairs.spread_cols(g.isfinite())
+    if pairs.finite is not None:
+        mask = mask & pairs.finite
     f, g = (torch.where(v.isfinite(), v, 0.0) for v in (f, g))
     cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
     exponent = (pairs.spread_rows(f) + pairs.spread_cols(g) - cost) / pairs.scalar(problem.epsilon)
-    density = exponent.exp()
-    if mask is not None:
-        # a pair without mass must not overflow: its density only shows what a first grain of weight would do
-        mask = mask & (exponent.detach() < torch.finfo(f.dtype).max ** 0.5)
-        density = torch.where(mask, torch.where(mask, exponent, 0.0).exp(), 0.0)
-    values = density * pairs.spread_rows(rows.reference) * pairs.spread_cols(cols.reference)
-    row_sums = pairs.sum_rows(values)
-    return Plan(
-        values,
-        density,
-        row_sums,
-        pairs.sum_cols(values),
-        row_sums.sum(-1, keepdim=True),
-        _reference_mass(problem),
-    )
+    # a pair without mass must not overflow: its density only shows what a first grain of weight would do
+    mask = mask & (exponent.detach() < torch.finfo(f.dtype).max ** 0.5)
+    return torch.where(mask, torch.where(mask, exponent, 0.0).exp(), 0.0)
 
 
 def primal_value(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
@@ -110,21 +158,48 @@ def duality_gap(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
 
 def envelope(problem: Problem, plan: Plan, f: Tensor, g: Tensor, value: Tensor) -> Tensor:
     """`value` with its gradient by the envelope theorem: the dual's at fixed potentials, no adjoint."""
+    tensors = (problem.pairs.cost, problem.rows.weight, problem.cols.weight, problem.epsilon, problem.tau)
+    return _Envelope.apply(*tensors, problem.detach(), plan.values.detach(), f.detach(), g.detach(), value.detach())
+
+
+class _Envelope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *tensors, problem, plan, f, g, value = inputs
+        ctx.save_for_backward(*tensors, plan, f, g)
+        ctx.problem = problem
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        *tensors, plan, f, g = ctx.saved_tensors
+        problem, bar = ctx.problem.with_tensors(*tensors), grads[0].unsqueeze(-1)
+        pairs, rows, cols = problem.pairs, problem.rows, problem.cols
+        row_sums, col_sums = pairs.sum_rows(plan), pairs.sum_cols(plan)
+        row_missing, col_missing = _missing(problem, f, g, row_sums, col_sums)
+        a_slope, a_tau = _slopes(problem, rows, f, row_missing)
+        b_slope, b_tau = _slopes(problem, cols, g, col_missing)
+        moved = (row_sums * torch.where(rows.active, f, 0.0)).sum(-1, keepdim=True)
+        moved = moved + (col_sums * torch.where(cols.active, g, 0.0)).sum(-1, keepdim=True)
+        cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
+        exponents = (moved - pairs.sum_all(plan * cost)) / problem.epsilon
+        epsilon_slope = _reference_mass(problem) - row_sums.sum(-1, keepdim=True) + exponents
+        slopes = (a_slope * bar, b_slope * bar, epsilon_slope * bar, (a_tau + b_tau) * bar)
+        return (plan * pairs.scalar(bar), *slopes, None, None, None, None, None)
+
+
+def _missing(problem: Problem, f: Tensor, g: Tensor, row_sums: Tensor, col_sums: Tensor) -> tuple[Tensor, Tensor]:
+    """For each token, the other side's reference mass in reach, less what the density makes of it."""
     pairs, rows, cols = problem.pairs, problem.rows, problem.cols
-    cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
-    with torch.no_grad():
-        row_mass = pairs.sum_rows((_existing(pairs) - plan.density) * pairs.spread_cols(cols.reference))
-        col_mass = pairs.sum_cols((_existing(pairs) - plan.density) * pairs.spread_rows(rows.reference))
-        a_slope, a_tau = _slopes(problem, rows, f, row_mass)
-        b_slope, b_tau = _slopes(problem, cols, g, col_mass)
-        moved = (plan.rows * torch.where(rows.active, f, 0.0)).sum(-1, keepdim=True)
-        moved = moved + (plan.cols * torch.where(cols.active, g, 0.0)).sum(-1, keepdim=True)
-        exponents = (moved - pairs.sum_all(plan.values * cost)) / problem.epsilon
-        epsilon_slope = plan.reference_mass - plan.mass + exponents
-        plan_values = plan.values.detach()
-    linear = pairs.sum_all(plan_values * cost) + epsilon_slope * problem.epsilon + (a_tau + b_tau) * problem.tau
-    linear = linear + (a_slope * rows.weight).sum(-1, keepdim=True) + (b_slope * cols.weight).sum(-1, keepdim=True)
-    return value.detach() + (linear - linear.detach()).squeeze(-1)
+    exists = _existing(pairs)
+    row_reach = pairs.sum_rows(exists * pairs.spread_cols(cols.reference))
+    col_reach = pairs.sum_cols(exists * pairs.spread_rows(rows.reference))
+    if weights_are_positive(problem):
+        return row_reach - row_sums / rows.reference, col_reach - col_sums / cols.reference
+    density = _density(problem, f, g)
+    row_met = pairs.sum_rows(density * pairs.spread_cols(cols.reference))
+    return row_reach - row_met, col_reach - pairs.sum_cols(density * pairs.spread_rows(rows.reference))
 
 
 def _slopes(problem: Problem, side: Side, potential: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,12 +247,3 @@ def _reference_mass(problem: Problem) -> Tensor:
     spread = pairs.spread_cols(cols.reference)
     reach = pairs.sum_rows(spread if pairs.finite is None else spread * pairs.finite)
     return (reach * rows.reference).sum(-1, keepdim=True)
-
-
-def _pair_mask(problem: Problem, f: Tensor, g: Tensor) -> Tensor | None:
-    """Pairs with a finite cost and finite potentials; None where all are."""
-    pairs = problem.pairs
-    if pairs.finite is None and bool(f.isfinite().all()) and bool(g.isfinite().all()):
-        return None if bool(problem.rows.active.all() & problem.cols.active.all()) else _existing(pairs) > 0
-    mask = pairs.spread_rows(f.isfinite()) & pairs.spread_cols(g.isfinite())
-    return mask if pairs.finite is None else mask & pairs.finite

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .assemble import plan_values, weights_are_positive
 from .balanced import connected_parts, project_out
 from .pairs import DensePairs, Pairs
 from .problem import Problem
@@ -55,7 +56,40 @@ class _Implicit(torch.autograd.Function):
         with torch.autocast(f.device.type, enabled=False):
             point = _linearise(ctx.problem.with_tensors(*tensors), f, g)
             lam, mu = _solve_adjoint(point, *grads)
-            return (*_pull_back(point, lam, mu), None, None, None)
+            return (*_pull_back(point, lam, mu, needs_epsilon=ctx.needs_input_grad[3]), None, None, None)
+
+
+@dataclass(frozen=True, eq=False)
+class _PlanPoint:
+    """The problem at (f, g), where all weights are positive and no marginal comes near underflow.
+
+    The softmaxes of log plan are then W_ij = plan_ij / r_i and V_ij = plan_ij / c_j.
+    """
+
+    problem: Problem
+    f: Tensor  # 0 for tokens without candidates
+    g: Tensor
+    plan: Tensor
+    r: Tensor  # row sums; inf for tokens without candidates
+    c: Tensor
+
+    def roots(self) -> tuple[Tensor, Tensor]:
+        """Square roots of the marginals, 0 for tokens that take no part."""
+        root_r, root_c = (torch.where(v.isfinite(), v.sqrt(), 0.0) for v in (self.r, self.c))
+        return root_r, root_c
+
+    def symmetric(self) -> Tensor:
+        """M_ij = plan_ij / sqrt(r_i c_j)."""
+        pairs = self.problem.pairs
+        return (self.plan * pairs.spread_rows(self.r.rsqrt())).mul_(pairs.spread_cols(self.c.rsqrt()))
+
+    def pulls(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """W_ij lam_i + V_ij mu_j on the pairs; sum_j V_ij mu_j; sum_i W_ij lam_i."""
+        pairs = self.problem.pairs
+        lam, mu = lam / self.r, mu / self.c
+        forward, backward = _maps(self.plan, pairs)
+        joint = (pairs.spread_rows(lam) + pairs.spread_cols(mu)).mul_(self.plan)
+        return joint, forward(mu), backward(lam)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +115,41 @@ class _Point:
         pairs = self.problem.pairs
         return (self.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(-self.col_lse)).exp()
 
+    def roots(self) -> tuple[Tensor, Tensor]:
+        """Square roots of the marginals, 0 for tokens that take no part."""
+        rows, cols = self.problem.rows.active, self.problem.cols.active
+        root_r = torch.where(rows, ((self.x + self.row_lse) / 2).exp(), 0.0)
+        return root_r, torch.where(cols, ((self.y + self.col_lse) / 2).exp(), 0.0)
 
-def _linearise(problem: Problem, f: Tensor, g: Tensor) -> _Point:
+    def symmetric(self) -> Tensor:
+        """M_ij = plan_ij / sqrt(r_i c_j)."""
+        pairs = self.problem.pairs
+        x, y = (self.x - self.row_lse) / 2, (self.y - self.col_lse) / 2
+        return (self.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(y)).exp()
+
+    def pulls(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """W_ij lam_i + V_ij mu_j on the pairs; sum_j V_ij mu_j; sum_i W_ij lam_i."""
+        pairs = self.problem.pairs
+        by_row = self.softmax_rows(self.y) * pairs.spread_rows(lam)
+        by_col = self.softmax_cols(self.x) * pairs.spread_cols(mu)
+        return by_row + by_col, pairs.sum_rows(by_col), pairs.sum_cols(by_row)
+
+
+def _linearise(problem: Problem, f: Tensor, g: Tensor) -> "_PlanPoint | _Point":
+    if problem.pairs.finite is None and weights_are_positive(problem):
+        plan, pairs = plan_values(problem, f, g), problem.pairs
+        r, c = (
+            torch.where(side.active, sums, torch.inf)
+            for side, sums in ((problem.rows, pairs.sum_rows(plan)), (problem.cols, pairs.sum_cols(plan)))
+        )
+        floor = torch.finfo(r.dtype).tiny ** 0.75
+        if bool((r > floor).all()) and bool((c > floor).all()):
+            f, g = (torch.where(v.isfinite(), v, 0.0) for v in (f, g))
+            return _PlanPoint(problem, f, g, plan, r, c)
+    return _log_point(problem, f, g)
+
+
+def _log_point(problem: Problem, f: Tensor, g: Tensor) -> "_Point":
     log_kernel = problem.log_kernel()
     lse = LogReduction(problem.pairs, log_kernel)
     x, y = problem.rows.scale(f, problem.epsilon), problem.cols.scale(g, problem.epsilon)
@@ -91,25 +158,16 @@ def _linearise(problem: Problem, f: Tensor, g: Tensor) -> _Point:
     return _Point(problem, f, g, log_kernel, x, y, row_lse, col_lse)
 
 
-def _solve_adjoint(point: _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor, Tensor]:
+def _solve_adjoint(point: _PlanPoint | _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor, Tensor]:
     """Lam (..., n) and mu (..., m) of the two equations at the head of this file."""
-    problem, pairs = point.problem, point.problem.pairs
-    rows, cols, p = problem.rows.active, problem.cols.active, problem.damping
-    f_bar = torch.where(point.row_lse < torch.inf, f_bar, 0.0)
-    g_bar = torch.where(point.col_lse < torch.inf, g_bar, 0.0)
-    # a token of weight zero feels the others but not the reverse: its equation is explicit
-    lam_out, mu_out = torch.where(rows, 0.0, f_bar), torch.where(cols, 0.0, g_bar)
-    f_bar, g_bar = f_bar - lam_out, g_bar - mu_out
-    if bool(lam_out.any()):
-        spread = point.softmax_rows(point.y) * pairs.spread_rows(lam_out)
-        g_bar = torch.where(cols, g_bar - p * pairs.sum_cols(spread), 0.0)
-    if bool(mu_out.any()):
-        spread = point.softmax_cols(point.x) * pairs.spread_cols(mu_out)
-        f_bar = torch.where(rows, f_bar - p * pairs.sum_rows(spread), 0.0)
-    root_r = torch.where(rows, ((point.x + point.row_lse) / 2).exp(), 0.0)
-    root_c = torch.where(cols, ((point.y + point.col_lse) / 2).exp(), 0.0)
-    x, y = (point.x - point.row_lse) / 2, (point.y - point.col_lse) / 2
-    forward, backward = _maps((point.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(y)).exp(), pairs)
+    problem, p = point.problem, point.problem.damping
+    lam_out, mu_out = torch.zeros_like(f_bar), torch.zeros_like(g_bar)
+    if isinstance(point, _Point):
+        f_bar, g_bar, lam_out, mu_out = _eliminate_zero_weights(point, f_bar, g_bar)
+    else:
+        f_bar, g_bar = (torch.where(v.isfinite(), b, 0.0) for v, b in ((point.r, f_bar), (point.c, g_bar)))
+    root_r, root_c = point.roots()
+    forward, backward = _maps(point.symmetric(), problem.pairs)
     right = _divide(f_bar, root_r) - p * forward(_divide(g_bar, root_c))
     parts = connected_parts(problem) if problem.balanced else None
 
@@ -119,6 +177,26 @@ def _solve_adjoint(point: _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor,
     u = _conjugate_gradients(lambda u: u - p.square() * forward(backward(u)), right, project)
     v = _divide(g_bar, root_c) - p * backward(u)
     return root_r * u + lam_out, root_c * v + mu_out
+
+
+def _eliminate_zero_weights(point: _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Right-hand sides without tokens of weight zero, and those tokens' lam and mu.
+
+    Such a token feels the others but not the reverse: its equation is explicit.
+    """
+    problem, pairs = point.problem, point.problem.pairs
+    rows, cols, p = problem.rows.active, problem.cols.active, problem.damping
+    f_bar = torch.where(point.row_lse < torch.inf, f_bar, 0.0)
+    g_bar = torch.where(point.col_lse < torch.inf, g_bar, 0.0)
+    lam_out, mu_out = torch.where(rows, 0.0, f_bar), torch.where(cols, 0.0, g_bar)
+    f_bar, g_bar = f_bar - lam_out, g_bar - mu_out
+    if bool(lam_out.any()):
+        pulled = point.softmax_rows(point.y) * pairs.spread_rows(lam_out)
+        g_bar = torch.where(cols, g_bar - p * pairs.sum_cols(pulled), 0.0)
+    if bool(mu_out.any()):
+        pulled = point.softmax_cols(point.x) * pairs.spread_cols(mu_out)
+        f_bar = torch.where(rows, f_bar - p * pairs.sum_rows(pulled), 0.0)
+    return f_bar, g_bar, lam_out, mu_out
 
 
 def _maps(m: Tensor, pairs: Pairs) -> tuple[Map, Map]:
@@ -189,14 +267,14 @@ def _divide(x: Tensor, root: Tensor) -> Tensor:
     return torch.where(root > 0, x / torch.where(root > 0, root, 1.0), 0.0)
 
 
-def _pull_back(point: _Point, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _pull_back(
+    point: _PlanPoint | _Point, lam: Tensor, mu: Tensor, needs_epsilon: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of cost, a, b, epsilon and tau: lam dT1 + mu dT2."""
     problem, pairs, p = point.problem, point.problem.pairs, point.problem.damping
     epsilon = problem.epsilon
-    by_row = point.softmax_rows(point.y) * pairs.spread_rows(lam)
-    by_col = point.softmax_cols(point.x) * pairs.spread_cols(mu)
-    cost_bar = pairs.scalar(p) * (by_row + by_col)
-    row_pull, col_pull = pairs.sum_rows(by_col), pairs.sum_cols(by_row)
+    cost_bar, row_pull, col_pull = point.pulls(lam, mu)
+    cost_bar = cost_bar.mul_(pairs.scalar(p))
     strength = p * epsilon
     if problem.reference == "counting":
         a_bar, b_bar = (
@@ -204,14 +282,15 @@ def _pull_back(point: _Point, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, 
             _divide(strength * mu, problem.cols.weight),
         )
     else:
-        a_out, b_out = _pull_on_zero_weights(point, lam, mu)
+        a_out, b_out = _pull_on_zero_weights(point, lam, mu) if isinstance(point, _Point) else (0.0, 0.0)
         a_bar = -strength * (_divide(row_pull, problem.rows.weight) + a_out)
         b_bar = -strength * (_divide(col_pull, problem.cols.weight) + b_out)
     potentials = (lam * point.f).sum(-1, keepdim=True) + (mu * point.g).sum(-1, keepdim=True)
-    pulled = (row_pull * point.f).sum(-1, keepdim=True) + (col_pull * point.g).sum(-1, keepdim=True)
-    cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
-    epsilon_bar = (p * (potentials + pulled) - pairs.sum_all(cost_bar * cost)) / epsilon
-    tau_bar = torch.zeros_like(epsilon)
+    epsilon_bar, tau_bar = torch.zeros_like(epsilon), torch.zeros_like(epsilon)
+    if needs_epsilon:
+        pulled = (row_pull * point.f).sum(-1, keepdim=True) + (col_pull * point.g).sum(-1, keepdim=True)
+        cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
+        epsilon_bar = (p * (potentials + pulled) - pairs.sum_all(cost_bar * cost)) / epsilon
     if not problem.balanced:
         tau_bar = (epsilon / (problem.tau + epsilon)).square() / strength * potentials
     return cost_bar, a_bar, b_bar, epsilon_bar, tau_bar

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .products import segment_sum, spread, sum_pairs
 from .support import Support
 
 
@@ -83,11 +84,11 @@ class SparsePairs:
 
     def spread_rows(self, x: Tensor) -> Tensor:
         """(n,) to pairs."""
-        return x.index_select(0, self.support.row)
+        return spread(x, self.support, cols=False)
 
     def spread_cols(self, y: Tensor) -> Tensor:
         """(m,) to pairs."""
-        return y.index_select(0, self.support.col)
+        return spread(y, self.support, cols=True)
 
     def scalar(self, x: Tensor) -> Tensor:
         """(1,) to pairs."""
@@ -95,11 +96,11 @@ class SparsePairs:
 
     def sum_rows(self, v: Tensor) -> Tensor:
         """Pairs to (n,)."""
-        return v.new_zeros(self.support.shape[0]).index_add(0, self.support.row, v)
+        return sum_pairs(v, self.support, cols=False)
 
     def sum_cols(self, v: Tensor) -> Tensor:
         """Pairs to (m,)."""
-        return v.new_zeros(self.support.shape[1]).index_add(0, self.support.col, v)
+        return sum_pairs(v, self.support, cols=True)
 
     def sum_all(self, v: Tensor) -> Tensor:
         """Pairs to (1,)."""
@@ -159,7 +160,7 @@ class _SegmentLogSumExp(torch.autograd.Function):
     def forward(ctx: Any, v: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
         v = v.detach()
         top = _finite_or_zero(_segment_max(v, offsets))
-        total = torch.zeros_like(top).index_add(0, index, (v - top.index_select(0, index)).exp())
+        total = segment_sum((v - top.index_select(0, index)).exp(), offsets, index)
         out = total.log() + top
         ctx.save_for_backward(v, out, index)
         return out

@@ -1,4 +1,4 @@
-"""Products on a support: plan times features, and features against features on the pairs."""
+"""Products on a support: plan times features, features against features on the pairs, sums of pairs."""
 
 import functools
 import warnings
@@ -52,6 +52,49 @@ def multiply(values: Tensor, y: Tensor, support: Support, transpose: bool = Fals
 def pair_dots(x: Tensor, y: Tensor, support: Support) -> Tensor:
     """<x_i, y_j> for each pair of the support (nnz,), differentiable; x is (n, d) and y is (m, d)."""
     return _PairDots.apply(x, y, support)
+
+
+def spread(x: Tensor, support: Support, cols: bool) -> Tensor:
+    """Each pair's source's number of x (n,), or with `cols` its target's of x (m,); differentiable."""
+    return _Spread.apply(x, support, cols)
+
+
+def sum_pairs(values: Tensor, support: Support, cols: bool) -> Tensor:
+    """Sums of values (nnz,) by source (n,), or with `cols` by target (m,); differentiable."""
+    return _SumPairs.apply(values, support, cols)
+
+
+def segment_sum(values: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
+    """Sums (s,) of consecutive segments; offsets (s + 1,) are where they begin, index (nnz,) is each value's."""
+    count = offsets.numel() - 1
+    if has_sparse_kernels(values.device) and values.numel():
+        return _csr(offsets, index, values, (count, count)) @ values.new_ones(count)
+    return values.new_zeros(count).index_add(0, index, values)
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, support: Support, cols: bool) -> Tensor:
+        ctx.support, ctx.cols = support, cols
+        return x.index_select(0, support.col if cols else support.row)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return sum_pairs(grads[0], ctx.support, ctx.cols), None, None
+
+
+class _SumPairs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, support: Support, cols: bool) -> Tensor:
+        ctx.support, ctx.cols = support, cols
+        values = values.detach().expand(support.nnz)
+        if cols:
+            return segment_sum(values.index_select(0, support.perm), support.ccol, support.tcol)
+        return segment_sum(values.contiguous(), support.crow, support.row)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return spread(grads[0], ctx.support, ctx.cols), None, None
 
 
 class _Multiply(torch.autograd.Function):

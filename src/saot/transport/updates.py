@@ -1,0 +1,285 @@
+"""The row and the column update, in two forms that the loop does not tell apart.
+
+`LogUpdates` works on potentials in the log domain, with gradients. `KernelUpdates` stores a kernel and works on
+scalings: one sparse (or dense) matrix-vector product and one power an update, without gradients.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .pairs import DensePairs, Pairs, SparsePairs
+from .problem import Problem, Side
+from .products import csr, csr_transposed, has_sparse_kernels
+from .reductions import LogReduction, Reduction
+
+_MIN_PAIRS = 4096  # below this a log-sum-exp costs no more than its overhead
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """One side's potentials, as an update left them: scalings of `kernel`, or the potentials where it is None."""
+
+    values: Tensor
+    kernel: "Kernel | None" = None
+
+
+@runtime_checkable
+class Updates(Protocol):
+    """What the loop asks for."""
+
+    def rows(self, y: State) -> State:
+        """F from g, Eq. (8) with log a undamped for the product reference."""
+        ...
+
+    def cols(self, x: State) -> State:
+        """G from f."""
+        ...
+
+    def f(self, x: State) -> Tensor:
+        """Potentials (..., n); 0 for tokens that take no part."""
+        ...
+
+    def g(self, y: State) -> Tensor:
+        """Potentials (..., m); 0 for tokens that take no part."""
+        ...
+
+
+class LogUpdates:
+    """f = p epsilon (log(a / reference) - log sum_j exp(log reference_j + (g_j - C_ij) / epsilon)), as written."""
+
+    def __init__(self, problem: Problem, reduction: Reduction) -> None:
+        self.problem, self.reduction = problem, reduction
+        self._strength = problem.damping * problem.epsilon
+
+    def rows(self, y: State) -> State:
+        """F from g."""
+        problem = self.problem
+        lse = self.reduction.rows(problem.cols.scale(y.values, problem.epsilon))
+        return State(self._relax(problem.rows, lse))
+
+    def cols(self, x: State) -> State:
+        """G from f."""
+        problem = self.problem
+        lse = self.reduction.cols(problem.rows.scale(x.values, problem.epsilon))
+        return State(self._relax(problem.cols, lse))
+
+    def f(self, x: State) -> Tensor:
+        """The potentials themselves."""
+        return x.values
+
+    def g(self, y: State) -> Tensor:
+        """The potentials themselves."""
+        return y.values
+
+    def _relax(self, side: Side, lse: Tensor) -> Tensor:
+        """KL-relaxed marginal, Eq. (8); for the product reference log(a / reference) is 0: log a is not damped."""
+        return self._strength * (side.log_ratio - torch.where(side.active, lse, 0.0))
+
+
+class KernelUpdates:
+    """The scaling form with absorption, for one problem.
+
+    The kernel K_ij = exp(s_i + t_j - C_ij / epsilon - top) turns the row update into u = alpha (K v)^-p with
+    the scalings u = exp(log a + f / epsilon - s) and v = exp(log b + g / epsilon - t). A kernel is used where it
+    is exact to rounding, that is, in one of two cases:
+
+    - narrow: no two pairs' kernels differ by more than exp(45) (float64: exp(300)) and all scalings lie within
+      exp(+-40) (exp(+-350)). Every product is then a normal number.
+    - floored: no row or column sum of K that carries mass is below 1e-16 (1e-100) and all scalings lie within
+      exp(+-12) (exp(+-100)). Single pairs may underflow; that takes less than 3e-12 (1e-120) from a sum.
+
+    The first kernel tried has s = t = 0, the next s_i = min_j C_ij / epsilon. A scaling that leaves its range is
+    absorbed: s and t become the scalings of the moment. Where no kernel is exact, updates are done in the log
+    domain; after each such failure twice as many of them pass until the next try.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._log_kernel = problem.log_kernel()
+        self._log = LogUpdates(problem, LogReduction(problem.pairs, self._log_kernel))
+        self._epsilon, self._damping = float(problem.epsilon), float(problem.damping)
+        self._kernel: Kernel | None = None
+        self._x: State | None = None  # the last states seen, what a kernel is built at
+        self._y: State | None = None
+        self._wait, self._patience = 0, 1
+
+    def rows(self, y: State) -> State:
+        """F from g."""
+        self._y = y
+        self._x = self._update(y, into_rows=True)
+        return self._x
+
+    def cols(self, x: State) -> State:
+        """G from f."""
+        self._x = x
+        self._y = self._update(x, into_rows=False)
+        return self._y
+
+    def f(self, x: State) -> Tensor:
+        """Potentials (n,)."""
+        return x.values if x.kernel is None else self._potential(x.kernel.rows, x.values, self.problem.rows)
+
+    def g(self, y: State) -> Tensor:
+        """Potentials (m,)."""
+        return y.values if y.kernel is None else self._potential(y.kernel.cols, y.values, self.problem.cols)
+
+    def _update(self, state: State, into_rows: bool) -> State:
+        scaling = state.values
+        if state.kernel is None or state.kernel is not self._kernel:
+            entered = self._enter(self.g(state) if into_rows else self.f(state), into_rows)
+            if entered is None:
+                return self._log_update(state, into_rows)
+            scaling = entered
+        kernel = self._kernel
+        assert kernel is not None
+        half = kernel.rows if into_rows else kernel.cols
+        power = (half.matrix @ scaling).pow_(-self._damping)
+        if half.idle is not None:
+            power = torch.where(half.idle, half.middle, power)
+        low, high = power.aminmax()
+        if half.low <= float(low) and float(high) <= half.high:
+            return State(power.mul_(half.alpha), kernel)
+        potential = self._potential(half, power * half.alpha, self.problem.rows if into_rows else self.problem.cols)
+        self._kernel = None
+        return State(potential) if bool(potential.isfinite().all()) else self._log_update(state, into_rows)
+
+    def _log_update(self, state: State, into_rows: bool) -> State:
+        if into_rows:
+            return self._log.rows(State(self.g(state)))
+        return self._log.cols(State(self.f(state)))
+
+    def _potential(self, half: "_Half", scaling: Tensor, side: Side) -> Tensor:
+        return torch.where(side.active, (scaling.log() + half.base) * self._epsilon, 0.0)
+
+    def _enter(self, potential: Tensor, from_cols: bool) -> Tensor | None:
+        """The potentials of one side as scalings of a kernel, made anew where it must; None if there is none."""
+        side = self.problem.cols if from_cols else self.problem.rows
+        if self._kernel is None:
+            self._kernel = self._absorb()
+        for _ in range(2):
+            kernel = self._kernel
+            if kernel is None:
+                return None
+            half = kernel.cols if from_cols else kernel.rows
+            log = torch.where(side.active, potential / self._epsilon - half.base, 0.0)
+            low, high = log.aminmax()
+            if -kernel.drift <= float(low) and float(high) <= kernel.drift:
+                return torch.where(side.active, log.exp(), 0.0)
+            self._kernel = self._absorb()
+        return None
+
+    def _absorb(self) -> "Kernel | None":
+        """A kernel at the states last seen, or None where none is exact."""
+        if self._wait > 0:
+            self._wait -= 1
+            return None
+        problem = self.problem
+        n, m = problem.rows.weight, problem.cols.weight
+        tries: list[tuple[Tensor, Tensor]] = []
+        if self._x is None or self._y is None:  # the first update, from g = 0
+            nearest = problem.pairs.max_rows(self._log_kernel)
+            start = torch.where(problem.cols.active, problem.cols.log_reference, 0.0)
+            tries = [(torch.zeros_like(n), torch.zeros_like(m))]
+            tries.append((torch.where(nearest > -torch.inf, -nearest, 0.0), start))
+        else:
+            x = problem.rows.scale(self.f(self._x), problem.epsilon)
+            y = problem.cols.scale(self.g(self._y), problem.epsilon)
+            tries = [(torch.where(x > -torch.inf, x, 0.0), torch.where(y > -torch.inf, y, 0.0))]
+        for s, t in tries:
+            kernel = self._kernel_at(s, t)
+            if kernel is not None:
+                self._patience = 1
+                return kernel
+        self._wait, self._patience = self._patience, 2 * self._patience
+        return None
+
+    def _kernel_at(self, s: Tensor, t: Tensor) -> "Kernel | None":
+        """The kernel with these shifts, if it is exact."""
+        problem, pairs = self.problem, self.problem.pairs
+        narrow, wide_drift, floor, drift = _LIMITS[s.dtype]
+        exponent = self._log_kernel
+        if bool(s.any()) or bool(t.any()):
+            exponent = exponent + pairs.spread_rows(s) + pairs.spread_cols(t)
+        low, top = exponent.aminmax() if exponent.numel() else (s.new_zeros(()), s.new_zeros(()))
+        is_narrow = float(top - low) <= narrow  # not where a pair is forbidden: its exponent is -inf
+        values = (exponent - top).exp_()
+        if isinstance(pairs, SparsePairs):
+            by_row, by_col = csr(values, pairs.support), csr_transposed(values, pairs.support)
+        else:
+            by_row, by_col = values, values.mT
+        if not is_narrow:
+            for matrix, active, ones in (
+                (by_row, problem.rows.active, problem.cols.active),
+                (by_col, problem.cols.active, problem.rows.active),
+            ):
+                sums = matrix @ ones.to(values.dtype)
+                if bool((active & ~((sums >= floor) & (sums <= 1 / floor))).any()):
+                    return None
+            wide_drift = drift
+        rows = self._half(by_row, problem.rows, s, top, wide_drift)
+        return Kernel(rows, self._half(by_col, problem.cols, t, top, wide_drift), wide_drift)
+
+    def _half(self, matrix: Tensor, side: Side, shift: Tensor, top: Tensor, drift: float) -> "_Half":
+        p = self._damping
+        log_alpha = side.log_reference + p * side.log_ratio - shift + p * (shift - top)
+        inside = torch.where(side.active, log_alpha, 0.0)
+        smallest, largest = (float(v) for v in inside.aminmax())
+        return _Half(
+            matrix=matrix,
+            alpha=torch.where(side.active, log_alpha.exp(), 0.0),
+            idle=None if bool(side.active.all()) else ~side.active,
+            base=shift - side.log_reference,
+            low=_exp(-drift - smallest),
+            middle=_exp(-(smallest + largest) / 2),
+            high=_exp(drift - largest),
+        )
+
+
+_LIMITS = {torch.float32: (45.0, 40.0, 1e-16, 12.0), torch.float64: (300.0, 350.0, 1e-100, 100.0)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Half:
+    """What one side's update needs of a kernel.
+
+    Attributes:
+        matrix: From the other side's scalings to this side's sums.
+        alpha: Factor of the power of the sums; 0 for tokens that take no part.
+        idle: Tokens that take no part, or None if there are none.
+        base: potential / epsilon is log scaling + base.
+        low: Least value the power may have.
+        middle: A value in between, for idle tokens.
+        high: Largest value the power may have.
+    """
+
+    matrix: Tensor
+    alpha: Tensor
+    idle: Tensor | None
+    base: Tensor
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A stored kernel with its two shifts; scalings of it lie within exp(+-drift)."""
+
+    rows: _Half
+    cols: _Half
+    drift: float
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
+
+
+def has_fast_path(pairs: Pairs) -> bool:
+    """Whether `KernelUpdates` pays for a problem of this size on this device."""
+    count = pairs.cost.shape[-2:].numel() if isinstance(pairs, DensePairs) else pairs.cost.numel()
+    fast = isinstance(pairs, DensePairs) or has_sparse_kernels(pairs.cost.device)
+    return pairs.cost.device.type == "cpu" and count >= _MIN_PAIRS and fast
