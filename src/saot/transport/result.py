@@ -59,7 +59,8 @@ class TransportError(ValueError):
 class TransportResult:
     """Solution of a transport problem with n sources and m targets, as `solve_transport` returns it.
 
-    One problem has no batch dimensions and its numbers are 0-dim. Gradients reach the cost, a, b, epsilon and
+    One problem has no batch dimensions and its numbers are 0-dim. Of a block diagonal, tokens and pairs of all
+    members lie one after another and the numbers have one entry a member. Gradients reach the cost, a, b, epsilon and
     tau through every field but `dual_value`, `gap` and `residual`, unless solved with gradient "none".
 
     Attributes:
@@ -82,13 +83,13 @@ class TransportResult:
     """
 
     plan_values: Float[Tensor, "..."]
-    potentials: tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch m"]]
-    marginals: tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch m"]]
+    potentials: tuple[Float[Tensor, "... n"], Float[Tensor, "... m"]]
+    marginals: tuple[Float[Tensor, "... n"], Float[Tensor, "... m"]]
     mass: Float[Tensor, "*batch"]
     value: Float[Tensor, "*batch"]
     dual_value: Float[Tensor, "*batch"]
     gap: Float[Tensor, "*batch"]
-    covered: Bool[Tensor, "*batch m"]
+    covered: Bool[Tensor, "... m"]
     converged: Bool[Tensor, "*batch"]
     status: Int[Tensor, "*batch"]
     residual: Float[Tensor, "*batch"]
@@ -96,7 +97,7 @@ class TransportResult:
     support: Support | None
 
     @property
-    def plan(self) -> Float[Tensor, "*batch n m"]:
+    def plan(self) -> Float[Tensor, "... n m"]:
         """The dense plan (..., n, m), zero off the support; made anew at each call for a sparse problem."""
         if self.support is None:
             return self.plan_values

@@ -1,7 +1,7 @@
 """`solve_transport`: entropic transport, unbalanced or balanced, dense or on a support."""
 
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .assemble import dual_value, duality_gap, envelope, make_plan, primal_value
 from .balanced import fix_gauge, infeasible, keep_masses_equal
+from .batch import solve_blocks
 from .cost import SparseCost
 from .implicit import attach
 from .loop import Iterate, iterate
@@ -75,20 +76,39 @@ def solve_transport(
     """
     _check_settings(reference, max_iter, tol, gradient)
     values = cost.values if isinstance(cost, SparseCost) else cost
+    settings = (reference, max_iter, tol, gradient)
     with (
         torch.autocast(values.device.type, enabled=False),
         torch.set_grad_enabled(torch.is_grad_enabled() and gradient != "none"),
     ):
-        problem = build_problem(cost, a, b, epsilon, tau, reference)
-        if problem.balanced:
-            problem = keep_masses_equal(problem)
-        unrolled = gradient == "unrolled" and torch.is_grad_enabled()
-        with torch.set_grad_enabled(unrolled):
-            end = iterate(problem if unrolled else problem.detach(), max_iter, tol, unrolled)
-        f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
-        if problem.balanced:
-            f, g = fix_gauge(problem, f, g)
-        return _result(problem, end, f, g, tol, unrolled)
+        if isinstance(cost, SparseCost) and cost.support.blocks:
+            result = solve_blocks(cost, (a, b), (epsilon, tau), lambda *problem: _solve(*problem, *settings))
+        else:
+            result = _solve(cost, a, b, epsilon, tau, *settings)
+    if tol > 0:
+        _warn(result)
+    return result
+
+
+def _solve(
+    cost: Tensor | SparseCost,
+    a: Tensor | None,
+    b: Tensor | None,
+    epsilon: float | int | Tensor,
+    tau: float | int | Tensor,
+    *settings: Any,
+) -> TransportResult:
+    reference, max_iter, tol, gradient = settings
+    problem = build_problem(cost, a, b, epsilon, tau, reference)
+    if problem.balanced:
+        problem = keep_masses_equal(problem)
+    unrolled = gradient == "unrolled" and torch.is_grad_enabled()
+    with torch.set_grad_enabled(unrolled):
+        end = iterate(problem if unrolled else problem.detach(), max_iter, tol, unrolled)
+    f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
+    if problem.balanced:
+        f, g = fix_gauge(problem, f, g)
+    return _result(problem, end, f, g, tol, unrolled)
 
 
 def _result(problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | int, unrolled: bool) -> TransportResult:
@@ -100,8 +120,6 @@ def _result(problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | i
         status = _status(problem, end, converged)
     if not unrolled and value.requires_grad:
         value = envelope(problem, plan, f, g, value)
-    if tol > 0:
-        _warn(status, end)
     return TransportResult(
         plan_values=plan.values,
         potentials=(f, g),
@@ -129,8 +147,9 @@ def _status(problem: Problem, end: Iterate, converged: Tensor) -> Tensor:
     return status
 
 
-def _warn(status: Tensor, end: Iterate) -> None:
+def _warn(result: TransportResult) -> None:
     """One warning for all problems of a solve that did not converge."""
+    status = result.status
     failed = status != int(TransportStatus.CONVERGED)
     if not bool(failed.any()):
         return
@@ -140,9 +159,9 @@ def _warn(status: Tensor, end: Iterate) -> None:
         first = [tuple(int(i) for i in row) for row in torch.nonzero(failed)[:3]]
         where = f" in {int(failed.sum())} of {status.numel()} problems, the first at {first}"
     warnings.warn(
-        f"transport ended with {worst.name}{where} (residual {float(end.residual.max()):.1e} after "
-        f"{int(end.iterations.max())} iterations): {worst.message}",
-        stacklevel=4,
+        f"transport ended with {worst.name}{where} (residual {float(result.residual.max()):.1e} after "
+        f"{int(result.iterations.max())} iterations): {worst.message}",
+        stacklevel=3,
     )
 
 
