@@ -36,6 +36,7 @@ class CostRecipe:
     normalize_prototypes: bool = True  # E.3; C9
     prototype_scope: Literal["dataset", "pair"] = "dataset"  # C9
     support_space: Literal["raw", "projected"] = "raw"  # sec. 4.3; C10
+    support_refresh: int = 1  # "projected": steps between searches with the cost of the moment
     lambda_ent: float = 0.1  # T11, Eq. (6)
     lambda_div: float = 0.05  # T11, Eq. (7)
     steps: int = 14_000  # T11

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from saot.transfer import (
     class_prototypes,
     fit_cost,
     fit_prior,
+    supports,
     transfer_labels,
     transfer_pair,
 )
@@ -145,12 +147,29 @@ def test_learning_the_cost_lowers_the_point_loss_on_a_shifted_target():
     assert float(transfer.covered.float().mean()) == 1.0
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
+@pytest.mark.parametrize(("space", "refresh", "searches"), [("raw", 1, 1), ("projected", 1, 9), ("projected", 4, 3)])
+def test_a_support_is_searched_anew_every_refresh_steps_and_as_of_that_step(space, refresh, searches, monkeypatch):
+    seen = []
+    search = supports.topk_support
+    monkeypatch.setattr(supports, "topk_support", lambda x, y, **how: seen.append(x.clone()) or search(x, y, **how))
+    data = pairs()
+    source, labels = data.source(0)
+    config = replace(SMALL, steps=9, support_space=space, support_refresh=refresh, learning_rate=2e-2)
+    fit_cost(SemanticCost(8, config, class_prototypes(source, labels, 3)), data, 3, TransportRecipe(k=10))
+    assert len(seen) == searches
+    assert all(not torch.equal(a, b) for a, b in pairwise(seen))  # the projection has learned
+    if space == "raw":
+        assert torch.equal(seen[0], source)
+
+
+@pytest.mark.parametrize("space", ["raw", "projected"])
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, space):
     def train(checkpoint: Checkpoint | None, stop: int | None = None) -> SemanticCost:
         data = pairs()
         source, labels = data.source(0)
         torch.manual_seed(7)
-        cost = SemanticCost(8, replace(SMALL, steps=9), class_prototypes(source, labels, 3))
+        config = replace(SMALL, steps=9, support_space=space, support_refresh=4)
+        cost = SemanticCost(8, config, class_prototypes(source, labels, 3))
 
         def interrupt(done: int, total: int) -> None:
             if done == stop:

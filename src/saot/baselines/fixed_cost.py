@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saot.recipes import TransportRecipe
 from saot.transfer import LabelTransfer, transfer_labels, transfer_pair
-from saot.transfer.fit import pair_support
+from saot.transfer.supports import pair_support
 from saot.transport import TransportResult, solve_transport, squared_euclidean_cost
 
 

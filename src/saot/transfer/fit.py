@@ -16,6 +16,7 @@ from saot.transfer.labels import (
     point_loss,
     transfer_labels,
 )
+from saot.transfer.supports import SupportKeeper, pair_support
 from saot.transfer.training import (
     Checkpoint,
     History,
@@ -24,7 +25,7 @@ from saot.transfer.training import (
     generator_for,
     train_steps,
 )
-from saot.transport import Support, TransportResult, solve_transport, squared_euclidean_cost, topk_support
+from saot.transport import Support, TransportResult, solve_transport, squared_euclidean_cost
 
 
 @dataclass(frozen=True)
@@ -73,28 +74,20 @@ class CostFit:
     history: History
 
 
-def pair_support(
-    source: Float[Tensor, "n d"],
-    target: Float[Tensor, "m d"],
-    transport: TransportRecipe,
-    cost: SemanticCost | None = None,
-) -> Support:
-    """Candidates of each source token, sec. 4.3: in raw features, or in the learned projection."""
-    with torch.no_grad():
-        if cost is not None and cost.config.support_space == "projected":
-            source, target = cost.project(source), cost.project(target)
-        return topk_support(source, target, k=transport.k, cover=transport.cover or None)
-
-
 def solve_pair(
     source: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"] | UInt8[Tensor, " n"],
     target: Float[Tensor, "m d"],
     cost: SemanticCost | None,
     transport: TransportRecipe,
+    support: Support | None = None,
 ) -> TransportResult:
-    """The plan between one source and one target picture, Eq. (5); `cost=None` is the fixed cost |x - y|^2."""
-    support = pair_support(source, target, transport, cost)
+    """The plan between one source and one target picture, Eq. (5); `cost=None` is the fixed cost |x - y|^2.
+
+    The support is searched unless it is given.
+    """
+    if support is None:
+        support = pair_support(source, target, transport, cost)
     if cost is None:
         values = squared_euclidean_cost(source, target, support=support)
     else:
@@ -155,15 +148,19 @@ def fit_cost(
         raise ValueError(f"expected at least one source and one target; got {data.num_sources} and {data.num_targets}")
     optimizer = torch.optim.AdamW(cost.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     cost.train()
+    supports = SupportKeeper(cost, transport)
 
     def step(number: int) -> dict[str, float]:
         generator = generator_for(seed, "cost", number)
         pick = torch.rand(2, generator=generator)
-        source, labels = data.source(int(pick[0] * data.num_sources))
-        example = data.target(int(pick[1] * data.num_targets), generator)
+        pair = (int(pick[0] * data.num_sources), int(pick[1] * data.num_targets))
+        source, labels = data.source(pair[0])
+        example = data.target(pair[1], generator)
+        supports.at_step(number)
         if len(labels) == 0:
             return {"loss": 0.0, "skipped": 1.0}
-        loss, record = pair_loss(cost, source, labels, example, num_classes, transport)
+        support = supports.get(pair, source, example.tokens)
+        loss, record = pair_loss(cost, source, labels, example, num_classes, transport, support)
         check_finite(loss, number, "the cost")
         optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:
@@ -171,7 +168,8 @@ def fit_cost(
             optimizer.step()
         return record
 
-    history = train_steps(step, config.steps, {"cost": cost, "optimizer": optimizer}, checkpoint, progress)
+    state = {"cost": cost, "optimizer": optimizer, "searcher": supports.searcher}
+    history = train_steps(step, config.steps, state, checkpoint, progress)
     return CostFit(cost.eval(), history)
 
 
@@ -182,10 +180,11 @@ def pair_loss(
     example: TargetExample,
     num_classes: int,
     transport: TransportRecipe,
+    support: Support | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """Eq. (9) for one pair, and what the log keeps of it."""
     config = cost.config
-    result = solve_pair(source, labels, example.tokens, cost, transport)
+    result = solve_pair(source, labels, example.tokens, cost, transport, support)
     transfer = transfer_labels(result, labels, num_classes)
     points, reached = point_loss(
         transfer.probs, example.point_tokens, example.point_classes, config.absent_class, config.reduction

@@ -1,0 +1,61 @@
+"""Candidates of a pair of pictures, sec. 4.3, and how long a training keeps them."""
+
+import copy
+from collections import OrderedDict
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saot.recipes import TransportRecipe
+from saot.transfer.cost import SemanticCost
+from saot.transport import Support, topk_support
+
+_KEPT_PAIRS = 2**24  # pairs of tokens over all kept supports: some 350 MB of indices
+
+
+def pair_support(
+    source: Float[Tensor, "n d"],
+    target: Float[Tensor, "m d"],
+    transport: TransportRecipe,
+    cost: SemanticCost | None = None,
+) -> Support:
+    """Candidates of each source token, sec. 4.3: in raw features, or in the learned projection."""
+    with torch.no_grad():
+        if cost is not None and cost.config.support_space == "projected":
+            source, target = cost.project(source), cost.project(target)
+        return topk_support(source, target, k=transport.k, cover=transport.cover or None)
+
+
+class SupportKeeper:
+    """Supports of a training's pairs, each searched once as long as it holds.
+
+    In raw features that is for good. In the learned projection it is until the next step whose number is a
+    multiple of `cost.config.support_refresh`: the search uses the cost as it was at that step. That copy,
+    `searcher`, belongs into the training's state, so that a resumed training searches as an undisturbed one.
+    """
+
+    def __init__(self, cost: SemanticCost, transport: TransportRecipe) -> None:
+        self.cost, self.transport = cost, transport
+        self.searcher = copy.deepcopy(cost).eval()
+        self._kept: OrderedDict[tuple[int, int], Support] = OrderedDict()
+        self._pairs = 0
+
+    def at_step(self, number: int) -> None:
+        """Forget what no longer holds; call it before each step with the step's number."""
+        if self.cost.config.support_space == "projected" and number % self.cost.config.support_refresh == 0:
+            self.searcher.load_state_dict(self.cost.state_dict())
+            self._kept.clear()
+            self._pairs = 0
+
+    def get(self, pair: tuple[int, int], source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Support:
+        """The support of this pair of pictures; `pair` are their numbers."""
+        if pair in self._kept:
+            self._kept.move_to_end(pair)
+            return self._kept[pair]
+        support = pair_support(source, target, self.transport, self.searcher)
+        self._kept[pair] = support
+        self._pairs += support.nnz
+        while self._pairs > _KEPT_PAIRS and len(self._kept) > 1:
+            self._pairs -= self._kept.popitem(last=False)[1].nnz
+        return support
