@@ -27,6 +27,7 @@ from .pairs import DensePairs, Pairs
 from .problem import Problem
 from .products import csr, csr_transposed, has_sparse_kernels
 from .reductions import LogReduction
+from .triton_kernels import has_triton, segment_sum_product
 
 _MAX_ITER = 5000
 
@@ -203,6 +204,12 @@ def _maps(m: Tensor, pairs: Pairs) -> tuple[Map, Map]:
     """V -> M v and u -> M^T u."""
     if isinstance(pairs, DensePairs):
         return _dense_maps(m)
+    if has_triton(m.device):
+        s, by_col = pairs.support, pairs.in_columns(m)
+        return (
+            lambda v: segment_sum_product(m, s.crow, s.col, v),
+            lambda u: segment_sum_product(by_col, s.ccol, s.trow, u),
+        )
     if has_sparse_kernels(m.device) and m.numel():
         by_row, by_col = csr(m, pairs.support), csr_transposed(m, pairs.support)
         return (lambda v: by_row @ v), (lambda u: by_col @ u)

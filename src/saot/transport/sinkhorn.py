@@ -74,20 +74,30 @@ def solve_transport(
         tensor([[0.0920, 0.0920],
                 [0.0920, 0.0920]])
     """
-    _check_settings(reference, max_iter, tol, gradient)
-    values = cost.values if isinstance(cost, SparseCost) else cost
-    settings = (reference, max_iter, tol, gradient)
-    with (
-        torch.autocast(values.device.type, enabled=False),
-        torch.set_grad_enabled(torch.is_grad_enabled() and gradient != "none"),
-    ):
-        if isinstance(cost, SparseCost) and cost.support.blocks:
-            result = solve_blocks(cost, (a, b), (epsilon, tau), lambda *problem: _solve(*problem, *settings))
-        else:
-            result = _solve(cost, a, b, epsilon, tau, *settings)
+    result = solve_quietly(cost, a, b, epsilon, tau, reference, max_iter, tol, gradient)
     if tol > 0:
         _warn(result)
     return result
+
+
+def solve_quietly(
+    cost: Tensor | SparseCost,
+    a: Tensor | None,
+    b: Tensor | None,
+    epsilon: float | int | Tensor,
+    tau: float | int | Tensor,
+    *settings: Any,
+) -> TransportResult:
+    """`solve_transport` with all its arguments, without its warning: for solves inside a longer scheme."""
+    _check_settings(*settings)
+    values = cost.values if isinstance(cost, SparseCost) else cost
+    with (
+        torch.autocast(values.device.type, enabled=False),
+        torch.set_grad_enabled(torch.is_grad_enabled() and settings[-1] != "none"),
+    ):
+        if isinstance(cost, SparseCost) and cost.support.blocks:
+            return solve_blocks(cost, (a, b), (epsilon, tau), lambda *problem: _solve(*problem, *settings))
+        return _solve(cost, a, b, epsilon, tau, *settings)
 
 
 def _solve(
