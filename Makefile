@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench camvid kill-test memory clean
+.PHONY: demo test lint bench-transport camvid kill-test memory clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,8 +29,18 @@ lint: $(VENV)/.ready-test     ## style, types, import rules
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.ready-test    ## side by side with a peer
-	$(BIN)/python benchmarks/bench_transport.py
+# The solver beside POT, OTT and GeomLoss. They live in an environment of their own; nothing else may run meanwhile.
+PEERS := .venv-bench
+$(PEERS)/.ready: benchmarks/transport/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $< jax ott-jax geomloss POT
+	touch $@
+
+bench-transport: $(VENV)/.ready-test $(PEERS)/.ready  ## some 20 minutes; goes on where it was stopped
+	$(BIN)/python benchmarks/transport/bench.py --out runs/bench-transport --peers-python $(PEERS)/bin/python \
+	  --figure docs/figures/transport.png
+	$(BIN)/python benchmarks/bench_large_support.py --out runs/bench-transport/large_support.json
 
 # The real shift of docs/results.md: make camvid CAMVID=data/camvid WEIGHTS=mobile_sam.pt
 PRESETS ?= paper-small best
@@ -50,4 +60,4 @@ memory: $(VENV)/.ready        ## peak memory with 40 and with 160 pictures
 	$(BIN)/python benchmarks/memory_run.py --out runs/memory 40 160
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(PEERS) runs build *.egg-info src/*.egg-info
