@@ -143,3 +143,20 @@ def test_theorem_1(seed, sparse):
     one, two = (r.apply(labels) / r.marginals[1][:, None] for r in plans)
     moved = (plans[0].plan - plans[1].plan).abs().sum(0)
     assert bool(((one - two).abs().sum(1) <= 2 * moved / plans[0].marginals[1] + 1e-12).all())
+
+
+@few
+@given(seed=seeds, epsilon=epsilons, tau=taus, share=st.floats(0.05, 0.95))
+def test_proposition_1(seed, epsilon, tau, share):
+    """The objective is strictly convex, so its minimiser is one; and it is positive on every pair."""
+    s = sample(seed)
+    result = solve(s.sparse, s.a, s.b, epsilon, tau)
+    finite = s.masked.isfinite()
+    assert bool((result.plan[finite] > 0).all())
+    generator = torch.Generator().manual_seed(seed)
+    one, two = (torch.rand(9, 7, dtype=DOUBLE, generator=generator) * finite for _ in range(2))
+    values = [objective(p, s.masked, s.a, s.b, epsilon, tau) for p in (one, two, share * one + (1 - share) * two)]
+    assert float(values[2]) < float(share * values[0] + (1 - share) * values[1])
+    for other in (one, two):  # the plan is the least on the way from any other
+        near = objective(0.999 * result.plan + 0.001 * other, s.masked, s.a, s.b, epsilon, tau)
+        assert float(near) > float(result.value)

@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from saot.transport import SparseCost, Support, cosine_cost, products, squared_euclidean_cost, topk_support
-from saot.transport import support as support_file
+from saot.transport import similarity as similarity_file
 
 
 def _features(n, d, seed, dtype=torch.float64):
@@ -27,7 +27,8 @@ def _check_orders(support):
 @pytest.mark.parametrize("cover", [None, 1, 3])
 @pytest.mark.parametrize("chunk", [1, 400, 2**26])  # bytes: one row at a time, a few, all
 def test_topk_is_the_brute_force_choice(cover, chunk, monkeypatch):
-    monkeypatch.setattr(support_file, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(similarity_file, "_BLOCK_BYTES", chunk)
+    monkeypatch.setattr(similarity_file, "_LARGEST_BLOCK_BYTES", chunk)
     x, y = _features(11, 5, 1), _features(13, 5, 2)
     support = topk_support(x, y, k=4, cover=cover)
     similarity = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
@@ -61,6 +62,27 @@ def test_full_and_from_pairs_in_any_order(shape):
     twice = Support.from_pairs(torch.cat([rows, rows]), torch.cat([cols, cols]), shape)
     assert torch.equal(twice.col, full.col)
     assert torch.equal(twice.crow, full.crow)
+
+
+def test_pairs_in_order_and_out_of_order_agree_and_keep_their_input():
+    rows, cols = torch.tensor([0, 0, 2, 2]), torch.tensor([1, 3, 0, 2], dtype=torch.int32)
+    ordered = Support.from_pairs(rows, cols, (3, 4))
+    order = torch.tensor([2, 0, 3, 1])
+    mixed = Support.from_pairs(rows[order], cols[order], (3, 4))
+    for support in (ordered, mixed):
+        _check_orders(support)
+        assert support.row.tolist() == [0, 0, 2, 2]
+        assert support.col.tolist() == [1, 3, 0, 2]
+    assert rows.tolist() == [0, 0, 2, 2]
+    assert cols.tolist() == [1, 3, 0, 2]
+
+
+def test_pairs_whose_key_needs_64_bits():
+    n = m = 70000  # n m > 2**32
+    rows, cols = torch.tensor([69999, 0, 69999, 69999]), torch.tensor([69999, 5, 0, 69999])
+    support = Support.from_pairs(rows, cols, (n, m))
+    assert list(zip(support.row.tolist(), support.col.tolist(), strict=True)) == [(0, 5), (69999, 0), (69999, 69999)]
+    _check_orders(support)
 
 
 def test_empty_support_has_both_orders():
