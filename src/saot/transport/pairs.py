@@ -118,12 +118,12 @@ class SparsePairs:
     def lse_rows(self, v: Tensor, y: Tensor) -> Tensor:
         """Log-sum-exp over each row of v + y, (n,); y is (m,)."""
         s = self.support
-        return _SegmentLogSumExp.apply(v, y, s.crow, s.row, s.col)
+        return _segment_logsumexp(v, y, s.crow, s.row, s.col)
 
     def lse_cols(self, v: Tensor, x: Tensor) -> Tensor:
         """Log-sum-exp over each column of v + x, (m,); x is (n,), v is `in_columns`."""
         s = self.support
-        return _SegmentLogSumExp.apply(v, x, s.ccol, s.tcol, s.trow)
+        return _segment_logsumexp(v, x, s.ccol, s.tcol, s.trow)
 
     def in_columns(self, v: Tensor) -> Tensor:
         """Pairs in the order that `lse_cols` takes: column order."""
@@ -154,26 +154,44 @@ class _DenseLogSumExp(torch.autograd.Function):
         return grads[0].unsqueeze(ctx.dim) * weights, None
 
 
+def _segment_logsumexp(v: Tensor, x: Tensor, offsets: Tensor, index: Tensor, other: Tensor) -> Tensor:
+    """Log-sum-exp of v + x[other] over the segments of v; `index` is each entry's segment."""
+    if has_triton(v.device):
+        return _FusedLogSumExp.apply(v, x, offsets, index, other)
+    return _SegmentLogSumExp.apply(v + x.index_select(0, other), offsets, index)
+
+
 class _SegmentLogSumExp(torch.autograd.Function):
-    """Log-sum-exp of v + x[other] over the segments of v, each stabilised by its own maximum."""
+    """Log-sum-exp over the segments of v, each stabilised by its own maximum."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
+        v = v.detach()
+        top = _finite_or_zero(_segment_max(v, offsets))
+        out = segment_sum((v - top.index_select(0, index)).exp(), offsets, index).log() + top
+        ctx.save_for_backward(v, out, index)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        v, out, index = ctx.saved_tensors
+        weights = (v - _finite_or_zero(out).index_select(0, index)).exp()
+        return grads[0].index_select(0, index) * weights, None, None
+
+
+class _FusedLogSumExp(torch.autograd.Function):
+    """The same by one kernel, which never writes v + x[other]."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, x: Tensor, offsets: Tensor, index: Tensor, other: Tensor) -> Tensor:
-        v, x = v.detach(), x.detach()
-        if has_triton(v.device):
-            out = segment_logsumexp(v, offsets, other, x)
-        else:
-            terms = v + x.index_select(0, other)
-            top = _finite_or_zero(_segment_max(terms, offsets))
-            out = segment_sum((terms - top.index_select(0, index)).exp(), offsets, index).log() + top
+        out = segment_logsumexp(v.detach(), offsets, other, x.detach())
         ctx.save_for_backward(v, x, out, index, other)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         v, x, out, index, other = ctx.saved_tensors
-        terms = v + x.index_select(0, other)
-        weights = (terms - _finite_or_zero(out).index_select(0, index)).exp()
+        weights = (v + x.index_select(0, other) - _finite_or_zero(out).index_select(0, index)).exp()
         pull = grads[0].index_select(0, index) * weights
         return pull, torch.zeros_like(x).index_add(0, other, pull), None, None, None
 
