@@ -116,6 +116,18 @@ def test_alone_is_in_a_batch_bit_for_bit(seed, single, tau):
                 assert_close(batch_cost.grad[i, j], one_cost.grad, rtol=0, atol=close * scale)
 
 
+def test_a_member_that_needs_no_acceleration_gets_none_for_its_company():
+    cost = torch.rand(2, 12, 9, dtype=DOUBLE, generator=torch.Generator().manual_seed(3))
+    tau = torch.tensor([0.3, 30.0], dtype=DOUBLE)
+    batch = solve_transport(cost, epsilon=0.1, tau=tau, tol=1e-8, max_iter=500)
+    for i in range(2):
+        alone = solve_transport(cost[i], epsilon=0.1, tau=float(tau[i]), tol=1e-8, max_iter=500)
+        for name in ("plan", "residual", "iterations", "value"):
+            assert torch.equal(getattr(batch, name)[i], getattr(alone, name)), name
+    plain = solve_transport(cost[0], epsilon=0.1, tau=0.3, tol=0, max_iter=int(batch.iterations[0]))
+    assert torch.equal(batch.plan[0], plain.plan)
+
+
 @few
 @given(seed=seeds, epsilon=epsilons, tau=taus, size=st.floats(0.01, 2.0))
 def test_plan_is_lipschitz_in_the_cost(seed, epsilon, tau, size):

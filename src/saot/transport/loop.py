@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .accelerate import PLAIN, Accelerator
+from .accelerate import Accelerator
 from .problem import Problem, Side
 from .reductions import FirstGrainReduction, LogReduction, Reduction
 from .updates import KernelUpdates, LogUpdates, State, Updates, has_fast_path
@@ -36,10 +36,11 @@ def iterate(problem: Problem, max_iter: int, tol: float | int, differentiable: b
     if fast and problem.batch_shape:
         flat = problem.flatten()
         return stack([iterate(flat.member(i), max_iter, tol, False) for i in range(flat.batch_shape[0])], problem)
-    log = LogUpdates(problem, _reduction(problem))
-    accelerator = Accelerator(problem) if tol > 0 and not differentiable else None
-    end = _loop(problem, KernelUpdates(problem) if fast else log, max_iter, tol, accelerator)
-    return _finish(problem, end, log)
+    updates = KernelUpdates(problem) if fast else LogUpdates(problem, _reduction(problem))
+    slow = tol > 0 and not differentiable and Accelerator.is_worth_it(problem)
+    accelerator = Accelerator(problem) if slow else None
+    end = _loop(problem, updates, max_iter, tol, accelerator)
+    return _finish(problem, end, updates.log if isinstance(updates, KernelUpdates) else updates)
 
 
 def stack(members: list[Iterate], problem: Problem) -> Iterate:
@@ -77,8 +78,8 @@ def _loop(problem: Problem, updates: Updates, max_iter: int, tol: float | int, p
             start = g
         f_new, g_new = updates.f(x), updates.g(y)
         with torch.no_grad():
-            plain = pick is None or step <= PLAIN
-            now = _residual(problem, f_new - f if plain else None, g_new - start, f_new, g_new)
+            f_change = f_new - f if pick is None else torch.where(pick.continues.unsqueeze(-1), f_new - f, 0.0)
+            now = _residual(problem, f_change, g_new - start, f_new, g_new)
             finite = now.isfinite()
         frozen = done | ~finite
         f, g = _keep(frozen, f, f_new), _keep(frozen, g, g_new)
@@ -96,7 +97,7 @@ def _keep(frozen: Tensor, old: Tensor, new: Tensor) -> Tensor:
     return torch.where(frozen.unsqueeze(-1), old, new)
 
 
-def _residual(problem: Problem, f_change: Tensor | None, g_change: Tensor, f: Tensor, g: Tensor) -> Tensor:
+def _residual(problem: Problem, f_change: Tensor, g_change: Tensor, f: Tensor, g: Tensor) -> Tensor:
     """Largest change of a potential over (epsilon + the largest potential), of tokens that take part.
 
     Balanced: the L1 error that the columns had before their update, which no update raises.
@@ -106,9 +107,8 @@ def _residual(problem: Problem, f_change: Tensor | None, g_change: Tensor, f: Te
     if problem.balanced:
         error = torch.where(cols.active, cols.weight * torch.expm1(-g_change / epsilon).abs(), cols.weight)
         return error.sum(-1) + torch.where(rows.active, 0.0, rows.weight).sum(-1)
-    change = g_change.abs().amax(-1)
-    if f_change is not None:
-        change = torch.maximum(change, torch.where(rows.active, f_change, 0.0).abs().amax(-1))
+    f_change = torch.where(rows.active, f_change, 0.0)
+    change = torch.maximum(f_change.abs().amax(-1), g_change.abs().amax(-1))
     f_size, g_size = torch.where(rows.active, f, 0.0), torch.where(cols.active, g, 0.0)
     return change / (epsilon.squeeze(-1) + torch.maximum(f_size.abs().amax(-1), g_size.abs().amax(-1)))
 

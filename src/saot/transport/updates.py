@@ -5,6 +5,7 @@ scalings: one sparse (or dense) matrix-vector product and one power an update, w
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -100,7 +101,7 @@ class KernelUpdates:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self._log_kernel = problem.log_kernel()
-        self._log = LogUpdates(problem, LogReduction(problem.pairs, self._log_kernel))
+        self.log = LogUpdates(problem, LogReduction(problem.pairs, self._log_kernel))
         self._epsilon, self._damping = float(problem.epsilon), float(problem.damping)
         self._kernel: Kernel | None = None
         self._x: State | None = None  # the last states seen, what a kernel is built at
@@ -149,8 +150,8 @@ class KernelUpdates:
 
     def _log_update(self, state: State, into_rows: bool) -> State:
         if into_rows:
-            return self._log.rows(State(self.g(state)))
-        return self._log.cols(State(self.f(state)))
+            return self.log.rows(State(self.g(state)))
+        return self.log.cols(State(self.f(state)))
 
     def _potential(self, half: "_Half", scaling: Tensor, side: Side) -> Tensor:
         return torch.where(side.active, (scaling.log() + half.base) * self._epsilon, 0.0)
@@ -177,25 +178,25 @@ class KernelUpdates:
         if self._wait > 0:
             self._wait -= 1
             return None
-        problem = self.problem
-        n, m = problem.rows.weight, problem.cols.weight
-        tries: list[tuple[Tensor, Tensor]] = []
-        if self._x is None or self._y is None:  # the first update, from g = 0
-            nearest = problem.pairs.max_rows(self._log_kernel)
-            start = torch.where(problem.cols.active, problem.cols.log_reference, 0.0)
-            tries = [(torch.zeros_like(n), torch.zeros_like(m))]
-            tries.append((torch.where(nearest > -torch.inf, -nearest, 0.0), start))
-        else:
-            x = problem.rows.scale(self.f(self._x), problem.epsilon)
-            y = problem.cols.scale(self.g(self._y), problem.epsilon)
-            tries = [(torch.where(x > -torch.inf, x, 0.0), torch.where(y > -torch.inf, y, 0.0))]
-        for s, t in tries:
+        for s, t in self._shifts():
             kernel = self._kernel_at(s, t)
             if kernel is not None:
                 self._patience = 1
                 return kernel
         self._wait, self._patience = self._patience, 2 * self._patience
         return None
+
+    def _shifts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What to try as s and t, in this order."""
+        problem = self.problem
+        if self._x is None or self._y is None:  # the first update, from g = 0
+            yield torch.zeros_like(problem.rows.weight), torch.zeros_like(problem.cols.weight)
+            nearest = problem.pairs.max_rows(self._log_kernel)
+            yield torch.where(nearest > -torch.inf, -nearest, 0.0), problem.cols.log_reference
+        else:
+            x = problem.rows.scale(self.f(self._x), problem.epsilon)
+            y = problem.cols.scale(self.g(self._y), problem.epsilon)
+            yield torch.where(x > -torch.inf, x, 0.0), torch.where(y > -torch.inf, y, 0.0)
 
     def _kernel_at(self, s: Tensor, t: Tensor) -> "Kernel | None":
         """The kernel with these shifts, if it is exact."""
