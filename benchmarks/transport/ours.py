@@ -20,6 +20,7 @@ from saot.transfer.labels import diversity_loss, entropy_loss, point_loss, trans
 from saot.transport import SparseCost, Support, solve_transport, squared_euclidean_cost
 from saot.transport.loop import iterate
 from saot.transport.problem import build_problem
+from saot.transport.updates import KernelUpdates, State
 
 VERSIONS = {"saot": getattr(saot, "__version__", "here"), "torch": torch.__version__}
 Gradient = Literal["implicit", "unrolled"]
@@ -36,6 +37,22 @@ def ours_loop(cost: SparseCost, iterations: int) -> Callable[[], tuple[torch.Ten
         with torch.no_grad():
             end = iterate(problem, iterations, 0, False)
         return end.f, end.g
+
+    return run
+
+
+def ours_updates(cost: SparseCost, iterations: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    """The row and column updates by themselves: the stored kernel is ready as well."""
+    problem = build_problem(cost, None, None, EPSILON, TAU, "product").detach()
+    updates, start = KernelUpdates(problem), State(torch.zeros_like(problem.cols.weight))
+
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            y = start
+            for _ in range(iterations):
+                x = updates.rows(y)
+                y = updates.cols(x)
+            return updates.f(x), updates.g(y)
 
     return run
 
@@ -68,6 +85,14 @@ def loop(folder: str) -> Contender:
     cost = folder_cost(folder)
     return Contender(
         ours_loop(cost, ITERATIONS), lambda ends: plan_from(cost, *ends), VERSIONS, {"pairs": cost.values.numel()}
+    )
+
+
+def updates(folder: str) -> Contender:
+    """Support, transpose and checked problem ready."""
+    cost = folder_cost(folder)
+    return Contender(
+        ours_updates(cost, ITERATIONS), lambda ends: plan_from(cost, *ends), VERSIONS, {"pairs": cost.values.numel()}
     )
 
 

@@ -4,6 +4,7 @@ from .batch import block_diagonal, split_result
 from .candidates import Candidates, Recall, measure_recall, topk_candidates, topk_support
 from .cost import SparseCost, cosine_cost, squared_euclidean_cost
 from .fused import FusedResult, FusedSettings, solve_fused
+from .multiscale import SearchedSupport, faiss_support, multiscale_support
 from .result import TransportError, TransportResult, TransportStatus
 from .sinkhorn import solve_transport
 from .structure import DistanceGeometry, PointGeometry, grid_points, structure_gradient, structure_value
@@ -16,6 +17,7 @@ __all__ = [
     "FusedSettings",
     "PointGeometry",
     "Recall",
+    "SearchedSupport",
     "SparseCost",
     "Support",
     "TransportError",
@@ -23,8 +25,10 @@ __all__ = [
     "TransportStatus",
     "block_diagonal",
     "cosine_cost",
+    "faiss_support",
     "grid_points",
     "measure_recall",
+    "multiscale_support",
     "solve_fused",
     "solve_transport",
     "split_result",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .pairs import Pairs
+from .pairs import Pairs, SparsePairs
 from .problem import Problem, Side
 
 
@@ -66,7 +66,7 @@ class _PlanValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cost: Tensor, x: Tensor, y: Tensor, epsilon: Tensor, pairs: Pairs) -> Tensor:
         exponent = cost.detach() / -pairs.scalar(epsilon.detach())
-        values = exponent.add_(pairs.spread_rows(x.detach())).add_(pairs.spread_cols(y.detach())).exp_()
+        values = pairs.add_rows_(exponent, x.detach()).add_(pairs.spread_cols(y.detach())).exp_()
         if pairs.finite is not None:
             values = torch.where(pairs.finite, values, 0.0)
         ctx.save_for_backward(cost, epsilon, values)
@@ -244,6 +244,11 @@ def _existing(pairs: Pairs) -> Tensor:
 
 def _reference_mass(problem: Problem) -> Tensor:
     pairs, rows, cols = problem.pairs, problem.rows, problem.cols
+    if isinstance(pairs, SparsePairs) and pairs.finite is None and not cols.reference.requires_grad:
+        low, high = cols.reference.aminmax()
+        if bool(low == high):  # uniform weights: a count will do
+            reach = pairs.support.crow.diff() * low
+            return (reach * rows.reference).sum(-1, keepdim=True)
     spread = pairs.spread_cols(cols.reference)
     reach = pairs.sum_rows(spread if pairs.finite is None else spread * pairs.finite)
     return (reach * rows.reference).sum(-1, keepdim=True)

@@ -147,7 +147,7 @@ def topk_candidates(
         >>> topk_candidates(source, target, k=1, form="union").support.nnz  # both targets chose alike
         2
     """
-    _check(source, target, k, cover, form, search)
+    check_features(source, target, k, cover, form, search)
     with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
         x, y = _unit_features(source, target)
         return _find(x, y, k, cover or 0, form, search)
@@ -182,7 +182,7 @@ def measure_recall(
         >>> measure_recall(half, x, x, k=1)
         Recall(share=0.5, worst_miss=0.0, sampled=2)
     """
-    _check(source, target, k, None, "source", "exact")
+    check_features(source, target, k, None, "source", "exact")
     n, m = source.shape[0], target.shape[0]
     if support.shape != (n, m):
         raise ValueError(
@@ -214,7 +214,7 @@ def _count_found(support: Support, rows: Tensor, x: Tensor, y: Tensor, k: int) -
     return found, worst if worst > slack else 0.0
 
 
-def _check(source: Tensor, target: Tensor, k: int, cover: int | None, form: str, search: str) -> None:
+def check_features(source: Tensor, target: Tensor, k: int, cover: int | None, form: str, search: str) -> None:
     if source.shape[1] != target.shape[1]:
         raise ValueError(
             f"source features have {source.shape[1]} dimensions but target features {target.shape[1]}; "

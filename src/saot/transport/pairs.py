@@ -30,6 +30,10 @@ class DensePairs:
         """(..., m) to pairs."""
         return y.unsqueeze(-2)
 
+    def add_rows_(self, v: Tensor, x: Tensor) -> Tensor:
+        """V (pairs) + x (..., n), in place and without a gradient."""
+        return v.add_(x.unsqueeze(-1))
+
     def scalar(self, x: Tensor) -> Tensor:
         """(..., 1), one number a problem, to pairs."""
         return x.unsqueeze(-1)
@@ -90,6 +94,13 @@ class SparsePairs:
     def spread_cols(self, y: Tensor) -> Tensor:
         """(m,) to pairs."""
         return spread(y, self.support, cols=True)
+
+    def add_rows_(self, v: Tensor, x: Tensor) -> Tensor:
+        """V (pairs) + x (n,), in place and without a gradient."""
+        if self.support.row_length is None:
+            return v.add_(spread(x, self.support, cols=False))
+        v.view(-1, self.support.row_length).add_(x.unsqueeze(1))
+        return v
 
     def scalar(self, x: Tensor) -> Tensor:
         """(1,) to pairs."""

@@ -63,12 +63,11 @@ class Problem:
         return self.rows.weight.shape[:-1]
 
     def log_kernel(self) -> Tensor:
-        """-C / epsilon on the pairs, -inf where there is no pair."""
-        pairs = self.pairs
+        """-C / epsilon on the pairs, -inf where there is no pair; a new tensor."""
+        pairs, scale = self.pairs, -self.pairs.scalar(self.epsilon)
         if pairs.finite is None:
-            return -pairs.cost / pairs.scalar(self.epsilon)
-        safe = torch.where(pairs.finite, pairs.cost, 0.0)
-        return torch.where(pairs.finite, -safe / pairs.scalar(self.epsilon), -torch.inf)
+            return pairs.cost / scale
+        return torch.where(pairs.finite, torch.where(pairs.finite, pairs.cost, 0.0) / scale, -torch.inf)
 
     def with_tensors(self, cost: Tensor, a: Tensor, b: Tensor, epsilon: Tensor, tau: Tensor) -> "Problem":
         """The same structure with other tensors of the same values, such as saved or detached ones."""

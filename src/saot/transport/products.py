@@ -14,13 +14,13 @@ _CHUNK_ELEMENTS = 2**22  # of gathered features, where no sparse kernel is at ha
 
 def csr(values: Tensor, support: Support) -> Tensor:
     """The (n, m) matrix with these values as a torch CSR tensor that shares their memory."""
-    return _csr(support.crow, support.col, values, support.shape)
+    return csr_from(support.crow, support.col, values, support.shape)
 
 
 def csr_transposed(values: Tensor, support: Support) -> Tensor:
     """The (m, n) transpose of `csr(values, support)`, from the column order built with the support."""
     n, m = support.shape
-    return _csr(support.ccol, support.trow, values.index_select(0, support.perm), (m, n))
+    return csr_from(support.ccol, support.trow, values.index_select(0, support.perm), (m, n))
 
 
 def has_sparse_kernels(device: torch.device) -> bool:
@@ -36,7 +36,7 @@ def _announce_once() -> None:
         torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
 
 
-def _csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+def csr_from(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     _announce_once()
     return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
 
@@ -68,7 +68,7 @@ def segment_sum(values: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
     """Sums (s,) of consecutive segments; offsets (s + 1,) are where they begin, index (nnz,) is each value's."""
     count = offsets.numel() - 1
     if has_sparse_kernels(values.device) and values.numel():
-        return _csr(offsets, index, values, (count, count)) @ values.new_ones(count)
+        return csr_from(offsets, index, values, (count, count)) @ values.new_ones(count)
     return values.new_zeros(count).index_add(0, index, values)
 
 
@@ -76,6 +76,8 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, support: Support, cols: bool) -> Tensor:
         ctx.support, ctx.cols = support, cols
+        if not cols and support.row_length is not None:  # no gather: each number a few times over
+            return x.unsqueeze(1).expand(-1, support.row_length).reshape(-1)
         return x.index_select(0, support.col if cols else support.row)
 
     @staticmethod

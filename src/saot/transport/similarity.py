@@ -85,7 +85,7 @@ def pair_similarity(x: Tensor, y: Tensor, col: Tensor) -> Tensor:
         return x.new_empty(n, 0)
     if products.has_sparse_kernels(x.device):
         crow = torch.arange(0, n * k + 1, k, dtype=torch.int32, device=x.device)
-        pattern = products._csr(crow, col.reshape(-1), x.new_zeros(n * k), (n, y.shape[0]))
+        pattern = products.csr_from(crow, col.reshape(-1), x.new_zeros(n * k), (n, y.shape[0]))
         return torch.sparse.sampled_addmm(pattern, x.contiguous(), y.contiguous().T, beta=0.0).values().view(n, k)
     out = x.new_empty(n, k)
     step = max(1, _GATHER_ELEMENTS // (k * x.shape[1]))

@@ -1,5 +1,6 @@
 """Which pairs of tokens may carry mass, and the two orders in which a solver walks over them."""
 
+import functools
 from dataclasses import dataclass, fields
 
 import torch
@@ -95,6 +96,14 @@ class Support:
     def device(self) -> torch.device:
         """Where the indices live."""
         return self.col.device
+
+    @functools.cached_property
+    def row_length(self) -> int | None:
+        """How many targets each source has, if all have the same number; else None."""
+        n = self.shape[0]
+        if n == 0 or self.nnz % n:
+            return None
+        return self.nnz // n if bool((self.crow.diff() == self.nnz // n).all()) else None
 
     def rows(self) -> Int32[Tensor, " pairs"]:
         """Source of each entry, in CSR order."""

@@ -4,6 +4,7 @@
 scalings: one sparse (or dense) matrix-vector product and one power an update, without gradients.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,13 +101,16 @@ class KernelUpdates:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._log_kernel = problem.log_kernel()
-        self.log = LogUpdates(problem, LogReduction(problem.pairs, self._log_kernel))
         self._epsilon, self._damping = float(problem.epsilon), float(problem.damping)
         self._kernel: Kernel | None = None
         self._x: State | None = None  # the last states seen, what a kernel is built at
         self._y: State | None = None
         self._wait, self._patience = 0, 1
+
+    @functools.cached_property
+    def log(self) -> LogUpdates:
+        """The same updates in the log domain."""
+        return LogUpdates(self.problem, LogReduction(self.problem.pairs, self.problem.log_kernel()))
 
     def rows(self, y: State) -> State:
         """F from g."""
@@ -129,20 +133,18 @@ class KernelUpdates:
         return y.values if y.kernel is None else self._potential(y.kernel.cols, y.values, self.problem.cols)
 
     def _update(self, state: State, into_rows: bool) -> State:
-        scaling = state.values
-        if state.kernel is None or state.kernel is not self._kernel:
+        kernel, scaling = self._kernel, state.values
+        if kernel is None or state.kernel is not kernel:
             entered = self._enter(self.g(state) if into_rows else self.f(state), into_rows)
             if entered is None:
                 return self._log_update(state, into_rows)
-            scaling = entered
-        kernel = self._kernel
-        assert kernel is not None
+            kernel, scaling = entered
         half = kernel.rows if into_rows else kernel.cols
-        power = (half.matrix @ scaling).pow_(-self._damping)
+        power = torch.mv(half.matrix, scaling).pow_(half.power)
         if half.idle is not None:
             power = torch.where(half.idle, half.middle, power)
         low, high = power.aminmax()
-        if half.low <= float(low) and float(high) <= half.high:
+        if half.low <= low.item() and high.item() <= half.high:
             return State(power.mul_(half.alpha), kernel)
         potential = self._potential(half, power * half.alpha, self.problem.rows if into_rows else self.problem.cols)
         self._kernel = None
@@ -156,8 +158,8 @@ class KernelUpdates:
     def _potential(self, half: "_Half", scaling: Tensor, side: Side) -> Tensor:
         return torch.where(side.active, (scaling.log() + half.base) * self._epsilon, 0.0)
 
-    def _enter(self, potential: Tensor, from_cols: bool) -> Tensor | None:
-        """The potentials of one side as scalings of a kernel, made anew where it must; None if there is none."""
+    def _enter(self, potential: Tensor, from_cols: bool) -> "tuple[Kernel, Tensor] | None":
+        """A kernel, made anew where it must be, and the potentials of one side as its scalings; None if none is."""
         side = self.problem.cols if from_cols else self.problem.rows
         if self._kernel is None:
             self._kernel = self._absorb()
@@ -169,7 +171,7 @@ class KernelUpdates:
             log = torch.where(side.active, potential / self._epsilon - half.base, 0.0)
             low, high = log.aminmax()
             if -kernel.drift <= float(low) and float(high) <= kernel.drift:
-                return torch.where(side.active, log.exp(), 0.0)
+                return kernel, torch.where(side.active, log.exp(), 0.0)
             self._kernel = self._absorb()
         return None
 
@@ -191,7 +193,7 @@ class KernelUpdates:
         problem = self.problem
         if self._x is None or self._y is None:  # the first update, from g = 0
             yield torch.zeros_like(problem.rows.weight), torch.zeros_like(problem.cols.weight)
-            nearest = problem.pairs.max_rows(self._log_kernel)
+            nearest = problem.pairs.max_rows(problem.log_kernel())
             yield torch.where(nearest > -torch.inf, -nearest, 0.0), problem.cols.log_reference
         else:
             x = problem.rows.scale(self.f(self._x), problem.epsilon)
@@ -202,12 +204,12 @@ class KernelUpdates:
         """The kernel with these shifts, if it is exact."""
         problem, pairs = self.problem, self.problem.pairs
         narrow, wide_drift, floor, drift = _LIMITS[s.dtype]
-        exponent = self._log_kernel
+        exponent = problem.log_kernel()
         if bool(s.any()) or bool(t.any()):
-            exponent = exponent + pairs.spread_rows(s) + pairs.spread_cols(t)
+            pairs.add_rows_(exponent, s).add_(pairs.spread_cols(t))
         low, top = exponent.aminmax() if exponent.numel() else (s.new_zeros(()), s.new_zeros(()))
         is_narrow = float(top - low) <= narrow  # not where a pair is forbidden: its exponent is -inf
-        values = (exponent - top).exp_()
+        values = exponent.sub_(top).exp_()
         if isinstance(pairs, SparsePairs):
             by_row, by_col = csr(values, pairs.support), csr_transposed(values, pairs.support)
         else:
@@ -231,6 +233,7 @@ class KernelUpdates:
         smallest, largest = (float(v) for v in inside.aminmax())
         return _Half(
             matrix=matrix,
+            power=-p,
             alpha=torch.where(side.active, log_alpha.exp(), 0.0),
             idle=None if bool(side.active.all()) else ~side.active,
             base=shift - side.log_reference,
@@ -249,6 +252,7 @@ class _Half:
 
     Attributes:
         matrix: From the other side's scalings to this side's sums.
+        power: -p.
         alpha: Factor of the power of the sums; 0 for tokens that take no part.
         idle: Tokens that take no part, or None if there are none.
         base: potential / epsilon is log scaling + base.
@@ -258,6 +262,7 @@ class _Half:
     """
 
     matrix: Tensor
+    power: float
     alpha: Tensor
     idle: Tensor | None
     base: Tensor
