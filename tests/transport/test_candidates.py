@@ -308,7 +308,7 @@ def test_errors_say_what_to_do():
         ({"k": 1, "search": "slow"}, "search must be one of exact, fast, but is 'slow'"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
-            candidates._check(x, x, **{"cover": None, "form": "source", "search": "exact", **arguments})
+            candidates.check_features(x, x, **{"cover": None, "form": "source", "search": "exact", **arguments})
     with pytest.raises(ValueError, match="target must hold at least one token"):
         topk_candidates(x, x[:0], 1)
     for value in (torch.nan, torch.inf):
@@ -321,4 +321,4 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="sample must be at least 1, but is 0"):
         measure_recall(Support.full(3, 3), x, x, 1, sample=0)
     with pytest.raises(ValueError, match="on meta but target features on cpu"):
-        candidates._check(x.to("meta"), x, 1, None, "source", "exact")
+        candidates.check_features(x.to("meta"), x, 1, None, "source", "exact")

@@ -101,7 +101,7 @@ class Support:
     def row_length(self) -> int | None:
         """How many targets each source has, if all have the same number; else None."""
         n = self.shape[0]
-        if n == 0 or self.nnz % n:
+        if n == 0 or self.nnz == 0 or self.nnz % n:
             return None
         return self.nnz // n if bool((self.crow.diff() == self.nnz // n).all()) else None
 
