@@ -15,9 +15,10 @@ from worker import Contender, memory_mib
 import saot
 from saot.recipes import CostRecipe, TransportRecipe
 from saot.transfer.cost import Prototypes, SemanticCost, class_prototypes
-from saot.transfer.fit import TargetExample, pair_loss, pair_support
+from saot.transfer.fit import TargetExample, pair_loss
 from saot.transfer.labels import diversity_loss, entropy_loss, point_loss, transfer_labels
-from saot.transport import SparseCost, Support, solve_transport, squared_euclidean_cost
+from saot.transfer.supports import pair_support
+from saot.transport import SparseCost, Support, solve_transport, topk_candidates
 from saot.transport.loop import iterate
 from saot.transport.problem import build_problem
 from saot.transport.updates import KernelUpdates, State
@@ -186,12 +187,12 @@ def pair(folder: str, k: int, learned: bool) -> Contender:
     def run() -> dict[str, float]:
         with torch.no_grad():
             clock = _Clock()
-            support = pair_support(source, target, recipe, cost)
+            found = topk_candidates(source, target, recipe.k)
             clock.mark("candidates")
             if cost is None:
-                values = squared_euclidean_cost(source, target, support=support)
+                values = found.squared_euclidean_cost()  # 2 - 2 cos of the similarities found
             else:
-                values = cost(source, labels, target, support=support)
+                values = cost(source, labels, target, support=found.support)
             clock.mark("cost")
             result = solve_transport(
                 values, epsilon=EPSILON, tau=TAU, max_iter=recipe.max_iter, tol=recipe.tol, gradient="none"

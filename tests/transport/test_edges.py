@@ -231,3 +231,46 @@ def test_half_features_through_the_whole_room(dtype):
     assert result.plan_values.dtype == torch.float32
     assert_close(result.plan_values.double(), exact.plan_values, rtol=1e-3, atol=1e-8)
     assert result.mass.shape == result.status.shape == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("reference", ["product", "counting"])
+def test_whatever_stands_in_padding_changes_no_number_and_no_gradient(dtype, gradient, sparse, reference):
+    generator = torch.Generator().manual_seed(0)
+    cost = torch.rand(6, 5, dtype=dtype, generator=generator)
+    wild = 1000 * torch.randn(8, 7, dtype=dtype, generator=generator)
+    wild[:6, :5] = cost
+
+    def solved(values, n, m):
+        a, b = torch.zeros(n, dtype=dtype), torch.zeros(m, dtype=dtype)
+        a[:6], b[:5] = 1 / 6, 1 / 5
+        inputs = [values.clone().requires_grad_(), a.requires_grad_(), b.requires_grad_()]
+        given = SparseCost(inputs[0].reshape(-1), Support.full(n, m)) if sparse else inputs[0]
+        result = solve_transport(given, *inputs[1:], 0.1, 0.3, reference, max_iter=40, tol=0, gradient=gradient)
+        numbers = [result.plan[:6, :5], result.value, result.dual_value, result.gap, result.mass]
+        (result.plan[:6, :5].square().sum() + result.value).backward()
+        grads = [inputs[0].grad[:6, :5], inputs[1].grad[:6], inputs[2].grad[:5]]
+        assert all(bool(x.grad.isfinite().all()) for x in inputs)
+        return numbers, grads
+
+    alone, padded = solved(cost, 6, 5), solved(wild, 8, 7)
+    close = {"rtol": 1e-9, "atol": 1e-12} if dtype == DOUBLE else {"rtol": 2e-4, "atol": 1e-6}
+    for ours, theirs in zip(padded[0] + padded[1], alone[0] + alone[1], strict=True):
+        assert_close(ours, theirs, **close)
+
+
+def test_an_overflow_that_no_check_saw_ends_with_finite_numbers():
+    cost = torch.rand(5, 4)
+    cost[1] = 1e38
+    result = solve_transport(cost, epsilon=1e-3, max_iter=30, tol=0)
+    assert result.status == TransportStatus.NON_FINITE
+    assert not bool(result.converged)
+    for t in (result.plan, result.value, result.dual_value, *result.potentials):
+        assert bool(t.isfinite().all())
+
+
+def test_the_tau_that_is_wrong_is_shown():
+    with pytest.raises(ValueError, match=r"tau must be above 0, or math.inf.*but is -1.0"):
+        solve_transport(torch.rand(2, 3, 3), tau=torch.tensor([math.inf, -1.0]))

@@ -242,3 +242,27 @@ def test_single_and_half_gradients_follow_double_ones(dtype):
     # a gradient is rounded once to its own type, the solve stops at 1e-5
     tol = max(2 * torch.finfo(dtype).eps, 1e-4) * float(expected.abs().max())
     assert_close(gradient.double(), expected, rtol=0, atol=tol)
+
+
+def test_backward_under_autocast_is_in_full_precision():
+    cost = torch.rand(40, 30, generator=torch.Generator().manual_seed(0))
+    grads = []
+    for on in (False, True):
+        values = cost.reshape(-1).clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=on):
+            result = solve_transport(SparseCost(values, Support.full(40, 30)), max_iter=40, tol=0)
+            loss = result.plan_values.square().sum() + result.value + result.apply(torch.ones(40, 2)).square().sum()
+            loss.backward()
+        grads.append(values.grad)
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_the_adjoint_is_linear_whatever_the_size_of_the_loss(size):
+    cost = torch.rand(9, 7, generator=torch.Generator().manual_seed(0))
+    grads = []
+    for factor in (1.0, size):
+        values = cost.clone().requires_grad_()
+        (factor * solve_transport(values, max_iter=40, tol=0).potentials[0][2]).backward()
+        grads.append(values.grad / factor)
+    assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-7)

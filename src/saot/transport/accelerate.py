@@ -10,9 +10,9 @@ it does so along many directions at once. Two things are done to g after a sweep
 
 All of it costs a few vector operations a sweep, so it waits: the first 10 sweeps are plain, and remembered; where
 p^2 <= 0.8, all of them. After that a sweep from an extrapolated g is kept only if the dual has not fallen below the
-last kept one; otherwise the next sweep starts from the last kept g, with the memory emptied. The dual rises by every
-plain sweep, so this converges. Where rounding is all that is left (the residual small and not falling), sweeps are
-plain from then on.
+last kept one; otherwise the next sweep starts from the last kept g, with the memory emptied. Every 20th sweep is
+plain. The dual never falls and each plain sweep raises it by what its residual is worth, so the residual goes to zero.
+Where rounding is all that is left (the residual small and not falling), sweeps are plain from then on.
 """
 
 import torch
@@ -24,6 +24,7 @@ PLAIN = 10  # sweeps before the first step of another kind
 _SLOW = 0.8  # contraction p^2 above which plain sweeps are too many
 _MEMORY = 10  # sweeps remembered
 _RIDGE = 1e-10  # of the least squares, relative to the largest remembered change
+_EVERY = 20  # sweeps, of which one is plain
 _STALLED = 30  # sweeps without a smaller residual
 
 
@@ -63,7 +64,7 @@ class Accelerator:
     def next(self, start: Tensor, f: Tensor, g: Tensor) -> Tensor:
         """The g (..., m) to start from, after a sweep that led from `start` to (f, g)."""
         start, f, g = start.double(), f.double(), g.double()
-        finished = self._finished(g - start, f, g) | self._idle | (self._count < PLAIN - 1)
+        finished = self._finished(g - start, f, g) | self._idle | self._plain_turn()
         dual, shift = self._dual_and_shift(f, g)
         kept = self._plain | (dual >= self._dual_kept)  # False for NaN
         moved = torch.where(_column(finished), g, g - shift)
@@ -75,6 +76,9 @@ class Accelerator:
         self._dual_kept = torch.where(kept, dual, self._dual_kept)
         self._plain, self.continues = ~kept | finished, kept & finished
         return torch.where(_column(kept), proposal, self._kept_g).to(self.problem.cols.weight.dtype)
+
+    def _plain_turn(self) -> bool:
+        return self._count < PLAIN - 1 or self._count % _EVERY == 0
 
     def _finished(self, r: Tensor, f: Tensor, g: Tensor) -> Tensor:
         """Whether a residual has stopped falling (...), and is so small that rounding must be why."""
@@ -93,11 +97,12 @@ class Accelerator:
         """
         if self.problem.balanced:
             return (self._a * f).sum(-1) + (self._b * g).sum(-1), torch.zeros_like(self._tau)
+        dual = -self._tau * (self._a * torch.expm1(-f / self._tau)).sum(-1, keepdim=True)
+        dual = dual - (self._tau + self._epsilon) * (self._b * torch.expm1(-g / self._tau)).sum(-1, keepdim=True)
         rows = torch.logsumexp(self._log_a - f / self._tau, -1, keepdim=True)
         cols = torch.logsumexp(self._log_b - g / self._tau, -1, keepdim=True)
         shift = self._tau / 2 * (rows - cols)
-        dual = -(self._tau * rows.exp() + (self._tau + self._epsilon) * cols.exp()).squeeze(-1)
-        return dual, torch.where(shift.isfinite(), shift, 0.0)
+        return dual.squeeze(-1), torch.where(shift.isfinite(), shift, 0.0)
 
     def _remember(self, g: Tensor, r: Tensor, kept: Tensor) -> None:
         """The last steps of g and of its residual, and the inner products of the latter."""

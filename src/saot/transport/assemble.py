@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .pairs import Pairs, SparsePairs
+from .pairs import Pairs, SparsePairs, largest_exponent
 from .problem import Problem, Side
+from .products import in_full_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,7 @@ class _PlanValues(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         cost, epsilon, values = ctx.saved_tensors
         pairs, needs = ctx.pairs, ctx.needs_input_grad
@@ -98,7 +100,7 @@ def _density(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
     cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
     exponent = (pairs.spread_rows(f) + pairs.spread_cols(g) - cost) / pairs.scalar(problem.epsilon)
     # a pair without mass must not overflow: its density only shows what a first grain of weight would do
-    mask = mask & (exponent.detach() < torch.finfo(f.dtype).max ** 0.5)
+    mask = mask & (exponent.detach() < largest_exponent(f.dtype))
     return torch.where(mask, torch.where(mask, exponent, 0.0).exp(), 0.0)
 
 
@@ -128,7 +130,8 @@ def dual_value(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
         if problem.balanced:
             term = side.weight * torch.where(side.active, potential, 0.0)
         else:
-            term = -problem.tau * side.weight * torch.expm1(-_with_mass(side, potential) / problem.tau)
+            missing = torch.expm1(-_with_mass(side, potential) / problem.tau)
+            term = -problem.tau * torch.where(side.weight > 0, side.weight * missing, 0.0)
         value = value + term.sum(-1, keepdim=True)
     return value.squeeze(-1)
 
@@ -172,6 +175,7 @@ class _Envelope(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         *tensors, plan, f, g = ctx.saved_tensors
         problem, bar = ctx.problem.with_tensors(*tensors), grads[0].unsqueeze(-1)
@@ -221,7 +225,9 @@ def _own_slope(problem: Problem, side: Side, potential: Tensor) -> Tensor:
     """Slope of the dual in this side's weights at a fixed reference measure (..., n)."""
     if problem.balanced:
         return torch.where(potential.isfinite(), potential, 0.0)
-    return -problem.tau.detach() * torch.expm1(-_with_mass(side, potential) / problem.tau.detach())
+    tau = problem.tau.detach()
+    exponent = (-_with_mass(side, potential) / tau).clamp(max=largest_exponent(potential.dtype))  # of padding
+    return -tau * torch.expm1(exponent)
 
 
 def _with_mass(side: Side, potential: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .cost import SparseCost
-from .result import TransportResult
+from .result import TransportError, TransportResult
 from .support import Support
 
 _SCALARS = ("mass", "value", "dual_value", "gap", "converged", "status", "residual", "iterations")
@@ -93,7 +93,14 @@ def solve_blocks(
     members = split_cost(cost)
     weights = [_split_weights(name, side, w, members) for name, side, w in zip("ab", (0, 1), sides, strict=True)]
     settings = [_split_scale(name, s, len(members)) for name, s in zip(("epsilon", "tau"), scales, strict=True)]
-    results = [solve(*arguments) for arguments in zip(members, *weights, *settings, strict=True)]
+    results = []
+    for place, arguments in enumerate(zip(members, *weights, *settings, strict=True)):
+        try:
+            results.append(solve(*arguments))
+        except TransportError as error:
+            raise TransportError(f"member {place}: {error}", error.status, ((place,),)) from None
+        except ValueError as error:
+            raise ValueError(f"member {place}: {error}") from None
     return TransportResult(
         plan_values=torch.cat([r.plan_values for r in results]),
         potentials=(torch.cat([r.potentials[0] for r in results]), torch.cat([r.potentials[1] for r in results])),

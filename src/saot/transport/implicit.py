@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .assemble import plan_values, weights_are_positive
 from .balanced import connected_parts, project_out
-from .pairs import DensePairs, Pairs
+from .pairs import DensePairs, Pairs, largest_exponent
 from .problem import Problem
 from .products import csr, csr_transposed, has_sparse_kernels
 from .reductions import LogReduction
@@ -109,12 +109,12 @@ class _Point:
     def softmax_rows(self, y: Tensor) -> Tensor:
         """W_ij = exp(y_j - C_ij / epsilon - row_lse_i)."""
         pairs = self.problem.pairs
-        return (self.log_kernel + pairs.spread_rows(-self.row_lse) + pairs.spread_cols(y)).exp()
+        return _exp(self.log_kernel + pairs.spread_rows(-self.row_lse) + pairs.spread_cols(y))
 
     def softmax_cols(self, x: Tensor) -> Tensor:
         """V_ij = exp(x_i - C_ij / epsilon - col_lse_j)."""
         pairs = self.problem.pairs
-        return (self.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(-self.col_lse)).exp()
+        return _exp(self.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(-self.col_lse))
 
     def roots(self) -> tuple[Tensor, Tensor]:
         """Square roots of the marginals, 0 for tokens that take no part."""
@@ -134,6 +134,11 @@ class _Point:
         by_row = self.softmax_rows(self.y) * pairs.spread_rows(lam)
         by_col = self.softmax_cols(self.x) * pairs.spread_cols(mu)
         return by_row + by_col, pairs.sum_rows(by_col), pairs.sum_cols(by_row)
+
+
+def _exp(exponent: Tensor) -> Tensor:
+    """A softmax is at most 1; only between two tokens of weight zero may it be anything."""
+    return exponent.clamp(max=largest_exponent(exponent.dtype)).exp()
 
 
 def _linearise(problem: Problem, f: Tensor, g: Tensor) -> "_PlanPoint | _Point":
@@ -242,7 +247,9 @@ def _conjugate_gradients(operator: Map, right: Tensor, project: Map) -> Tensor:
     where the system is all but singular (nearly balanced, and nearly infeasible or of small epsilon).
     """
     tol = 1e-12 if right.dtype == torch.float64 else 1e-6
-    residual = project(right)
+    unit = right.abs().amax(-1, keepdim=True)  # squares must stay in the range of the type
+    unit = torch.where(unit > 0, unit, 1.0)
+    residual = project(right / unit)
     solution, direction = torch.zeros_like(right), residual
     size = residual.square().sum(-1, keepdim=True)
     start, goal = size, size * tol**2
@@ -267,7 +274,7 @@ def _conjugate_gradients(operator: Map, right: Tensor, project: Map) -> Tensor:
             f"{tol:.0e}; raise epsilon, lower tau or solve in float64",
             stacklevel=2,
         )
-    return solution
+    return solution * unit
 
 
 def _divide(x: Tensor, root: Tensor) -> Tensor:

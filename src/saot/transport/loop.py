@@ -32,7 +32,7 @@ def iterate(problem: Problem, max_iter: int, tol: float | int, differentiable: b
     With a tol, and where no gradient runs through the loop, updates start from where `Accelerator` says. A
     member of a batch stops by itself; without gradients a batch of large problems is solved one by one.
     """
-    fast = not differentiable and has_fast_path(problem.pairs)
+    fast = not differentiable and has_fast_path(problem.pairs) and problem.batch_shape.numel() > 0
     if fast and problem.batch_shape:
         flat = problem.flatten()
         return stack([iterate(flat.member(i), max_iter, tol, False) for i in range(flat.batch_shape[0])], problem)
@@ -74,8 +74,8 @@ def _loop(problem: Problem, updates: Updates, max_iter: int, tol: float | int, p
             iterations = iterations + 1
             continue
         if tol == 0:
-            f, g = updates.f(x_old), updates.g(y_old)
-            start = g
+            f, g = _finite_member(updates.f(x_old)), _finite_member(updates.g(y_old))
+            start = updates.g(y_old)
         f_new, g_new = updates.f(x), updates.g(y)
         with torch.no_grad():
             f_change = f_new - f if pick is None else torch.where(pick.continues.unsqueeze(-1), f_new - f, 0.0)
@@ -91,6 +91,11 @@ def _loop(problem: Problem, updates: Updates, max_iter: int, tol: float | int, p
         start = g if pick is None else pick.next(start, f, g)
         y = y if pick is None and not bool(frozen.any()) else State(start)
     return Iterate(f, g, torch.zeros_like(f), residual, iterations, bad)
+
+
+def _finite_member(potential: Tensor) -> Tensor:
+    """The potentials of each member, or zeros where one has left the range unseen: tol = 0 looks at the end alone."""
+    return torch.where(potential.isfinite().all(-1, keepdim=True), potential, 0.0)
 
 
 def _keep(frozen: Tensor, old: Tensor, new: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ A solver needs to spread a vector over the pairs, and to sum, maximise or log-su
 column. Each row and each column is stabilised by its own maximum; an empty one gives -inf.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -205,6 +206,11 @@ class _FusedLogSumExp(torch.autograd.Function):
         weights = (v + x.index_select(0, other) - _finite_or_zero(out).index_select(0, index)).exp()
         pull = grads[0].index_select(0, index) * weights
         return pull, torch.zeros_like(x).index_add(0, other, pull), None, None, None
+
+
+def largest_exponent(dtype: torch.dtype) -> float:
+    """Where exp is the root of the largest number: what stands in padding may not reach beyond, lest 0 inf be NaN."""
+    return math.log(torch.finfo(dtype).max) / 2
 
 
 def _segment_max(v: Tensor, offsets: Tensor) -> Tensor:

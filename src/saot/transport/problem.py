@@ -235,7 +235,8 @@ def _check_scale(name: str, value: float | int | Tensor, batch: torch.Size, valu
     plain = scale.detach()
     if not bool((plain > 0).all()) or (name == "epsilon" and not bool(plain.isfinite().all())):
         allowed = "above 0 and finite" if name == "epsilon" else "above 0, or math.inf for balanced transport"
-        shown = plain.flatten()[(~(plain > 0) | plain.isinf()).flatten()][0]
+        wrong = ~(plain > 0) if name == "tau" else ~((plain > 0) & plain.isfinite())
+        shown = plain.flatten()[wrong.flatten()][0]
         raise ValueError(f"{name} must be {allowed}, but is {float(shown)}; it has the unit of the cost")
     if scale.ndim and (
         scale.ndim > len(batch)

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def _announce_once() -> None:
 
 def csr_from(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     _announce_once()
-    return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
+    return torch.sparse_csr_tensor(crow, col, values.contiguous(), shape, check_invariants=False)
 
 
 def multiply(values: Tensor, y: Tensor, support: Support, transpose: bool = False) -> Tensor:
@@ -72,6 +73,17 @@ def segment_sum(values: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
     return values.new_zeros(count).index_add(0, index, values)
 
 
+def in_full_precision(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward pass that autocast does not reach, wherever it is called."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *grads: Any) -> Any:
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return backward(ctx, *grads)
+
+    return wrapped
+
+
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, support: Support, cols: bool) -> Tensor:
@@ -81,6 +93,7 @@ class _Spread(torch.autograd.Function):
         return x.index_select(0, support.col if cols else support.row)
 
     @staticmethod
+    @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:
         return sum_pairs(grads[0], ctx.support, ctx.cols), None, None
 
@@ -95,6 +108,7 @@ class _SumPairs(torch.autograd.Function):
         return segment_sum(values.contiguous(), support.crow, support.row)
 
     @staticmethod
+    @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:
         return spread(grads[0], ctx.support, ctx.cols), None, None
 
@@ -107,6 +121,7 @@ class _Multiply(torch.autograd.Function):
         return _raw_multiply(values.detach(), y.detach(), support, transpose)
 
     @staticmethod
+    @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:
         values, y = ctx.saved_tensors
         support, transpose, (grad,) = ctx.support, ctx.transpose, grads
@@ -127,6 +142,7 @@ class _PairDots(torch.autograd.Function):
         return _raw_pair_dots(x.detach(), y.detach(), support)
 
     @staticmethod
+    @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:
         x, y = ctx.saved_tensors
         x_grad = multiply(grads[0], y, ctx.support, False) if ctx.needs_input_grad[0] else None

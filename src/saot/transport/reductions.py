@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .pairs import Pairs
+from .pairs import Pairs, largest_exponent
 
 
 @runtime_checkable
@@ -60,8 +60,11 @@ class FirstGrainReduction:
         self._row_lse = out.detach()
         if self._col_lse is None:
             return out
+        most = largest_exponent(out.dtype)
         grain = pairs.spread_rows(_inverse(self._row_lse)) + pairs.spread_cols(self._scaling(self.b, self._col_lse))
-        return out + pairs.sum_rows((self.log.log_kernel.detach() + grain).exp() * pairs.spread_cols(self.b))
+        return out + pairs.sum_rows(
+            (self.log.log_kernel.detach() + grain).clamp(max=most).exp() * pairs.spread_cols(self.b)
+        )
 
     def cols(self, x: Tensor) -> Tensor:
         """Log sum_i exp(x_i - C_ij / epsilon), (..., m)."""
@@ -69,8 +72,11 @@ class FirstGrainReduction:
         self._col_lse = out.detach()
         if self._row_lse is None:
             return out
+        most = largest_exponent(out.dtype)
         grain = pairs.spread_rows(self._scaling(self.a, self._row_lse)) + pairs.spread_cols(_inverse(self._col_lse))
-        return out + pairs.sum_cols((self.log.log_kernel.detach() + grain).exp() * pairs.spread_rows(self.a))
+        return out + pairs.sum_cols(
+            (self.log.log_kernel.detach() + grain).clamp(max=most).exp() * pairs.spread_rows(self.a)
+        )
 
     def _scaling(self, weight: Tensor, lse: Tensor) -> Tensor:
         """Potential / epsilon of the tokens of weight zero; -inf for the others."""

@@ -289,6 +289,11 @@ def _checked(plan: Tensor, source: Geometry, target: Geometry, support: Support 
 
 def check_fit(values: Tensor, source: Geometry, target: Geometry, support: Support | None) -> None:
     """Whether values on the pairs, a plan or a cost, belong to these geometries."""
+    if support is not None and support.blocks:
+        raise ValueError(
+            f"a geometry is that of one problem, but the support is a block diagonal of {len(support.blocks)}; "
+            "take its members one by one"
+        )
     if support is not None and values.shape != (support.nnz,):
         raise ValueError(
             f"plan_values must hold one number for each of the {support.nnz} pairs of the support, but have shape "

@@ -92,7 +92,7 @@ class KernelUpdates:
     - narrow: no two pairs' kernels differ by more than exp(45) (float64: exp(300)) and all scalings lie within
       exp(+-40) (exp(+-350)). Every product is then a normal number.
     - floored: no row or column sum of K that carries mass is below 1e-16 (1e-100) and all scalings lie within
-      exp(+-12) (exp(+-100)). Single pairs may underflow; that takes less than 3e-12 (1e-120) from a sum.
+      exp(+-12) (exp(+-100)). A pair may underflow; that takes less than 3e-12 (1e-120) of a sum.
 
     The first kernel tried has s = t = 0, the next s_i = min_j C_ij / epsilon. A scaling that leaves its range is
     absorbed: s and t become the scalings of the moment. Where no kernel is exact, updates are done in the log
