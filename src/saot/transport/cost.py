@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .products import pair_dots
+from .similarity import unit
 from .support import Support
 
 
@@ -88,7 +89,7 @@ def cosine_cost(
     """
     source, target = _checked(source, target, support)
     with torch.autocast(source.device.type, enabled=False):
-        x, y = _unit(source), _unit(target)
+        x, y = unit(source), unit(target)
         if support is None:
             return 1 - x @ y.mT
         return SparseCost(1 - pair_dots(x, y, support), support)
@@ -150,8 +151,3 @@ def _checked(source: Tensor, target: Tensor, support: Support | None) -> tuple[T
         )
     dtype = torch.promote_types(torch.promote_types(source.dtype, target.dtype), torch.float32)
     return source.to(dtype), target.to(dtype)
-
-
-def _unit(features: Tensor) -> Tensor:
-    length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return features / torch.where(length > 0, length, 1.0)

@@ -74,8 +74,8 @@ def _loop(problem: Problem, updates: Updates, max_iter: int, tol: float | int, p
             iterations = iterations + 1
             continue
         if tol == 0:
-            f, g = _finite_member(updates.f(x_old)), _finite_member(updates.g(y_old))
             start = updates.g(y_old)
+            f, g = _finite_member(updates.f(x_old)), _finite_member(start)
         f_new, g_new = updates.f(x), updates.g(y)
         with torch.no_grad():
             f_change = f_new - f if pick is None else torch.where(pick.continues.unsqueeze(-1), f_new - f, 0.0)

@@ -90,35 +90,24 @@ def solve_quietly(
 ) -> TransportResult:
     """`solve_transport` with all its arguments, without its warning: for solves inside a longer scheme."""
     _check_settings(*settings)
+    reference, max_iter, tol, gradient = settings
     values = cost.values if isinstance(cost, SparseCost) else cost
     with (
         torch.autocast(values.device.type, enabled=False),
-        torch.set_grad_enabled(torch.is_grad_enabled() and settings[-1] != "none"),
+        torch.set_grad_enabled(torch.is_grad_enabled() and gradient != "none"),
     ):
         if isinstance(cost, SparseCost) and cost.support.blocks:
-            return solve_blocks(cost, (a, b), (epsilon, tau), lambda *problem: _solve(*problem, *settings))
-        return _solve(cost, a, b, epsilon, tau, *settings)
-
-
-def _solve(
-    cost: Tensor | SparseCost,
-    a: Tensor | None,
-    b: Tensor | None,
-    epsilon: float | int | Tensor,
-    tau: float | int | Tensor,
-    *settings: Any,
-) -> TransportResult:
-    reference, max_iter, tol, gradient = settings
-    problem = build_problem(cost, a, b, epsilon, tau, reference)
-    if problem.balanced:
-        problem = keep_masses_equal(problem)
-    unrolled = gradient == "unrolled" and torch.is_grad_enabled()
-    with torch.set_grad_enabled(unrolled):
-        end = iterate(problem if unrolled else problem.detach(), max_iter, tol, unrolled)
-    f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
-    if problem.balanced:
-        f, g = fix_gauge(problem, f, g)
-    return _result(problem, end, f, g, tol, unrolled)
+            return solve_blocks(cost, (a, b), (epsilon, tau), lambda *member: solve_quietly(*member, *settings))
+        problem = build_problem(cost, a, b, epsilon, tau, reference)
+        if problem.balanced:
+            problem = keep_masses_equal(problem)
+        unrolled = gradient == "unrolled" and torch.is_grad_enabled()
+        with torch.set_grad_enabled(unrolled):
+            end = iterate(problem if unrolled else problem.detach(), max_iter, tol, unrolled)
+        f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
+        if problem.balanced:
+            f, g = fix_gauge(problem, f, g)
+        return _result(problem, end, f, g, tol, unrolled)
 
 
 def _result(problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | int, unrolled: bool) -> TransportResult:
