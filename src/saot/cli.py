@@ -200,7 +200,16 @@ def extract(
 
 
 @app.command
-def predict(run: Path, images: list[Path], /, *, out: Path, format: str = "png", json: Json = False) -> None:
+def predict(
+    run: Path,
+    images: list[Path],
+    /,
+    *,
+    out: Path,
+    format: str = "png",
+    abstain: float | None = None,
+    json: Json = False,
+) -> None:
     """Masks for new pictures, each at its own size.
 
     Example: `saot predict runs/mine new/ --out masks --format png,color,coco`
@@ -210,12 +219,14 @@ def predict(run: Path, images: list[Path], /, *, out: Path, format: str = "png",
         images: Pictures, or folders of them.
         out: Where the masks go.
         format: Any of png (class indices), color (overlay), coco (RLE in annotations.json), with commas.
+        abstain: Label only pixels sure enough that at most this share of them is wrong (0.01, 0.05 or 0.1), by the
+            run's held-out points; the others are 255. See docs/calibration.md.
     """
     from saot.pipeline import predict_pictures
 
     with Bars() as bars:
         records = predict_pictures(
-            run, images, out, [f.strip() for f in format.split(",") if f.strip()], bars.stage("predict")
+            run, images, out, [f.strip() for f in format.split(",") if f.strip()], bars.stage("predict"), abstain
         )
     if json:
         _print_json({"out": str(out), "pictures": records})
@@ -242,6 +253,85 @@ def evaluate(run: Path, spec: str, /, *, json: Json = False) -> None:
         _print_json(metrics)
     else:
         print(format_table(metrics))
+
+
+@app.command
+def reproduce(
+    table: str | None = None,
+    /,
+    *,
+    list_names: Annotated[bool, Parameter(name="--list", negative="", help="Name every table and figure.")] = False,
+    source: str | None = None,
+    target: str | None = None,
+    eval: str | None = None,
+    points: str | None = None,
+    backbone: str = "filterbank",
+    weights: Path | None = None,
+    size: str | None = None,
+    counts: str = "small",
+    seeds: str = "0",
+    backbones: str = "",
+    out: Path | None = None,
+    runs: Path | None = None,
+    store: Path | None = None,
+    device: str = "cpu",
+    json: Json = False,
+) -> None:
+    """A table or figure of the paper on the data you have, its numbers beside yours.
+
+    The same command again goes on where it stopped. Without data it runs on the built-in scenes.
+
+    Example: `saot reproduce saot-table-5 --source gta5:/data/gta5 --target cityscapes:/data/cityscapes:train --eval
+    cityscapes:/data/cityscapes:val --backbone dinov2-large`
+
+    Args:
+        table: One that --list names, such as saot-table-1.
+        list_names: Name every table and figure; with --json also rows, columns and what each needs.
+        source: Labelled pictures, as in `saot run`. Give source, target and eval, or none of them.
+        target: Pictures to adapt to, with masks that points are drawn from.
+        eval: Labelled pictures to score on.
+        points: Label budget, as in `saot run`; the paper's resample:20 unless given.
+        backbone: As in `saot run`.
+        weights: As in `saot run`.
+        size: Base input size, as in `saot run`; tables that compare sizes multiply it.
+        counts: paper (the paper's steps, pictures and sizes, for a GPU), small (preset paper-small) or tiny (a test).
+        seeds: Whole numbers with commas; one run each.
+        backbones: NAME or NAME=WEIGHTS with commas, for saot-table-19.
+        out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given.
+        runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
+        store: Where features lie; RUNS/features unless given.
+        device: As in `saot run`.
+    """
+    from saot.reproduce import EXPERIMENTS, Request, experiment_named, text_table
+    from saot.reproduce import reproduce as make
+
+    if list_names:
+        if json:
+            _print_json({name: experiment.describe() for name, experiment in EXPERIMENTS.items()})
+        else:
+            print("\n".join(EXPERIMENTS))
+        return
+    if table is None:
+        raise ValueError("expected the name of a table, such as saot-table-1; none came: --list names them")
+    experiment_named(table)
+    request = Request.from_words(
+        (source, target, eval),
+        seeds,
+        backbones,
+        points=points,
+        backbone=backbone,
+        weights=None if weights is None else str(weights),
+        size=size,
+        counts=counts,
+    )
+    folder = out or Path("runs", "reproduce", table)
+    with Bars() as bars:
+        result = make(table, request, folder, runs=runs, store=store, device=device, progress=bars)
+    if json:
+        _print_json({"out": str(folder), **result.to_dict()})
+        return
+    print(text_table(result))
+    print(f"\n{folder / 'table.html'}")
 
 
 def main(arguments: list[str] | None = None) -> None:

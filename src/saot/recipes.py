@@ -63,6 +63,7 @@ class TransferRecipe:
 class DecoderRecipe:
     """Decoder and stage 1, T12. The same network and loop train every MLP competitor."""
 
+    architecture: Literal["residual", "mlp3", "conv"] = "residual"  # T4
     hidden: int = 1024  # T12
     blocks: int = 2  # T12
     dropout: float = 0.1  # T12
@@ -75,13 +76,18 @@ class DecoderRecipe:
     class_power: float = 0.0  # 0 draws classes uniformly (E.4); 1 in proportion to their tokens
     target_weight: float = 1.0  # weight of the pseudo-label term; unspecified, C17
     points_weight: float = 0.0  # cross-entropy on the declared points; off in the paper
+    mlp_widths: tuple[float, float] = (1.0, 0.5)  # mlp3, times hidden: T4's 1.6M; (0.5, 0.5) is its "512 hidden", A-3
+    conv_width: float = 0.3125  # conv, times hidden: 320 channels have T4's 3.1M; no width is given
+    conv_blocks: int = 3  # conv: T4
+    crop: int = 12  # conv: side of a training window, tokens; ours
 
 
 @dataclass(frozen=True)
 class RefineRecipe:
     """Stage 2, EMA teacher, T12."""
 
-    steps: int = 20_000
+    steps: int = 20_000  # 0 leaves stage 2 out
+    pseudo: Literal["hard", "soft"] = "hard"  # T6: cross-entropy on classes, or KL on the teacher's probabilities
     batch: int = 2048
     learning_rate: float = 5e-4
     final_learning_rate: float = 1e-6
@@ -124,6 +130,18 @@ class ScoreRecipe:
 
 
 @dataclass(frozen=True)
+class InterventionRecipe:
+    """What table 18 tries for rare classes, K.2; lengths and rates are ours, since the paper gives none."""
+
+    logit_adjustment: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # K.2
+    focal_gamma: float = 2.0  # K.2
+    head_steps: float = 0.2  # head re-calibration: share of stage 1's steps
+    finetune_steps: float = 0.2  # the same of fine-tuning
+    finetune_rates: tuple[float, ...] = (1e-5, 5e-5, 1e-4, 5e-4)  # T18 "4 LR cfgs"; the smallest where none is chosen
+    rare_classes: int = 6  # K: six classes at zero; at most half of those the source shows
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All settings of `saot run`. Presets are instances; `differences` lists where two of them part."""
 
@@ -135,6 +153,7 @@ class Recipe:
     refine: RefineRecipe = field(default_factory=RefineRecipe)
     baselines: BaselineRecipe = field(default_factory=BaselineRecipe)
     scores: ScoreRecipe = field(default_factory=ScoreRecipe)
+    interventions: InterventionRecipe = field(default_factory=InterventionRecipe)
 
 
 PAPER = Recipe()

@@ -119,7 +119,8 @@ def test_a_run_interrupted_again_and_again_ends_with_the_same_bytes(finished, tm
             interrupted += 1
     assert interrupted >= 6
     run_job(tiny_settings(), out)
-    for name in ("metrics.json", "decoder.safetensors", "cost.safetensors", "points.csv", "log.jsonl"):
+    names = ("metrics.json", "calibration.json", "decoder.safetensors", "cost.safetensors", "points.csv", "log.jsonl")
+    for name in names:
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
 
 

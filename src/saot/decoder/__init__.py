@@ -1,17 +1,33 @@
 """From pair-wise labels to one network."""
 
-from saot.decoder.distill import DecoderFit, Term, fit_decoder
-from saot.decoder.network import TokenDecoder
-from saot.decoder.pool import TokenPool, token_pool
+from saot.decoder.distill import DecoderFit, Focal, Term, fit_decoder
+from saot.decoder.network import (
+    Decoder,
+    GridDecoder,
+    MLPDecoder,
+    TokenDecoder,
+    decoder_of_shape,
+    make_decoder,
+    picture_logits,
+)
+from saot.decoder.pool import TokenPool, point_pool, token_pool
 from saot.decoder.refine import TargetTokens, refine_decoder
 
 __all__ = [
+    "Decoder",
     "DecoderFit",
+    "Focal",
+    "GridDecoder",
+    "MLPDecoder",
     "TargetTokens",
     "Term",
     "TokenDecoder",
     "TokenPool",
+    "decoder_of_shape",
     "fit_decoder",
+    "make_decoder",
+    "picture_logits",
+    "point_pool",
     "refine_decoder",
     "token_pool",
 ]

@@ -3,18 +3,33 @@
 The same loop trains every MLP competitor: they differ in their terms alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saot.decoder.network import TokenDecoder
+from saot.decoder.crops import CropReader
+from saot.decoder.network import Decoder, GridDecoder
 from saot.decoder.pool import BlockReader, TokenPool
 from saot.recipes import DecoderRecipe, RefineRecipe
 from saot.transfer import Checkpoint, cosine_rate, generator_for, train_steps
 from saot.transfer.training import History, Progress, check_finite, set_rate
+
+
+@dataclass(frozen=True)
+class Focal:
+    """Focal loss with class weights, K.2.
+
+    Attributes:
+        gamma: Power of (1 - p); 0 is cross-entropy.
+        class_weights: (K,) factor of each class.
+    """
+
+    gamma: float
+    class_weights: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -25,65 +40,136 @@ class Term:
         name: Stands in the log; part of what seeds its draws.
         pool: Hard classes give cross-entropy, soft labels the confidence-weighted KL.
         weight: Factor of the term.
+        focal: Focal loss instead of cross-entropy.
     """
 
     name: str
     pool: TokenPool
     weight: float = 1.0
+    focal: Focal | None = None
 
 
 @dataclass(frozen=True)
 class DecoderFit:
     """A trained decoder, in evaluation mode, and one record a step."""
 
-    decoder: TokenDecoder
+    decoder: Decoder
     history: History
 
 
-def confidence_weighted_kl(logits: Float[Tensor, "b K"], soft: Float[Tensor, "b K"]) -> Float[Tensor, ""]:
+def confidence_weighted_kl(
+    logits: Float[Tensor, "b K"], soft: Float[Tensor, "b K"], weights: Float[Tensor, " b"] | None = None
+) -> Float[Tensor, ""]:
     """Mean over tokens of max_c p_c times KL(p | softmax(logits)), the target term of stage 1.
 
-    The direction, pseudo-label first, is ours to choose (paper-notes C17).
+    The direction, pseudo-label first, is ours to choose (paper-notes C17). With `weights`, which sum to 1, the mean is
+    a weighted one.
     """
     log_q = torch.log_softmax(logits, dim=-1)
     divergence = -torch.special.entr(soft).sum(-1) - (soft * log_q).sum(-1)
-    return (soft.amax(-1) * divergence).mean()
+    values = soft.amax(-1) * divergence
+    return values.mean() if weights is None else (weights * values).sum()
 
 
-def term_loss(decoder: nn.Module, features: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Float[Tensor, ""]:
-    """Cross-entropy for classes, confidence-weighted KL for soft labels."""
-    logits = decoder(features)
+def focal_loss(
+    logits: Float[Tensor, "b K"],
+    classes: Int[Tensor, " b"],
+    focal: Focal,
+    weights: Float[Tensor, " b"] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean over tokens of w_c (1 - p_c)^gamma (-log p_c), p_c the probability of the true class (K.2).
+
+    Args:
+        logits: Of each token.
+        classes: True class of each.
+        focal: gamma and w.
+        weights: Of the tokens, summing to 1; None is the mean.
+
+    Example:
+        >>> even = Focal(gamma=2.0, class_weights=(1.0, 1.0))
+        >>> round(float(focal_loss(torch.zeros(1, 2), torch.tensor([0]), even)), 4)  # (1/2)^2 log 2
+        0.1733
+    """
+    log_p = torch.log_softmax(logits, dim=-1).gather(-1, classes.unsqueeze(-1)).squeeze(-1)
+    factor = torch.tensor(focal.class_weights, device=logits.device)[classes]
+    values = -factor * (-torch.expm1(log_p)).clamp_min(0.0) ** focal.gamma * log_p
+    return values.mean() if weights is None else (weights * values).sum()
+
+
+def label_loss(
+    logits: Float[Tensor, "b K"],
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    focal: Focal | None = None,
+    weights: Float[Tensor, " b"] | None = None,
+) -> Float[Tensor, ""]:
+    """Confidence-weighted KL for soft labels; for classes cross-entropy, or the focal loss where `focal` is given."""
     if targets.is_floating_point():
-        return confidence_weighted_kl(logits, targets)
-    return nn.functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        return confidence_weighted_kl(logits, targets, weights)
+    if focal is not None:
+        return focal_loss(logits, targets, focal, weights)
+    if weights is None:
+        return nn.functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    values = nn.functional.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    return (weights * values).sum()
 
 
-def batch_readers(
-    terms: Sequence[Term], config: DecoderRecipe | RefineRecipe, seed: int, stage: object, decoder: nn.Module
-) -> list[BlockReader]:
-    """One reader a term, each with draws of its own, for the device the decoder is on."""
+def term_losses(
+    terms: Sequence[Term],
+    config: DecoderRecipe | RefineRecipe,
+    seed: int,
+    stage: object,
+    decoder: nn.Module,
+    *,
+    label_smoothing: float = 0.0,
+    crop: int = 0,
+) -> list[Callable[[int], Float[Tensor, ""]]]:
+    """Step to loss, one function a term, each with draws of its own, for the device the decoder is on.
+
+    Args:
+        terms: Of the loss.
+        config: Batch size and class power.
+        seed: Fixes the draws.
+        stage: Distinguishes draws of equal terms.
+        decoder: Its weights of the moment are used.
+        label_smoothing: Of cross-entropy.
+        crop: Side of a training window, tokens, where the decoder looks at neighbours.
+    """
     device = next(decoder.parameters()).device
 
-    def reader(term: Term) -> BlockReader:
-        return BlockReader(
-            term.pool,
-            config.batch,
-            config.class_power,
-            lambda block: generator_for(seed, "batch", stage, term.name, block),
-            device,
-        )
+    def loss_of(term: Term) -> Callable[[int], Tensor]:
+        def generator(number: int) -> torch.Generator:
+            return generator_for(seed, "batch", stage, term.name, number)
 
-    return [reader(term) for term in terms]
+        if isinstance(decoder, GridDecoder):
+            crops = CropReader(term.pool, config.batch, crop, decoder.radius, config.class_power, generator, device)
+
+            def loss_of_windows(number: int) -> Tensor:
+                batch = crops(number)
+                logits = decoder(batch.tokens, batch.rows, batch.columns, batch.inside).flatten(0, 1)[batch.place]
+                return label_loss(logits, batch.targets, label_smoothing, term.focal, batch.weights)
+
+            return loss_of_windows
+        reader = BlockReader(term.pool, config.batch, config.class_power, generator, device)
+
+        def loss_of_tokens(number: int) -> Tensor:
+            features, targets = reader(number)
+            return label_loss(decoder(features), targets, label_smoothing, term.focal)
+
+        return loss_of_tokens
+
+    return [loss_of(term) for term in terms]
 
 
 def fit_decoder(
-    decoder: TokenDecoder,
+    decoder: Decoder,
     terms: Sequence[Term],
     config: DecoderRecipe,
     *,
     seed: int = 0,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
+    part: Literal["all", "head"] = "all",
 ) -> DecoderFit:
     """The decoder trained on the weighted sum of its terms, AdamW with cosine annealing (T12).
 
@@ -95,15 +181,19 @@ def fit_decoder(
         checkpoint: Where to keep the state.
         progress: Called with (done, steps).
 
+    Other:
+        part: "head" trains the last linear layer alone, on a body without dropout.
+
     Raises:
-        ValueError: If there is no term.
+        ValueError: If there is no term, or a decoder that looks at neighbours gets tokens without a grid.
         FloatingPointError: If the loss is not finite.
     """
     if not terms:
         raise ValueError("expected at least one training term; got none: pass source labels or points")
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    readers = batch_readers(terms, config, seed, "distill", decoder)
-    decoder.train()
+    trained = decoder.head if part == "head" else decoder
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    losses_of = term_losses(terms, config, seed, "distill", decoder, crop=config.crop)
+    decoder.train(part == "all")
 
     def step(number: int) -> dict[str, float]:
         set_rate(
@@ -112,10 +202,10 @@ def fit_decoder(
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator_for(seed, "dropout", number).initial_seed())
-            losses = [term_loss(decoder, *reader(number)) for reader in readers]
+            losses = [loss_of(number) for loss_of in losses_of]
         loss = torch.stack([t.weight * part for t, part in zip(terms, losses, strict=True)]).sum()
         check_finite(loss, number, "the decoder")
-        optimizer.zero_grad(set_to_none=True)
+        decoder.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         record = {t.name: float(part.detach()) for t, part in zip(terms, losses, strict=True)}

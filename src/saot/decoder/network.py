@@ -1,7 +1,13 @@
-"""The residual MLP of sec. 4.5 and appendix E.4."""
+"""The residual MLP of sec. 4.5 and appendix E.4, and the two networks table 4 compares it with."""
 
-from jaxtyping import Float
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from saot.recipes import DecoderRecipe
 
 
 class ResidualBlock(nn.Module):
@@ -49,3 +55,189 @@ class TokenDecoder(nn.Module):
     def forward(self, tokens: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape K"]:
         """Logits (..., K) of unit features (..., d)."""
         return self.head(self.blocks(self.stem(tokens)))
+
+
+class MLPDecoder(nn.Module):
+    """Class logits of single tokens by a 3-layer MLP, table 4.
+
+    The table says "512 hidden" and 1.6M parameters: 1024-1024-512-19 has the second, 1024-512-512-19 (0.80M) the first
+    alone (paper-notes A-3).
+
+    Args:
+        dim: Feature width d.
+        num_classes: Number of classes K.
+        first: Width of the first hidden layer.
+        second: Width of the second.
+        dropout: Dropout after each hidden layer.
+
+    Example:
+        >>> [sum(p.numel() for p in MLPDecoder(1024, 19, first, 512).parameters()) for first in (1024, 512)]
+        [1584147, 797203]
+    """
+
+    def __init__(
+        self, dim: int, num_classes: int, first: int = 1024, second: int = 512, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.shape = {
+            "architecture": "mlp3",
+            "dim": dim,
+            "num_classes": num_classes,
+            "first": first,
+            "second": second,
+            "dropout": dropout,
+        }
+        self.body = nn.Sequential(
+            nn.Linear(dim, first),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(first, second),
+            nn.GELU(),
+            nn.Dropout(dropout),
+        )
+        self.head = nn.Linear(second, num_classes)
+
+    def forward(self, tokens: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape K"]:
+        """Logits (..., K) of unit features (..., d)."""
+        return self.head(self.body(tokens))
+
+
+class ConvBlock(nn.Module):
+    """3x3 convolution - GELU, plus the input, then LayerNorm of each token and dropout."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "b rows columns w"], inside: Float[Tensor, "b rows columns 1"]
+    ) -> Float[Tensor, "b rows columns w"]:
+        """One block, same shape; what is not inside counts as the zeros beyond the border."""
+        neighbours = self.conv((x * inside).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.dropout(self.norm(x + nn.functional.gelu(neighbours)))
+
+
+class GridDecoder(nn.Module):
+    """Class logits of all tokens of a picture, each seen with its neighbours: table 4's "Spatial Conv (3x3, 3 blk)".
+
+    The paper gives no widths; 320 channels have its 3.1M parameters.
+
+    Args:
+        dim: Feature width d.
+        num_classes: Number of classes K.
+        hidden: Channels.
+        blocks: 3x3 convolutions, each with a skip connection.
+        dropout: Dropout after the first layer and each block.
+
+    Example:
+        >>> sum(p.numel() for p in GridDecoder(1024, 19).parameters())
+        3102419
+    """
+
+    def __init__(self, dim: int, num_classes: int, hidden: int = 320, blocks: int = 3, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.shape = {
+            "architecture": "conv",
+            "dim": dim,
+            "num_classes": num_classes,
+            "hidden": hidden,
+            "blocks": blocks,
+            "dropout": dropout,
+        }
+        self.stem = nn.Sequential(nn.Linear(dim, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout))
+        self.blocks = nn.ModuleList(ConvBlock(hidden, dropout) for _ in range(blocks))
+        self.head = nn.Linear(hidden, num_classes)
+
+    @property
+    def radius(self) -> int:
+        """How many tokens away a neighbour may be and still have a say."""
+        return len(self.blocks)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "*shape n d"],
+        rows: int,
+        columns: int,
+        inside: Bool[Tensor, "*shape n"] | None = None,
+    ) -> Float[Tensor, "*shape n K"]:
+        """Logits of the n = rows * columns tokens of each picture, row by row.
+
+        Args:
+            tokens: Unit features.
+            rows: Rows of the token grid.
+            columns: Columns of it.
+            inside: False for places without a token, which then equal the zeros beyond the border; their logits mean
+                nothing. None is True everywhere.
+
+        Raises:
+            ValueError: If there are not rows * columns tokens.
+        """
+        if tokens.shape[-2] != rows * columns:
+            raise ValueError(
+                f"expected {rows} x {columns} = {rows * columns} tokens; got {tokens.shape[-2]}: pass whole pictures"
+            )
+        if inside is None:
+            inside = torch.ones(tokens.shape[:-1], dtype=torch.bool, device=tokens.device)
+        x = self.stem(tokens).reshape(-1, rows, columns, self.head.in_features)
+        mask = inside.reshape(-1, rows, columns, 1).to(x.dtype)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.head(x).reshape(*tokens.shape[:-1], -1)
+
+
+Decoder = TokenDecoder | MLPDecoder | GridDecoder
+
+
+def picture_logits(
+    decoder: Callable[..., Tensor], tokens: Float[Tensor, "n d"], rows: int, columns: int
+) -> Float[Tensor, "n K"]:
+    """Logits of all tokens of a picture, whether the network looks at neighbours or not.
+
+    Args:
+        decoder: A decoder, or any other function of single tokens.
+        tokens: All n = rows * columns tokens of the picture, row by row.
+        rows: Rows of its token grid.
+        columns: Columns of it.
+    """
+    return decoder(tokens, rows, columns) if isinstance(decoder, GridDecoder) else decoder(tokens)
+
+
+def make_decoder(dim: int, num_classes: int, config: DecoderRecipe) -> Decoder:
+    """An untrained decoder of the recipe's architecture.
+
+    Args:
+        dim: Feature width d.
+        num_classes: Number of classes K.
+        config: Architecture and widths.
+
+    Raises:
+        ValueError: If the architecture is not one of table 4.
+
+    Example:
+        >>> make_decoder(1024, 19, DecoderRecipe(architecture="conv")).shape["hidden"]
+        320
+    """
+    match config.architecture:
+        case "residual":
+            return TokenDecoder(dim, num_classes, config.hidden, config.blocks, config.dropout)
+        case "mlp3":
+            first, second = (max(1, round(part * config.hidden)) for part in config.mlp_widths)
+            return MLPDecoder(dim, num_classes, first, second, config.dropout)
+        case "conv":
+            width = max(1, round(config.conv_width * config.hidden))
+            return GridDecoder(dim, num_classes, width, config.conv_blocks, config.dropout)
+    raise ValueError(f"expected an architecture among residual, mlp3, conv; got {config.architecture!r}: choose one")
+
+
+def decoder_of_shape(shape: Mapping[str, Any]) -> Decoder:
+    """An untrained decoder from the `shape` of another.
+
+    Example:
+        >>> decoder_of_shape(MLPDecoder(8, 3, 4, 2).shape).shape == MLPDecoder(8, 3, 4, 2).shape
+        True
+    """
+    sizes = {name: value for name, value in shape.items() if name != "architecture"}
+    kinds = {"residual": TokenDecoder, "mlp3": MLPDecoder, "conv": GridDecoder}
+    return kinds[shape.get("architecture", "residual")](**sizes)

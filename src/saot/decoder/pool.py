@@ -5,13 +5,14 @@ where they are drawn, so that memory does not grow with what a data set weighs.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 Rows = Callable[[int, Tensor], Tensor]
+Grid = Callable[[int], tuple[int, int]]
 BLOCK_BYTES = 48 * 2**20
 
 
@@ -27,6 +28,7 @@ class TokenPool:
         features: Picture number and token numbers (k,) to features (k, d).
         soft: The same to soft labels (k, K), or None where the class is all there is.
         dim: Width d.
+        grid: Picture number to rows and columns of its tokens; None will do for decoders of single tokens.
     """
 
     picture: Int[Tensor, " N"]
@@ -36,6 +38,7 @@ class TokenPool:
     features: Rows
     soft: Rows | None
     dim: int
+    grid: Grid | None = None
 
     def __len__(self) -> int:
         return len(self.picture)
@@ -77,6 +80,7 @@ def token_pool(
     features: Rows,
     dim: int,
     soft: Rows | None = None,
+    grid: Grid | None = None,
 ) -> TokenPool:
     """A pool of every token that is not 255 in the label maps, one map a picture.
 
@@ -93,7 +97,8 @@ def token_pool(
     picture = torch.repeat_interleave(torch.arange(len(labels), dtype=torch.int32), sizes)
     offsets = (sizes.cumsum(0) - sizes)[picture.long()]
     token = (torch.arange(len(flat)) - offsets).int()
-    return _sorted_pool(picture[keep], token[keep], flat[keep], num_classes, features, soft, dim)
+    pool = _sorted_pool(picture[keep], token[keep], flat[keep], num_classes, features, soft, dim)
+    return replace(pool, grid=grid)
 
 
 def point_pool(
@@ -103,9 +108,11 @@ def point_pool(
     num_classes: int,
     features: Rows,
     dim: int,
+    grid: Grid | None = None,
 ) -> TokenPool:
     """A pool of declared points; a token may carry several."""
-    return _sorted_pool(picture.int(), token.int(), classes.to(torch.uint8), num_classes, features, None, dim)
+    pool = _sorted_pool(picture.int(), token.int(), classes.to(torch.uint8), num_classes, features, None, dim)
+    return replace(pool, grid=grid)
 
 
 def _sorted_pool(

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from saot.decoder.distill import DecoderFit, Term, batch_readers, term_loss
-from saot.decoder.network import TokenDecoder
-from saot.decoder.pool import BlockReader, Rows, token_pool
-from saot.recipes import RefineRecipe
+from saot.decoder.distill import DecoderFit, Term, term_losses
+from saot.decoder.network import Decoder, GridDecoder, picture_logits
+from saot.decoder.pool import Grid, Rows, TokenPool, token_pool
+from saot.recipes import DecoderRecipe, RefineRecipe
 from saot.transfer import Checkpoint, cosine_rate, generator_for, train_steps
 from saot.transfer.training import Progress, check_finite, set_rate
 
@@ -26,12 +26,20 @@ class TargetTokens:
         picture: Picture number to its tokens (n, d).
         rows: Picture number and token numbers to features.
         dim: Width d.
+        grid: Picture number to rows and columns of its tokens; None will do for decoders of single tokens.
     """
 
     num_pictures: int
     picture: Callable[[int], Tensor]
     rows: Rows
     dim: int
+    grid: Grid | None = None
+
+    def logits(self, network: nn.Module, number: int) -> Float[Tensor, "n K"]:
+        """What a network says of all tokens of a picture."""
+        tokens = self.picture(number)
+        rows, columns = (1, len(tokens)) if self.grid is None else self.grid(number)
+        return picture_logits(network, tokens, rows, columns)
 
 
 @torch.no_grad()
@@ -43,7 +51,7 @@ def teacher_labels(teacher: nn.Module, target: TargetTokens, config: RefineRecip
     """
     labels, confidences = [], []
     for number in range(target.num_pictures):
-        probs = torch.softmax(teacher(target.picture(number)) / config.sharpen, dim=-1)
+        probs = torch.softmax(target.logits(teacher, number) / config.sharpen, dim=-1)
         confidence, label = probs.max(-1)
         labels.append(label.to(torch.uint8).cpu())
         confidences.append(confidence.half().cpu())
@@ -63,23 +71,59 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
 
 
 class PseudoLabels:
-    """The current pseudo-labels; a part of the checkpoint, since they stem from an earlier teacher."""
+    """The current pseudo-labels; a part of the checkpoint, since they stem from an earlier teacher.
 
-    def __init__(self) -> None:
+    Soft ones would take K numbers a token, so the teacher that gives them is kept in their place.
+
+    Args:
+        teacher: Whose labels they are.
+        target: Tokens to label.
+        config: Settings of T12.
+    """
+
+    def __init__(self, teacher: Decoder, target: TargetTokens, config: RefineRecipe) -> None:
+        self.teacher, self.target, self.config = teacher, target, config
         self.labels: list[Tensor] = []
         self.version = -1
+        self.labeller = copy.deepcopy(teacher).eval() if config.pseudo == "soft" else None
+
+    def make(self, version: int) -> None:
+        """Label every target token with the teacher of the moment."""
+        self.labels, self.version = teacher_labels(self.teacher, self.target, self.config), version
+        if self.labeller is not None:
+            self.labeller.load_state_dict(self.teacher.state_dict())
+
+    def pool(self) -> TokenPool:
+        """The tokens above the threshold, with their classes or, for soft pseudo-labels, the labeller's answers."""
+        target, classes = self.target, int(self.teacher.head.out_features)
+        soft = None if self.labeller is None else self._soft
+        return token_pool(self.labels, classes, target.rows, target.dim, soft, target.grid)
+
+    @torch.no_grad()
+    def _soft(self, picture: int, tokens: Int[Tensor, " k"]) -> Float[Tensor, "k K"]:
+        labeller = self.labeller
+        assert labeller is not None, "only soft pseudo-labels are asked for"
+        if isinstance(labeller, GridDecoder):
+            logits = self.target.logits(labeller, picture).cpu()[tokens]
+        else:
+            device = next(labeller.parameters()).device
+            logits = labeller(self.target.rows(picture, tokens).to(device).float()).cpu()
+        return torch.softmax(logits / self.config.sharpen, dim=-1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Labels and the number of their making."""
-        return {"labels": self.labels, "version": self.version}
+        """Labels and the number of their making; the labeller's weights where there is one."""
+        kept = {} if self.labeller is None else {"labeller": dict(self.labeller.state_dict())}
+        return {"labels": self.labels, "version": self.version, **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.labels, self.version = list(state["labels"]), int(state["version"])
+        if self.labeller is not None:
+            self.labeller.load_state_dict(state["labeller"])
 
 
 def refine_decoder(
-    decoder: TokenDecoder,
+    decoder: Decoder,
     target: TargetTokens,
     config: RefineRecipe,
     *,
@@ -87,11 +131,14 @@ def refine_decoder(
     seed: int = 0,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
+    crop: int = DecoderRecipe.crop,
 ) -> DecoderFit:
     """The EMA teacher after self-training on the target tokens.
 
     Student and teacher start from `decoder`; the teacher labels all tokens every `config.regenerate` steps, the
     student learns the confident ones by cross-entropy with label smoothing, class first, and the teacher follows.
+    With `config.pseudo="soft"` it learns the teacher's sharpened probabilities of the same tokens instead, by the
+    confidence-weighted KL of stage 1 (table 6).
 
     Args:
         decoder: Stage 1; left as it is.
@@ -102,36 +149,38 @@ def refine_decoder(
         checkpoint: Where to keep the state.
         progress: Called with (done, steps).
 
+    Other:
+        crop: Side of a training window, tokens, where the decoder looks at neighbours.
+
     Raises:
         FloatingPointError: If the loss is not finite.
     """
     student, teacher = copy.deepcopy(decoder).train(), copy.deepcopy(decoder).eval()
     optimizer = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    pseudo = PseudoLabels()
-    extra = batch_readers(terms, config, seed, "refine", student)
-    current: list[tuple[int, BlockReader]] = []
+    pseudo = PseudoLabels(teacher, target, config)
+    extra = term_losses(terms, config, seed, "refine", student, crop=crop)
+    current: list[tuple[int, Callable[[int], Tensor]]] = []
 
-    def pseudo_reader(number: int) -> BlockReader:
+    def pseudo_loss(number: int) -> Tensor:
         version = number // config.regenerate
         if pseudo.version != version:
-            pseudo.labels, pseudo.version = teacher_labels(teacher, target, config), version
+            pseudo.make(version)
         if not current or current[0][0] != version:
-            pool = token_pool(pseudo.labels, int(decoder.head.out_features), target.rows, target.dim)
-            term = Term(f"pseudo-{version}", pool)
-            current[:] = [(version, batch_readers([term], config, seed, "refine", student)[0])]
-        return current[0][1]
+            smoothing, term = config.label_smoothing, Term(f"pseudo-{version}", pseudo.pool())
+            made = term_losses([term], config, seed, "refine", student, label_smoothing=smoothing, crop=crop)
+            current[:] = [(version, made[0])]
+        return current[0][1](number)
 
     def step(number: int) -> dict[str, float]:
-        reader = pseudo_reader(number)
         set_rate(
             optimizer,
             cosine_rate(number, config.steps, config.learning_rate, config.final_learning_rate),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator_for(seed, "dropout", "refine", number).initial_seed())
-            loss = term_loss(student, *reader(number), config.label_smoothing)
+            loss = pseudo_loss(number)
             for term, other in zip(terms, extra, strict=True):
-                loss = loss + term.weight * term_loss(student, *other(number))
+                loss = loss + term.weight * other(number)
         check_finite(loss, number, "the student")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

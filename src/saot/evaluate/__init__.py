@@ -1,5 +1,28 @@
-"""Scores from counts: confusion matrix, pixel-level upsampling of token scores, tables of methods."""
+"""Scores from counts, pixel-level upsampling, tables of methods; intervals, calibration, guarantees."""
 
+from saot.evaluate.bootstrap import BootstrapInterval, PairedDifference, bootstrap_interval, paired_bootstrap
+from saot.evaluate.calibration import (
+    Calibration,
+    CalibrationScores,
+    ReliabilityBins,
+    RiskCoverage,
+    ScoreHistogram,
+    class_shares,
+    fit_logistic,
+    fit_temperature,
+    log_odds,
+)
+from saot.evaluate.conformal import (
+    Threshold,
+    binomial_p_value,
+    bounded_mean_p_value,
+    class_error_threshold,
+    class_limits,
+    clopper_pearson_upper,
+    one_per_group,
+    prediction_sets,
+    selective_threshold,
+)
 from saot.evaluate.confusion import ConfusionMatrix, iou_from_counts, mean_over
 from saot.evaluate.table import (
     GROUPS,
@@ -14,25 +37,48 @@ from saot.evaluate.table import (
     method_named,
     table_rows,
 )
-from saot.evaluate.upsample import interpolation_matrix, predict_confidence, predict_mask, upsample_scores
+from saot.evaluate.upsample import interpolation_matrix, predict_confidence, predict_mask, scores_at, upsample_scores
 
 __all__ = [
     "GROUPS",
     "METHODS",
     "BootstrapDifference",
+    "BootstrapInterval",
+    "Calibration",
+    "CalibrationScores",
     "ConfusionMatrix",
     "Method",
+    "PairedDifference",
+    "ReliabilityBins",
+    "RiskCoverage",
+    "ScoreHistogram",
     "TableRow",
+    "Threshold",
+    "binomial_p_value",
     "bootstrap_difference",
+    "bootstrap_interval",
+    "bounded_mean_p_value",
+    "class_error_threshold",
+    "class_limits",
+    "class_shares",
+    "clopper_pearson_upper",
     "extra_means",
+    "fit_logistic",
+    "fit_temperature",
     "format_table",
     "interpolation_matrix",
     "iou_from_counts",
+    "log_odds",
     "mean_over",
     "method_entry",
     "method_named",
+    "one_per_group",
+    "paired_bootstrap",
     "predict_confidence",
     "predict_mask",
+    "prediction_sets",
+    "scores_at",
+    "selective_threshold",
     "table_rows",
     "upsample_scores",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from saot.data.patches import PatchGrid
@@ -116,6 +116,40 @@ def upsample_scores(scores: Float[Tensor, "n k"], grid: PatchGrid) -> Float[Tens
     """
     _check(scores, grid, None)
     return _window(scores, grid, slice(0, grid.image_height), slice(0, grid.image_width))
+
+
+def scores_at(
+    scores: Float[Tensor, "n k"], grid: PatchGrid, rows: Int[Tensor, " p"], columns: Int[Tensor, " p"]
+) -> Float[Tensor, "p k"]:
+    """Upsampled scores of single pixels: `upsample_scores(scores, grid)[:, rows, columns].T` without the rest.
+
+    Args:
+        scores: Token scores, as in `predict_mask`.
+        grid: How the picture lies under the tokens.
+        rows: Rows of the pixels, from the top.
+        columns: Their columns, from the left.
+
+    Raises:
+        ValueError: As `upsample_scores`, or if a pixel lies outside the picture.
+    """
+    _check(scores, grid, None)
+    for name, places, size in (("row", rows, grid.image_height), ("column", columns, grid.image_width)):
+        if len(places) and not 0 <= int(places.min()) <= int(places.max()) < size:
+            raise ValueError(f"expected {name}s in [0, {size}); got {int(places.min())} to {int(places.max())}")
+    down = interpolation_matrix(grid.image_height, grid.input_height, grid.patch_size, grid.height)
+    across = interpolation_matrix(grid.image_width, grid.input_width, grid.patch_size, grid.width)
+    values = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    result = values.new_zeros(len(rows), scores.shape[1])
+    low_y, low_x = (m.argmax(1) for m in ((down > 0).int(), (across > 0).int()))  # the first token with a weight
+    for step_y in (0, 1):
+        for step_x in (0, 1):
+            y = (low_y[rows] + step_y).clamp_max(grid.height - 1)
+            x = (low_x[columns] + step_x).clamp_max(grid.width - 1)
+            # at the last token the step is clamped onto itself: it must not count twice
+            fresh = ((y == low_y[rows] + step_y) & (x == low_x[columns] + step_x)).double()
+            weight = down[rows, y] * across[columns, x] * fresh
+            result += weight.to(values)[:, None] * values[y * grid.width + x]
+    return result
 
 
 def predict_mask(

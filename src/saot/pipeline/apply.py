@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.data import ClassSet, PatchGrid, class_set, open_labelled, read_image
+from saot.data import IGNORE_INDEX, ClassSet, PatchGrid, class_set, open_labelled, read_image
 from saot.data.classes import CLASS_SET_NAMES
 from saot.decoder import TokenDecoder
-from saot.evaluate import ConfusionMatrix, method_entry, predict_mask
+from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask
 from saot.features import Backbone, extract, load_backbone
+from saot.pipeline.calibrate import abstention_threshold
 from saot.pipeline.networks import load_decoder
 from saot.pipeline.run import published_settings
 from saot.pipeline.settings import RUN_FORMAT, parse_size
@@ -34,6 +35,7 @@ class FinishedRun:
         backbone: The frozen one.
         bias: Logit adjustment, or None.
         label_budget: Target labels behind the network.
+        threshold: Least confidence of a pixel that is labelled; 0 labels all.
     """
 
     classes: ClassSet
@@ -41,9 +43,10 @@ class FinishedRun:
     backbone: Backbone
     bias: Float[Tensor, " K"] | None
     label_budget: int
+    threshold: float = 0.0
 
     def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
-        """Class index of every pixel, at the picture's own size."""
+        """Class index of every pixel, at the picture's own size; 255 where the confidence is below the threshold."""
         features = extract(self.backbone, image, fingerprint)
         return self.mask_of(features.tokens, features.grid)
 
@@ -51,7 +54,10 @@ class FinishedRun:
         """Class index of every pixel from a picture's tokens."""
         with torch.no_grad():
             logits = self.decoder(tokens.half().float())  # as a store keeps them, so that scores agree to the bit
-        return predict_mask(logits, grid, self.bias)
+        mask = predict_mask(logits, grid, self.bias)
+        if self.threshold > 0:
+            mask[predict_confidence(logits, grid, self.bias) < self.threshold] = IGNORE_INDEX
+        return mask
 
 
 def open_run(folder: Path) -> FinishedRun:
@@ -154,6 +160,7 @@ def predict_pictures(
     out: Path,
     formats: Sequence[str] = ("png",),
     progress: Callable[[int, int], None] | None = None,
+    abstain: float | None = None,
 ) -> list[dict[str, Any]]:
     """Masks of new pictures at their own sizes; one record a picture.
 
@@ -163,15 +170,19 @@ def predict_pictures(
         out: Where to write `STEM.png` (class indices), `STEM_color.png` (overlay) and `annotations.json` (COCO RLE).
         formats: Among "png", "color" and "coco".
         progress: Called with (done, total).
+        abstain: Error allowed among the labelled pixels; the others get 255, by the threshold the run found on its
+            held-out points. `docs/calibration.md` says what that guarantees.
 
     Raises:
-        ValueError: If a format is unknown, a file would be written twice or over a picture, or an input is not as it
-            should be.
+        ValueError: If a format is unknown, a file would be written twice or over a picture, an input is not as it
+            should be, or the run has no threshold for `abstain`.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"expected formats among {', '.join(FORMATS)}; got {', '.join(unknown) or 'none'}")
     run, files = open_run(folder), find_pictures(pictures, out)
+    if abstain is not None:
+        run = replace(run, threshold=abstention_threshold(folder, abstain))
     _check_outputs(files, out, formats)
     out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
@@ -181,6 +192,8 @@ def predict_pictures(
             image = read_image(path)
             mask = run.mask(image, str(path)).numpy()
             record: dict[str, Any] = {"image": str(path), "height": mask.shape[0], "width": mask.shape[1]}
+            if abstain is not None:
+                record["labelled"] = float((mask != IGNORE_INDEX).mean())
             if "png" in formats:
                 write_index_png(_output(path, out, "png"), mask, run.classes)
                 record["mask"] = str(_output(path, out, "png"))

@@ -173,23 +173,22 @@ def transfer_from(
         return fill_uncovered(joined, nearest, labels, tokens, job.recipe.transfer.uncovered), joined
 
 
-def pseudo_labels(job: Job, previous: Callable[[Tensor], Tensor] | None, number_of_round: int) -> list[Tensor]:
+def pseudo_labels(job: Job, previous: Callable[..., Tensor] | None, folder: str) -> list[Tensor]:
     """Soft pseudo-labels of every target picture on disk (E.4), and their classes in memory.
 
-    From the second round on, a pseudo-label is the mean of the transported label and the decoder's own (C17).
+    `previous` is the decoder of the round before, `folder` the name they are kept under. From the second round on, a pseudo-label is the mean of the transported label and the decoder's own (C17).
     """
     cost, similar, recipe = learned_cost(job), similarities(job, "target"), job.recipe.transfer
     maps, uncovered = [], 0.0
     for number in range(len(job.target)):
-        path = job.space.work(f"pseudo-{number_of_round}", f"{number:06d}.safetensors")
+        path = job.space.work(folder, f"{number:06d}.safetensors")
         kept = load_tensors(path)
         if kept is None:
             tokens = job.target.tokens(number)
             index, weights = source_weights(similar[number], recipe.pseudo_sources, recipe.source_temperature)
             probs, transfer = transfer_from(job, cost, tokens, index.tolist(), weights)
             if previous is not None:
-                with torch.no_grad():
-                    probs = 0.5 * (probs + torch.softmax(previous(tokens), dim=-1))
+                probs = 0.5 * (probs + torch.softmax(job.target.logits(previous, number), dim=-1))
             kept = {
                 "soft": sharpen(probs, recipe.sharpen).half().cpu(),
                 "uncovered": (~transfer.covered).float().mean().cpu(),

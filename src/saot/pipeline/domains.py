@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from saot.data import ImageSet, LabelledSet, PatchGrid, Points, patch_labels, point_tokens
-from saot.decoder import TargetTokens
+from saot.decoder import TargetTokens, picture_logits
 from saot.features import FeatureStore
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.recipes import Recipe
@@ -48,7 +48,17 @@ class Domain:
 
     def all_tokens(self) -> TargetTokens:
         """The unlabelled tokens, for self-training."""
-        return TargetTokens(len(self), self.tokens, self.rows, self.dim)
+        return TargetTokens(len(self), self.tokens, self.rows, self.dim, self.shape)
+
+    def shape(self, number: int) -> tuple[int, int]:
+        """Rows and columns of a picture's token grid."""
+        grid = self.grid(number)
+        return grid.height, grid.width
+
+    def logits(self, network: Callable[..., Tensor], number: int) -> Float[Tensor, "n K"]:
+        """What a network says of all tokens of a picture; no gradient."""
+        with torch.no_grad():
+            return picture_logits(network, self.tokens(number), *self.shape(number))
 
     def embeddings(self) -> Float[Tensor, "N d"]:
         """The global embedding of each picture, the mean of its tokens at unit length (E.2)."""

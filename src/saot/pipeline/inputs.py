@@ -2,8 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from saot.data import ClassSet, ImageSet, LabelledSet, open_images, open_labelled, sha256_file, write_atomic
 from saot.features import Backbone, load_backbone
@@ -18,8 +22,8 @@ class Inputs:
     """The opened inputs of a run.
 
     Attributes:
-        source: Labelled pictures.
-        target: Pictures to adapt to; no way to their labels.
+        source: Labelled pictures in use.
+        target: Pictures in use to adapt to; no way to their labels.
         truth: Labelled pictures to score on, or None.
         classes: Those of the source.
         backbone: The frozen network; its weights load when first used.
@@ -45,6 +49,8 @@ def open_inputs(settings: RunSettings, device: str) -> Inputs:
     for spec, pictures in ((settings.source, source), (settings.target, target), (settings.eval, truth)):
         if pictures is not None and len(pictures) == 0:
             raise ValueError(f"expected at least one picture in {spec}; got none")
+    source = restrict_labelled(source, source_choice(len(source), settings))
+    target = restrict_images(target, target_choice(len(target), settings))
     _, count = points_request(settings.points)
     if count is None and not Path(settings.points).exists():
         raise ValueError(
@@ -53,6 +59,82 @@ def open_inputs(settings: RunSettings, device: str) -> Inputs:
         )
     backbone = load_backbone(settings.backbone, settings.weights, size=parse_size(settings.size), device=device)
     return Inputs(source, target, truth, classes, backbone)
+
+
+def source_choice(total: int, settings: RunSettings) -> list[int]:
+    """Which source pictures are used: all, or the paper's random choice (E.9), in the order of the data set.
+
+    Raises:
+        ValueError: If more are asked for than there are, or fewer than one.
+
+    Example:
+        >>> source_choice(5, RunSettings("a:b", "c:d", source_pictures=3))
+        [1, 2, 4]
+    """
+    count = _checked_count("source_pictures", settings.source_pictures, total, settings.source)
+    if count is None:
+        return list(range(total))
+    return sorted(np.random.default_rng(0).choice(total, count, replace=False).tolist())
+
+
+def target_choice(total: int, settings: RunSettings) -> list[int]:
+    """Which target pictures are used: all, or the first ones (E.9).
+
+    Raises:
+        ValueError: If more are asked for than there are, or fewer than one.
+    """
+    count = _checked_count("target_pictures", settings.target_pictures, total, settings.target)
+    return list(range(total if count is None else count))
+
+
+def _checked_count(name: str, count: int | None, total: int, spec: str) -> int | None:
+    if count is not None and not 1 <= count <= total:
+        raise ValueError(f"expected {name} from 1 to {total}, the pictures in {spec}; got {count}: ask for at most these")
+    return count
+
+
+def restrict_images(images: ImageSet, chosen: Sequence[int]) -> ImageSet:
+    """The chosen pictures of a set, in this order."""
+    if list(chosen) == list(range(len(images))):
+        return images
+    return replace(
+        images,
+        keys=tuple(images.keys[number] for number in chosen),
+        load=_at(images.load, chosen),
+        fingerprint=_at(images.fingerprint, chosen),
+        measure=None if images.measure is None else _at(images.measure, chosen),
+    )
+
+
+def restrict_labelled(data: LabelledSet, chosen: Sequence[int]) -> LabelledSet:
+    """The chosen pictures of a set with their masks, in this order."""
+    if list(chosen) == list(range(len(data))):
+        return data
+    named = None if data.name_mask is None else _at(data.name_mask, chosen)
+    return LabelledSet(restrict_images(data.images, chosen), _at(data.mask, chosen), named)
+
+
+def _at(function: Callable[[int], Any], chosen: Sequence[int]) -> Callable[[int], Any]:
+    return lambda index: function(chosen[index])
+
+
+def target_labels(settings: RunSettings, inputs: Inputs, *, all_of_them: bool = False) -> LabelledSet:
+    """The masks of the target pictures in use: to draw points from, and for the oracle. Nothing else may call it.
+
+    Args:
+        settings: What was asked.
+        inputs: The opened inputs.
+        all_of_them: Whether every picture in use must have a mask.
+
+    Raises:
+        ValueError: If there are no masks, or not all of them.
+    """
+    labelled, used = open_labelled(settings.target, inputs.classes), set(inputs.target.keys)
+    labelled = restrict_labelled(labelled, [number for number, key in enumerate(labelled.keys) if key in used])
+    if all_of_them and labelled.keys != inputs.target.keys:
+        missing = next(key for key in inputs.target.keys if key not in set(labelled.keys))
+        raise ValueError(f"expected a mask of every picture in {settings.target}; {missing} has none: add it")
+    return labelled
 
 
 def points_request(text: str) -> tuple[str, int | None]:

@@ -13,7 +13,6 @@ from saot.data import (
     LabelledSet,
     Points,
     draw_points,
-    open_labelled,
     read_points_csv,
     read_scribbles,
     write_points_csv,
@@ -36,6 +35,7 @@ from saot.pipeline.inputs import (
     manifest,
     points_request,
     shared_pictures,
+    target_labels,
 )
 from saot.pipeline.settings import RunSettings, store_folder
 from saot.pipeline.workspace import Workspace
@@ -145,7 +145,7 @@ def open_job(
     budget = len(points)
     scope, count = points_request(settings.points)
     if scope == "resample" and count:
-        token_points, budget = _resampled(settings, token_points, target, classes, space)
+        token_points, budget = _resampled(settings, inputs, token_points, target, space)
     _note_unknown_classes(token_points, labels, classes, space)
     return Job(
         settings, space, inputs, found, source, labels, target, test, token_points, budget, may_choose=overlap == 0
@@ -167,7 +167,7 @@ def declared_points(settings: RunSettings, inputs: Inputs, space: Workspace, fre
         return read_points_csv(kept, inputs.target, classes)
     elif count is not None:
         points = draw_points(
-            open_labelled(settings.target, classes),
+            target_labels(settings, inputs),
             per_class=count,
             seed=settings.seed,
             scope="total" if scope == "total" else "picture",
@@ -196,13 +196,13 @@ def _check_truth(inputs: Inputs, space: Workspace) -> None:
 
 
 def _resampled(
-    settings: RunSettings, points: TokenPoints, target: Domain, classes: ClassSet, space: Workspace
+    settings: RunSettings, inputs: Inputs, points: TokenPoints, target: Domain, space: Workspace
 ) -> tuple[TokenPoints, int]:
     """The paper's supervision: every labelled patch of the target may be drawn, so all of them are the budget."""
     maps = load_maps(space.work("target-labels.safetensors"))
     if maps is None:
-        labelled = open_labelled(settings.target, classes)
-        maps = patch_label_maps(labelled, target.grid, len(classes.names), settings.recipe, space.tell("target labels"))
+        labelled, size = target_labels(settings, inputs, all_of_them=True), len(inputs.classes.names)
+        maps = patch_label_maps(labelled, target.grid, size, settings.recipe, space.tell("target labels"))
         save_maps(space.work("target-labels.safetensors"), maps)
     budget = sum(int((part != 255).sum()) for part in maps)
     count = int(settings.points.rpartition(":")[2])

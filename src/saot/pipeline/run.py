@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from saot.data import write_atomic
+from saot.pipeline.calibrate import calibrate
 from saot.pipeline.cost import learned_cost
 from saot.pipeline.inputs import check_manifest, digest, kept_manifest, manifest, open_inputs
 from saot.pipeline.job import Job, open_job
@@ -80,10 +81,11 @@ def run_job(
         publish_decoder(job)
         scores = score_methods(job)
         metrics = write_metrics(job, scores)
+        calibration = calibrate(job)
         space.write_log()
         with space.stage("report"):
             run = run_record(job, began)
-            write_report(space.path("report.html"), report_data(job, run, metrics, scores))
+            write_report(space.path("report.html"), report_data(job, run, metrics, scores, calibration))
         run = run_record(job, began)
         write_atomic(space.path("run.json"), (json.dumps(run, indent=1) + "\n").encode())
         return RunOutcome(metrics, run, Path(out), resumed=False)
@@ -93,7 +95,15 @@ def run_job(
 
 def finished_run(space: Workspace) -> RunOutcome | None:
     """The outcome of a run that is already complete, or None. run.json is written last."""
-    needed = ("run.json", "metrics.json", "report.html", "decoder.safetensors", "cost.safetensors", "log.jsonl")
+    needed = (
+        "run.json",
+        "metrics.json",
+        "calibration.json",
+        "report.html",
+        "decoder.safetensors",
+        "cost.safetensors",
+        "log.jsonl",
+    )
     if not all(space.path(name).exists() for name in needed):
         return None
     run = json.loads(space.path("run.json").read_text())

@@ -28,6 +28,8 @@ class RunSettings:
         size: Input size for the backbone: "HEIGHTxWIDTH", "LONG" (long side) or None for its default.
         seed: Fixes every draw.
         recipe: All other settings.
+        source_pictures: How many source pictures to use, drawn as in the paper (E.9), whatever the seed; None is all.
+        target_pictures: How many target pictures to use, the first ones (E.9); None is all.
     """
 
     source: str
@@ -39,6 +41,8 @@ class RunSettings:
     size: str | None = None
     seed: int = 0
     recipe: Recipe = field(default_factory=lambda: PAPER_SMALL)
+    source_pictures: int | None = None
+    target_pictures: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for run.json."""

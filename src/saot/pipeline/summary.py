@@ -33,7 +33,13 @@ STORY_PICTURES = 3
 SOURCES_PER_STORY = 4
 
 
-def report_data(job: Job, run: dict[str, Any], metrics: dict[str, Any], scores: dict[str, MethodScores]) -> ReportData:
+def report_data(
+    job: Job,
+    run: dict[str, Any],
+    metrics: dict[str, Any],
+    scores: dict[str, MethodScores],
+    calibration: dict[str, Any] | None = None,
+) -> ReportData:
     """Everything `write_report` needs."""
     pictures = panel_pictures(job)
     stories, maps = _transport_pictures(job, pictures[:STORY_PICTURES])
@@ -53,6 +59,7 @@ def report_data(job: Job, run: dict[str, Any], metrics: dict[str, Any], scores: 
         stories=stories,
         maps=maps,
         notes=tuple(run["notes"]),
+        calibration=calibration,
     )
 
 

@@ -87,6 +87,7 @@ class ReportData:
         stories: Target patches and their sources.
         maps: Uncovered and unmatched mass.
         notes: Sentences printed at the top, such as warnings of the run.
+        calibration: Contents of calibration.json.
     """
 
     title: str
@@ -100,3 +101,4 @@ class ReportData:
     stories: tuple[PatchStory, ...] = ()
     maps: tuple[MassMap, ...] = ()
     notes: tuple[str, ...] = ()
+    calibration: Mapping[str, Any] | None = None

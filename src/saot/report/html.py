@@ -177,10 +177,11 @@ def _by_class(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
 
 
 def _figures(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
-    """Bars, confusion matrix and curves as inline SVG."""
+    """Bars, confusion matrix, curves and calibration as inline SVG."""
     from markupsafe import Markup
 
     from saot.report import figures
+    from saot.report.reliability import calibration_view
 
     names, by_name = data.classes.names, {row.method.name: row for row in rows}
     picked = [by_name[name] for name in SHOWN_FIRST if name in by_name and by_name[name].miou is not None]
@@ -209,6 +210,7 @@ def _figures(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
         "confusion_title": title,
         "worst": worst,
         "curves": curves,
+        "calibration": calibration_view(data.calibration),
     }
 
 
