@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.decoder import TargetTokens, Term, TokenDecoder, TokenPool, fit_decoder, refine_decoder, token_pool
+from saot.decoder import Decoder, TargetTokens, Term, TokenDecoder, TokenPool, fit_decoder, refine_decoder, token_pool
 from saot.decoder.distill import confidence_weighted_kl
 from saot.decoder.pool import BlockReader, point_pool
 from saot.decoder.refine import teacher_labels, update_teacher
@@ -119,7 +119,7 @@ def test_no_term_is_an_error():
 def test_a_killed_stage_1_ends_with_the_same_weights(tmp_path):
     pool = pool_of(*pictures())
 
-    def train(checkpoint: Checkpoint | None, stop: int | None = None) -> TokenDecoder:
+    def train(checkpoint: Checkpoint | None, stop: int | None = None) -> Decoder:
         def interrupt(done: int, total: int) -> None:
             if done == stop:
                 raise KeyboardInterrupt
@@ -171,7 +171,7 @@ def test_stage_2_returns_the_teacher_leaves_its_input_and_survives_a_kill(tmp_pa
     before = [p.clone() for p in start.parameters()]
     target = target_tokens(pictures(count=4, seed=5)[0])
 
-    def refine(checkpoint: Checkpoint | None, stop: int | None = None) -> TokenDecoder:
+    def refine(checkpoint: Checkpoint | None, stop: int | None = None) -> Decoder:
         def interrupt(done: int, total: int) -> None:
             if done == stop:
                 raise KeyboardInterrupt

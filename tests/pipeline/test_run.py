@@ -13,9 +13,10 @@ from safetensors import safe_open
 from saot.data import read_points_csv
 from saot.data.datasets import open_images
 from saot.pipeline import RunSettings, Workspace, run_job
+from saot.pipeline.choice import estimated_miou
 from saot.pipeline.domains import TokenPoints, draw_tokens
 from saot.pipeline.inputs import open_inputs, points_request
-from saot.pipeline.methods import estimated_miou
+from saot.pipeline.partial import score_some
 from saot.pipeline.settings import first_difference, store_folder
 
 from .conftest import SIZE, TINY, tiny_settings
@@ -274,8 +275,8 @@ def test_without_points_or_evaluation_labels(tmp_path):
 def test_points_come_from_a_file_and_are_the_budget(tmp_path):
     clicks = tmp_path / "clicks.csv"
     clicks.write_text("image,x,y,class\nstreet/train/00000,3,60,road\nstreet/train/00001,4,60,0\n")
-    outcome = run_job(tiny_settings(points=str(clicks)), tmp_path / "run")
-    assert outcome.metrics["methods"]["saot_decoder"]["label_budget"] == 2
+    outcome = score_some(tiny_settings(points=str(clicks)), tmp_path / "run", ["saot_decoder", "mlp_points"])
+    assert {result.budget for result in outcome.methods.values()} == {2}
 
 
 def test_the_papers_resampling_counts_every_labelled_patch(tmp_path):

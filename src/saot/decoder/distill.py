@@ -191,6 +191,8 @@ def fit_decoder(
     if not terms:
         raise ValueError("expected at least one training term; got none: pass source labels or points")
     trained = decoder.head if part == "head" else decoder
+    decoder.requires_grad_(part == "all")
+    decoder.head.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     losses_of = term_losses(terms, config, seed, "distill", decoder, crop=config.crop)
     decoder.train(part == "all")
@@ -212,4 +214,4 @@ def fit_decoder(
         return {"loss": float(loss.detach()), **record}
 
     history = train_steps(step, config.steps, {"decoder": decoder, "optimizer": optimizer}, checkpoint, progress)
-    return DecoderFit(decoder.eval(), history)
+    return DecoderFit(decoder.requires_grad_(True).eval(), history)

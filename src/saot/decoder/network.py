@@ -75,9 +75,7 @@ class MLPDecoder(nn.Module):
         [1584147, 797203]
     """
 
-    def __init__(
-        self, dim: int, num_classes: int, first: int = 1024, second: int = 512, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, dim: int, num_classes: int, first: int = 1024, second: int = 512, dropout: float = 0.1) -> None:
         super().__init__()
         self.shape = {
             "architecture": "mlp3",

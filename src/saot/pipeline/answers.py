@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from saot.data import PatchGrid, read_points_csv
-from saot.decoder import TokenDecoder
+from saot.decoder import Decoder
 from saot.evaluate import ConfusionMatrix, ScoreHistogram, class_shares, log_odds, scores_at
 from saot.evaluate.calibration import SCORE_LIMIT
 from saot.pipeline.cost import learned_cost, similarities
@@ -97,7 +97,7 @@ class Models:
 
     job: Job
     cost: SemanticCost
-    decoder: TokenDecoder
+    decoder: Decoder
     bias: Tensor | None
 
     def tokens(self, domain: Domain, similar: Tensor, number: int) -> Tensor:
@@ -105,7 +105,7 @@ class Models:
         source, labels = self.job.labelled_source(int(similar[number].argmax()))
         target = domain.tokens(number)
         with torch.no_grad():
-            logits = self.decoder(target)
+            logits = domain.logits(self.decoder, number)
             result = solve_pair(source, labels, target, self.cost, self.job.recipe.transport)
             transfer = transfer_labels(result, labels, self.job.num_classes)
             probs = fill_uncovered(transfer, source, labels, target, self.job.recipe.transfer.uncovered)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saot.data import IGNORE_INDEX, ClassSet, PatchGrid, class_set, open_labelled, read_image
 from saot.data.classes import CLASS_SET_NAMES
-from saot.decoder import TokenDecoder
+from saot.decoder import Decoder, picture_logits
 from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask
 from saot.features import Backbone, extract, load_backbone
 from saot.pipeline.calibrate import abstention_threshold
@@ -39,7 +39,7 @@ class FinishedRun:
     """
 
     classes: ClassSet
-    decoder: TokenDecoder
+    decoder: Decoder
     backbone: Backbone
     bias: Float[Tensor, " K"] | None
     label_budget: int
@@ -53,7 +53,8 @@ class FinishedRun:
     def mask_of(self, tokens: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
         """Class index of every pixel from a picture's tokens."""
         with torch.no_grad():
-            logits = self.decoder(tokens.half().float())  # as a store keeps them, so that scores agree to the bit
+            tokens = tokens.half().float()  # as a store keeps them, so that scores agree to the bit
+            logits = picture_logits(self.decoder, tokens, grid.height, grid.width)
         mask = predict_mask(logits, grid, self.bias)
         if self.threshold > 0:
             mask[predict_confidence(logits, grid, self.bias) < self.threshold] = IGNORE_INDEX

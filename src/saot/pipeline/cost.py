@@ -176,7 +176,12 @@ def transfer_from(
 def pseudo_labels(job: Job, previous: Callable[..., Tensor] | None, folder: str) -> list[Tensor]:
     """Soft pseudo-labels of every target picture on disk (E.4), and their classes in memory.
 
-    `previous` is the decoder of the round before, `folder` the name they are kept under. From the second round on, a pseudo-label is the mean of the transported label and the decoder's own (C17).
+    From the second round on, a pseudo-label is the mean of the transported label and the decoder's own (C17).
+
+    Args:
+        job: The run.
+        previous: The decoder of the round before, if any.
+        folder: The name they are kept under.
     """
     cost, similar, recipe = learned_cost(job), similarities(job, "target"), job.recipe.transfer
     maps, uncovered = [], 0.0

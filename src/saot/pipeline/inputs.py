@@ -69,7 +69,7 @@ def source_choice(total: int, settings: RunSettings) -> list[int]:
 
     Example:
         >>> source_choice(5, RunSettings("a:b", "c:d", source_pictures=3))
-        [1, 2, 4]
+        [2, 3, 4]
     """
     count = _checked_count("source_pictures", settings.source_pictures, total, settings.source)
     if count is None:
@@ -89,7 +89,10 @@ def target_choice(total: int, settings: RunSettings) -> list[int]:
 
 def _checked_count(name: str, count: int | None, total: int, spec: str) -> int | None:
     if count is not None and not 1 <= count <= total:
-        raise ValueError(f"expected {name} from 1 to {total}, the pictures in {spec}; got {count}: ask for at most these")
+        raise ValueError(
+            f"expected {name} from 1 to {total}, the number of pictures in {spec}; got {count}: ask for no more, or "
+            "leave it out to use all"
+        )
     return count
 
 

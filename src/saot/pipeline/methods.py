@@ -1,6 +1,6 @@
 """How every method of the table scores one picture. Names and order are the contract's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,11 @@ from saot.baselines import (
     reliable_transport,
     unbalanced_transport,
 )
-from saot.data import open_labelled, patch_labels
-from saot.decoder import TokenPool, token_pool
+from saot.data import patch_labels
+from saot.pipeline.choice import Network, chosen_adjustment, sample_tokens
 from saot.pipeline.cost import learned_cost, prior_alone, similarities, source_prototypes, transfer_from
-from saot.pipeline.job import Job, adjustment_bias, class_frequencies, merge_facts, source_weights
+from saot.pipeline.inputs import target_labels
+from saot.pipeline.job import Job, merge_facts, source_weights
 from saot.pipeline.networks import (
     has_points,
     network,
@@ -29,14 +30,12 @@ from saot.pipeline.networks import (
     points_term,
     refine_terms,
     saot_decoder,
+    source_pool,
     source_term,
 )
 from saot.transfer import LabelTransfer, fill_uncovered, generator_for
 from saot.transfer.labels import one_hot
 from saot.transport import TransportStatus
-
-Network = Callable[[Tensor], Tensor]
-MOST_JUDGED = 50_000  # held-out points that a choice is made on
 
 
 @dataclass(frozen=True)
@@ -67,22 +66,24 @@ def method_builders(job: Job) -> dict[str, Callable[[], Scorer]]:
         "label_propagation": lambda: _label_propagation(job),
         "saot": lambda: _saot(job, 1, "saot"),
         "saot_multi": lambda: _saot(job, job.recipe.transfer.multi_sources, "saot_multi"),
-        "saot_decoder": lambda: _network(job, saot_decoder(job), "saot_decoder", job.label_budget),
-        "mlp": lambda: _network(job, _mlp(job, "mlp"), "mlp", 0),
-        "mlp_ema": lambda: _network(job, _mlp(job, "mlp_ema", ema=True), "mlp_ema", 0),
+        "saot_decoder": lambda: network_scorer(job, saot_decoder(job), "saot_decoder", job.label_budget),
+        "mlp": lambda: network_scorer(job, _mlp(job, "mlp"), "mlp", 0),
+        "mlp_ema": lambda: network_scorer(job, _mlp(job, "mlp_ema", ema=True), "mlp_ema", 0),
     }
     if has_points(job):
         budget = job.label_budget
         builders |= {
             "linear_probe_points": lambda: _linear_probe(job, with_points=True),
-            "mlp_points": lambda: _network(job, _mlp(job, "mlp_points", points=True), "mlp_points", budget),
-            "mlp_points_ema": lambda: _network(
+            "mlp_points": lambda: network_scorer(job, _mlp(job, "mlp_points", points=True), "mlp_points", budget),
+            "mlp_points_ema": lambda: network_scorer(
                 job, _mlp(job, "mlp_points_ema", points=True, ema=True), "mlp_points_ema", budget
             ),
             "semantic_prior": lambda: _semantic_prior(job),
         }
     if job.recipe.decoder.points_weight > 0:
-        builders["best_no_transport"] = lambda: _network(job, _without_plan(job), "best_no_transport", job.label_budget)
+        builders["best_no_transport"] = lambda: network_scorer(
+            job, _without_plan(job), "best_no_transport", job.label_budget
+        )
     if job.truth is not None:
         builders["grid_ceiling"] = lambda: _grid_ceiling(job)
     if _has_masks(job):
@@ -93,10 +94,9 @@ def method_builders(job: Job) -> dict[str, Callable[[], Scorer]]:
 def _has_masks(job: Job) -> bool:
     """Whether the target's folder has masks at all; they are listed here, not opened."""
     try:
-        open_labelled(job.settings.target, job.classes)
+        return len(target_labels(job.settings, job.inputs)) > 0
     except ValueError:
         return False
-    return True
 
 
 def source_bank(job: Job, size: int) -> TokenBank:
@@ -208,7 +208,7 @@ def _oracle(job: Job) -> Scorer:
     decoder = network(job, [source_term(job), oracle_term(job)], None, name="oracle")
     facts = job.space.facts("oracle")
     if "pixels" not in facts:
-        labelled = open_labelled(job.settings.target, job.classes)
+        labelled = target_labels(job.settings, job.inputs)
         pixels = sum(int((labelled.mask(number) != 255).sum()) for number in range(len(labelled)))
         facts = {"pixels": pixels}
         job.space.set_facts("oracle", facts)
@@ -246,14 +246,14 @@ def _semantic_prior(job: Job) -> Scorer:
 
 def _forward(job: Job, decoder: Network) -> Callable[[int], Tensor]:
     def score(number: int) -> Tensor:
-        with torch.no_grad():
-            logits = decoder(job.test.tokens(number))
+        logits = job.test.logits(decoder, number)
         return torch.softmax(logits, dim=-1) if job.recipe.scores.upsample == "probs" else logits
 
     return score
 
 
-def _network(job: Job, decoder: Network, name: str, budget: int) -> Scorer:
+def network_scorer(job: Job, decoder: Network, name: str, budget: int) -> Scorer:
+    """A network as a method; its logit adjustment is chosen on held-out points where the method may see any."""
     bias = chosen_adjustment(job, decoder, name) if budget > 0 else None
     return Scorer(_forward(job, decoder), budget, bias)
 
@@ -267,9 +267,9 @@ def _linear_probe(job: Job, with_points: bool) -> Scorer:
         judge = _labelled_tokens(job, sorted(held), recipe.bank // 5)
         points = judging = None
         if with_points:
-            points = _sample(points_pool(job, job.points.training()), recipe.bank, job.settings.seed)
+            points = sample_tokens(points_pool(job, job.points.training()), recipe.bank, job.settings.seed)
             if bool(job.points.held_out.any()):
-                judging = _sample(points_pool(job, job.points.held()), recipe.bank, job.settings.seed)
+                judging = sample_tokens(points_pool(job, job.points.held()), recipe.bank, job.settings.seed)
         choice = choose_probe(
             train,
             judge,
@@ -299,65 +299,7 @@ def _labelled_tokens(job: Job, numbers: list[int], size: int) -> tuple[Tensor, T
     maps = [part if number in wanted else torch.full_like(part, 255) for number, part in enumerate(job.source_labels)]
     if not any(bool((part != 255).any()) for part in maps):
         return torch.zeros(0, job.source.dim), torch.zeros(0, dtype=torch.int64)
-    pool = token_pool(maps, job.num_classes, job.source.rows, job.source.dim)
-    return _sample(pool, size, job.settings.seed)
-
-
-def _sample(pool: TokenPool, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """At most `size` tokens of a pool, drawn without regard to their class."""
-    order = torch.randperm(len(pool), generator=generator_for(seed, "sample", len(pool)))
-    tokens, classes = pool.read(order[:size])
-    return tokens.float(), classes
-
-
-def chosen_adjustment(job: Job, decoder: Network, name: str) -> Tensor | None:
-    """The logit adjustment with the best estimated mIoU at held-out declared points (E.6, never on what is reported).
-
-    None where no points are held out: a choice on points a network was trained on says little.
-
-    Points are drawn class by class, so their confusion matrix says how often class c is taken for class k, not how
-    frequent c is; the rows are therefore weighted by the shares of the classes the network itself predicts on the
-    unlabelled target.
-    """
-    strengths, judge = job.recipe.scores.logit_adjustment, job.points.held()
-    if not job.may_choose or len(judge) == 0 or len(strengths) < 2:
-        return None
-    frequencies = class_frequencies(job.source_labels, job.num_classes)
-    with torch.no_grad():
-        tokens, classes = _sample(points_pool(job, judge), MOST_JUDGED, job.settings.seed)
-        logits = decoder(tokens.to(job.source.device)).cpu()
-        shares = torch.zeros(job.num_classes, dtype=torch.float64)
-        for part in _predictions(job, decoder):
-            shares += torch.bincount(part, minlength=job.num_classes).double()
-    trials = []
-    for strength in strengths:
-        predicted = (logits + adjustment_bias(frequencies, strength)).argmax(-1)
-        trials.append({"strength": strength, "miou": estimated_miou(classes, predicted, shares)})
-    best = max(trials, key=lambda trial: (trial["miou"], -abs(trial["strength"])))
-    merge_facts(job.space, "adjustment", {name: {"chosen": best["strength"], "trials": trials}})
-    return None if best["strength"] == 0.0 else adjustment_bias(frequencies, best["strength"])
-
-
-def _predictions(job: Job, decoder: Network) -> Iterator[Tensor]:
-    for number in range(len(job.target)):
-        yield decoder(job.target.tokens(number)).argmax(-1).cpu()
-
-
-def estimated_miou(classes: Tensor, predicted: Tensor, shares: Tensor) -> float:
-    """mIoU of a confusion matrix whose rows come from class-balanced points and whose weights are `shares`.
-
-    Example:
-        >>> estimated_miou(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([3.0, 1.0]).double())
-        1.0
-    """
-    size = len(shares)
-    counts = torch.bincount(classes * size + predicted, minlength=size * size).view(size, size).double()
-    seen = counts.sum(1)
-    rows = counts / seen.clamp_min(1).unsqueeze(-1) * shares.clamp_min(1.0).unsqueeze(-1)
-    rows = rows * (seen > 0).unsqueeze(-1)
-    hits, truth = rows.diagonal(), rows.sum(1)
-    iou = hits / (truth + rows.sum(0) - hits).clamp_min(1e-12)
-    return float(iou[seen > 0].mean())
+    return sample_tokens(source_pool(job, maps), size, job.settings.seed)
 
 
 def unsolved_warning(job: Job) -> str | None:

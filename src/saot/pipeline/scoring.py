@@ -45,19 +45,26 @@ def score_methods(job: Job) -> dict[str, MethodScores]:
     """Scores of every method; those already on disk are read, not made again."""
     results = {}
     for name, build in method_builders(job).items():
-        path = job.space.work("scores", f"{name}.safetensors")
-        kept = load_tensors(path)
-        if kept is None:
-            try:
-                kept = _score(job, name, build)
-            except ValueError as error:
-                if name != "oracle":
-                    raise
-                job.space.set_facts("oracle", {"left_out": str(error)})  # a bad target mask costs this row alone
-                continue
-            save_tensors(path, kept)
-        results[name] = _unpack(kept)
+        try:
+            results[name] = _unpack(score_method(job, name, build))
+        except ValueError as error:
+            if name != "oracle":
+                raise
+            job.space.set_facts("oracle", {"left_out": str(error)})  # a bad target mask costs this row alone
     return results
+
+
+def score_method(job: Job, name: str, build: Callable[[], Scorer]) -> dict[str, Tensor]:
+    """What scoring one method leaves behind, from disk or made: `budget`; with evaluation labels `counts` (N, K, K).
+
+    Also the masks of the pictures the report shows (`mask-NNNNNN`) and the logit adjustment (`bias`), if any.
+    """
+    path = job.space.work("scores", f"{name}.safetensors")
+    kept = load_tensors(path)
+    if kept is None:
+        kept = _score(job, name, build)
+        save_tensors(path, kept)
+    return kept
 
 
 def _score(job: Job, name: str, build: Callable[[], Scorer]) -> dict[str, Tensor]:

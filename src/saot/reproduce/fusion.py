@@ -167,7 +167,6 @@ def _at_points(job: Job, points: Sequence[tuple[int, Tensor, Tensor, Tensor]]) -
         return torch.zeros(0, job.num_classes)
     decoder, parts = saot_decoder(job), []
     for number, rows, columns, _ in points:
-        with torch.no_grad():
-            logits = decoder(job.target.tokens(number)).float().cpu()
+        logits = job.target.logits(decoder, number).float().cpu()
         parts.append(torch.softmax(scores_at(logits, job.target.grid(number), rows, columns), -1).float())
     return torch.cat(parts)

@@ -187,7 +187,6 @@ def wrong_mass(
 
 def decoder_parameters(recipe: DecoderRecipe, dim: int, num_classes: int) -> int:
     """Weights of the decoder of a recipe."""
-    from saot.decoder import TokenDecoder
+    from saot.decoder import make_decoder
 
-    decoder = TokenDecoder(dim, num_classes, recipe.hidden, recipe.blocks, recipe.dropout)
-    return sum(parameter.numel() for parameter in decoder.parameters())
+    return sum(parameter.numel() for parameter in make_decoder(dim, num_classes, recipe).parameters())

@@ -1,0 +1,132 @@
+"""A decoder finer than its tokens: each token, seen with its four neighbours, answers for r x r cells of its patch.
+
+A patch hides what is smaller than itself (appendix H): a pole never wins the vote of a 16-pixel patch. Its token knows
+of it all the same, and the source's masks say where it stands; so the head learns the labels of cells, not of patches.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from saot.decoder.pool import Grid, Rows
+
+IGNORE = 255
+
+
+def cross_tokens(tokens: Float[Tensor, "n d"], rows: int, columns: int) -> Float[Tensor, "n five_d"]:
+    """Each token followed by those above, below, left and right of it; at a border the token stands in for them.
+
+    Example:
+        >>> cross_tokens(torch.tensor([[1.0], [2.0]]), 1, 2)
+        tensor([[1., 1., 1., 1., 2.],
+                [2., 2., 2., 1., 2.]])
+    """
+    return tokens[_cross(torch.arange(rows * columns), rows, columns)].flatten(1)
+
+
+def cross_rows(features: Rows, grid: Grid) -> Rows:
+    """The reader of single tokens that brings their neighbours along, in the order of `cross_tokens`."""
+
+    def read(picture: int, tokens: Int[Tensor, " k"]) -> Float[Tensor, "k five_d"]:
+        needed, place = _cross(tokens.long(), *grid(picture)).unique(return_inverse=True)
+        return features(picture, needed)[place].flatten(1)
+
+    return read
+
+
+def _cross(tokens: Int[Tensor, " k"], rows: int, columns: int) -> Int[Tensor, "k 5"]:
+    row, column = tokens // columns, tokens % columns
+    up, down = (row - 1).clamp_min(0), (row + 1).clamp_max(rows - 1)
+    left, right = (column - 1).clamp_min(0), (column + 1).clamp_max(columns - 1)
+    places = (tokens, up * columns + column, down * columns + column, row * columns + left, row * columns + right)
+    return torch.stack(places, dim=-1)
+
+
+def cells_of_tokens(
+    cells: UInt8[Tensor, " cells"], height: int, width: int, rows: int, columns: int, subdivision: int
+) -> UInt8[Tensor, "n cells_a_token"]:
+    """Labels of a grid of cells, token by token; 255 for cells of the last tokens that lie in padding.
+
+    Args:
+        cells: Labels of height * width cells, row by row.
+        height: Rows of cells that hold some of the picture, at most rows * subdivision.
+        width: Columns of the same.
+        rows: Rows of tokens.
+        columns: Columns of tokens.
+        subdivision: r, cells along each side of a token.
+    """
+    full = cells.new_full((rows * subdivision, columns * subdivision), IGNORE)
+    full[:height, :width] = cells.view(height, width)
+    parts = full.view(rows, subdivision, columns, subdivision).transpose(1, 2)
+    return parts.reshape(rows * columns, subdivision**2)
+
+
+def grid_of_cells(
+    values: Float[Tensor, "n cells_a_token K"], height: int, width: int, rows: int, columns: int
+) -> Float[Tensor, "cells K"]:
+    """The reverse, for scores: height * width cells, row by row; what lies in padding is dropped."""
+    side = round(values.shape[1] ** 0.5)
+    full = values.view(rows, columns, side, side, -1).transpose(1, 2).reshape(rows * side, columns * side, -1)
+    return full[:height, :width].flatten(0, 1)
+
+
+class FineDecoder(nn.Module):
+    """Class logits of the r x r cells of each token.
+
+    Args:
+        dim: Feature width d.
+        num_classes: Number of classes K.
+        body: Of single tokens: 5 d numbers to K r^2.
+        subdivision: r.
+    """
+
+    def __init__(self, dim: int, num_classes: int, body: nn.Module, subdivision: int) -> None:
+        super().__init__()
+        self.dim, self.num_classes, self.subdivision, self.body = dim, num_classes, subdivision, body
+
+    @property
+    def shape(self) -> dict[str, object]:
+        """What `decoder_of_shape` builds it from."""
+        inner = {name: value for name, value in self.body.shape.items() if name not in ("dim", "num_classes")}
+        return {
+            **inner,
+            "architecture": "fine",
+            "dim": self.dim,
+            "num_classes": self.num_classes,
+            "subdivision": self.subdivision,
+        }
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer."""
+        return self.body.head
+
+    def forward(self, crosses: Float[Tensor, "*shape five_d"]) -> Float[Tensor, "*shape cells K"]:
+        """Logits (..., r^2, K) of tokens with their neighbours, cells row by row."""
+        return self.body(crosses).unflatten(-1, (self.subdivision**2, self.num_classes))
+
+    def picture(
+        self, tokens: Float[Tensor, "n d"], rows: int, columns: int, height: int, width: int
+    ) -> Float[Tensor, "cells K"]:
+        """Logits of the height * width cells of a whole picture, row by row."""
+        return grid_of_cells(self(cross_tokens(tokens, rows, columns)), height, width, rows, columns)
+
+
+def cell_loss(
+    logits: Float[Tensor, "b cells K"], targets: Tensor, soft_loss: Callable[[Tensor, Tensor], Tensor]
+) -> Float[Tensor, ""]:
+    """Mean over labelled cells of the cross-entropy, or `soft_loss` of all cells where targets are probabilities.
+
+    Args:
+        logits: Of b tokens.
+        targets: (b, cells) classes, 255 for none, or (b, cells, K) probabilities.
+        soft_loss: Of (b * cells, K) logits and probabilities.
+    """
+    if targets.is_floating_point():
+        return soft_loss(logits.flatten(0, 1), targets.flatten(0, 1))
+    values = nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten().long(), ignore_index=IGNORE, reduction="sum"
+    )
+    return values / (targets != IGNORE).sum().clamp_min(1)

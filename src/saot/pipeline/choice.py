@@ -1,0 +1,93 @@
+"""What is chosen on held-out declared points, and never on what is reported."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from saot.decoder import GridDecoder, TokenPool
+from saot.pipeline.job import Job, adjustment_bias, class_frequencies, merge_facts
+from saot.pipeline.networks import points_pool
+from saot.transfer import generator_for
+
+Network = Callable[..., Tensor]  # tokens to logits; a `GridDecoder` wants the grid's rows and columns too
+MOST_JUDGED = 50_000  # held-out points that a choice is made on
+
+
+def sample_tokens(pool: TokenPool, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """At most `size` tokens of a pool, drawn without regard to their class."""
+    tokens, classes = pool.read(_positions(pool, size, seed))
+    return tokens.float(), classes
+
+
+def _positions(pool: TokenPool, size: int, seed: int) -> Tensor:
+    return torch.randperm(len(pool), generator=generator_for(seed, "sample", len(pool)))[:size]
+
+
+def chosen_adjustment(job: Job, decoder: Network, name: str, strengths: Sequence[float] | None = None) -> Tensor | None:
+    """The logit adjustment with the best estimated mIoU at held-out declared points (E.6, never on what is reported).
+
+    None where no points are held out: a choice on points a network was trained on says little. The strengths are the
+    recipe's unless given.
+    """
+    strengths = job.recipe.scores.logit_adjustment if strengths is None else strengths
+    if len(strengths) < 2:
+        return None
+    frequencies = class_frequencies(job.source_labels, job.num_classes)
+    scores = held_out_scores(job, decoder, [adjustment_bias(frequencies, strength) for strength in strengths])
+    if scores is None:
+        return None
+    trials = [{"strength": strength, "miou": miou} for strength, miou in zip(strengths, scores, strict=True)]
+    best = max(trials, key=lambda trial: (trial["miou"], -abs(trial["strength"])))
+    merge_facts(job.space, "adjustment", {name: {"chosen": best["strength"], "trials": trials}})
+    return None if best["strength"] == 0.0 else adjustment_bias(frequencies, best["strength"])
+
+
+def held_out_scores(job: Job, decoder: Network, biases: Sequence[Tensor]) -> list[float] | None:
+    """Estimated mIoU at held-out declared points, with each bias added; None where nothing may be chosen on points.
+
+    Points are drawn class by class, so their confusion matrix says how often class c is taken for class k, not how
+    frequent c is; the rows are therefore weighted by the shares of the classes the network itself predicts on the
+    unlabelled target.
+    """
+    judge = job.points.held()
+    if not job.may_choose or len(judge) == 0:
+        return None
+    shares = torch.zeros(job.num_classes, dtype=torch.float64)
+    for number in range(len(job.target)):
+        part = job.target.logits(decoder, number).argmax(-1).cpu()
+        shares += torch.bincount(part, minlength=job.num_classes).double()
+    pool = points_pool(job, judge)
+    positions = _positions(pool, MOST_JUDGED, job.settings.seed)
+    logits, classes = _logits_at(job, decoder, pool, positions), pool.label[positions].long()
+    return [estimated_miou(classes, (logits + bias).argmax(-1), shares) for bias in biases]
+
+
+def _logits_at(job: Job, decoder: Network, pool: TokenPool, positions: Tensor) -> Tensor:
+    """Logits of single target tokens; a decoder that looks at neighbours sees their whole pictures."""
+    if not isinstance(decoder, GridDecoder):
+        with torch.no_grad():
+            return decoder(pool.read(positions)[0].float().to(job.source.device)).cpu()
+    logits = torch.zeros(len(positions), job.num_classes)
+    pictures, tokens = pool.picture[positions], pool.token[positions].long()
+    for number in pictures.unique().tolist():
+        mine = pictures == number
+        logits[mine] = job.target.logits(decoder, number).cpu()[tokens[mine]]
+    return logits
+
+
+def estimated_miou(classes: Tensor, predicted: Tensor, shares: Tensor) -> float:
+    """mIoU of a confusion matrix whose rows come from class-balanced points and whose weights are `shares`.
+
+    Example:
+        >>> estimated_miou(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([3.0, 1.0]).double())
+        1.0
+    """
+    size = len(shares)
+    counts = torch.bincount(classes * size + predicted, minlength=size * size).view(size, size).double()
+    seen = counts.sum(1)
+    rows = counts / seen.clamp_min(1).unsqueeze(-1) * shares.clamp_min(1.0).unsqueeze(-1)
+    rows = rows * (seen > 0).unsqueeze(-1)
+    hits, truth = rows.diagonal(), rows.sum(1)
+    iou = hits / (truth + rows.sum(0) - hits).clamp_min(1e-12)
+    return float(iou[seen > 0].mean())

@@ -1,0 +1,103 @@
+"""Scoring some methods of a run: what tables and ablations need of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from saot.data import ClassSet
+from saot.pipeline.inputs import open_inputs
+from saot.pipeline.interventions import intervention_builders, intervention_notes
+from saot.pipeline.job import open_job
+from saot.pipeline.methods import method_builders
+from saot.pipeline.run import check_device
+from saot.pipeline.scoring import score_method
+from saot.pipeline.settings import RunSettings
+from saot.pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method on the evaluation pictures.
+
+    Attributes:
+        counts: (N, K, K) confusion counts of each picture, rows truth.
+        budget: Target labels the method has seen.
+        seconds: Of scoring, without training.
+    """
+
+    counts: Int64[Tensor, "N K K"]
+    budget: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PartialOutcome:
+    """What `score_some` ends with.
+
+    Attributes:
+        settings: What was asked.
+        classes: Of the counts.
+        methods: The methods asked for, by name, in their order.
+        stages: Every stage of the run so far, as in run.json: `seconds` and `peak_memory_bytes`.
+        notes: What could not be done as the paper does it, by method.
+    """
+
+    settings: RunSettings
+    classes: ClassSet
+    methods: Mapping[str, MethodResult]
+    stages: Mapping[str, Mapping[str, float]]
+    notes: Mapping[str, str]
+
+
+def score_some(
+    settings: RunSettings,
+    out: Path,
+    methods: Sequence[str],
+    *,
+    store: Path | None = None,
+    device: str = "cpu",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> PartialOutcome:
+    """Score these methods alone, training no more than they need.
+
+    Everything is kept in the run folder as `saot run` keeps it: a later call with more methods goes on, and so does
+    `saot run`. Beyond the methods of metrics.json there are `decoder_stage1` (SAOT's decoder without refinement) and
+    the interventions of table 18: `saot_decoder_logit_adjusted`, `_focal`, `_recalibrated`, `_finetuned`, `_spatial`.
+
+    Args:
+        settings: What is asked; an evaluation set is needed.
+        out: The run folder.
+        methods: Names.
+        store: Where features are kept; the run folder unless given.
+        device: Where networks and transport run.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        ValueError: If an input is not as it should be, or this run has no such method; nothing made so far is lost.
+    """
+    check_device(device)
+    if settings.eval is None:
+        raise ValueError("expected an evaluation set to score methods on; got none: name one with eval=...")
+    inputs = open_inputs(settings, device)
+    space = Workspace(out, settings.to_dict(), progress)
+    try:
+        job = open_job(settings, space, inputs, store, device)
+        builders = {**method_builders(job), **intervention_builders(job)}
+        unknown = [name for name in methods if name not in builders]
+        if unknown:
+            raise ValueError(f"expected methods of this run among {', '.join(builders)}; got {', '.join(unknown)}")
+        kept = {name: score_method(job, name, builders[name]) for name in methods}
+        stages = space.facts("stages")
+        results = {
+            name: MethodResult(part["counts"], int(part["budget"]), float(stages[f"score {name}"]["seconds"]))
+            for name, part in kept.items()
+        }
+        noted = intervention_notes(job)
+        return PartialOutcome(
+            settings, job.classes, results, stages, {name: noted[name] for name in methods if name in noted}
+        )
+    finally:
+        space.close()
