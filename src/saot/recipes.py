@@ -63,7 +63,7 @@ class TransferRecipe:
 class DecoderRecipe:
     """Decoder and stage 1, T12. The same network and loop train every MLP competitor."""
 
-    architecture: Literal["residual", "mlp3", "conv"] = "residual"  # T4
+    architecture: Literal["residual", "mlp3", "conv", "fine"] = "residual"  # T4; "fine" is ours: cells, with neighbours
     hidden: int = 1024  # T12
     blocks: int = 2  # T12
     dropout: float = 0.1  # T12
@@ -80,6 +80,20 @@ class DecoderRecipe:
     conv_width: float = 0.3125  # conv, times hidden: 320 channels have T4's 3.1M; no width is given
     conv_blocks: int = 3  # conv: T4
     crop: int = 12  # conv: side of a training window, tokens; ours
+    subdivision: int = 4  # fine: cells along each side of a token; ours
+
+
+@dataclass(frozen=True)
+class BankRecipe:
+    """Ours, preset best: one plan between a bank of labelled tokens and a target picture, in place of pairs."""
+
+    per_class: int = 0  # tokens of each class in the bank, and declared points besides; 0 is the paper's pairs
+    prior_weight: float = 0.2  # lambda of Eq. (3); the prior is the network's own posterior
+    vote: float = 0.5  # alpha: share of the plan in the label of a target token; 0 is the network alone
+    teachers: int = 1  # networks of stage 1, equal but for their draws, whose mean teaches stage 2
+    steps: int = 500  # of stage 2, which goes on from stage 1 with the taught target tokens as one more term
+    learning_rate: float = 5e-4
+    final_learning_rate: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -150,6 +164,7 @@ class Recipe:
     cost: CostRecipe = field(default_factory=CostRecipe)
     transfer: TransferRecipe = field(default_factory=TransferRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    bank: BankRecipe = field(default_factory=BankRecipe)
     refine: RefineRecipe = field(default_factory=RefineRecipe)
     baselines: BaselineRecipe = field(default_factory=BaselineRecipe)
     scores: ScoreRecipe = field(default_factory=ScoreRecipe)
@@ -171,8 +186,9 @@ BEST = Recipe(
     transport=TransportRecipe(cover=4),
     cost=CostRecipe(steps=1_000),
     decoder=DecoderRecipe(
-        hidden=256, steps=2_000, batch=1024, rounds=1, class_power=0.5, target_weight=0.25, points_weight=1.0
+        architecture="fine", hidden=256, steps=2_000, batch=1024, rounds=1, class_power=0.5, points_weight=1.0
     ),
+    bank=BankRecipe(per_class=300, teachers=2),
     refine=RefineRecipe(
         steps=1_500,
         batch=1024,
@@ -286,8 +302,9 @@ DEMO = Recipe(
     transport=TransportRecipe(cover=4),
     cost=CostRecipe(steps=250),
     decoder=DecoderRecipe(
-        hidden=128, steps=600, batch=512, rounds=1, class_power=0.5, target_weight=0.25, points_weight=1.0
+        architecture="fine", hidden=128, steps=600, batch=512, rounds=1, class_power=0.5, points_weight=1.0
     ),
+    bank=BankRecipe(per_class=150, teachers=2, steps=200),
     refine=RefineRecipe(
         steps=300,
         batch=512,

@@ -1,6 +1,7 @@
 """From pair-wise labels to one network."""
 
 from saot.decoder.distill import DecoderFit, Focal, Term, fit_decoder
+from saot.decoder.fine import FineDecoder, cells_of_tokens, cross_rows, cross_tokens
 from saot.decoder.network import (
     Decoder,
     GridDecoder,
@@ -16,6 +17,7 @@ from saot.decoder.refine import TargetTokens, refine_decoder
 __all__ = [
     "Decoder",
     "DecoderFit",
+    "FineDecoder",
     "Focal",
     "GridDecoder",
     "MLPDecoder",
@@ -23,6 +25,9 @@ __all__ = [
     "Term",
     "TokenDecoder",
     "TokenPool",
+    "cells_of_tokens",
+    "cross_rows",
+    "cross_tokens",
     "decoder_of_shape",
     "fit_decoder",
     "make_decoder",

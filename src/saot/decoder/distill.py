@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saot.decoder.crops import CropReader
+from saot.decoder.fine import FineDecoder, cell_loss
 from saot.decoder.network import Decoder, GridDecoder
 from saot.decoder.pool import BlockReader, TokenPool
 from saot.recipes import DecoderRecipe, RefineRecipe
@@ -154,6 +155,8 @@ def term_losses(
 
         def loss_of_tokens(number: int) -> Tensor:
             features, targets = reader(number)
+            if isinstance(decoder, FineDecoder):
+                return cell_loss(decoder(features), targets, confidence_weighted_kl)
             return label_loss(decoder(features), targets, label_smoothing, term.focal)
 
         return loss_of_tokens

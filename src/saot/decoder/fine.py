@@ -63,13 +63,10 @@ def cells_of_tokens(
     return parts.reshape(rows * columns, subdivision**2)
 
 
-def grid_of_cells(
-    values: Float[Tensor, "n cells_a_token K"], height: int, width: int, rows: int, columns: int
-) -> Float[Tensor, "cells K"]:
-    """The reverse, for scores: height * width cells, row by row; what lies in padding is dropped."""
+def grid_of_cells(values: Float[Tensor, "n cells_a_token K"], rows: int, columns: int) -> Float[Tensor, "cells K"]:
+    """The reverse, for scores: all (rows r) x (columns r) cells, row by row."""
     side = round(values.shape[1] ** 0.5)
-    full = values.view(rows, columns, side, side, -1).transpose(1, 2).reshape(rows * side, columns * side, -1)
-    return full[:height, :width].flatten(0, 1)
+    return values.reshape(rows, columns, side, side, -1).transpose(1, 2).flatten(0, 3)
 
 
 class FineDecoder(nn.Module):
@@ -85,33 +82,26 @@ class FineDecoder(nn.Module):
     def __init__(self, dim: int, num_classes: int, body: nn.Module, subdivision: int) -> None:
         super().__init__()
         self.dim, self.num_classes, self.subdivision, self.body = dim, num_classes, subdivision, body
+        self.body_shape: dict[str, object] = dict(body.shape)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> dict[str, object]:
         """What `decoder_of_shape` builds it from."""
-        inner = {name: value for name, value in self.body.shape.items() if name not in ("dim", "num_classes")}
-        return {
-            **inner,
-            "architecture": "fine",
-            "dim": self.dim,
-            "num_classes": self.num_classes,
-            "subdivision": self.subdivision,
-        }
+        own = {"dim": self.dim, "num_classes": self.num_classes, "subdivision": self.subdivision}
+        return {**self.body_shape, "architecture": "fine", **own}
 
     @property
     def head(self) -> nn.Linear:
         """The last linear layer."""
-        return self.body.head
+        return self.body.head  # type: ignore[return-value]
 
     def forward(self, crosses: Float[Tensor, "*shape five_d"]) -> Float[Tensor, "*shape cells K"]:
         """Logits (..., r^2, K) of tokens with their neighbours, cells row by row."""
         return self.body(crosses).unflatten(-1, (self.subdivision**2, self.num_classes))
 
-    def picture(
-        self, tokens: Float[Tensor, "n d"], rows: int, columns: int, height: int, width: int
-    ) -> Float[Tensor, "cells K"]:
-        """Logits of the height * width cells of a whole picture, row by row."""
-        return grid_of_cells(self(cross_tokens(tokens, rows, columns)), height, width, rows, columns)
+    def of_tokens(self, tokens: Float[Tensor, "n d"], rows: int, columns: int) -> Float[Tensor, "n cells K"]:
+        """Logits of the cells of each token of a whole picture, n = rows * columns."""
+        return self(cross_tokens(tokens, rows, columns))
 
 
 def cell_loss(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from saot.decoder.fine import FineDecoder, grid_of_cells
 from saot.recipes import DecoderRecipe
 
 
@@ -185,7 +186,7 @@ class GridDecoder(nn.Module):
         return self.head(x).reshape(*tokens.shape[:-1], -1)
 
 
-Decoder = TokenDecoder | MLPDecoder | GridDecoder
+Decoder = TokenDecoder | MLPDecoder | GridDecoder | FineDecoder
 
 
 def picture_logits(
@@ -193,12 +194,17 @@ def picture_logits(
 ) -> Float[Tensor, "n K"]:
     """Logits of all tokens of a picture, whether the network looks at neighbours or not.
 
+    A `FineDecoder` gives those of r^2 n cells, (rows r) x (columns r) of them row by row; `saot.evaluate` knows by
+    their number what they are.
+
     Args:
         decoder: A decoder, or any other function of single tokens.
         tokens: All n = rows * columns tokens of the picture, row by row.
         rows: Rows of its token grid.
         columns: Columns of it.
     """
+    if isinstance(decoder, FineDecoder):
+        return grid_of_cells(decoder.of_tokens(tokens, rows, columns), rows, columns)
     return decoder(tokens, rows, columns) if isinstance(decoder, GridDecoder) else decoder(tokens)
 
 
@@ -211,7 +217,7 @@ def make_decoder(dim: int, num_classes: int, config: DecoderRecipe) -> Decoder:
         config: Architecture and widths.
 
     Raises:
-        ValueError: If the architecture is not one of table 4.
+        ValueError: If the architecture is not known.
 
     Example:
         >>> make_decoder(1024, 19, DecoderRecipe(architecture="conv")).shape["hidden"]
@@ -226,7 +232,13 @@ def make_decoder(dim: int, num_classes: int, config: DecoderRecipe) -> Decoder:
         case "conv":
             width = max(1, round(config.conv_width * config.hidden))
             return GridDecoder(dim, num_classes, width, config.conv_blocks, config.dropout)
-    raise ValueError(f"expected an architecture among residual, mlp3, conv; got {config.architecture!r}: choose one")
+        case "fine":
+            outputs = num_classes * config.subdivision**2
+            body = TokenDecoder(5 * dim, outputs, config.hidden, config.blocks, config.dropout)
+            return FineDecoder(dim, num_classes, body, config.subdivision)
+    raise ValueError(
+        f"expected an architecture among residual, mlp3, conv, fine; got {config.architecture!r}: choose one"
+    )
 
 
 def decoder_of_shape(shape: Mapping[str, Any]) -> Decoder:
@@ -237,5 +249,8 @@ def decoder_of_shape(shape: Mapping[str, Any]) -> Decoder:
         True
     """
     sizes = {name: value for name, value in shape.items() if name != "architecture"}
+    if shape.get("architecture") == "fine":
+        dim, classes, parts = sizes.pop("dim"), sizes.pop("num_classes"), sizes.pop("subdivision")
+        return FineDecoder(dim, classes, TokenDecoder(5 * dim, classes * parts**2, **sizes), parts)
     kinds = {"residual": TokenDecoder, "mlp3": MLPDecoder, "conv": GridDecoder}
     return kinds[shape.get("architecture", "residual")](**sizes)

@@ -1,5 +1,6 @@
 """From token scores to pixels: bilinear, at the exact place of every token in the picture."""
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -48,7 +49,27 @@ def interpolation_matrix(
     return matrix
 
 
-def _check(scores: Float[Tensor, "n k"], grid: PatchGrid, bias: Float[Tensor, "c"] | None) -> None:
+def on_cells(scores: Float[Tensor, "n k"], grid: PatchGrid) -> tuple[Float[Tensor, "n k"], PatchGrid]:
+    """Scores and the grid they lie on: that of the tokens, or of r x r cells a token if there are r^2 times as many.
+
+    Cells of the last tokens that lie wholly in padding are dropped.
+
+    Example:
+        >>> on_cells(torch.zeros(4 * 6, 2), PatchGrid(4, 6, 4, 6, 2, 2, 3))[1].patch_size
+        2
+    """
+    parts = math.isqrt(scores.shape[0] // grid.num_tokens)
+    if parts < 2 or scores.shape[0] != grid.num_tokens * parts**2:
+        return scores, grid
+    fine = grid.subdivide(parts)
+    cells = scores.view(grid.height * parts, grid.width * parts, -1)[: fine.height, : fine.width]
+    return cells.flatten(0, 1), fine
+
+
+def _checked(
+    scores: Float[Tensor, "n k"], grid: PatchGrid, bias: Float[Tensor, "c"] | None
+) -> tuple[Float[Tensor, "n k"], PatchGrid]:
+    scores, grid = on_cells(scores, grid)
     if scores.shape[0] != grid.height * grid.width:
         raise ValueError(
             f"scores has {scores.shape[0]} tokens but the grid has {grid.height} x {grid.width} = "
@@ -63,6 +84,7 @@ def _check(scores: Float[Tensor, "n k"], grid: PatchGrid, bias: Float[Tensor, "c
         )
     if bias is not None and len(bias) != scores.shape[1]:
         raise ValueError(f"bias has {len(bias)} values but scores has {scores.shape[1]} classes")
+    return scores, grid
 
 
 def _part(
@@ -114,7 +136,7 @@ def upsample_scores(scores: Float[Tensor, "n k"], grid: PatchGrid) -> Float[Tens
     Raises:
         ValueError: If the number of tokens differs from the grid, or a score is not finite.
     """
-    _check(scores, grid, None)
+    scores, grid = _checked(scores, grid, None)
     return _window(scores, grid, slice(0, grid.image_height), slice(0, grid.image_width))
 
 
@@ -132,7 +154,7 @@ def scores_at(
     Raises:
         ValueError: As `upsample_scores`, or if a pixel lies outside the picture.
     """
-    _check(scores, grid, None)
+    scores, grid = _checked(scores, grid, None)
     for name, places, size in (("row", rows, grid.image_height), ("column", columns, grid.image_width)):
         if len(places) and not 0 <= int(places.min()) <= int(places.max()) < size:
             raise ValueError(f"expected {name}s in [0, {size}); got {int(places.min())} to {int(places.max())}")
@@ -170,7 +192,7 @@ def predict_mask(
     Raises:
         ValueError: If the number of tokens or of biases does not fit, or a score is not finite.
     """
-    _check(scores, grid, bias)
+    scores, grid = _checked(scores, grid, bias)
     mask = torch.empty(grid.image_height, grid.image_width, dtype=torch.uint8, device=scores.device)
     for place, values in _tiles(scores, grid):
         if bias is not None:
@@ -201,7 +223,7 @@ def predict_confidence(
     Raises:
         ValueError: As `predict_mask`.
     """
-    _check(scores, grid, bias)
+    scores, grid = _checked(scores, grid, bias)
     dtype = torch.promote_types(scores.dtype, torch.float32)
     result = torch.empty(grid.image_height, grid.image_width, dtype=dtype, device=scores.device)
     for place, values in _tiles(scores, grid):

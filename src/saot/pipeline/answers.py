@@ -13,9 +13,9 @@ from saot.decoder import Decoder
 from saot.evaluate import ConfusionMatrix, ScoreHistogram, class_shares, log_odds, scores_at
 from saot.evaluate.calibration import SCORE_LIMIT
 from saot.pipeline.cost import learned_cost, similarities
+from saot.pipeline.decoders import saot_decoder
 from saot.pipeline.domains import Domain
 from saot.pipeline.job import Job
-from saot.pipeline.networks import saot_decoder
 from saot.pipeline.workspace import load_tensors
 from saot.transfer import SemanticCost, fill_uncovered, transfer_labels
 from saot.transfer.fit import solve_pair
@@ -100,8 +100,8 @@ class Models:
     decoder: Decoder
     bias: Tensor | None
 
-    def tokens(self, domain: Domain, similar: Tensor, number: int) -> Tensor:
-        """(n, 2K + 1): logits of the decoder, probabilities of the plan, log of mass over weight."""
+    def tokens(self, domain: Domain, similar: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Logits of the decoder (n, K), or of cells; (n, K + 1) probabilities of the plan, log of mass over weight."""
         source, labels = self.job.labelled_source(int(similar[number].argmax()))
         target = domain.tokens(number)
         with torch.no_grad():
@@ -110,12 +110,12 @@ class Models:
             transfer = transfer_labels(result, labels, self.job.num_classes)
             probs = fill_uncovered(transfer, source, labels, target, self.job.recipe.transfer.uncovered)
         received = (result.marginals[1] * len(target)).log().clamp(-SCORE_LIMIT, SCORE_LIMIT)  # b_j = 1/m
-        return torch.cat([logits, probs, received.unsqueeze(1).to(probs)], dim=1).cpu()
+        return logits.cpu(), torch.cat([probs, received.unsqueeze(1).to(probs)], dim=1).cpu()
 
-    def at(self, values: Tensor, grid: PatchGrid, rows: Tensor, columns: Tensor) -> Answers:
+    def at(self, values: tuple[Tensor, Tensor], grid: PatchGrid, rows: Tensor, columns: Tensor) -> Answers:
         """Answers at single pixels, upsampled as the masks are."""
-        size = self.job.num_classes
-        parts = [scores_at(part, grid, rows, columns).double() for part in values.split([size, size, 1], dim=1)]
+        whole = (values[0], *values[1].split([self.job.num_classes, 1], dim=1))
+        parts = [scores_at(part, grid, rows, columns).double() for part in whole]
         logits = parts[0] if self.bias is None else parts[0] + self.bias
         probs = parts[1] / parts[1].sum(-1, keepdim=True)
         return Answers({"saot_decoder": logits.log_softmax(-1), "saot": probs.log()}, parts[2].squeeze(1))

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from saot.decoder import GridDecoder, TokenPool
+from saot.data import read_points_csv
+from saot.decoder import FineDecoder, GridDecoder, TokenPool
+from saot.evaluate import scores_at
 from saot.pipeline.job import Job, adjustment_bias, class_frequencies, merge_facts
 from saot.pipeline.networks import points_pool
 from saot.transfer import generator_for
@@ -57,9 +59,12 @@ def held_out_scores(job: Job, decoder: Network, biases: Sequence[Tensor]) -> lis
     for number in range(len(job.target)):
         part = job.target.logits(decoder, number).argmax(-1).cpu()
         shares += torch.bincount(part, minlength=job.num_classes).double()
-    pool = points_pool(job, judge)
-    positions = _positions(pool, MOST_JUDGED, job.settings.seed)
-    logits, classes = _logits_at(job, decoder, pool, positions), pool.label[positions].long()
+    if isinstance(decoder, FineDecoder):
+        logits, classes = _logits_at_pixels(job, decoder, judge.picture.unique().tolist())
+    else:
+        pool = points_pool(job, judge)
+        positions = _positions(pool, MOST_JUDGED, job.settings.seed)
+        logits, classes = _logits_at(job, decoder, pool, positions), pool.label[positions].long()
     return [estimated_miou(classes, (logits + bias).argmax(-1), shares) for bias in biases]
 
 
@@ -74,6 +79,18 @@ def _logits_at(job: Job, decoder: Network, pool: TokenPool, positions: Tensor) -
         mine = pictures == number
         logits[mine] = job.target.logits(decoder, number).cpu()[tokens[mine]]
     return logits
+
+
+def _logits_at_pixels(job: Job, decoder: FineDecoder, pictures: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Logits and classes of the declared points of these pictures, at their own pixels."""
+    declared = read_points_csv(job.space.path("points.csv"), job.target.images, job.classes)
+    logits, classes = [], []
+    for number in pictures:
+        x, y, labels = declared.of(job.target.images.keys[number])
+        scores = job.target.logits(decoder, number).cpu()
+        logits.append(scores_at(scores, job.target.grid(number), y, x).float())
+        classes.append(labels.long())
+    return torch.cat(logits), torch.cat(classes)
 
 
 def estimated_miou(classes: Tensor, predicted: Tensor, shares: Tensor) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saot.decoder import Decoder, Focal, Term, fit_decoder
 from saot.pipeline.choice import chosen_adjustment, held_out_scores
+from saot.pipeline.decoders import pseudo_term, saot_decoder
 from saot.pipeline.job import Job, class_frequencies, merge_facts
 from saot.pipeline.methods import Scorer, network_scorer
 from saot.pipeline.networks import (
@@ -23,8 +24,6 @@ from saot.pipeline.networks import (
     kept_network,
     network,
     points_term,
-    pseudo_term,
-    saot_decoder,
     source_pool,
     source_term,
 )

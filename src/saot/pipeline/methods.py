@@ -1,5 +1,6 @@
 """How every method of the table scores one picture. Names and order are the contract's."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,8 +19,10 @@ from saot.baselines import (
     unbalanced_transport,
 )
 from saot.data import patch_labels
+from saot.pipeline.bank import taught_decoder
 from saot.pipeline.choice import Network, chosen_adjustment, sample_tokens
 from saot.pipeline.cost import learned_cost, prior_alone, similarities, source_prototypes, transfer_from
+from saot.pipeline.decoders import refine_terms, saot_decoder
 from saot.pipeline.inputs import target_labels
 from saot.pipeline.job import Job, merge_facts, source_weights
 from saot.pipeline.networks import (
@@ -28,11 +31,10 @@ from saot.pipeline.networks import (
     oracle_term,
     points_pool,
     points_term,
-    refine_terms,
-    saot_decoder,
     source_pool,
     source_term,
 )
+from saot.recipes import DecoderRecipe
 from saot.transfer import LabelTransfer, fill_uncovered, generator_for
 from saot.transfer.labels import one_hot
 from saot.transport import TransportStatus
@@ -194,10 +196,18 @@ def _mlp(job: Job, name: str, *, points: bool = False, ema: bool = False) -> Net
     terms = [source_term(job)]
     if points:
         terms.append(points_term(job, 1.0))
-    return network(job, terms, terms if ema else None, name=name)
+    return network(job, terms, terms if ema else None, name=name, decoder=_of_tokens(job))
+
+
+def _of_tokens(job: Job) -> DecoderRecipe:
+    """The decoder of competitors: the recipe's, or the residual MLP where that is finer than the tokens."""
+    recipe = job.recipe.decoder
+    return dataclasses.replace(recipe, architecture="residual") if recipe.architecture == "fine" else recipe
 
 
 def _without_plan(job: Job) -> Network:
+    if job.recipe.bank.per_class > 0:
+        return taught_decoder(job, vote=0.0)
     terms = [source_term(job)]
     if has_points(job):
         terms.append(points_term(job, job.recipe.decoder.points_weight))
@@ -205,7 +215,7 @@ def _without_plan(job: Job) -> Network:
 
 
 def _oracle(job: Job) -> Scorer:
-    decoder = network(job, [source_term(job), oracle_term(job)], None, name="oracle")
+    decoder = network(job, [source_term(job), oracle_term(job)], None, name="oracle", decoder=_of_tokens(job))
     facts = job.space.facts("oracle")
     if "pixels" not in facts:
         labelled = target_labels(job.settings, job.inputs)

@@ -21,31 +21,12 @@ from saot.decoder import (
     refine_decoder,
     token_pool,
 )
-from saot.pipeline.cost import learned_cost, pseudo_labels
 from saot.pipeline.domains import TokenPoints, load_maps, patch_label_maps, save_maps
 from saot.pipeline.inputs import target_labels
 from saot.pipeline.job import Job
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.recipes import DecoderRecipe, RefineRecipe
 from saot.transfer import generator_for
-
-
-def pseudo_term(job: Job, previous: Decoder | None, number_of_round: int, decoder: DecoderRecipe | None = None) -> Term:
-    """The target term of stage 1; `decoder` is that of `previous`, the recipe's unless given."""
-    learned_cost(job)  # first, so that its time is not counted here
-    folder, own = f"pseudo-{number_of_round}", job.recipe.decoder.architecture
-    if previous is not None and decoder is not None and decoder.architecture != own:
-        folder += f"-{decoder.architecture}"
-    with job.space.stage("pseudo-labels"):
-        maps = pseudo_labels(job, previous, folder)
-
-    def soft(picture: int, tokens: Tensor) -> Tensor:
-        kept = load_tensors(job.space.work(folder, f"{picture:06d}.safetensors"))
-        assert kept is not None, "pseudo-labels vanished while they were used"
-        return kept["soft"][tokens]
-
-    pool = token_pool(maps, job.num_classes, job.target.rows, job.target.dim, soft, job.target.shape)
-    return Term(f"pseudo-{number_of_round}", pool, job.recipe.decoder.target_weight)
 
 
 def source_term(job: Job, weight: float = 1.0) -> Term:
@@ -104,6 +85,7 @@ def network(
     decoder: DecoderRecipe | None = None,
     refine: RefineRecipe | None = None,
     start: Decoder | None = None,
+    member: int = 0,
 ) -> Decoder:
     """A decoder trained on `terms`, self-trained where `refine_terms` are given; equal trainings are done once.
 
@@ -115,20 +97,23 @@ def network(
         decoder: Settings of stage 1, the recipe's unless given.
         refine: Settings of stage 2, the recipe's unless given.
         start: Weights to go on from.
+        member: Number of this network in an ensemble of equal trainings that differ in their draws.
     """
+    seed = job.settings.seed if member == 0 else generator_for(job.settings.seed, "member", member).initial_seed()
     decoder = decoder or job.recipe.decoder
     refine = refine or job.recipe.refine
     identity = [[(t.name, t.weight) for t in terms], dataclasses.asdict(decoder), start is not None]
+    identity += [member] if member else []
     first = kept_network(job, identity)
     if first is None:
-        first = start or new_decoder(job, decoder)
+        first = start or new_decoder(job, decoder, seed)
         checkpoint = job.space.checkpoint(f"{name}-1")
         with job.space.stage(f"train {name}"):
             fit = fit_decoder(
                 first,
                 terms,
                 decoder,
-                seed=job.settings.seed,
+                seed=seed,
                 checkpoint=checkpoint,
                 progress=job.space.tell(f"train {name}"),
             )
@@ -148,7 +133,7 @@ def network(
                 job.target.all_tokens(),
                 refine,
                 terms=refine_terms,
-                seed=job.settings.seed,
+                seed=seed,
                 checkpoint=checkpoint,
                 progress=job.space.tell(f"refine {name}"),
                 crop=decoder.crop,
@@ -160,10 +145,11 @@ def network(
     return teacher
 
 
-def new_decoder(job: Job, config: DecoderRecipe) -> Decoder:
-    """An untrained decoder; its weights depend on the seed alone."""
+def new_decoder(job: Job, config: DecoderRecipe, seed: int | None = None) -> Decoder:
+    """An untrained decoder; its weights depend on the seed alone, the run's unless given."""
+    seed = job.settings.seed if seed is None else seed
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_for(job.settings.seed, "decoder weights").initial_seed())
+        torch.manual_seed(generator_for(seed, "decoder weights").initial_seed())
         decoder = make_decoder(job.source.dim, job.num_classes, config)
     return decoder.to(job.source.device)
 
@@ -200,45 +186,3 @@ def load_decoder(path: Path) -> Decoder | None:
     decoder = decoder_of_shape(shape)
     decoder.load_state_dict(tensors)
     return decoder.eval()
-
-
-def saot_decoder(
-    job: Job, decoder: DecoderRecipe | None = None, *, name: str = "saot_decoder", refined: bool = True
-) -> Decoder:
-    """SAOT + decoder: stage 1 on source labels and transported pseudo-labels, stage 2 with an EMA teacher.
-
-    Args:
-        job: The run.
-        decoder: Settings of stage 1, the recipe's unless given.
-        name: Of its stages, in the log and in run.json.
-        refined: False leaves stage 2 out.
-    """
-    recipe = decoder or job.recipe.decoder
-    rounds = max(1, recipe.rounds)
-    per_round = dataclasses.replace(recipe, steps=recipe.steps // rounds)
-    base = [source_term(job)]
-    if recipe.points_weight > 0 and has_points(job):
-        base.append(points_term(job, recipe.points_weight))
-    previous: Decoder | None = None
-    for number in range(rounds):
-        last = number == rounds - 1
-        previous = network(
-            job,
-            [*base, pseudo_term(job, previous, number, recipe)],
-            refine_terms(job) if last and refined else None,
-            name=name if rounds == 1 else f"{name}-{number}",
-            decoder=per_round,
-            start=previous,
-        )
-    assert previous is not None
-    return previous
-
-
-def refine_terms(job: Job) -> list[Term]:
-    """What stage 2 keeps beside the pseudo-labels."""
-    terms = []
-    if job.recipe.refine.source_weight > 0:
-        terms.append(source_term(job, job.recipe.refine.source_weight))
-    if job.recipe.refine.points_weight > 0 and has_points(job):
-        terms.append(points_term(job, job.recipe.refine.points_weight))
-    return terms

@@ -15,10 +15,11 @@ from safetensors import safe_open
 from saot.data import write_atomic
 from saot.pipeline.calibrate import calibrate
 from saot.pipeline.cost import learned_cost
+from saot.pipeline.decoders import saot_decoder
 from saot.pipeline.inputs import check_manifest, digest, kept_manifest, manifest, open_inputs
 from saot.pipeline.job import Job, open_job
 from saot.pipeline.methods import unsolved_warning
-from saot.pipeline.networks import load_decoder, saot_decoder, save_decoder
+from saot.pipeline.networks import load_decoder, save_decoder
 from saot.pipeline.scoring import score_methods, write_metrics
 from saot.pipeline.settings import RUN_FORMAT, RunSettings
 from saot.pipeline.summary import report_data

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from saot.data import ClassSet, PatchGrid, read_points_csv
 from saot.evaluate import ConfusionMatrix, predict_mask, scores_at
+from saot.pipeline.decoders import saot_decoder
 from saot.pipeline.domains import draw_tokens
 from saot.pipeline.job import Job
 from saot.pipeline.methods import method_builders
-from saot.pipeline.networks import saot_decoder
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.reproduce.measure import Finished
 from saot.reproduce.model import Experiment

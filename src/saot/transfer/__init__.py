@@ -1,5 +1,6 @@
 """SAOT: from source labels to target label probabilities."""
 
+from saot.transfer.bank import bank_transfer, bank_weights, joined_correction
 from saot.transfer.cost import Prototypes, SemanticCost, class_prototypes
 from saot.transfer.fit import CostFit, PairData, TargetExample, fit_cost, fit_prior, transfer_pair
 from saot.transfer.labels import (
@@ -23,6 +24,8 @@ __all__ = [
     "SemanticCost",
     "TargetExample",
     "aggregate_transfers",
+    "bank_transfer",
+    "bank_weights",
     "class_prototypes",
     "cosine_rate",
     "diversity_loss",
@@ -31,6 +34,7 @@ __all__ = [
     "fit_cost",
     "fit_prior",
     "generator_for",
+    "joined_correction",
     "point_loss",
     "sharpen",
     "train_steps",
