@@ -141,6 +141,7 @@ class ScoreRecipe:
     upsample: Literal["logits", "probs"] = "logits"  # C27, for networks; transports give probabilities
     logit_adjustment: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # E.6
     holdout_points: float = 0.0  # share of point pictures kept from training to choose the adjustment
+    holdout_least: int = 0  # where fewer points would be held out, none are: too few to choose anything on
 
 
 @dataclass(frozen=True)
@@ -186,20 +187,22 @@ BEST = Recipe(
     transport=TransportRecipe(cover=4),
     cost=CostRecipe(steps=1_000),
     decoder=DecoderRecipe(
-        architecture="fine", hidden=256, steps=2_000, batch=1024, rounds=1, class_power=0.5, points_weight=1.0
+        architecture="fine", hidden=256, steps=1_200, batch=768, rounds=1, class_power=0.5, points_weight=1.0
     ),
     bank=BankRecipe(per_class=300, teachers=2),
     refine=RefineRecipe(
-        steps=1_500,
-        batch=1024,
+        steps=900,
+        batch=768,
         ema_decay=0.998,
-        regenerate=375,
+        regenerate=225,
         class_power=0.5,
         source_weight=1.0,
         points_weight=1.0,
     ),
     baselines=BaselineRecipe(bank=100_000, propagation_bank=20_000),
-    scores=ScoreRecipe(logit_adjustment=(0.0, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 1.0), holdout_points=0.2),
+    scores=ScoreRecipe(
+        logit_adjustment=(0.0, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 1.0), holdout_points=0.2, holdout_least=500
+    ),
 )
 
 PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, BEST)}

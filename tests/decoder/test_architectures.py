@@ -70,7 +70,7 @@ def test_the_decoders_of_table_4_have_its_sizes():
 def test_an_unknown_architecture_is_refused():
     config = DecoderRecipe()
     object.__setattr__(config, "architecture", "vit")  # as a caller without type checks might
-    with pytest.raises(ValueError, match="residual, mlp3, conv; got 'vit'"):
+    with pytest.raises(ValueError, match="residual, mlp3, conv, fine; got 'vit'"):
         make_decoder(8, 3, config)
 
 

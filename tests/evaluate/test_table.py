@@ -7,7 +7,6 @@ from saot.data.classes import class_set, folder_class_set
 from saot.evaluate import (
     METHODS,
     ConfusionMatrix,
-    bootstrap_difference,
     format_table,
     method_entry,
     method_named,
@@ -78,65 +77,3 @@ def test_text_table_lines_up():
     assert lines[0].split() == ["method", "mIoU", "%", "mIoU-16", "%", "mIoU-13", "%", "target", "labels"]
     assert lines[-1].split() == ["SAOT", "25.6", "-", "31.0", "40", "points"]
     assert len({len(line) for line in lines if line.startswith(("  ", "method"))}) == 1
-
-
-def counts_of(skill, pictures=40, seed=0):
-    """Per-picture counts of 3 classes with the same truth for every skill."""
-    generator = torch.Generator().manual_seed(seed)
-    truth = torch.randint(50, 200, (pictures, 3), generator=generator)
-    noise = torch.rand(pictures, 3, generator=generator) * 0.2
-    right = (truth * (skill + noise - 0.1)).round().long()
-    counts = torch.diag_embed(right)
-    for t in range(3):
-        counts[:, t, (t + 1) % 3] += truth[:, t] - right[:, t]
-    return counts
-
-
-def test_bootstrap_brackets_the_difference_and_is_reproducible():
-    better, worse = counts_of(0.8), counts_of(0.7, seed=0)
-    first = bootstrap_difference(better, worse, torch.Generator().manual_seed(3))
-    again = bootstrap_difference(better, worse, torch.Generator().manual_seed(3))
-    assert first == again
-    assert 0 < first.low < first.difference < first.high
-    assert first.share_above_zero == 1.0
-    sums = [ConfusionMatrix.from_list(counts.sum(0).tolist()).mean_iou() for counts in (better, worse)]
-    assert first.difference == pytest.approx(sums[0] - sums[1])
-    turned = bootstrap_difference(worse, better, torch.Generator().manual_seed(3))
-    assert (turned.low, turned.high) == (pytest.approx(-first.high), pytest.approx(-first.low))
-
-
-def test_bootstrap_is_paired():
-    same = bootstrap_difference(counts_of(0.8), counts_of(0.8), torch.Generator().manual_seed(0))
-    assert (same.low, same.difference, same.high) == (0.0, 0.0, 0.0)
-
-
-def test_bootstrap_interval_covers_at_its_level():
-    # 200 samples from a population whose difference is known: 90 % intervals cover it in about 9 of 10
-    population_a, population_b = counts_of(0.75, 4000, seed=5), counts_of(0.7, 4000, seed=5)
-    population_b = torch.diag_embed((population_b.sum(-1) * 0.7).long())
-    population_b[:, 0, 1] += population_a.sum(-1)[:, 0] - population_b[:, 0, 0]
-    population_b[:, 1, 2] += population_a.sum(-1)[:, 1] - population_b[:, 1, 1]
-    population_b[:, 2, 0] += population_a.sum(-1)[:, 2] - population_b[:, 2, 2]
-    generator = torch.Generator().manual_seed(0)
-    truth = bootstrap_difference(population_a, population_b, generator, draws=1).difference
-    covered = 0
-    for _ in range(200):
-        chosen = torch.randint(4000, (40,), generator=generator)
-        found = bootstrap_difference(population_a[chosen], population_b[chosen], generator, draws=200, level=0.9)
-        covered += found.low <= truth <= found.high
-    assert 160 <= covered <= 197  # binomial(200, 0.9) +- 4 standard errors, lower end eased for n = 40
-
-
-def test_bootstrap_leaves_out_draws_without_truth_and_refuses_mismatch():
-    counts = torch.zeros(2, 2, 2, dtype=torch.int64)
-    counts[0, 0, 0] = 10
-    found = bootstrap_difference(counts, counts, torch.Generator().manual_seed(0), draws=100)
-    assert 0 < found.draws < 100
-    other = counts.clone()
-    other[0, 0, 0] = 9
-    with pytest.raises(ValueError, match="same pictures"):
-        bootstrap_difference(counts, other, torch.Generator())
-    with pytest.raises(ValueError, match="labelled pixel"):
-        bootstrap_difference(counts * 0, counts * 0, torch.Generator())
-    with pytest.raises(ValueError, match="none of the chosen"):
-        bootstrap_difference(counts, counts, torch.Generator(), classes=[1])

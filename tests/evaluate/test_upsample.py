@@ -114,3 +114,25 @@ def test_wrong_input_is_refused():
         predict_mask(torch.zeros(4, 2), grid, torch.zeros(3))
     with pytest.raises(ValueError, match="256"):
         predict_mask(torch.zeros(4, 256), grid)
+
+
+def test_scores_of_cells_draw_what_tokens_cannot():
+    """Four times as many scores as tokens are those of cells; a mask of two-pixel squares comes back whole."""
+    grid = PatchGrid(8, 12, 8, 12, 4, 2, 3)
+    mask = torch.randint(0, 3, (4, 6), generator=torch.Generator().manual_seed(0))
+    cells = torch.nn.functional.one_hot(mask.flatten(), 3).float()
+    wanted = mask.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert torch.equal(predict_mask(cells, grid).long(), wanted)
+
+
+def test_cells_in_padding_are_dropped():
+    grid = PatchGrid(5, 6, 5, 6, 4, 2, 2)  # two rows of tokens, five pixels: of four rows of cells three hold some
+    cells = torch.zeros(4 * 4, 2)
+    cells[:, 0] = 1.0
+    cells.view(4, 4, 2)[3] = torch.tensor([0.0, 9.0])
+    assert not predict_mask(cells, grid).any()
+
+
+def test_a_number_of_scores_that_fits_neither_tokens_nor_cells_is_refused():
+    with pytest.raises(ValueError, match="tokens"):
+        predict_mask(torch.zeros(12, 2), PatchGrid(8, 12, 8, 12, 4, 2, 3))

@@ -10,7 +10,7 @@ from saot.data import class_set
 from saot.decoder import GridDecoder
 from saot.evaluate import ConfusionMatrix, method_entry
 from saot.pipeline import Workspace, evaluate_run, run_job
-from saot.pipeline.choice import _logits_at
+from saot.pipeline.choice import _logits_at, held_out_scores
 from saot.pipeline.inputs import open_inputs
 from saot.pipeline.interventions import rare_classes
 from saot.pipeline.job import open_job
@@ -18,7 +18,7 @@ from saot.pipeline.networks import points_pool
 from saot.pipeline.partial import PartialOutcome, score_some
 from saot.pipeline.settings import RunSettings
 from saot.pipeline.workspace import load_tensors
-from saot.recipes import InterventionRecipe
+from saot.recipes import BankRecipe, InterventionRecipe
 
 from .conftest import TINY, tiny_settings
 
@@ -155,6 +155,29 @@ def test_points_see_the_neighbours_a_whole_picture_shows(finished):
     for place in range(0, len(pool), 7):
         picture, token = int(pool.picture[place]), int(pool.token[place])
         assert torch.equal(logits[place], job.target.logits(decoder, picture)[token])
+
+
+def test_a_network_that_calls_everything_one_class_says_nothing_of_shares(finished):
+    space = Workspace(finished, tiny_settings().to_dict())
+    job = open_job(tiny_settings(), space, open_inputs(tiny_settings(), "cpu"))
+    space.close()
+    seen = job.points.held().classes.unique()
+    always = torch.nn.functional.one_hot(seen[0], job.num_classes).float()
+    scores = held_out_scores(job, lambda tokens: always.expand(len(tokens), -1), [torch.zeros(job.num_classes)])
+    assert scores is not None
+    # the n classes have equal shares then: IoU is 1/n for one of them and 0 for the others
+    assert scores[0] == pytest.approx(1 / len(seen) ** 2)
+
+
+def test_a_decoder_with_cells_has_the_interventions_that_need_no_token_labels(some, folder, store):
+    decoder = replace(TINY.decoder, architecture="fine", subdivision=2, rounds=1)
+    settings = tiny_settings(recipe=replace(TINY, decoder=decoder, bank=BankRecipe(per_class=8, teachers=1, steps=4)))
+    names = [name for name in INTERVENTIONS if name not in ("saot_decoder_recalibrated", "saot_decoder_finetuned")]
+    outcome = score_some(settings, folder / "cells", names, store=store)
+    for name, result in outcome.methods.items():
+        assert torch.equal(result.counts.sum(-1), some.methods[name].counts.sum(-1)), name
+    with pytest.raises(ValueError, match="got saot_decoder_finetuned"):
+        score_some(settings, folder / "cells", INTERVENTIONS[3:], store=store)
 
 
 def test_wrong_requests_are_refused(some, folder, store):

@@ -191,7 +191,7 @@ Decoder = TokenDecoder | MLPDecoder | GridDecoder | FineDecoder
 
 def picture_logits(
     decoder: Callable[..., Tensor], tokens: Float[Tensor, "n d"], rows: int, columns: int
-) -> Float[Tensor, "n K"]:
+) -> Float[Tensor, "cells K"]:
     """Logits of all tokens of a picture, whether the network looks at neighbours or not.
 
     A `FineDecoder` gives those of r^2 n cells, (rows r) x (columns r) of them row by row; `saot.evaluate` knows by

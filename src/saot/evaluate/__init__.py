@@ -27,10 +27,8 @@ from saot.evaluate.confusion import ConfusionMatrix, iou_from_counts, mean_over
 from saot.evaluate.table import (
     GROUPS,
     METHODS,
-    BootstrapDifference,
     Method,
     TableRow,
-    bootstrap_difference,
     extra_means,
     format_table,
     method_entry,
@@ -42,7 +40,6 @@ from saot.evaluate.upsample import interpolation_matrix, predict_confidence, pre
 __all__ = [
     "GROUPS",
     "METHODS",
-    "BootstrapDifference",
     "BootstrapInterval",
     "Calibration",
     "CalibrationScores",
@@ -55,7 +52,6 @@ __all__ = [
     "TableRow",
     "Threshold",
     "binomial_p_value",
-    "bootstrap_difference",
     "bootstrap_interval",
     "bounded_mean_p_value",
     "class_error_threshold",

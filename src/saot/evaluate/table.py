@@ -1,16 +1,12 @@
-"""Methods in the order of the tables: entries of metrics.json, rows for reading, paired differences."""
+"""Methods in the order of the tables: entries of metrics.json, rows for reading."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from jaxtyping import Float64, Int64
-from torch import Generator, Tensor
-
 from saot.data.classes import ClassSet
-from saot.evaluate.confusion import ConfusionMatrix, iou_from_counts, mean_over
+from saot.evaluate.confusion import ConfusionMatrix
 
 GROUPS = {
     "paper": "The paper's baselines (source labels only)",
@@ -192,80 +188,3 @@ def _percent(value: float | None) -> str:
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     first = cells[0].ljust(widths[0])
     return "  ".join([first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
-
-
-@dataclass(frozen=True)
-class BootstrapDifference:
-    """mIoU of A minus mIoU of B with its bootstrap interval, all in [-1, 1]."""
-
-    difference: float
-    low: float
-    high: float
-    level: float
-    share_above_zero: float
-    draws: int
-
-
-def bootstrap_difference(
-    counts_a: Int64[Tensor, "pictures k k"],
-    counts_b: Int64[Tensor, "other k k"],
-    generator: Generator,
-    draws: int = 1000,
-    *,
-    level: float = 0.95,
-    classes: Sequence[int] | None = None,
-) -> BootstrapDifference:
-    """Difference in mIoU of two methods on the same pictures, with a paired percentile interval.
-
-    Each draw takes as many pictures as there are, with replacement, the same for both methods; counts are
-    summed before the IoU. The interval speaks of other pictures of the same kind, not of other seeds.
-
-    Args:
-        counts_a: Confusion counts of method A, one matrix a picture, rows truth.
-        counts_b: The same of method B, pictures in the same order.
-        generator: Source of the draws (CPU).
-        draws: Number of resamples.
-        level: Share of the draws inside the interval. Other.
-        classes: Classes in the mean; None means all that occur in a draw. Other.
-
-    Returns:
-        Difference A - B on all pictures, interval, and the share of draws in which A is above B.
-
-    Raises:
-        ValueError: If the pictures do not match (different number or truth), or nothing can be scored.
-    """
-    if counts_a.shape != counts_b.shape or not torch.equal(counts_a.sum(-1), counts_b.sum(-1)):
-        raise ValueError(
-            "the two methods must be counted on the same pictures in the same order, got counts of shape "
-            f"{tuple(counts_a.shape)} and {tuple(counts_b.shape)} or another truth; score both in one pass"
-        )
-    if draws < 1 or not bool((counts_a.sum() > 0).item()):
-        raise ValueError(f"need at least one draw and one labelled pixel, got {draws} draws; check the truth")
-    pictures = counts_a.shape[0]
-    chosen = torch.randint(pictures, (draws, pictures), generator=generator)
-    weights = torch.zeros(draws, pictures, dtype=torch.float64)
-    weights.scatter_add_(1, chosen, torch.ones_like(weights))
-    everything = torch.ones(1, pictures, dtype=torch.float64)
-    whole = _difference(counts_a, counts_b, everything, classes)[0]
-    drawn = _difference(counts_a, counts_b, weights, classes)
-    drawn = drawn[~drawn.isnan()]  # draws of wholly unlabelled pictures
-    if drawn.numel() == 0 or bool(whole.isnan()):
-        raise ValueError("none of the chosen classes occurs in the truth; choose other classes")
-    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(drawn, tail).tolist()
-    return BootstrapDifference(float(whole), low, high, level, float((drawn > 0).double().mean()), int(drawn.numel()))
-
-
-def _difference(
-    counts_a: Int64[Tensor, "pictures k k"],
-    counts_b: Int64[Tensor, "pictures k k"],
-    weights: Float64[Tensor, "draws pictures"],
-    classes: Sequence[int] | None,
-) -> Float64[Tensor, "draws"]:
-    size = counts_a.shape[-1]
-    means = []
-    for counts in (counts_a, counts_b):
-        # whole numbers below 2^53 are exact in float64
-        summed = (weights @ counts.flatten(1).double()).round().long().view(-1, size, size)
-        means.append(mean_over(iou_from_counts(summed), classes))
-    return means[0] - means[1]

@@ -49,7 +49,7 @@ def interpolation_matrix(
     return matrix
 
 
-def on_cells(scores: Float[Tensor, "n k"], grid: PatchGrid) -> tuple[Float[Tensor, "n k"], PatchGrid]:
+def on_cells(scores: Float[Tensor, "n k"], grid: PatchGrid) -> tuple[Float[Tensor, "cells k"], PatchGrid]:
     """Scores and the grid they lie on: that of the tokens, or of r x r cells a token if there are r^2 times as many.
 
     Cells of the last tokens that lie wholly in padding are dropped.
@@ -68,7 +68,7 @@ def on_cells(scores: Float[Tensor, "n k"], grid: PatchGrid) -> tuple[Float[Tenso
 
 def _checked(
     scores: Float[Tensor, "n k"], grid: PatchGrid, bias: Float[Tensor, "c"] | None
-) -> tuple[Float[Tensor, "n k"], PatchGrid]:
+) -> tuple[Float[Tensor, "cells k"], PatchGrid]:
     scores, grid = on_cells(scores, grid)
     if scores.shape[0] != grid.height * grid.width:
         raise ValueError(

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from saot.data import patch_labels, point_tokens, read_points_csv
-from saot.decoder import Decoder, FineDecoder, Term, TokenPool, cells_of_tokens, cross_rows, point_pool, token_pool
+from saot.decoder import (
+    Decoder,
+    FineDecoder,
+    GridDecoder,
+    Term,
+    TokenPool,
+    cells_of_tokens,
+    cross_rows,
+    point_pool,
+    token_pool,
+)
 from saot.decoder.fine import IGNORE
 from saot.pipeline.domains import Domain, TokenPoints
 from saot.pipeline.inputs import target_labels
@@ -142,11 +152,16 @@ def taught_pool(job: Job, teachers: Sequence[Decoder], vote: float, label: str) 
     rows = cross_rows(job.target.rows, job.target.shape) if fine else job.target.rows
     device = job.target.device
 
+    def said(teacher: Decoder, picture: int, tokens: Tensor) -> Tensor:
+        if isinstance(teacher, GridDecoder):  # it looks further than a cross
+            return job.target.logits(teacher, picture)[tokens.to(device)]
+        return teacher(rows(picture, tokens).float().to(device))
+
     @torch.no_grad()
     def soft(picture: int, tokens: Tensor) -> Tensor:
         kept = load_tensors(job.space.work(folder, f"{picture:06d}.safetensors"))
         assert kept is not None, "corrections vanished while they were used"
-        logits = joint_logits([teacher(rows(picture, tokens).float().to(device)) for teacher in teachers]).cpu()
+        logits = joint_logits([said(teacher, picture, tokens) for teacher in teachers]).cpu()
         correction = kept["correction"][tokens].float()
         return torch.softmax(logits + (correction.unsqueeze(1) if fine else correction), dim=-1)
 

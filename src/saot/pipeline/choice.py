@@ -7,7 +7,7 @@ from torch import Tensor
 
 from saot.data import read_points_csv
 from saot.decoder import FineDecoder, GridDecoder, TokenPool
-from saot.evaluate import scores_at
+from saot.evaluate import ConfusionMatrix, class_shares, scores_at
 from saot.pipeline.job import Job, adjustment_bias, class_frequencies, merge_facts
 from saot.pipeline.networks import points_pool
 from saot.transfer import generator_for
@@ -49,23 +49,38 @@ def held_out_scores(job: Job, decoder: Network, biases: Sequence[Tensor]) -> lis
     """Estimated mIoU at held-out declared points, with each bias added; None where nothing may be chosen on points.
 
     Points are drawn class by class, so their confusion matrix says how often class c is taken for class k, not how
-    frequent c is; the rows are therefore weighted by the shares of the classes the network itself predicts on the
-    unlabelled target.
+    frequent c is; the rows are therefore weighted by the shares of the classes behind what the network predicts on the
+    unlabelled target, its confusions taken back out (`saot.evaluate.class_shares`).
     """
     judge = job.points.held()
     if not job.may_choose or len(judge) == 0:
         return None
-    shares = torch.zeros(job.num_classes, dtype=torch.float64)
+    predicted = torch.zeros(job.num_classes, dtype=torch.float64)
     for number in range(len(job.target)):
         part = job.target.logits(decoder, number).argmax(-1).cpu()
-        shares += torch.bincount(part, minlength=job.num_classes).double()
+        predicted += torch.bincount(part, minlength=job.num_classes).double()
     if isinstance(decoder, FineDecoder):
         logits, classes = _logits_at_pixels(job, decoder, judge.picture.unique().tolist())
     else:
         pool = points_pool(job, judge)
         positions = _positions(pool, MOST_JUDGED, job.settings.seed)
         logits, classes = _logits_at(job, decoder, pool, positions), pool.label[positions].long()
+    shares = shares_behind(predicted, classes, logits.argmax(-1))
     return [estimated_miou(classes, (logits + bias).argmax(-1), shares) for bias in biases]
+
+
+def shares_behind(frequencies: Tensor, classes: Tensor, predicted: Tensor) -> Tensor:
+    """(K,) tokens of each class behind the frequencies of predictions, from how points of each class are taken.
+
+    Example:
+        >>> classes, predicted = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 0, 1])  # half of class 1 is missed
+        >>> shares_behind(torch.tensor([75.0, 25.0]), classes, predicted).round()
+        tensor([50., 50.], dtype=torch.float64)
+    """
+    confusion = ConfusionMatrix(len(frequencies))
+    confusion.update(predicted, classes)
+    present = torch.ones(len(frequencies), dtype=torch.bool)
+    return frequencies.sum() * class_shares(frequencies, confusion.counts, present)
 
 
 def _logits_at(job: Job, decoder: Network, pool: TokenPool, positions: Tensor) -> Tensor:
@@ -95,6 +110,11 @@ def _logits_at_pixels(job: Job, decoder: FineDecoder, pictures: Sequence[int]) -
 
 def estimated_miou(classes: Tensor, predicted: Tensor, shares: Tensor) -> float:
     """mIoU of a confusion matrix whose rows come from class-balanced points and whose weights are `shares`.
+
+    Args:
+        classes: True class of each point.
+        predicted: Class it is taken for.
+        shares: (K,) tokens of each class; a class that has a point has at least one.
 
     Example:
         >>> estimated_miou(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([3.0, 1.0]).double())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saot.pipeline.domains import draw_tokens
 from saot.pipeline.job import Job, merge_facts, source_weights
+from saot.pipeline.shared import adopt, cost_part, pseudo_part, publish
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.recipes import CostRecipe
 from saot.transfer import (
@@ -115,8 +116,10 @@ def pair_data(job: Job) -> PairData:
 
 
 def learned_cost(job: Job) -> SemanticCost:
-    """The cost of Algorithm 1, from cost.safetensors or trained."""
+    """The cost of Algorithm 1, from cost.safetensors, from a run with the same cost, or trained."""
     path = job.space.path("cost.safetensors")
+    if load_tensors(path) is None:
+        adopt(job, cost_part(job))
     if load_tensors(path) is not None:
         return load_cost(path).to(job.source.device)
     with job.space.stage("cost"):
@@ -135,6 +138,7 @@ def learned_cost(job: Job) -> SemanticCost:
         merge_facts(job.space, "cost", {"converged_share": sum(solved) / max(len(solved), 1)})
         save_cost(path, fit.cost, job.source.dim)
         checkpoint.clear()
+    publish(job, cost_part(job))
     return fit.cost
 
 
@@ -183,10 +187,24 @@ def pseudo_labels(job: Job, previous: Callable[..., Tensor] | None, folder: str)
         previous: The decoder of the round before, if any.
         folder: The name they are kept under.
     """
-    cost, similar, recipe = learned_cost(job), similarities(job, "target"), job.recipe.transfer
+    cost = learned_cost(job)  # first, so that its time is not counted here
+    files = [job.space.work(folder, f"{number:06d}.safetensors") for number in range(len(job.target))]
+    missing = not all(path.exists() for path in files)
+    if missing and previous is None:
+        adopt(job, pseudo_part(job, folder))
+    with job.space.stage("pseudo-labels"):
+        maps = _pseudo_labels(job, cost, previous, files)
+    if missing and previous is None:
+        publish(job, pseudo_part(job, folder))
+    return maps
+
+
+def _pseudo_labels(
+    job: Job, cost: SemanticCost, previous: Callable[..., Tensor] | None, files: Sequence[Path]
+) -> list[Tensor]:
+    similar, recipe = similarities(job, "target"), job.recipe.transfer
     maps, uncovered = [], 0.0
-    for number in range(len(job.target)):
-        path = job.space.work(folder, f"{number:06d}.safetensors")
+    for number, path in enumerate(files):
         kept = load_tensors(path)
         if kept is None:
             tokens = job.target.tokens(number)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from saot.decoder import Decoder, Term, token_pool
 from saot.pipeline.bank import taught_decoder
-from saot.pipeline.cost import learned_cost, pseudo_labels
+from saot.pipeline.cost import pseudo_labels
 from saot.pipeline.job import Job
 from saot.pipeline.networks import has_points, network, points_term, source_term
 from saot.pipeline.workspace import load_tensors
@@ -15,12 +15,10 @@ from saot.recipes import DecoderRecipe
 
 def pseudo_term(job: Job, previous: Decoder | None, number_of_round: int, decoder: DecoderRecipe | None = None) -> Term:
     """The target term of stage 1; `decoder` is that of `previous`, the recipe's unless given."""
-    learned_cost(job)  # first, so that its time is not counted here
     folder, own = f"pseudo-{number_of_round}", job.recipe.decoder.architecture
     if previous is not None and decoder is not None and decoder.architecture != own:
         folder += f"-{decoder.architecture}"
-    with job.space.stage("pseudo-labels"):
-        maps = pseudo_labels(job, previous, folder)
+    maps = pseudo_labels(job, previous, folder)
 
     def soft(picture: int, tokens: Tensor) -> Tensor:
         kept = load_tensors(job.space.work(folder, f"{picture:06d}.safetensors"))

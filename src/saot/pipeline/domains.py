@@ -55,8 +55,8 @@ class Domain:
         grid = self.grid(number)
         return grid.height, grid.width
 
-    def logits(self, network: Callable[..., Tensor], number: int) -> Float[Tensor, "n K"]:
-        """What a network says of all tokens of a picture; no gradient."""
+    def logits(self, network: Callable[..., Tensor], number: int) -> Float[Tensor, "cells K"]:
+        """What a network says of all tokens of a picture, or of their cells; no gradient."""
         with torch.no_grad():
             return picture_logits(network, self.tokens(number), *self.shape(number))
 

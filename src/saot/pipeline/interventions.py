@@ -17,7 +17,7 @@ from saot.decoder import Decoder, Focal, Term, fit_decoder
 from saot.pipeline.choice import chosen_adjustment, held_out_scores
 from saot.pipeline.decoders import pseudo_term, saot_decoder
 from saot.pipeline.job import Job, class_frequencies, merge_facts
-from saot.pipeline.methods import Scorer, network_scorer
+from saot.pipeline.methods import Scorer, network_scorer, of_tokens
 from saot.pipeline.networks import (
     has_points,
     keep_network,
@@ -32,7 +32,10 @@ from saot.transfer import generator_for
 
 
 def intervention_builders(job: Job) -> dict[str, Callable[[], Scorer]]:
-    """The methods of this file, by name; building one trains it."""
+    """The methods of this file, by name; building one trains it.
+
+    Where the run's decoder is finer than its tokens, those are left out that train it on from token labels.
+    """
 
     def scored(name: str, make: Callable[[Job], Decoder], budget: int) -> Callable[[], Scorer]:
         return lambda: network_scorer(job, make(job), name, budget)
@@ -42,7 +45,9 @@ def intervention_builders(job: Job) -> dict[str, Callable[[], Scorer]]:
         "saot_decoder_logit_adjusted": lambda: logit_adjusted(job),
         "saot_decoder_focal": scored("saot_decoder_focal", focal_decoder, 0),
     }
-    made = {"recalibrated": recalibrated, "finetuned": finetuned, "spatial": spatial}
+    made: dict[str, Callable[[Job], Decoder]] = {"spatial": spatial}
+    if job.recipe.decoder.architecture != "fine":
+        made = {"recalibrated": recalibrated, "finetuned": finetuned, **made}
     return builders | {
         f"saot_decoder_{kind}": scored(f"saot_decoder_{kind}", make, job.label_budget) for kind, make in made.items()
     }
@@ -80,7 +85,7 @@ def focal_decoder(job: Job) -> Decoder:
     weights = inverse_frequency(class_frequencies(job.source_labels, job.num_classes))
     gamma = job.recipe.interventions.focal_gamma
     term = Term(f"source-focal-{gamma:g}", source_pool(job, job.source_labels), 1.0, Focal(gamma, weights))
-    config = dataclasses.replace(job.recipe.decoder, class_power=1.0)
+    config = dataclasses.replace(of_tokens(job), class_power=1.0)
     return network(job, [term], None, name="saot_decoder_focal", decoder=config)
 
 

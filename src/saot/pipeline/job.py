@@ -58,6 +58,7 @@ class Job:
         points: Declared target points.
         label_budget: How many of them (all labelled patches where they are drawn anew each step).
         may_choose: False where evaluation pictures are target pictures too: then nothing is chosen on points.
+        shared: Folder of what runs have in common that differ in their decoders alone, or None.
     """
 
     settings: RunSettings
@@ -71,6 +72,7 @@ class Job:
     points: TokenPoints
     label_budget: int
     may_choose: bool
+    shared: Path | None = None
 
     @property
     def classes(self) -> ClassSet:
@@ -140,7 +142,9 @@ def open_job(
             keep_manifest(space, found)
             save_maps(path, labels)
     overlap = shared_pictures(found)
-    share = 0.0 if overlap else recipe.scores.holdout_points
+    share = recipe.scores.holdout_points
+    if overlap or share * len(points) < recipe.scores.holdout_least:
+        share = 0.0
     token_points = points_on_tokens(points, target, share, settings.seed)
     budget = len(points)
     scope, count = points_request(settings.points)

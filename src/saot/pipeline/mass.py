@@ -1,5 +1,6 @@
 """How much of the plan's mass joins tokens of different true classes: what the paper says of its plans in sec. 7."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def wrong_class_mass(
     out: Path,
     *,
     store: Path | None = None,
+    shared: Path | None = None,
     device: str = "cpu",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, dict[str | None, float | None]]:
@@ -40,6 +42,7 @@ def wrong_class_mass(
         settings: What is asked; an evaluation set is needed.
         out: The run folder, new or begun by `saot run` or `score_some`.
         store: Where features are kept; the run folder unless given.
+        shared: See `score_some`.
         device: Where transport runs.
         progress: Called with (stage, done, total).
 
@@ -56,7 +59,7 @@ def wrong_class_mass(
     inputs = open_inputs(settings, device)
     space = Workspace(out, settings.to_dict(), progress)
     try:
-        job = open_job(settings, space, inputs, store, device)
+        job = dataclasses.replace(open_job(settings, space, inputs, store, device), shared=shared)
         kept = space.facts("wrong_mass")
         if not kept:
             costs = {"saot": learned_cost(job), "uot": None}

@@ -196,10 +196,10 @@ def _mlp(job: Job, name: str, *, points: bool = False, ema: bool = False) -> Net
     terms = [source_term(job)]
     if points:
         terms.append(points_term(job, 1.0))
-    return network(job, terms, terms if ema else None, name=name, decoder=_of_tokens(job))
+    return network(job, terms, terms if ema else None, name=name, decoder=of_tokens(job))
 
 
-def _of_tokens(job: Job) -> DecoderRecipe:
+def of_tokens(job: Job) -> DecoderRecipe:
     """The decoder of competitors: the recipe's, or the residual MLP where that is finer than the tokens."""
     recipe = job.recipe.decoder
     return dataclasses.replace(recipe, architecture="residual") if recipe.architecture == "fine" else recipe
@@ -215,7 +215,7 @@ def _without_plan(job: Job) -> Network:
 
 
 def _oracle(job: Job) -> Scorer:
-    decoder = network(job, [source_term(job), oracle_term(job)], None, name="oracle", decoder=_of_tokens(job))
+    decoder = network(job, [source_term(job), oracle_term(job)], None, name="oracle", decoder=of_tokens(job))
     facts = job.space.facts("oracle")
     if "pixels" not in facts:
         labelled = target_labels(job.settings, job.inputs)

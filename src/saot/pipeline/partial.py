@@ -1,5 +1,6 @@
 """Scoring some methods of a run: what tables and ablations need of it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def score_some(
     methods: Sequence[str],
     *,
     store: Path | None = None,
+    shared: Path | None = None,
     device: str = "cpu",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> PartialOutcome:
@@ -72,6 +74,8 @@ def score_some(
         out: The run folder.
         methods: Names.
         store: Where features are kept; the run folder unless given.
+        shared: Folder in which runs leave the learned cost and the plan's pseudo-labels for each other: one that
+            differs in its decoder alone takes them over, with the time they took. Nothing is shared unless given.
         device: Where networks and transport run.
         progress: Called with (stage, done, total).
 
@@ -84,7 +88,7 @@ def score_some(
     inputs = open_inputs(settings, device)
     space = Workspace(out, settings.to_dict(), progress)
     try:
-        job = open_job(settings, space, inputs, store, device)
+        job = dataclasses.replace(open_job(settings, space, inputs, store, device), shared=shared)
         builders = {**method_builders(job), **intervention_builders(job)}
         unknown = [name for name in methods if name not in builders]
         if unknown:

@@ -57,19 +57,26 @@ class Scored:
 def score(
     settings: RunSettings, folder: Path, methods: Sequence[str], store: Path, device: str, progress: Progress | None
 ) -> Scored:
-    """Do a run, or go on with it, until these methods are scored.
+    """Do a run, or go on with it, until these methods are scored; runs beside it share what they have in common.
 
     Raises:
         ValueError: If an input is not as it should be, or a method does not exist in this run.
     """
     from saot.pipeline.partial import score_some
 
-    outcome = score_some(settings, folder, methods, store=store, device=device, progress=progress)
+    outcome = score_some(
+        settings, folder, methods, store=store, shared=shared_folder(folder), device=device, progress=progress
+    )
     scores = {
         name: MethodScore(result.counts, int(result.budget), float(result.seconds))
         for name, result in outcome.methods.items()
     }
     return Scored(scores, outcome.stages)
+
+
+def shared_folder(folder: Path) -> Path:
+    """Where a run and those beside it leave for each other what does not depend on their decoders."""
+    return folder.parent / "shared"
 
 
 @contextmanager
@@ -182,7 +189,8 @@ def wrong_mass(
     """Share of plan mass between tokens of different classes: method -> overall (None) and by class name."""
     from saot.pipeline.mass import wrong_class_mass
 
-    return wrong_class_mass(settings, folder, store=store, device=device, progress=progress)
+    shared = shared_folder(folder)
+    return wrong_class_mass(settings, folder, store=store, shared=shared, device=device, progress=progress)
 
 
 def decoder_parameters(recipe: DecoderRecipe, dim: int, num_classes: int) -> int:

@@ -47,6 +47,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         text_claims.SYNTHIA,
         ours.BUDGET,
         ours.BEST,
+        ours.BEST_ABLATION,
         ours.FUSION,
     )
 }

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from saot.decoder import (
+    FineDecoder,
+    Term,
+    cells_of_tokens,
+    cross_rows,
+    cross_tokens,
+    decoder_of_shape,
+    fit_decoder,
+    make_decoder,
+    picture_logits,
+    token_pool,
+)
+from saot.decoder.fine import cell_loss, grid_of_cells
+from saot.recipes import DecoderRecipe
+
+ROWS, COLUMNS, DIM, CLASSES, PARTS = 3, 4, 5, 3, 2
+FINE = DecoderRecipe(architecture="fine", hidden=32, blocks=1, steps=150, batch=64, subdivision=PARTS)
+
+
+def fine() -> FineDecoder:
+    torch.manual_seed(0)
+    decoder = make_decoder(DIM, CLASSES, FINE)
+    assert isinstance(decoder, FineDecoder)
+    return decoder.eval()
+
+
+def test_a_token_comes_with_the_four_around_it_and_stands_in_for_those_beyond_the_border():
+    tokens = torch.arange(ROWS * COLUMNS).float().unsqueeze(1)
+    grid = tokens.view(ROWS, COLUMNS)
+    for row in range(ROWS):
+        for column in range(COLUMNS):
+            around = [
+                grid[row, column],
+                grid[max(row - 1, 0), column],
+                grid[min(row + 1, ROWS - 1), column],
+                grid[row, max(column - 1, 0)],
+                grid[row, min(column + 1, COLUMNS - 1)],
+            ]
+            assert cross_tokens(tokens, ROWS, COLUMNS)[row * COLUMNS + column].tolist() == [float(v) for v in around]
+
+
+def test_reading_some_tokens_with_neighbours_is_the_same_as_reading_all():
+    tokens = torch.randn(2, ROWS * COLUMNS, DIM)
+    read = cross_rows(lambda picture, chosen: tokens[picture][chosen], lambda picture: (ROWS, COLUMNS))
+    chosen = torch.tensor([11, 0, 5, 5])
+    assert torch.equal(read(1, chosen), cross_tokens(tokens[1], ROWS, COLUMNS)[chosen])
+
+
+def test_cells_go_to_their_tokens_and_back():
+    cells = torch.arange(ROWS * PARTS * COLUMNS * PARTS).to(torch.uint8)
+    height, width = ROWS * PARTS, COLUMNS * PARTS
+    of_tokens = cells_of_tokens(cells, height, width, ROWS, COLUMNS, PARTS)
+    first, second = of_tokens[0].tolist(), of_tokens[1].tolist()
+    assert first == [0, 1, width, width + 1] and second == [2, 3, width + 2, width + 3]
+    assert torch.equal(grid_of_cells(of_tokens.unsqueeze(-1).float(), ROWS, COLUMNS).squeeze(-1), cells.float())
+
+
+def test_cells_in_padding_are_ignored():
+    of_tokens = cells_of_tokens(torch.zeros(5 * 7, dtype=torch.uint8), 5, 7, ROWS, COLUMNS, PARTS)
+    assert of_tokens[-1].tolist() == [0, 255, 255, 255]
+    assert int((of_tokens == 255).sum()) == ROWS * PARTS * COLUMNS * PARTS - 35
+
+
+def test_a_whole_picture_gets_the_logits_of_its_cells_row_by_row():
+    decoder, tokens = fine(), torch.randn(ROWS * COLUMNS, DIM)
+    whole = picture_logits(decoder, tokens, ROWS, COLUMNS).view(ROWS * PARTS, COLUMNS * PARTS, CLASSES)
+    one = decoder(cross_tokens(tokens, ROWS, COLUMNS)[COLUMNS + 2]).view(PARTS, PARTS, CLASSES)
+    assert_close(whole[PARTS : 2 * PARTS, 2 * PARTS : 3 * PARTS], one)
+
+
+def test_it_is_built_again_from_its_shape():
+    decoder, tokens = fine(), torch.randn(ROWS * COLUMNS, DIM)
+    again = decoder_of_shape(decoder.shape).eval()
+    again.load_state_dict(decoder.state_dict())
+    assert again.shape == decoder.shape
+    assert torch.equal(picture_logits(again, tokens, ROWS, COLUMNS), picture_logits(decoder, tokens, ROWS, COLUMNS))
+
+
+def test_cells_without_a_label_have_no_say():
+    logits = torch.randn(2, 4, CLASSES)
+    targets = torch.tensor([[0, 255, 2, 255], [255, 255, 255, 1]], dtype=torch.uint8)
+    kept = torch.stack([logits[0, 0], logits[0, 2], logits[1, 3]])
+    expected = torch.nn.functional.cross_entropy(kept, torch.tensor([0, 2, 1]))
+    assert_close(cell_loss(logits, targets, lambda a, b: a.sum()), expected)
+    nothing = torch.full_like(targets, 255)
+    assert float(cell_loss(logits, nothing, lambda a, b: a.sum())) == 0.0
+
+
+@pytest.mark.parametrize("architecture", ["fine", "residual"])
+def test_it_sees_an_edge_inside_a_patch_that_a_token_decoder_cannot_draw(architecture):
+    """Each token is half class 0, half class 1, the order of the halves is in the token."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randint(0, 2, (ROWS * COLUMNS,), generator=generator)
+    tokens = torch.nn.functional.one_hot(order, DIM).float()
+    cells = torch.stack([order, 1 - order, order, 1 - order], dim=1).to(torch.uint8)
+    torch.manual_seed(0)
+    recipe = FINE if architecture == "fine" else DecoderRecipe(hidden=32, blocks=1, steps=150, batch=64)
+    decoder = make_decoder(DIM, CLASSES, recipe)
+    shape = lambda picture: (ROWS, COLUMNS)
+    if architecture == "fine":
+        rows = cross_rows(lambda picture, chosen: tokens[chosen], shape)
+        pool = token_pool([cells[:, 0]], CLASSES, rows, 5 * DIM, lambda picture, chosen: cells[chosen], shape)
+    else:
+        pool = token_pool([cells[:, 0]], CLASSES, lambda picture, chosen: tokens[chosen], DIM)
+    fitted = fit_decoder(decoder, [Term("source", pool)], recipe).decoder
+    logits = picture_logits(fitted, tokens, ROWS, COLUMNS)
+    if architecture == "residual":
+        logits = grid_of_cells(logits.unsqueeze(1).expand(-1, PARTS**2, -1), ROWS, COLUMNS)
+    truth = grid_of_cells(cells.unsqueeze(-1).float(), ROWS, COLUMNS).squeeze(-1)
+    right = float((logits.argmax(-1) == truth).float().mean())
+    assert right == (1.0 if architecture == "fine" else 0.5)
