@@ -100,7 +100,10 @@ def test_it_sees_an_edge_inside_a_patch_that_a_token_decoder_cannot_draw(archite
     torch.manual_seed(0)
     recipe = FINE if architecture == "fine" else DecoderRecipe(hidden=32, blocks=1, steps=150, batch=64)
     decoder = make_decoder(DIM, CLASSES, recipe)
-    shape = lambda picture: (ROWS, COLUMNS)
+
+    def shape(picture: int) -> tuple[int, int]:
+        return ROWS, COLUMNS
+
     if architecture == "fine":
         rows = cross_rows(lambda picture, chosen: tokens[chosen], shape)
         pool = token_pool([cells[:, 0]], CLASSES, rows, 5 * DIM, lambda picture, chosen: cells[chosen], shape)

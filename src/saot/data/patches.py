@@ -211,12 +211,12 @@ def _counts(mask: UInt8[np.ndarray, "h w"], grid: PatchGrid, num_classes: int) -
         raise ValueError(f"the mask has class {worst}, but allowed are 0-{num_classes - 1} and 255 for ignore")
     rows = _nearest(grid.image_height, grid.input_height)[: grid.height * grid.patch_size]
     columns = _nearest(grid.image_width, grid.input_width)[: grid.width * grid.patch_size]
-    resized = np.minimum(mask, num_classes)[rows[:, None], columns[None, :]].astype(np.int64)
-    token_row = np.arange(len(rows)) // grid.patch_size
     token_column = np.arange(len(columns)) // grid.patch_size
-    token = token_row[:, None] * grid.width + token_column[None, :]
-    cells = grid.num_tokens * (num_classes + 1)
-    counts = np.bincount((token * (num_classes + 1) + resized).ravel(), minlength=cells)
+    capped, cells = np.minimum(mask, num_classes), grid.width * (num_classes + 1)
+    counts = np.zeros((grid.height, cells), np.int64)
+    for row in range(grid.height):  # one row of tokens at a time, for pictures of any size
+        strip = capped[rows[row * grid.patch_size : (row + 1) * grid.patch_size, None], columns[None, :]]
+        counts[row] = np.bincount((token_column * (num_classes + 1) + strip).ravel(), minlength=cells)
     counts = counts.reshape(grid.num_tokens, num_classes + 1)
     counts[:, num_classes] += grid.patch_size**2 - counts.sum(1)  # padding
     return counts

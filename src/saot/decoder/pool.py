@@ -29,6 +29,7 @@ class TokenPool:
         soft: The same to soft labels (k, K), or None where the class is all there is.
         dim: Width d.
         grid: Picture number to rows and columns of its tokens; None will do for decoders of single tokens.
+        target_bytes: Of a token's soft label in memory, so that blocks stay small where that is many numbers.
     """
 
     picture: Int[Tensor, " N"]
@@ -39,6 +40,7 @@ class TokenPool:
     soft: Rows | None
     dim: int
     grid: Grid | None = None
+    target_bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.picture)
@@ -151,7 +153,7 @@ class BlockReader:
     ) -> None:
         self.pool, self.batch, self.class_power = pool, batch, class_power
         self.make_generator, self.device = make_generator, device
-        self.steps = max(1, BLOCK_BYTES // (batch * pool.dim * 2))
+        self.steps = max(1, BLOCK_BYTES // (batch * (pool.dim * 2 + pool.target_bytes)))
         self.loaded = -1
         self.block: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
 

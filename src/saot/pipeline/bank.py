@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from saot.decoder import (
     token_pool,
 )
 from saot.decoder.fine import IGNORE
+from saot.decoder.pool import Rows
 from saot.pipeline.domains import Domain, TokenPoints
-from saot.pipeline.inputs import target_labels
 from saot.pipeline.job import Job, merge_facts
 from saot.pipeline.networks import has_points, network, points_pool, source_pool
 from saot.pipeline.workspace import load_tensors, save_tensors
@@ -42,21 +42,23 @@ def taught_decoder(
     """
     recipe, stage_2 = decoder or job.recipe.decoder, job.recipe.bank
     vote = job.recipe.bank.vote if vote is None else vote
+    other = "" if recipe == job.recipe.decoder else f"-{recipe.architecture}"
     terms = labelled_terms(job, recipe)
     count = max(1, stage_2.teachers) if refined and stage_2.steps > 0 else 1
     teachers = [
-        network(job, terms, None, name=f"teacher-{member}", decoder=recipe, member=member) for member in range(count)
+        network(job, terms, None, name=f"teacher-{member}{other}", decoder=recipe, member=member)
+        for member in range(count)
     ]
     if not refined or stage_2.steps == 0:
         return teachers[0]
-    label = f"plan-{vote}" if vote > 0 else "self"
+    label = (f"plan-{vote}" if vote > 0 else "self") + other
     again = dataclasses.replace(
         recipe,
         steps=stage_2.steps,
         learning_rate=stage_2.learning_rate,
         final_learning_rate=stage_2.final_learning_rate,
     )
-    taught = Term(label, taught_pool(job, teachers, vote, label), recipe.target_weight)
+    taught = Term(label, taught_pool(job, teachers, vote, label, recipe), recipe.target_weight)
     return network(job, [*terms, taught], None, name=f"taught-{label}", decoder=again, start=copy.deepcopy(teachers[0]))
 
 
@@ -85,39 +87,54 @@ def fine_source_pool(job: Job, subdivision: int) -> TokenPool:
             save_tensors(path, kept)
         return kept["cells"]
 
-    with job.space.stage("source cells"):
-        maps = []
+    def all_cells() -> Iterator[Tensor]:
         for number in range(len(job.source)):
-            maps.append(mask_cells(number))
+            yield mask_cells(number)
             job.space.tell("source cells")(number + 1, len(job.source))
-    return _cell_pool(job, job.source, maps, lambda picture, tokens: mask_cells(picture)[tokens])
+
+    with job.space.stage("source cells"):
+        return _cell_pool(job, job.source, all_cells(), lambda picture, tokens: mask_cells(picture)[tokens])
 
 
 def fine_points_pool(job: Job, subdivision: int) -> TokenPool:
-    """Target tokens under declared points; only the cells that hold a point have a label."""
+    """Target tokens under declared points; only the cells that hold a point have a label.
+
+    Points that are drawn anew each step are declared as patch labels, and then all cells of a patch have its label.
+    """
     if job.points.resample:
-        labelled = target_labels(job.settings, job.inputs, all_of_them=True)
-        maps = [
-            _cell_labels(job, labelled.mask(number), job.target, number, subdivision)
-            for number in range(len(job.target))
-        ]
-    else:
-        maps = point_cells(job, job.points, subdivision)
-    return _cell_pool(job, job.target, maps, lambda picture, tokens: maps[picture][tokens])
+        dense, count = job.points.dense, subdivision**2
+
+        def of_patches(picture: int, tokens: Tensor) -> Tensor:
+            return dense[picture][tokens].unsqueeze(1).expand(-1, count)
+
+        return _cell_pool(job, job.target, (part.unsqueeze(1) for part in dense), of_patches)
+    tokens, cells = [], []
+    for part in point_cells(job, job.points, subdivision):
+        tokens.append((part != IGNORE).any(-1).nonzero().squeeze(-1))
+        cells.append(part[tokens[-1]])
+
+    def of_points(picture: int, wanted: Tensor) -> Tensor:
+        return cells[picture][torch.searchsorted(tokens[picture], wanted.long())]
+
+    return _cell_pool(job, job.target, point_cells(job, job.points, subdivision), of_points)
 
 
-def point_cells(job: Job, points: TokenPoints, subdivision: int) -> list[Tensor]:
-    """(n, r^2) labels of the cells of each target picture: the class of a training point in it, else 255."""
+def point_cells(job: Job, points: TokenPoints, subdivision: int) -> Iterator[Tensor]:
+    """(n, r^2) labels of the cells of each target picture: the class of the training points in it, else 255.
+
+    A cell with points of two classes has none.
+    """
     declared = read_points_csv(job.space.path("points.csv"), job.target.images, job.classes)
-    held, maps = set(points.held().picture.tolist()), []
+    held = set(points.held().picture.tolist())
     for number, key in enumerate(job.target.images.keys):
         fine, (rows, columns) = job.target.grid(number).subdivide(subdivision), job.target.shape(number)
         cells = torch.full((fine.num_tokens,), IGNORE, dtype=torch.uint8)
         if number not in held:
             x, y, labels = declared.of(key)
-            cells[point_tokens(x, y, fine)] = labels.to(torch.uint8)
-        maps.append(cells_of_tokens(cells, fine.height, fine.width, rows, columns, subdivision))
-    return maps
+            where, labels = point_tokens(x, y, fine), labels.to(torch.uint8)
+            cells[where] = labels
+            cells[where[cells[where] != labels]] = IGNORE
+        yield cells_of_tokens(cells, fine.height, fine.width, rows, columns, subdivision)
 
 
 def _cell_labels(job: Job, mask, domain: Domain, number: int, subdivision: int) -> Tensor:
@@ -126,22 +143,23 @@ def _cell_labels(job: Job, mask, domain: Domain, number: int, subdivision: int) 
     return cells_of_tokens(cells, fine.height, fine.width, rows, columns, subdivision)
 
 
-def _cell_pool(job: Job, domain: Domain, maps: Sequence[Tensor], cells) -> TokenPool:
+def _cell_pool(job: Job, domain: Domain, maps: Iterable[Tensor], cells: Rows) -> TokenPool:
     pictures, tokens, classes = [], [], []
     for number, part in enumerate(maps):
         for label in part.unique().tolist():
             if label == IGNORE:
                 continue
-            where = (part == label).any(-1).nonzero().squeeze(-1)
+            where = (part == label).any(-1).nonzero().squeeze(-1).int()
             pictures.append(torch.full_like(where, number))
             tokens.append(where)
-            classes.append(torch.full_like(where, label))
-    made = torch.cat(pictures), torch.cat(tokens), torch.cat(classes)
+            classes.append(torch.full_like(where, label, dtype=torch.uint8))
+    empty = torch.zeros(0, dtype=torch.int32)  # points may all be held out or in conflict
+    made = torch.cat([empty, *pictures]), torch.cat([empty, *tokens]), torch.cat([empty.to(torch.uint8), *classes])
     rows = cross_rows(domain.rows, domain.shape)
     return dataclasses.replace(point_pool(*made, job.num_classes, rows, 5 * domain.dim, domain.shape), soft=cells)
 
 
-def taught_pool(job: Job, teachers: Sequence[Decoder], vote: float, label: str) -> TokenPool:
+def taught_pool(job: Job, teachers: Sequence[Decoder], vote: float, label: str, recipe: DecoderRecipe) -> TokenPool:
     """Target tokens with the joined labels of network and plan, made where they are drawn.
 
     Only the correction that the plan makes, K numbers a token, is kept on disk.
@@ -165,8 +183,9 @@ def taught_pool(job: Job, teachers: Sequence[Decoder], vote: float, label: str) 
         correction = kept["correction"][tokens].float()
         return torch.softmax(logits + (correction.unsqueeze(1) if fine else correction), dim=-1)
 
-    dim = (5 if fine else 1) * job.target.dim
-    return token_pool(maps, job.num_classes, rows, dim, soft, job.target.shape)
+    dim, cells = (5 * job.target.dim, recipe.subdivision**2) if fine else (job.target.dim, 1)
+    pool = token_pool(maps, job.num_classes, rows, dim, soft, job.target.shape)
+    return dataclasses.replace(pool, target_bytes=4 * job.num_classes * cells)
 
 
 @torch.no_grad()

@@ -114,7 +114,7 @@ def _choices(job: Job, held: Held | None, name: str) -> _Choices:
     scores, wrong, weights = held.answers.confidence(name), held.wrong(name), held.weights(name)
     # the logit adjustment was chosen among so many on these points: a union bound over them keeps the guarantee
     tried = len(job.recipe.scores.logit_adjustment) if name == "saot_decoder" and job.may_choose else 1
-    delta = DELTA / max(1, tried)
+    delta = DELTA / (max(1, tried) * len(BASES))  # whichever basis has a threshold first is used
     thresholds, classes, limits = {}, {}, {}
     log_probs = held.answers.log_probs[name]
     for alpha in ALPHAS:

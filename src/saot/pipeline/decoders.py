@@ -43,6 +43,10 @@ def saot_decoder(
     recipe = decoder or job.recipe.decoder
     if job.recipe.bank.per_class > 0:
         return taught_decoder(job, decoder=recipe, refined=refined)
+    if recipe.architecture == "fine":
+        raise ValueError(
+            'expected bank.per_class > 0 with decoder.architecture "fine"; got 0: pairs label tokens, not their cells'
+        )
     rounds = max(1, recipe.rounds)
     per_round = dataclasses.replace(recipe, steps=recipe.steps // rounds)
     base = [source_term(job)]

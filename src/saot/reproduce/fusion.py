@@ -137,15 +137,22 @@ def centres(grid: PatchGrid) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
 
 def on_grid(scores: Float[Tensor, "n K"], grid: PatchGrid, other: PatchGrid) -> Float[Tensor, "m K"]:
     """Token scores of one grid, upsampled bilinearly, at the token centres of another grid over the same picture."""
-    return scores if grid == other else scores_at(scores, grid, *centres(other)).to(scores)
+    return (
+        scores
+        if grid == other and len(scores) == other.num_tokens
+        else scores_at(scores, grid, *centres(other)).to(scores)
+    )
 
 
 def declared_pixels(job: Job) -> list[tuple[int, Tensor, Tensor, Tensor]]:
     """The declared points that weights are learned on: picture, rows and columns in pixels, classes.
 
-    Those held out from training, where there are any. With points that are drawn anew at each step, one such draw.
+    Those held out from training, where there are any; none at all where evaluation pictures are target pictures too.
+    With points that are drawn anew at each step, one such draw.
     """
     found = []
+    if not job.may_choose:
+        return found
     if job.points.resample:
         generator = generator_for(job.settings.seed, "fusion")
         for number, labels in enumerate(job.points.dense):
