@@ -243,6 +243,7 @@ _OURS = "ours: the paper leaves it out"
 REASONS: dict[str, str] = {
     "transport.cover": "no target is left without candidate sources",
     "cost.steps": f"{_TIME}; the paper's appendix K.4 finds 500 sufficient at its resolution",
+    "decoder.architecture": "cells of a patch, seen with its neighbours: small things are lost in whole patches",
     "decoder.hidden": _TIME,
     "decoder.steps": _TIME,
     "decoder.batch": _TIME,
@@ -250,6 +251,9 @@ REASONS: dict[str, str] = {
     "decoder.class_power": "rare classes keep a say without drowning the frequent ones",
     "decoder.target_weight": "beside true points, transported labels are the weaker witness",
     "decoder.points_weight": "the declared points also train the decoder, as they do every competitor that has them",
+    "bank.per_class": "one plan from a bank of all source pictures and points, the network's posterior as prior",
+    "bank.teachers": "two networks together label better than one",
+    "bank.steps": _TIME,
     "refine.steps": _TIME,
     "refine.batch": _TIME,
     "refine.ema_decay": "as much of the first weights is forgotten in fewer steps",
@@ -261,6 +265,7 @@ REASONS: dict[str, str] = {
     "baselines.propagation_bank": "memory and time on two cores",
     "baselines.probe_iterations": _TIME,
     "scores.logit_adjustment": "both directions are tried; the choice is still made on declared points",
+    "scores.holdout_least": "too few points choose badly",
     "scores.holdout_points": "points the network was trained on say little about it",
 }
 

@@ -106,7 +106,7 @@ def token_pool(
 def point_pool(
     picture: Int[Tensor, " p"],
     token: Int[Tensor, " p"],
-    classes: Int[Tensor, " p"],
+    classes: Int[Tensor, " p"] | UInt8[Tensor, " p"],
     num_classes: int,
     features: Rows,
     dim: int,
