@@ -1,6 +1,7 @@
 """What is chosen on held-out declared points, and never on what is reported."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,22 +28,43 @@ def _positions(pool: TokenPool, size: int, seed: int) -> Tensor:
 
 
 def chosen_adjustment(job: Job, decoder: Network, name: str, strengths: Sequence[float] | None = None) -> Tensor | None:
-    """The logit adjustment with the best estimated mIoU at held-out declared points (E.6, never on what is reported).
+    """The logit adjustment that gains most at held-out declared points (E.6, never on what is reported).
 
-    None where no points are held out: a choice on points a network was trained on says little. The strengths are the
-    recipe's unless given.
+    How frequent the classes are is not known, and an adjustment lives on it; so a strength counts by the lesser of its
+    gains under two estimates of the shares, those the network predicts and those behind them. None where no strength
+    gains under both, or no points are held out: a choice on points a network was trained on says little. The strengths
+    are the recipe's unless given.
     """
     strengths = job.recipe.scores.logit_adjustment if strengths is None else strengths
     if len(strengths) < 2:
         return None
     frequencies = class_frequencies(job.source_labels, job.num_classes)
-    scores = held_out_scores(job, decoder, [adjustment_bias(frequencies, strength) for strength in strengths])
-    if scores is None:
+    judged = _judged(job, decoder)
+    if judged is None:
         return None
-    trials = [{"strength": strength, "miou": miou} for strength, miou in zip(strengths, scores, strict=True)]
-    best = max(trials, key=lambda trial: (trial["miou"], -abs(trial["strength"])))
+    trials = []
+    for strength in strengths:
+        bias = adjustment_bias(frequencies, strength)
+        gains = [
+            judged.miou(bias, shares) - judged.miou(0 * bias, shares) for shares in (judged.predicted, judged.behind)
+        ]
+        trials.append({"strength": strength, "miou": judged.miou(bias, judged.behind), "gain": min(gains)})
+    best = max(trials, key=lambda trial: (trial["gain"], -abs(trial["strength"])))
     merge_facts(job.space, "adjustment", {name: {"chosen": best["strength"], "trials": trials}})
     return None if best["strength"] == 0.0 else adjustment_bias(frequencies, best["strength"])
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a network says of the held-out points, and two estimates of how many tokens each class has."""
+
+    logits: Tensor
+    classes: Tensor
+    predicted: Tensor
+    behind: Tensor
+
+    def miou(self, bias: Tensor, shares: Tensor) -> float:
+        return estimated_miou(self.classes, (self.logits + bias).argmax(-1), shares)
 
 
 def held_out_scores(job: Job, decoder: Network, biases: Sequence[Tensor]) -> list[float] | None:
@@ -52,6 +74,11 @@ def held_out_scores(job: Job, decoder: Network, biases: Sequence[Tensor]) -> lis
     frequent c is; the rows are therefore weighted by the shares of the classes behind what the network predicts on the
     unlabelled target, its confusions taken back out (`saot.evaluate.class_shares`).
     """
+    judged = _judged(job, decoder)
+    return None if judged is None else [judged.miou(bias, judged.behind) for bias in biases]
+
+
+def _judged(job: Job, decoder: Network) -> _Judged | None:
     judge = job.points.held()
     if not job.may_choose or len(judge) == 0:
         return None
@@ -65,8 +92,7 @@ def held_out_scores(job: Job, decoder: Network, biases: Sequence[Tensor]) -> lis
         pool = points_pool(job, judge)
         positions = _positions(pool, MOST_JUDGED, job.settings.seed)
         logits, classes = _logits_at(job, decoder, pool, positions), pool.label[positions].long()
-    shares = shares_behind(predicted, classes, logits.argmax(-1))
-    return [estimated_miou(classes, (logits + bias).argmax(-1), shares) for bias in biases]
+    return _Judged(logits, classes, predicted, shares_behind(predicted, classes, logits.argmax(-1)))
 
 
 def shares_behind(frequencies: Tensor, classes: Tensor, predicted: Tensor) -> Tensor:
