@@ -1,28 +1,22 @@
-from types import SimpleNamespace
-
 import torch
 
-from saot.pipeline import choice
-from saot.pipeline.choice import _Judged, chosen_adjustment
+from saot.pipeline.choice import _Judged, adjustment_trials
+
+FREQUENCIES = torch.tensor([0.9, 0.1], dtype=torch.float64)
 
 
-def chosen(monkeypatch, predicted, behind) -> float:
-    """The strength chosen where class 0 is frequent in the source and half of class 1 is taken for it."""
-    logits = torch.tensor([[2.0, 0.0]] * 18 + [[-0.5, 0.0]] * 2 + [[0.5, 0.0]] * 10 + [[-2.0, 0.0]] * 10)
-    judged = _Judged(logits, torch.tensor([0] * 20 + [1] * 20), torch.tensor(predicted), torch.tensor(behind))
-    facts = {}
-    monkeypatch.setattr(choice, "_judged", lambda job, decoder: judged)
-    monkeypatch.setattr(choice, "merge_facts", lambda space, name, values: facts.update(values))
-    job = SimpleNamespace(source_labels=[torch.tensor([0] * 9 + [1], dtype=torch.uint8)], num_classes=2, space=None)
-    bias = chosen_adjustment(job, lambda tokens: tokens, "net", (0.0, -0.5, 0.5))  # type: ignore[arg-type]
-    assert (bias is None) == (facts["net"]["chosen"] == 0.0)
-    return facts["net"]["chosen"]
+def gain(predicted, behind) -> float:
+    """Of strength 0.5, which raises class 1, where ten of its twenty points and two of class 0 lie near the border."""
+    logits = [[2.0, 0.0]] * 18 + [[0.5, 0.0]] * 2 + [[0.5, 0.0]] * 10 + [[-2.0, 0.0]] * 10
+    classes = torch.tensor([0] * 20 + [1] * 20)
+    judged = _Judged(torch.tensor(logits), classes, torch.tensor(predicted), torch.tensor(behind))
+    none, raised = adjustment_trials(judged, FREQUENCIES, (0.0, 0.5))
+    assert none["gain"] == 0.0
+    return raised["gain"]
 
 
-def test_an_adjustment_that_gains_under_both_estimates_is_taken(monkeypatch):
-    assert chosen(monkeypatch, [50.0, 50.0], [40.0, 60.0]) == 0.5
-
-
-def test_one_that_gains_under_one_estimate_alone_is_not(monkeypatch):
-    assert chosen(monkeypatch, [1000.0, 1.0], [50.0, 50.0]) == 0.0
-    assert chosen(monkeypatch, [50.0, 50.0], [1000.0, 1.0]) == 0.0
+def test_a_strength_counts_by_its_lesser_gain():
+    even, lopsided = [50.0, 50.0], [1000.0, 1.0]
+    assert gain(even, even) > 0
+    assert gain(lopsided, lopsided) < 0, "where class 1 hardly occurs, the two points of class 0 weigh more"
+    assert gain(even, lopsided) == gain(lopsided, even) == gain(lopsided, lopsided)

@@ -42,13 +42,7 @@ def chosen_adjustment(job: Job, decoder: Network, name: str, strengths: Sequence
     judged = _judged(job, decoder)
     if judged is None:
         return None
-    trials = []
-    for strength in strengths:
-        bias = adjustment_bias(frequencies, strength)
-        gains = [
-            judged.miou(bias, shares) - judged.miou(0 * bias, shares) for shares in (judged.predicted, judged.behind)
-        ]
-        trials.append({"strength": strength, "miou": judged.miou(bias, judged.behind), "gain": min(gains)})
+    trials = adjustment_trials(judged, frequencies, strengths)
     best = max(trials, key=lambda trial: (trial["gain"], -abs(trial["strength"])))
     merge_facts(job.space, "adjustment", {name: {"chosen": best["strength"], "trials": trials}})
     return None if best["strength"] == 0.0 else adjustment_bias(frequencies, best["strength"])
@@ -65,6 +59,16 @@ class _Judged:
 
     def miou(self, bias: Tensor, shares: Tensor) -> float:
         return estimated_miou(self.classes, (self.logits + bias).argmax(-1), shares)
+
+
+def adjustment_trials(judged: _Judged, frequencies: Tensor, strengths: Sequence[float]) -> list[dict[str, float]]:
+    """Each strength with its estimated mIoU and the lesser of its gains under the two estimates of the shares."""
+    trials = []
+    for strength in strengths:
+        bias = adjustment_bias(frequencies, strength)
+        gains = [judged.miou(bias, s) - judged.miou(0 * bias, s) for s in (judged.predicted, judged.behind)]
+        trials.append({"strength": strength, "miou": judged.miou(bias, judged.behind), "gain": min(gains)})
+    return trials
 
 
 def held_out_scores(job: Job, decoder: Network, biases: Sequence[Tensor]) -> list[float] | None:
