@@ -81,16 +81,16 @@ class DecoderRecipe:
     conv_blocks: int = 3  # conv: T4
     crop: int = 12  # conv: side of a training window, tokens; ours
     subdivision: int = 4  # fine: cells along each side of a token; ours
+    context: int = 0  # fine: levels of means over 3^l x 3^l tokens seen beside the four neighbours; ours
 
 
 @dataclass(frozen=True)
-class BankRecipe:
-    """Ours, preset best: one plan between a bank of labelled tokens and a target picture, in place of pairs."""
+class TaughtRecipe:
+    """Ours, preset best: stage 2 on labels of several teachers, held to class shares by a plan over the classes."""
 
-    per_class: int = 0  # tokens of each class in the bank, and declared points besides; 0 is the paper's pairs
-    prior_weight: float = 0.2  # lambda of Eq. (3); the prior is the network's own posterior
-    vote: float = 0.5  # alpha: share of the plan in the label of a target token; 0 is the network alone
-    teachers: int = 1  # networks of stage 1, equal but for their draws, whose mean teaches stage 2
+    teachers: int = 0  # networks of stage 1 that differ in their draws; their mean teaches stage 2; 0 is the paper
+    tau: float = 1.0  # nats: how strongly the plan keeps to the source's class shares; 0 is no plan
+    epsilon: float = 1.0  # nats; at 1 a token without a share to mind keeps its posterior
     steps: int = 500  # of stage 2, which goes on from stage 1 with the taught target tokens as one more term
     learning_rate: float = 5e-4
     final_learning_rate: float = 1e-6
@@ -165,7 +165,7 @@ class Recipe:
     cost: CostRecipe = field(default_factory=CostRecipe)
     transfer: TransferRecipe = field(default_factory=TransferRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
-    bank: BankRecipe = field(default_factory=BankRecipe)
+    taught: TaughtRecipe = field(default_factory=TaughtRecipe)
     refine: RefineRecipe = field(default_factory=RefineRecipe)
     baselines: BaselineRecipe = field(default_factory=BaselineRecipe)
     scores: ScoreRecipe = field(default_factory=ScoreRecipe)
@@ -187,9 +187,9 @@ BEST = Recipe(
     transport=TransportRecipe(cover=4),
     cost=CostRecipe(steps=1_000),
     decoder=DecoderRecipe(
-        architecture="fine", hidden=256, steps=1_200, batch=768, rounds=1, class_power=0.5, points_weight=1.0
+        architecture="fine", context=3, hidden=256, steps=1_200, batch=768, rounds=1, class_power=0.5, points_weight=1.0
     ),
-    bank=BankRecipe(per_class=300, teachers=2),
+    taught=TaughtRecipe(teachers=2),
     refine=RefineRecipe(
         steps=900,
         batch=768,
@@ -251,9 +251,9 @@ REASONS: dict[str, str] = {
     "decoder.class_power": "rare classes keep a say without drowning the frequent ones",
     "decoder.target_weight": "beside true points, transported labels are the weaker witness",
     "decoder.points_weight": "the declared points also train the decoder, as they do every competitor that has them",
-    "bank.per_class": "one plan from a bank of all source pictures and points, the network's posterior as prior",
-    "bank.teachers": "two networks together label better than one",
-    "bank.steps": _TIME,
+    "decoder.context": "what lies around a patch says what it is",
+    "taught.teachers": "two networks together label better than one; the plan is one between target tokens and classes",
+    "taught.steps": _TIME,
     "refine.steps": _TIME,
     "refine.batch": _TIME,
     "refine.ema_decay": "as much of the first weights is forgotten in fewer steps",
@@ -310,9 +310,9 @@ DEMO = Recipe(
     transport=TransportRecipe(cover=4),
     cost=CostRecipe(steps=250),
     decoder=DecoderRecipe(
-        architecture="fine", hidden=128, steps=600, batch=512, rounds=1, class_power=0.5, points_weight=1.0
+        architecture="fine", context=3, hidden=128, steps=600, batch=512, rounds=1, class_power=0.5, points_weight=1.0
     ),
-    bank=BankRecipe(per_class=150, teachers=2, steps=200),
+    taught=TaughtRecipe(teachers=2, steps=200),
     refine=RefineRecipe(
         steps=300,
         batch=512,

@@ -6,12 +6,15 @@ from saot.decoder import (
     FineDecoder,
     Term,
     cells_of_tokens,
-    cross_rows,
     cross_tokens,
     decoder_of_shape,
     fit_decoder,
     make_decoder,
     picture_logits,
+    pyramid,
+    seen_rows,
+    seen_tokens,
+    seen_width,
     token_pool,
 )
 from saot.decoder.fine import cell_loss, grid_of_cells
@@ -43,11 +46,16 @@ def test_a_token_comes_with_the_four_around_it_and_stands_in_for_those_beyond_th
             assert cross_tokens(tokens, ROWS, COLUMNS)[row * COLUMNS + column].tolist() == [float(v) for v in around]
 
 
-def test_reading_some_tokens_with_neighbours_is_the_same_as_reading_all():
+@pytest.mark.parametrize("levels", [0, 2])
+def test_reading_some_tokens_with_what_is_around_them_is_the_same_as_reading_all(levels):
     tokens = torch.randn(2, ROWS * COLUMNS, DIM)
-    read = cross_rows(lambda picture, chosen: tokens[picture][chosen], lambda picture: (ROWS, COLUMNS))
+    blocks = [pyramid(part, ROWS, COLUMNS, levels) for part in tokens]
+    read = seen_rows(lambda p, chosen: tokens[p][chosen], lambda p: (ROWS, COLUMNS), lambda p: blocks[p], levels)
     chosen = torch.tensor([11, 0, 5, 5])
-    assert torch.equal(read(1, chosen), cross_tokens(tokens[1], ROWS, COLUMNS)[chosen])
+    seen = seen_tokens(tokens[1], ROWS, COLUMNS, levels)
+    assert seen.shape[-1] == seen_width(DIM, levels)
+    assert torch.equal(read(1, chosen), seen[chosen])
+    assert torch.equal(seen[:, : 5 * DIM], cross_tokens(tokens[1], ROWS, COLUMNS))
 
 
 def test_cells_go_to_their_tokens_and_back():
@@ -105,7 +113,7 @@ def test_it_sees_an_edge_inside_a_patch_that_a_token_decoder_cannot_draw(archite
         return ROWS, COLUMNS
 
     if architecture == "fine":
-        rows = cross_rows(lambda picture, chosen: tokens[chosen], shape)
+        rows = seen_rows(lambda picture, chosen: tokens[chosen], shape)
         pool = token_pool([cells[:, 0]], CLASSES, rows, 5 * DIM, lambda picture, chosen: cells[chosen], shape)
     else:
         pool = token_pool([cells[:, 0]], CLASSES, lambda picture, chosen: tokens[chosen], DIM)

@@ -18,7 +18,7 @@ from saot.pipeline.networks import points_pool
 from saot.pipeline.partial import PartialOutcome, score_some
 from saot.pipeline.settings import RunSettings
 from saot.pipeline.workspace import load_tensors
-from saot.recipes import BankRecipe, InterventionRecipe
+from saot.recipes import InterventionRecipe, TaughtRecipe
 
 from .conftest import TINY, tiny_settings
 
@@ -171,7 +171,7 @@ def test_a_network_that_calls_everything_one_class_says_nothing_of_shares(finish
 
 def test_a_decoder_with_cells_has_the_interventions_that_need_no_token_labels(some, folder, store):
     decoder = replace(TINY.decoder, architecture="fine", subdivision=2, rounds=1)
-    settings = tiny_settings(recipe=replace(TINY, decoder=decoder, bank=BankRecipe(per_class=8, teachers=1, steps=4)))
+    settings = tiny_settings(recipe=replace(TINY, decoder=decoder, taught=TaughtRecipe(teachers=1, steps=4)))
     names = [name for name in INTERVENTIONS if name not in ("saot_decoder_recalibrated", "saot_decoder_finetuned")]
     outcome = score_some(settings, folder / "cells", names, store=store)
     for name, result in outcome.methods.items():

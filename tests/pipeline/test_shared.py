@@ -101,9 +101,9 @@ def test_a_damaged_part_is_made_again(first, finished, folder, tmp_path):
     assert damaged.read_bytes() == b"half a file"  # what others may have linked is never changed
 
 
-@pytest.mark.parametrize("part", ["decoder", "refine", "bank", "baselines", "scores", "interventions"])
+@pytest.mark.parametrize("part", ["decoder", "refine", "taught", "baselines", "scores", "interventions"])
 def test_decoders_and_scores_do_not_part_costs(job, part):
-    fields = {"decoder": "steps", "refine": "steps", "bank": "vote", "baselines": "bank"}
+    fields = {"decoder": "steps", "refine": "steps", "taught": "tau", "baselines": "bank"}
     fields |= {"scores": "upsample", "interventions": "rare_classes"}
     other = changed(job, part, **{fields[part]: "probs" if part == "scores" else 1})
     assert cost_part(other) == cost_part(job)

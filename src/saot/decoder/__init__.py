@@ -1,7 +1,7 @@
 """From pair-wise labels to one network."""
 
 from saot.decoder.distill import DecoderFit, Focal, Term, fit_decoder
-from saot.decoder.fine import FineDecoder, cells_of_tokens, cross_rows, cross_tokens
+from saot.decoder.fine import FineDecoder, cells_of_tokens, cross_tokens, seen_rows, seen_tokens, seen_width
 from saot.decoder.network import (
     Decoder,
     GridDecoder,
@@ -12,6 +12,7 @@ from saot.decoder.network import (
     picture_logits,
 )
 from saot.decoder.pool import TokenPool, point_pool, token_pool
+from saot.decoder.pyramid import pyramid
 from saot.decoder.refine import TargetTokens, refine_decoder
 
 __all__ = [
@@ -26,13 +27,16 @@ __all__ = [
     "TokenDecoder",
     "TokenPool",
     "cells_of_tokens",
-    "cross_rows",
     "cross_tokens",
     "decoder_of_shape",
     "fit_decoder",
     "make_decoder",
     "picture_logits",
     "point_pool",
+    "pyramid",
     "refine_decoder",
+    "seen_rows",
+    "seen_tokens",
+    "seen_width",
     "token_pool",
 ]

@@ -1,4 +1,4 @@
-"""A decoder finer than its tokens: each token, seen with its four neighbours, answers for r x r cells of its patch.
+"""A decoder finer than its tokens: each token, seen with what is around it, answers for r x r cells of its patch.
 
 A patch hides what is smaller than itself (appendix H): a pole never wins the vote of a 16-pixel patch. Its token knows
 of it all the same, and the source's masks say where it stands; so the head learns the labels of cells, not of patches.
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from saot.decoder.pool import Grid, Rows
+from saot.decoder.pyramid import around, pyramid
 
 IGNORE = 255
 
@@ -26,14 +27,45 @@ def cross_tokens(tokens: Float[Tensor, "n d"], rows: int, columns: int) -> Float
     return tokens[_cross(torch.arange(rows * columns), rows, columns)].flatten(1)
 
 
-def cross_rows(features: Rows, grid: Grid) -> Rows:
-    """The reader of single tokens that brings their neighbours along, in the order of `cross_tokens`."""
+def seen_tokens(tokens: Float[Tensor, "n d"], rows: int, columns: int, levels: int = 0) -> Float[Tensor, "n parts_d"]:
+    """What a `FineDecoder` sees of each token of a whole picture: `cross_tokens`, then the pyramid around it.
 
-    def read(picture: int, tokens: Int[Tensor, " k"]) -> Float[Tensor, "k five_d"]:
-        needed, place = _cross(tokens.long(), *grid(picture)).unique(return_inverse=True)
-        return features(picture, needed)[place].flatten(1)
+    Example:
+        >>> seen_tokens(torch.zeros(12, 8), 3, 4, levels=3).shape  # itself, four neighbours, three levels
+        torch.Size([12, 64])
+    """
+    cross = cross_tokens(tokens, rows, columns)
+    if levels == 0:
+        return cross
+    everywhere = torch.arange(rows * columns, device=tokens.device)
+    coarse = around(pyramid(tokens, rows, columns, levels), everywhere, rows, columns, levels)
+    return torch.cat([cross, coarse.to(cross)], dim=-1)
+
+
+def seen_rows(features: Rows, grid: Grid, blocks: Callable[[int], Tensor] | None = None, levels: int = 0) -> Rows:
+    """The reader of single tokens that brings along what `seen_tokens` gives them.
+
+    Args:
+        features: Picture number and token numbers to features.
+        grid: Picture number to rows and columns.
+        blocks: Picture number to its `pyramid`; None without levels.
+        levels: Of the pyramid.
+    """
+
+    def read(picture: int, tokens: Int[Tensor, " k"]) -> Float[Tensor, "k parts_d"]:
+        rows, columns = grid(picture)
+        needed, place = _cross(tokens.long(), rows, columns).unique(return_inverse=True)
+        cross = features(picture, needed)[place].flatten(1)
+        if blocks is None or levels == 0:
+            return cross
+        return torch.cat([cross, around(blocks(picture), tokens.long(), rows, columns, levels).to(cross)], dim=-1)
 
     return read
+
+
+def seen_width(dim: int, levels: int) -> int:
+    """Numbers that a `FineDecoder` sees of each token: its own, four neighbours' and those of each level."""
+    return (5 + levels) * dim
 
 
 def _cross(tokens: Int[Tensor, " k"], rows: int, columns: int) -> Int[Tensor, "k 5"]:
@@ -75,19 +107,21 @@ class FineDecoder(nn.Module):
     Args:
         dim: Feature width d.
         num_classes: Number of classes K.
-        body: Of single tokens: 5 d numbers to K r^2.
+        body: Of single tokens: `seen_width(dim, levels)` numbers to K r^2.
         subdivision: r.
+        levels: Of the pyramid around each token; 0 leaves it with its four neighbours.
     """
 
-    def __init__(self, dim: int, num_classes: int, body: nn.Module, subdivision: int) -> None:
+    def __init__(self, dim: int, num_classes: int, body: nn.Module, subdivision: int, levels: int = 0) -> None:
         super().__init__()
         self.dim, self.num_classes, self.subdivision, self.body = dim, num_classes, subdivision, body
+        self.levels = levels
         self.body_shape: dict[str, object] = dict(body.shape)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> dict[str, object]:
         """What `decoder_of_shape` builds it from."""
-        own = {"dim": self.dim, "num_classes": self.num_classes, "subdivision": self.subdivision}
+        own = {"dim": self.dim, "num_classes": self.num_classes, "subdivision": self.subdivision, "levels": self.levels}
         return {**self.body_shape, "architecture": "fine", **own}
 
     @property
@@ -95,13 +129,13 @@ class FineDecoder(nn.Module):
         """The last linear layer."""
         return self.body.head  # type: ignore[return-value]
 
-    def forward(self, crosses: Float[Tensor, "*shape five_d"]) -> Float[Tensor, "*shape cells K"]:
-        """Logits (..., r^2, K) of tokens with their neighbours, cells row by row."""
-        return self.body(crosses).unflatten(-1, (self.subdivision**2, self.num_classes))
+    def forward(self, seen: Float[Tensor, "*shape parts_d"]) -> Float[Tensor, "*shape cells K"]:
+        """Logits (..., r^2, K) of tokens with what is around them (`seen_tokens`), cells row by row."""
+        return self.body(seen).unflatten(-1, (self.subdivision**2, self.num_classes))
 
     def of_tokens(self, tokens: Float[Tensor, "n d"], rows: int, columns: int) -> Float[Tensor, "n cells K"]:
         """Logits of the cells of each token of a whole picture, n = rows * columns."""
-        return self(cross_tokens(tokens, rows, columns))
+        return self(seen_tokens(tokens, rows, columns, self.levels))
 
 
 def cell_loss(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from saot.decoder.fine import FineDecoder, grid_of_cells
+from saot.decoder.fine import FineDecoder, grid_of_cells, seen_width
 from saot.recipes import DecoderRecipe
 
 
@@ -234,8 +234,9 @@ def make_decoder(dim: int, num_classes: int, config: DecoderRecipe) -> Decoder:
             return GridDecoder(dim, num_classes, width, config.conv_blocks, config.dropout)
         case "fine":
             outputs = num_classes * config.subdivision**2
-            body = TokenDecoder(5 * dim, outputs, config.hidden, config.blocks, config.dropout)
-            return FineDecoder(dim, num_classes, body, config.subdivision)
+            width = seen_width(dim, config.context)
+            body = TokenDecoder(width, outputs, config.hidden, config.blocks, config.dropout)
+            return FineDecoder(dim, num_classes, body, config.subdivision, config.context)
     raise ValueError(
         f"expected an architecture among residual, mlp3, conv, fine; got {config.architecture!r}: choose one"
     )
@@ -251,6 +252,8 @@ def decoder_of_shape(shape: Mapping[str, Any]) -> Decoder:
     sizes = {name: value for name, value in shape.items() if name != "architecture"}
     if shape.get("architecture") == "fine":
         dim, classes, parts = sizes.pop("dim"), sizes.pop("num_classes"), sizes.pop("subdivision")
-        return FineDecoder(dim, classes, TokenDecoder(5 * dim, classes * parts**2, **sizes), parts)
+        levels = sizes.pop("levels", 0)
+        body = TokenDecoder(seen_width(dim, levels), classes * parts**2, **sizes)
+        return FineDecoder(dim, classes, body, parts, levels)
     kinds = {"residual": TokenDecoder, "mlp3": MLPDecoder, "conv": GridDecoder}
     return kinds[shape.get("architecture", "residual")](**sizes)

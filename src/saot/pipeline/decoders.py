@@ -5,10 +5,10 @@ import dataclasses
 from torch import Tensor
 
 from saot.decoder import Decoder, Term, token_pool
-from saot.pipeline.bank import taught_decoder
 from saot.pipeline.cost import pseudo_labels
 from saot.pipeline.job import Job
 from saot.pipeline.networks import has_points, network, points_term, source_term
+from saot.pipeline.taught import taught_decoder
 from saot.pipeline.workspace import load_tensors
 from saot.recipes import DecoderRecipe
 
@@ -41,11 +41,11 @@ def saot_decoder(
         refined: False leaves stage 2 out.
     """
     recipe = decoder or job.recipe.decoder
-    if job.recipe.bank.per_class > 0:
+    if job.recipe.taught.teachers > 0:
         return taught_decoder(job, decoder=recipe, refined=refined)
     if recipe.architecture == "fine":
         raise ValueError(
-            'expected bank.per_class > 0 with decoder.architecture "fine"; got 0: pairs label tokens, not their cells'
+            'expected taught.teachers > 0 with decoder.architecture "fine"; got 0: pairs label tokens, not their cells'
         )
     rounds = max(1, recipe.rounds)
     per_round = dataclasses.replace(recipe, steps=recipe.steps // rounds)

@@ -19,7 +19,6 @@ from saot.baselines import (
     unbalanced_transport,
 )
 from saot.data import patch_labels
-from saot.pipeline.bank import taught_decoder
 from saot.pipeline.choice import Network, chosen_adjustment, sample_tokens
 from saot.pipeline.cost import learned_cost, prior_alone, similarities, source_prototypes, transfer_from
 from saot.pipeline.decoders import refine_terms, saot_decoder
@@ -34,6 +33,7 @@ from saot.pipeline.networks import (
     source_pool,
     source_term,
 )
+from saot.pipeline.taught import taught_decoder
 from saot.recipes import DecoderRecipe
 from saot.transfer import LabelTransfer, fill_uncovered, generator_for
 from saot.transfer.labels import one_hot
@@ -206,8 +206,8 @@ def of_tokens(job: Job) -> DecoderRecipe:
 
 
 def _without_plan(job: Job) -> Network:
-    if job.recipe.bank.per_class > 0:
-        return taught_decoder(job, vote=0.0)
+    if job.recipe.taught.teachers > 0:
+        return taught_decoder(job, tau=0.0)
     terms = [source_term(job)]
     if has_points(job):
         terms.append(points_term(job, job.recipe.decoder.points_weight))

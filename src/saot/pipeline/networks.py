@@ -100,6 +100,8 @@ def network(
         member: Number of this network in an ensemble of equal trainings that differ in their draws.
     """
     seed = job.settings.seed if member == 0 else generator_for(job.settings.seed, "member", member).initial_seed()
+    if start is not None:  # else it would see again the first batches of the training it goes on from
+        seed = generator_for(seed, "continued", *(term.name for term in terms)).initial_seed()
     decoder = decoder or job.recipe.decoder
     refine = refine or job.recipe.refine
     identity = [[(t.name, t.weight) for t in terms], dataclasses.asdict(decoder), start is not None]

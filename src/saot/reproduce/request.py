@@ -149,9 +149,7 @@ def _with_counts_of(recipe: Recipe, other: Recipe, name: str) -> Recipe:
 
 def tiny(recipe: Recipe) -> Recipe:
     """The recipe cut to a few steps of narrow networks: it shows that a table runs, and nothing about methods."""
-    most, bank = TINY_STEPS[1], recipe.bank
-    if bank.per_class > 0:
-        bank = replace(bank, per_class=min(bank.per_class, 8), steps=min(bank.steps, most))
+    most = TINY_STEPS[1]
     return replace(
         recipe,
         name=f"{recipe.name}-tiny",
@@ -159,7 +157,7 @@ def tiny(recipe: Recipe) -> Recipe:
         cost=replace(recipe.cost, dim=8, steps=min(recipe.cost.steps, most)),
         transfer=replace(recipe.transfer, multi_sources=2, pseudo_sources=2),
         decoder=replace(recipe.decoder, hidden=16, blocks=1, steps=min(recipe.decoder.steps, most), batch=32),
-        bank=bank,
+        taught=replace(recipe.taught, steps=min(recipe.taught.steps, most)),
         refine=replace(recipe.refine, steps=min(recipe.refine.steps, most), batch=32, regenerate=2),
         baselines=replace(
             recipe.baselines, bank=400, propagation_bank=200, probe_weight_decays=(1e-3,), probe_iterations=3

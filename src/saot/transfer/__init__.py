@@ -1,6 +1,5 @@
 """SAOT: from source labels to target label probabilities."""
 
-from saot.transfer.bank import bank_transfer, bank_weights, joined_correction
 from saot.transfer.cost import Prototypes, SemanticCost, class_prototypes
 from saot.transfer.fit import CostFit, PairData, TargetExample, fit_cost, fit_prior, transfer_pair
 from saot.transfer.labels import (
@@ -13,6 +12,7 @@ from saot.transfer.labels import (
     sharpen,
     transfer_labels,
 )
+from saot.transfer.shares import class_correction
 from saot.transfer.training import Checkpoint, cosine_rate, generator_for, train_steps
 
 __all__ = [
@@ -24,8 +24,7 @@ __all__ = [
     "SemanticCost",
     "TargetExample",
     "aggregate_transfers",
-    "bank_transfer",
-    "bank_weights",
+    "class_correction",
     "class_prototypes",
     "cosine_rate",
     "diversity_loss",
@@ -34,7 +33,6 @@ __all__ = [
     "fit_cost",
     "fit_prior",
     "generator_for",
-    "joined_correction",
     "point_loss",
     "sharpen",
     "train_steps",

@@ -2,19 +2,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.testing import assert_close
 
-from saot.pipeline.bank import label_bank, point_cells
+from saot.data import PatchGrid
+from saot.pipeline.cells import inside_cells, point_cells
 from saot.pipeline.inputs import open_inputs
-from saot.pipeline.job import open_job
+from saot.pipeline.job import class_frequencies, open_job
 from saot.pipeline.partial import score_some
 from saot.pipeline.workspace import Workspace, load_tensors
-from saot.recipes import BankRecipe
+from saot.recipes import TaughtRecipe
 from tests.pipeline.conftest import TINY, tiny_settings
 
 RECIPE = replace(
     TINY,
-    decoder=replace(TINY.decoder, architecture="fine", subdivision=2, rounds=1),
-    bank=BankRecipe(per_class=8, teachers=2, steps=4),
+    decoder=replace(TINY.decoder, architecture="fine", subdivision=2, context=2, rounds=1),
+    taught=TaughtRecipe(teachers=2, steps=4),
 )
 SETTINGS = tiny_settings(recipe=RECIPE)
 METHODS = ("saot_decoder", "best_no_transport", "decoder_stage1", "mlp")
@@ -22,7 +24,7 @@ METHODS = ("saot_decoder", "best_no_transport", "decoder_stage1", "mlp")
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    out = tmp_path_factory.mktemp("bank") / "run"
+    out = tmp_path_factory.mktemp("taught") / "run"
     return out, score_some(SETTINGS, out, METHODS)
 
 
@@ -41,19 +43,11 @@ def test_plan_and_its_absence_teach_different_networks_from_the_same_start(score
     assert not torch.equal(counts["saot_decoder"], counts["decoder_stage1"])
     names = sorted(path.name for path in (scored[0] / "work" / "log").glob("t*.jsonl"))
     assert names == [
-        "taught-plan-0.5-stage1.jsonl",
+        "taught-plan-1.0-stage1.jsonl",
         "taught-self-stage1.jsonl",
         "teacher-0-stage1.jsonl",
         "teacher-1-stage1.jsonl",
     ], "two teachers, trained once"
-
-
-def test_the_plan_moves_labels_and_its_absence_does_not(scored):
-    folder = scored[0] / "work"
-    plan = load_tensors(folder / "taught-plan-0.5" / "000000.safetensors")
-    alone = load_tensors(folder / "taught-self" / "000000.safetensors")
-    assert plan is not None and alone is not None
-    assert plan["correction"].any() and not alone["correction"].any()
 
 
 def test_a_second_call_changes_nothing(scored):
@@ -65,10 +59,29 @@ def test_a_second_call_changes_nothing(scored):
         assert torch.equal(again.methods[name].counts, first.methods[name].counts)
 
 
-def test_held_out_points_are_on_no_cell_and_in_no_bank(job):
-    held, cells = set(job.points.held().picture.tolist()), point_cells(job, job.points, 2)
+def test_the_plan_moves_shares_towards_the_source_and_its_absence_does_not(scored, job):
+    plan, alone = (load_tensors(scored[0] / "work" / f"taught-{name}.safetensors") for name in ("plan-1.0", "self"))
+    assert plan is not None and alone is not None
+    assert not alone["correction"].any()
+    assert_close(alone["before"], alone["after"], rtol=0, atol=1e-6)  # kept in float32
+    source = class_frequencies(job.source_labels, job.num_classes)
+
+    def distance(shares):
+        known = source > 0
+        return float((source[known] * (source[known] / shares[known]).log()).sum())
+
+    assert distance(plan["after"]) < distance(plan["before"])
+    assert set(job.space.facts("taught")) == {"plan-1.0", "self"}
+
+
+def test_held_out_points_are_on_no_cell(job):
+    held, cells = set(job.points.held().picture.tolist()), point_cells(job, 2)
     assert held and all(bool((part == 255).all()) == (number in held) for number, part in enumerate(cells))
-    _, classes = label_bank(job)
-    source = sum(min(8, int((torch.cat(job.source_labels) == c).sum())) for c in range(job.num_classes))
-    points = torch.bincount(job.points.training().classes, minlength=job.num_classes).clamp_max(8).sum()
-    assert len(classes) == source + int(points)
+
+
+def test_cells_in_padding_have_no_say(job, monkeypatch):
+    grid = PatchGrid(30, 42, 30, 42, 14, 3, 3)  # the last row of tokens holds 2 of 14 pixels
+    monkeypatch.setattr(type(job.target), "grid", lambda self, number: grid)
+    inside = inside_cells(job.target, 0, 2)
+    assert inside.shape == (9, 4) and bool(inside[:6].all())
+    assert inside[6:].tolist() == [[True, True, False, False]] * 3

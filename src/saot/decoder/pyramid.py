@@ -1,0 +1,75 @@
+"""What lies around a token, coarser the further away: means over blocks of 3 x 3, 9 x 9, 27 x 27 tokens, and so on.
+
+A patch of wall and one of road may look the same; what is above and below them does not. A pyramid of block means
+tells a network of single tokens about it for an eighth of the memory of the tokens themselves.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+STEP = 3  # blocks of level l have 3^l tokens along each side
+
+
+def block_grid(rows: int, columns: int, level: int) -> tuple[int, int]:
+    """Rows and columns of the blocks of a level; the last ones may be cut short by the border.
+
+    Example:
+        >>> block_grid(36, 72, 1), block_grid(36, 72, 3)
+        ((12, 24), (2, 3))
+    """
+    side = STEP**level
+    return -(-rows // side), -(-columns // side)
+
+
+def pyramid(tokens: Float[Tensor, "n d"], rows: int, columns: int, levels: int) -> Float[Tensor, "blocks d"]:
+    """Mean token of every block of levels 1 to `levels`, level by level, each row by row.
+
+    Args:
+        tokens: Of a whole picture, n = rows * columns.
+        rows: Rows of the token grid.
+        columns: Columns of it.
+        levels: How many levels.
+
+    Example:
+        >>> pyramid(torch.arange(9.0).unsqueeze(-1), 3, 3, 1)
+        tensor([[4.]])
+    """
+    picture, parts = tokens.float().T.reshape(1, -1, rows, columns), []
+    for level in range(1, levels + 1):
+        side = STEP**level
+        means = torch.nn.functional.avg_pool2d(picture, side, side, ceil_mode=True, count_include_pad=False)
+        parts.append(means[0].flatten(1).T)
+    return torch.cat(parts) if parts else tokens.new_zeros(0, tokens.shape[-1])
+
+
+def around(
+    blocks: Float[Tensor, "blocks d"], tokens: Int[Tensor, " k"], rows: int, columns: int, levels: int
+) -> Float[Tensor, "k levels_d"]:
+    """The pyramid at some tokens, bilinear between the centres of the blocks, fine levels first.
+
+    Args:
+        blocks: Of `pyramid`.
+        tokens: Token numbers.
+        rows: Rows of the token grid.
+        columns: Columns of it.
+        levels: How many levels the pyramid has.
+    """
+    parts, start = [], 0
+    for level in range(1, levels + 1):
+        height, width = block_grid(rows, columns, level)
+        own = blocks[start : start + height * width]
+        start += height * width
+        above, below, down = _between(tokens // columns, STEP**level, height)
+        left, right, across = _between(tokens % columns, STEP**level, width)
+        upper = torch.lerp(own[above * width + left].float(), own[above * width + right].float(), across)
+        lower = torch.lerp(own[below * width + left].float(), own[below * width + right].float(), across)
+        parts.append(torch.lerp(upper, lower, down))
+    return torch.cat(parts, dim=-1) if parts else blocks.new_zeros(len(tokens), 0)
+
+
+def _between(place: Int[Tensor, " k"], side: int, blocks: int) -> tuple[Tensor, Tensor, Float[Tensor, "k 1"]]:
+    """The two blocks along an axis whose centres enclose a token's, and the weight of the second."""
+    where = ((place + 0.5) / side - 0.5).clamp(0, blocks - 1)
+    first = where.floor().long()
+    return first, (first + 1).clamp_max(blocks - 1), (where - first).unsqueeze(-1)
