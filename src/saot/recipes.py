@@ -82,6 +82,7 @@ class DecoderRecipe:
     crop: int = 12  # conv: side of a training window, tokens; ours
     subdivision: int = 4  # fine: cells along each side of a token; ours
     context: int = 0  # fine: levels of means over 3^l x 3^l tokens seen beside the four neighbours; ours
+    context_dropout: float = 0.5  # fine: share of training tokens that do without those levels; ours
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class TaughtRecipe:
     teachers: int = 0  # networks of stage 1 that differ in their draws; their mean teaches stage 2; 0 is the paper
     tau: float = 1.0  # nats: how strongly the plan keeps to the source's class shares; 0 is no plan
     epsilon: float = 1.0  # nats; at 1 a token without a share to mind keeps its posterior
-    steps: int = 500  # of stage 2, which goes on from stage 1 with the taught target tokens as one more term
+    rounds: int = 2  # of stage 2; the network of one round is the teacher of the next
+    steps: int = 500  # of each round, which goes on from the one before with the taught tokens as one more term
     learning_rate: float = 5e-4
     final_learning_rate: float = 1e-6
 
@@ -254,6 +256,7 @@ REASONS: dict[str, str] = {
     "decoder.context": "what lies around a patch says what it is",
     "taught.teachers": "two networks together label better than one; the plan is one between target tokens and classes",
     "taught.steps": _TIME,
+    "taught.rounds": "labels of the first round still have the class shares of stage 1",
     "refine.steps": _TIME,
     "refine.batch": _TIME,
     "refine.ema_decay": "as much of the first weights is forgotten in fewer steps",

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -124,3 +126,18 @@ def test_it_sees_an_edge_inside_a_patch_that_a_token_decoder_cannot_draw(archite
     truth = grid_of_cells(cells.unsqueeze(-1).float(), ROWS, COLUMNS).squeeze(-1)
     right = float((logits.argmax(-1) == truth).float().mean())
     assert right == (1.0 if architecture == "fine" else 0.5)
+
+
+def test_surroundings_are_dropped_in_training_alone():
+    recipe = replace(FINE, context=2, context_dropout=0.5, dropout=0.0)
+    torch.manual_seed(0)
+    decoder = make_decoder(DIM, CLASSES, recipe)
+    assert isinstance(decoder, FineDecoder) and decoder_of_shape(decoder.shape).context_dropout == 0.5
+    seen = torch.randn(1, seen_width(DIM, 2)).expand(400, -1)
+    alone = torch.cat([seen[:1, : 5 * DIM], torch.zeros(1, 2 * DIM)], -1)
+    answers = decoder.train()(seen)
+    decoder.eval()
+    dropped = (answers - decoder(alone)).abs().amax((1, 2)) < 1e-5
+    assert 0.4 < float(dropped.double().mean()) < 0.6
+    assert_close(decoder(seen), decoder(seen[:1]).expand(400, -1, -1))
+    assert not bool(((decoder(seen) - decoder(alone)).abs().amax((1, 2)) < 1e-5).any())

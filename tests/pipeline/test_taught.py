@@ -43,8 +43,10 @@ def test_plan_and_its_absence_teach_different_networks_from_the_same_start(score
     assert not torch.equal(counts["saot_decoder"], counts["decoder_stage1"])
     names = sorted(path.name for path in (scored[0] / "work" / "log").glob("t*.jsonl"))
     assert names == [
-        "taught-plan-1.0-stage1.jsonl",
-        "taught-self-stage1.jsonl",
+        "taught-plan-1.0-1-stage1.jsonl",
+        "taught-plan-1.0-2-stage1.jsonl",
+        "taught-self-1-stage1.jsonl",
+        "taught-self-2-stage1.jsonl",
         "teacher-0-stage1.jsonl",
         "teacher-1-stage1.jsonl",
     ], "two teachers, trained once"
@@ -60,7 +62,7 @@ def test_a_second_call_changes_nothing(scored):
 
 
 def test_the_plan_moves_shares_towards_the_source_and_its_absence_does_not(scored, job):
-    plan, alone = (load_tensors(scored[0] / "work" / f"taught-{name}.safetensors") for name in ("plan-1.0", "self"))
+    plan, alone = (load_tensors(scored[0] / "work" / f"taught-{name}.safetensors") for name in ("plan-1.0-1", "self-1"))
     assert plan is not None and alone is not None
     assert not alone["correction"].any()
     assert_close(alone["before"], alone["after"], rtol=0, atol=1e-6)  # kept in float32
@@ -71,7 +73,7 @@ def test_the_plan_moves_shares_towards_the_source_and_its_absence_does_not(score
         return float((source[known] * (source[known] / shares[known]).log()).sum())
 
     assert distance(plan["after"]) < distance(plan["before"])
-    assert set(job.space.facts("taught")) == {"plan-1.0", "self"}
+    assert set(job.space.facts("taught")) == {"plan-1.0-1", "plan-1.0-2", "self-1", "self-2"}
 
 
 def test_held_out_points_are_on_no_cell(job):

@@ -110,18 +110,29 @@ class FineDecoder(nn.Module):
         body: Of single tokens: `seen_width(dim, levels)` numbers to K r^2.
         subdivision: r.
         levels: Of the pyramid around each token; 0 leaves it with its four neighbours.
+        context_dropout: Share of training tokens that do without the pyramid, so that it can never be all a network
+            goes by: across a large shift surroundings change more than patches do.
     """
 
-    def __init__(self, dim: int, num_classes: int, body: nn.Module, subdivision: int, levels: int = 0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        body: nn.Module,
+        subdivision: int,
+        levels: int = 0,
+        context_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.dim, self.num_classes, self.subdivision, self.body = dim, num_classes, subdivision, body
-        self.levels = levels
+        self.levels, self.context_dropout = levels, context_dropout
         self.body_shape: dict[str, object] = dict(body.shape)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> dict[str, object]:
         """What `decoder_of_shape` builds it from."""
-        own = {"dim": self.dim, "num_classes": self.num_classes, "subdivision": self.subdivision, "levels": self.levels}
+        own = {"dim": self.dim, "num_classes": self.num_classes, "subdivision": self.subdivision}
+        own |= {"levels": self.levels, "context_dropout": self.context_dropout}
         return {**self.body_shape, "architecture": "fine", **own}
 
     @property
@@ -131,6 +142,10 @@ class FineDecoder(nn.Module):
 
     def forward(self, seen: Float[Tensor, "*shape parts_d"]) -> Float[Tensor, "*shape cells K"]:
         """Logits (..., r^2, K) of tokens with what is around them (`seen_tokens`), cells row by row."""
+        if self.training and self.levels > 0 and self.context_dropout > 0:
+            kept = torch.rand(seen.shape[:-1], device=seen.device) >= self.context_dropout
+            near, far = seen.split([5 * self.dim, self.levels * self.dim], dim=-1)
+            seen = torch.cat([near, far * kept.unsqueeze(-1)], dim=-1)
         return self.body(seen).unflatten(-1, (self.subdivision**2, self.num_classes))
 
     def of_tokens(self, tokens: Float[Tensor, "n d"], rows: int, columns: int) -> Float[Tensor, "n cells K"]:

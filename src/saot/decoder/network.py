@@ -236,7 +236,7 @@ def make_decoder(dim: int, num_classes: int, config: DecoderRecipe) -> Decoder:
             outputs = num_classes * config.subdivision**2
             width = seen_width(dim, config.context)
             body = TokenDecoder(width, outputs, config.hidden, config.blocks, config.dropout)
-            return FineDecoder(dim, num_classes, body, config.subdivision, config.context)
+            return FineDecoder(dim, num_classes, body, config.subdivision, config.context, config.context_dropout)
     raise ValueError(
         f"expected an architecture among residual, mlp3, conv, fine; got {config.architecture!r}: choose one"
     )
@@ -252,8 +252,8 @@ def decoder_of_shape(shape: Mapping[str, Any]) -> Decoder:
     sizes = {name: value for name, value in shape.items() if name != "architecture"}
     if shape.get("architecture") == "fine":
         dim, classes, parts = sizes.pop("dim"), sizes.pop("num_classes"), sizes.pop("subdivision")
-        levels = sizes.pop("levels", 0)
+        levels, context_dropout = sizes.pop("levels", 0), sizes.pop("context_dropout", 0.0)
         body = TokenDecoder(seen_width(dim, levels), classes * parts**2, **sizes)
-        return FineDecoder(dim, classes, body, parts, levels)
+        return FineDecoder(dim, classes, body, parts, levels, context_dropout)
     kinds = {"residual": TokenDecoder, "mlp3": MLPDecoder, "conv": GridDecoder}
     return kinds[shape.get("architecture", "residual")](**sizes)

@@ -24,6 +24,8 @@ def taught_decoder(
 ) -> Decoder:
     """Stage 1 on source labels and points; stage 2 also on target tokens, labelled by teachers and plan together.
 
+    The first round of stage 2 has the networks of stage 1 as teachers, each later one the network of the round before.
+
     Args:
         job: The run.
         tau: How strongly the plan keeps to the source's class shares, the recipe's unless given; 0 is no plan.
@@ -33,23 +35,26 @@ def taught_decoder(
     recipe, stage_2 = decoder or job.recipe.decoder, job.recipe.taught
     tau = stage_2.tau if tau is None else tau
     other = "" if recipe == job.recipe.decoder else f"-{recipe.architecture}"
-    count = max(1, stage_2.teachers) if refined and stage_2.steps > 0 else 1
+    count = max(1, stage_2.teachers) if refined and stage_2.steps * stage_2.rounds > 0 else 1
     terms = labelled_terms(job, recipe)
     teachers = [
         network(job, terms, None, name=f"teacher-{member}{other}", decoder=recipe, member=member)
         for member in range(count)
     ]
-    if not refined or stage_2.steps == 0:
+    if not refined or stage_2.steps * stage_2.rounds == 0:
         return teachers[0]
-    label = (f"plan-{tau}" if tau > 0 else "self") + other
     again = dataclasses.replace(
         recipe,
         steps=stage_2.steps,
         learning_rate=stage_2.learning_rate,
         final_learning_rate=stage_2.final_learning_rate,
     )
-    taught = Term(label, taught_pool(job, teachers, tau, label, recipe), recipe.target_weight)
-    return network(job, [*terms, taught], None, name=f"taught-{label}", decoder=again, start=copy.deepcopy(teachers[0]))
+    for number in range(1, stage_2.rounds + 1):
+        label = f"{f'plan-{tau}' if tau > 0 else 'self'}-{number}{other}"
+        taught = Term(label, taught_pool(job, teachers, tau, label, recipe), recipe.target_weight)
+        start = copy.deepcopy(teachers[0])
+        teachers = [network(job, [*terms, taught], None, name=f"taught-{label}", decoder=again, start=start)]
+    return teachers[0]
 
 
 def taught_pool(job: Job, teachers: Sequence[Decoder], tau: float, label: str, recipe: DecoderRecipe) -> TokenPool:
