@@ -171,3 +171,54 @@ def test_a_disk_without_links_gets_copies(job, tmp_path, monkeypatch):
     (copy,) = (tmp_path / "shared").glob("cost-*/cost.safetensors")
     assert copy.read_bytes() == job.space.path("cost.safetensors").read_bytes()
     assert not copy.samefile(job.space.path("cost.safetensors"))
+
+
+BUDGET = {"points": "total:2"}
+
+
+@pytest.fixture(scope="module")
+def networks(finished, tmp_path_factory) -> tuple[Path, Path]:
+    """A run that leaves networks to others, and the folder they lie in."""
+    out = tmp_path_factory.mktemp("networks")
+    methods = ["mlp_ema", "mlp_points"]
+    score_some(tiny_settings(), out / "first", methods, store=finished / "features", shared=out / "shared")
+    return out, finished / "features"
+
+
+def trained(networks: tuple[Path, Path], name: str, **settings) -> set[str]:
+    """Stages that a further run beside the first had to do itself."""
+    (out, store), told = networks, set[str]()
+
+    def tell(stage: str, done: int, total: int) -> None:
+        told.add(stage)
+
+    score_some(
+        tiny_settings(**settings),
+        out / name,
+        ["mlp_ema", "mlp_points"],
+        store=store,
+        shared=out / "shared",
+        progress=tell,
+    )
+    return {stage for stage in told if stage.startswith(("train", "refine"))}
+
+
+def test_networks_without_points_are_the_same_for_every_budget(networks):
+    assert trained(networks, "budget", **BUDGET) == {"train mlp_points"}
+    out, _ = networks
+    names = {path.name for path in (out / "first" / "work" / "models").iterdir()}
+    models = out / "budget" / "work" / "models"
+    same = [path.name for path in models.iterdir() if path.samefile(out / "first" / "work" / "models" / path.name)]
+    assert len(same) == 2 and {path.name for path in models.iterdir()} == names  # names say nothing of the points
+
+
+def test_networks_of_equal_labels_are_shared_whatever_is_done_with_them(networks):
+    recipe = replace(TINY, scores=replace(TINY.scores, logit_adjustment=(0.0,)))
+    assert trained(networks, "scores", recipe=recipe) == set()
+
+
+def test_another_seed_or_another_vote_of_patches_shares_no_network(networks):
+    everything = {"train mlp_ema", "refine mlp_ema", "train mlp_points"}
+    assert trained(networks, "seed", seed=1) == everything
+    recipe = replace(TINY, transfer=replace(TINY.transfer, ignored_patches="include"))
+    assert trained(networks, "vote", recipe=recipe) == everything

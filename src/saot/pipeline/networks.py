@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saot.decoder import (
     Decoder,
+    DecoderFit,
     Term,
     TokenPool,
     decoder_of_shape,
@@ -24,9 +25,11 @@ from saot.decoder import (
 from saot.pipeline.domains import TokenPoints, load_maps, patch_label_maps, save_maps
 from saot.pipeline.inputs import target_labels
 from saot.pipeline.job import Job
+from saot.pipeline.shared import adopt, network_part, publish
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.recipes import DecoderRecipe, RefineRecipe
-from saot.transfer import generator_for
+from saot.transfer import Checkpoint, generator_for
+from saot.transfer.training import Progress
 
 
 def source_term(job: Job, weight: float = 1.0) -> Term:
@@ -106,45 +109,61 @@ def network(
     refine = refine or job.recipe.refine
     identity = [[(t.name, t.weight) for t in terms], dataclasses.asdict(decoder), start is not None]
     identity += [member] if member else []
-    first = kept_network(job, identity)
-    if first is None:
-        first = start or new_decoder(job, decoder, seed)
-        checkpoint = job.space.checkpoint(f"{name}-1")
-        with job.space.stage(f"train {name}"):
-            fit = fit_decoder(
-                first,
-                terms,
-                decoder,
-                seed=seed,
-                checkpoint=checkpoint,
-                progress=job.space.tell(f"train {name}"),
-            )
-            first = fit.decoder
-            job.space.log(f"{name}-stage1", fit.history)
-            keep_network(job, identity, first)
-        checkpoint.clear()
+    names = [term.name for term in terms]
+    untrained = start or new_decoder(job, decoder, seed)
+
+    def train(checkpoint: Checkpoint, progress: Progress) -> DecoderFit:
+        return fit_decoder(untrained, terms, decoder, seed=seed, checkpoint=checkpoint, progress=progress)
+
+    first = _once(job, identity, (name, 1), [] if start is not None else names, train)
     if refine_terms is None or refine.steps == 0:
         return first
     identity = [*identity, [(t.name, t.weight) for t in refine_terms], dataclasses.asdict(refine)]
-    teacher = kept_network(job, identity)
-    if teacher is None:
-        checkpoint = job.space.checkpoint(f"{name}-2")
-        with job.space.stage(f"refine {name}"):
-            fit = refine_decoder(
-                first,
-                job.target.all_tokens(),
-                refine,
-                terms=refine_terms,
-                seed=seed,
-                checkpoint=checkpoint,
-                progress=job.space.tell(f"refine {name}"),
-                crop=decoder.crop,
-            )
-            teacher = fit.decoder
-            job.space.log(f"{name}-stage2", fit.history)
-            keep_network(job, identity, teacher)
+    names += [term.name for term in refine_terms]
+
+    def self_train(checkpoint: Checkpoint, progress: Progress) -> DecoderFit:
+        target = job.target.all_tokens()
+        state = {"seed": seed, "checkpoint": checkpoint, "progress": progress, "crop": decoder.crop}
+        return refine_decoder(first, target, refine, terms=refine_terms, **state)
+
+    return _once(job, identity, (name, 2), [] if start is not None else names, self_train)
+
+
+def _once(
+    job: Job,
+    identity: object,
+    stage: tuple[str, int],
+    terms: Sequence[str],
+    train: Callable[[Checkpoint, Progress], DecoderFit],
+) -> Decoder:
+    """The network of an equal training of this run, or of one beside it; else trained.
+
+    Args:
+        job: The run.
+        identity: What equal trainings of a run have in common.
+        stage: Name of the training, and 1 or 2.
+        terms: Names of all its terms; empty where nothing may be shared, since the weights it goes on from are no part
+            of its identity.
+        train: Trains it.
+    """
+    (name, number), path = stage, _network_path(job, identity)
+    title = f"{('train', 'refine')[number - 1]} {name}"
+    part = network_part(job, path, title, terms, identity) if terms and job.shared is not None else None
+    kept = kept_network(job, identity)
+    if kept is None and part is not None:
+        adopt(job, part)
+        kept = kept_network(job, identity)
+    if kept is None:
+        checkpoint = job.space.checkpoint(f"{name}-{number}")
+        with job.space.stage(title):
+            fit = train(checkpoint, job.space.tell(title))
+            kept = fit.decoder
+            job.space.log(f"{name}-stage{number}", fit.history)
+            keep_network(job, identity, kept)
         checkpoint.clear()
-    return teacher
+    if part is not None and title in job.space.facts("stages"):
+        publish(job, part)
+    return kept
 
 
 def new_decoder(job: Job, config: DecoderRecipe, seed: int | None = None) -> Decoder:

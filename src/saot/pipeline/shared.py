@@ -1,4 +1,4 @@
-"""What runs have in common that differ in their decoders alone: the learned cost and the plan's pseudo-labels.
+"""What runs have in common: the learned cost, the plan's pseudo-labels, and networks trained on the same labels.
 
 A part lies in a folder beside the runs, under a digest of everything it depends on. A run that finds it there links the
 files into its own folder and takes over how long they took to make; so each run is whole by itself, and can be moved.
@@ -58,6 +58,35 @@ def pseudo_part(job: Job, folder: str) -> Part:
     return Part(f"pseudo-{_digest(identity)}", (f"work/{folder}",), "pseudo-labels", "cost")
 
 
+SOURCE_TERMS = frozenset({"source", "source-cells"})
+POINT_TERMS = frozenset({"points", "points-cells"})
+
+
+def network_part(job: Job, path: Path, stage: str, terms: Iterable[str], training: Any) -> Part | None:
+    """A network trained on source labels and declared points, or on source labels alone; None for any other.
+
+    Without points among its terms it is the same for every label budget.
+
+    Args:
+        job: The run.
+        path: Where the run keeps it.
+        stage: That trains it.
+        terms: Names of all terms of its training.
+        training: Everything else that distinguishes it.
+    """
+    names = set(terms)
+    if not names <= SOURCE_TERMS | POINT_TERMS:
+        return None
+    identity = {
+        **_source_identity(job),
+        "target": digest(job.found["target"]),
+        "transfer": as_dict(job.recipe.transfer),
+        "points": _points_identity(job) if names & POINT_TERMS else None,
+        "training": training,
+    }
+    return Part(f"network-{_digest(identity)}", (str(path.relative_to(job.space.root)),), stage, "networks")
+
+
 def adopt(job: Job, part: Part) -> None:
     """Take over a part that another run has left, if there is one; without a shared folder nothing happens."""
     if job.shared is None or not (job.shared / part.name).is_dir():
@@ -89,20 +118,31 @@ def publish(job: Job, part: Part) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _cost_identity(job: Job) -> dict[str, Any]:
-    """Everything that the learned cost of a run depends on."""
-    points = job.points
-    placed = (points.picture, points.token, points.classes, points.held_out, *points.dense)
+def _source_identity(job: Job) -> dict[str, Any]:
     return {
         "format": RUN_FORMAT,
         "backbone": json.loads(job.inputs.backbone.key.to_json()),
         "source": digest(job.found["source"]),
-        "target": digest(job.found["target"]),
         "source labels": _tensors_digest(job.source_labels),
         "classes": list(job.classes.names),
-        "points": [points.resample, _tensors_digest(placed)],
         "seed": job.settings.seed,
         "device": job.source.device.type,  # an accelerator adds up in another order
+    }
+
+
+def _points_identity(job: Job) -> list[Any]:
+    points = job.points
+    places = job.space.path("points.csv")
+    placed = (points.picture, points.token, points.classes, points.held_out, *points.dense)
+    return [points.resample, _tensors_digest(placed), sha256_file(places) if places.exists() else None]
+
+
+def _cost_identity(job: Job) -> dict[str, Any]:
+    """Everything that the learned cost of a run depends on."""
+    return {
+        **_source_identity(job),
+        "target": digest(job.found["target"]),
+        "points": _points_identity(job),
         "transport": as_dict(job.recipe.transport),
         "cost": as_dict(job.recipe.cost),
     }
