@@ -70,7 +70,7 @@ def score_method(job: Job, name: str, build: Callable[[], Scorer]) -> dict[str, 
 def _score(job: Job, name: str, build: Callable[[], Scorer]) -> dict[str, Tensor]:
     scorer = build()
     shown, counts, kept = set(panel_pictures(job)), [], {"budget": torch.tensor(scorer.budget)}
-    with job.space.stage(f"score {name}"):
+    with job.space.stage(f"score {name}", resumes=False):
         for number in range(len(job.test)):
             if job.truth is None and number not in shown:
                 continue

@@ -69,15 +69,16 @@ class Workspace:
         return Checkpoint(self.work("checkpoints", f"{stage}.pt"), min(every, CHECKPOINT_EVERY))
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage and measure its peak memory; a stage resumed after a kill adds up."""
+    def stage(self, name: str, *, resumes: bool = True) -> Iterator[None]:
+        """Time a stage and measure its peak memory; one that goes on after a stop adds up, another counts anew."""
         began = time.perf_counter()
         _reset_peak()
         try:
             yield
         finally:
             stages = self.facts("stages")
-            before = stages.get(name, {"seconds": 0.0, "peak_memory_bytes": 0})
+            none = {"seconds": 0.0, "peak_memory_bytes": 0}
+            before = stages.get(name, none) if resumes else none
             stages[name] = {
                 "seconds": round(before["seconds"] + time.perf_counter() - began, 3),
                 "peak_memory_bytes": max(before["peak_memory_bytes"], _peak_bytes()),
