@@ -31,7 +31,6 @@ IDEAS = {
     "pyramid-never-dropped": Idea((("context_dropout", 0.0),)),
     "stage-1-no-pyramid": Idea((("context", 0),), rounds=0),
     "stage-1-pyramid-never-dropped": Idea((("context_dropout", 0.0),), rounds=0),
-    "one-cell": Idea((("subdivision", 1),)),
     "natural-classes": Idea((("class_power", 1.0),)),
     "sharpened": Idea(sharpen=0.5),
     "mix-plan": Idea(rounds=1, mix="plan"),
@@ -58,7 +57,10 @@ def main() -> None:
     wrong = [at for at in options.at if at.partition("=")[0] not in ("T", "S1", "S2")]
     if wrong:
         parser.error(f"expected --at as SHIFT=BUDGET with T, S1 or S2, such as T=20; got {wrong[0]!r}")
-    (source, classes), (target, _) = load(options.source, options.store), load(options.target, options.store)
+    try:
+        (source, classes), (target, _) = load(options.source, options.store), load(options.target, options.store)
+    except ValueError as error:
+        parser.error(str(error))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     done = read(options.out)
     for at in options.at:
