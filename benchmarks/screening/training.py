@@ -151,7 +151,7 @@ class Trial:
             sample = probs.flatten(0, 2)
             sample = sample[torch.randperm(len(sample), generator=generator)[:100_000]].double()
             shares = class_shares(shift.source, shift.classes)
-            probs = (probs.float().log() + class_correction(sample, shares, 1.0, self.idea.tau).float()).softmax(-1)
+            probs = (probs.float().log() + class_correction(sample, shares, self.idea.tau).float()).softmax(-1)
         probs = (probs.float().clamp_min(1e-6).log() / self.idea.sharpen).softmax(-1).half()
         classes = probs.float().mean(2).argmax(-1).to(torch.uint8)
         pool, labels = Pool(self.seen["target"], classes.unsqueeze(-1), shift.classes), probs.flatten(0, 1)

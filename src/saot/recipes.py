@@ -91,7 +91,6 @@ class TaughtRecipe:
 
     teachers: int = 0  # networks of stage 1 that differ in their draws; their mean teaches stage 2; 0 is the paper
     tau: float = 1.0  # nats: how strongly the plan keeps to the source's class shares; 0 is no plan
-    epsilon: float = 1.0  # nats; at 1 a token without a share to mind keeps its posterior
     rounds: int = 2  # of stage 2; the network of one round is the teacher of the next
     steps: int = 500  # of each round, which goes on from the one before with the taught tokens as one more term
     learning_rate: float = 5e-4

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from saot.data import PatchGrid
-from saot.pipeline.cells import inside_cells, point_cells
+from saot.pipeline.cells import inside_cells, point_cells, source_shares
 from saot.pipeline.inputs import open_inputs
 from saot.pipeline.job import class_frequencies, open_job
 from saot.pipeline.partial import score_some
@@ -52,13 +53,36 @@ def test_plan_and_its_absence_teach_different_networks_from_the_same_start(score
     ], "two teachers, trained once"
 
 
-def test_a_second_call_changes_nothing(scored):
+def test_a_killed_run_ends_with_the_same_networks(scored, tmp_path):
+    """Scores gone, the last network half trained, the second round's labels unmade: all of it comes back the same."""
     out, first = scored
-    files = {path: path.stat().st_mtime_ns for path in (out / "work" / "models").iterdir()}
-    again = score_some(SETTINGS, out, METHODS)
-    assert {path: path.stat().st_mtime_ns for path in (out / "work" / "models").iterdir()} == files
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    shutil.rmtree(again / "work" / "scores")
+    by_age = sorted((again / "work" / "models").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for path in by_age[3:]:  # both teachers and the first round stay
+        path.unlink()
+    for path in (again / "work").glob("taught-*-2*"):
+        path.unlink()
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "train taught-plan-1.0-2" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_some(SETTINGS, again, METHODS, progress=stop)
+    finished = score_some(SETTINGS, again, METHODS)
     for name in METHODS:
-        assert torch.equal(again.methods[name].counts, first.methods[name].counts)
+        assert torch.equal(finished.methods[name].counts, first.methods[name].counts), name
+    for path in (out / "work" / "models").iterdir():
+        other = load_tensors(again / "work" / "models" / path.name)
+        assert other is not None and all(torch.equal(other[k], v) for k, v in load_tensors(path).items()), path.name
+
+
+def test_without_points_it_runs_on_the_source_alone(tmp_path):
+    outcome = score_some(replace(SETTINGS, points="0"), tmp_path / "run", ["saot_decoder", "best_no_transport"])
+    assert outcome.methods["saot_decoder"].budget == 0
+    assert int(outcome.methods["saot_decoder"].counts.sum()) > 0
 
 
 def test_the_plan_moves_shares_towards_the_source_and_its_absence_does_not(scored, job):
@@ -66,7 +90,11 @@ def test_the_plan_moves_shares_towards_the_source_and_its_absence_does_not(score
     assert plan is not None and alone is not None
     assert not alone["correction"].any()
     assert_close(alone["before"], alone["after"], rtol=0, atol=1e-6)  # kept in float32
-    source = class_frequencies(job.source_labels, job.num_classes)
+    source = source_shares(job, job.recipe.decoder)
+    counts = sum(torch.bincount(torch.from_numpy(job.inputs.source.mask(n)).flatten(), minlength=256) for n in range(3))
+    pixels = counts[:19].double() / counts[:19].sum()
+    patches = class_frequencies(job.source_labels, job.num_classes)
+    assert (source - pixels).abs().sum() < (patches - pixels).abs().sum()  # cells see what patches hide
 
     def distance(shares):
         known = source > 0

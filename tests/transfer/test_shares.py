@@ -25,7 +25,7 @@ def plan(probs: torch.Tensor, f: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
 def test_the_potential_is_the_log_of_what_a_class_lacks(tau):
     """Optimality: f_j = -tau log(row mass / (1/m)), g_k = -tau log(column mass / share), plan = p e^(f + g)."""
     probs = posterior(1.0)
-    g = class_correction(probs, SHARES, epsilon=1.0, tau=tau)
+    g = class_correction(probs, SHARES, tau)
     rows = (probs * g.exp()).sum(1)
     f = -tau / (1 + tau) * (rows * len(probs)).log()
     lacking = -tau * (plan(probs, f, g).sum(0) / SHARES).log()
@@ -35,8 +35,8 @@ def test_the_potential_is_the_log_of_what_a_class_lacks(tau):
 
 def test_without_tau_nothing_moves_and_with_a_large_one_the_shares_are_met():
     probs = posterior(1.0)
-    assert not class_correction(probs, SHARES, 1.0, 0.0).any()
-    correction = class_correction(probs, SHARES, 1.0, 1e4)
+    assert not class_correction(probs, SHARES, 0.0).any()
+    correction = class_correction(probs, SHARES, 1e4)
     assert_close(shares_after(probs, correction), SHARES, rtol=0, atol=2e-3)
 
 
@@ -44,24 +44,24 @@ def test_a_sure_network_is_moved_less_than_a_doubtful_one():
     moved = []
     for sharpness in (0.1, 6.0):
         probs = posterior(sharpness, bias=0.4)
-        correction = class_correction(probs, SHARES, 1.0, 1.0)
+        correction = class_correction(probs, SHARES, 1.0)
         moved.append(float((probs.argmax(1) != (probs.log() + correction).argmax(1)).double().mean()))
     assert moved[0] > moved[1] + 0.2
 
 
 def test_a_class_the_source_never_shows_is_left_alone():
     shares = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
-    correction = class_correction(posterior(1.0), shares, 1.0, 1.0)
+    correction = class_correction(posterior(1.0), shares, 1.0)
     assert correction[2] == 0 and bool(correction[:2].any()) and bool(correction.isfinite().all())
 
 
 def test_probabilities_of_zero_do_no_harm():
     probs = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
-    assert bool(class_correction(probs, SHARES, 1.0, 1.0).isfinite().all())
+    assert bool(class_correction(probs, SHARES, 1.0).isfinite().all())
 
 
 def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="all are zero"):
-        class_correction(posterior(1.0), torch.zeros(3), 1.0, 1.0)
+        class_correction(posterior(1.0), torch.zeros(3), 1.0)
     with pytest.raises(ValueError, match="tau >= 0; got -1"):
-        class_correction(posterior(1.0), SHARES, 1.0, -1.0)
+        class_correction(posterior(1.0), SHARES, -1.0)

@@ -12,7 +12,7 @@ from saot.decoder import Term, TokenPool, cells_of_tokens, point_pool, pyramid, 
 from saot.decoder.fine import IGNORE
 from saot.decoder.pool import Rows
 from saot.pipeline.domains import Domain
-from saot.pipeline.job import Job
+from saot.pipeline.job import Job, class_frequencies
 from saot.pipeline.networks import has_points, points_pool, source_pool
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.recipes import DecoderRecipe
@@ -22,15 +22,23 @@ Side = Literal["source", "target"]
 
 def labelled_terms(job: Job, recipe: DecoderRecipe) -> list[Term]:
     """Cross-entropy on source labels and on declared points, at cells where the decoder has them."""
-    if recipe.architecture == "fine":
-        terms = [Term("source-cells", _source_cells(job, recipe))]
-        if has_points(job):
-            terms.append(Term("points-cells", _points_cells(job, recipe), recipe.points_weight))
-        return terms
-    terms = [Term("source", source_pool(job, job.source_labels))]
-    if has_points(job):
-        terms.append(Term("points", points_pool(job, job.points.training()), recipe.points_weight))
+    fine = recipe.architecture == "fine"
+    source = _source_cells(job, recipe) if fine else source_pool(job, job.source_labels)
+    terms = [Term("source-cells" if fine else "source", source)]
+    if has_points(job) and recipe.points_weight > 0:
+        points = _points_cells(job, recipe) if fine else points_pool(job, job.points.training())
+        if len(points):  # all of them may lie in cells of two classes
+            terms.append(Term("points-cells" if fine else "points", points, recipe.points_weight))
     return terms
+
+
+def source_shares(job: Job, recipe: DecoderRecipe) -> Tensor:
+    """(K,) share of each class among what a decoder of this recipe answers for: the source's cells, or its patches."""
+    if recipe.architecture != "fine":
+        return class_frequencies(job.source_labels, job.num_classes)
+    return class_frequencies(
+        (_source_picture(job, number, recipe.subdivision) for number in range(len(job.source))), job.num_classes
+    )
 
 
 def seen(job: Job, side: Side, recipe: DecoderRecipe) -> tuple[Rows, int]:
@@ -65,25 +73,31 @@ def _kept(job: Job, folder: str, number: int, make: Callable[[], Tensor]) -> Ten
     return kept["values"]
 
 
+def _source_picture(job: Job, number: int, parts: int) -> Tensor:
+    """(n, r^2) labels of the cells of a source picture."""
+
+    def made() -> Tensor:
+        mask, fine = job.inputs.source.mask(number), job.source.grid(number).subdivide(parts)
+        labels = patch_labels(mask, fine, num_classes=job.num_classes, ignore=job.recipe.transfer.ignored_patches)
+        return cells_of_tokens(labels, fine.height, fine.width, *job.source.shape(number), parts)
+
+    return _kept(job, f"cells-{parts}", number, made)
+
+
 def _source_cells(job: Job, recipe: DecoderRecipe) -> TokenPool:
     """Source tokens with the labels of their cells; a token stands under every class that one of its cells has."""
     parts = recipe.subdivision
 
-    def of_picture(number: int) -> Tensor:
-        def made() -> Tensor:
-            mask, fine = job.inputs.source.mask(number), job.source.grid(number).subdivide(parts)
-            labels = patch_labels(mask, fine, num_classes=job.num_classes, ignore=job.recipe.transfer.ignored_patches)
-            return cells_of_tokens(labels, fine.height, fine.width, *job.source.shape(number), parts)
-
-        return _kept(job, f"cells-{parts}", number, made)
-
     def all_pictures() -> Iterator[Tensor]:
         for number in range(len(job.source)):
-            yield of_picture(number)
+            yield _source_picture(job, number, parts)
             job.space.tell("source cells")(number + 1, len(job.source))
 
+    def cells(picture: int, tokens: Tensor) -> Tensor:
+        return _source_picture(job, picture, parts)[tokens]
+
     with job.space.stage("source cells"):
-        return _cell_pool(job, "source", recipe, all_pictures(), lambda picture, tokens: of_picture(picture)[tokens])
+        return _cell_pool(job, "source", recipe, all_pictures(), cells)
 
 
 def _points_cells(job: Job, recipe: DecoderRecipe) -> TokenPool:
@@ -98,14 +112,18 @@ def _points_cells(job: Job, recipe: DecoderRecipe) -> TokenPool:
             return dense[picture][tokens].unsqueeze(1).expand(-1, count)
 
         return _cell_pool(job, "target", recipe, (part.unsqueeze(1) for part in dense), of_patches)
-    maps = list(point_cells(job, recipe.subdivision))
-    tokens = [(part != IGNORE).any(-1).nonzero().squeeze(-1) for part in maps]
-    cells = [part[where] for part, where in zip(maps, tokens, strict=True)]
+    tokens, cells = [], []  # of those that hold a point; all others are forgotten picture by picture
+
+    def maps() -> Iterator[Tensor]:
+        for part in point_cells(job, recipe.subdivision):
+            tokens.append((part != IGNORE).any(-1).nonzero().squeeze(-1))
+            cells.append(part[tokens[-1]])
+            yield part
 
     def of_points(picture: int, wanted: Tensor) -> Tensor:
         return cells[picture][torch.searchsorted(tokens[picture], wanted.long())]
 
-    return _cell_pool(job, "target", recipe, maps, of_points)
+    return _cell_pool(job, "target", recipe, maps(), of_points)
 
 
 def inside_cells(domain: Domain, number: int, subdivision: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Everything a stage of the main job may use, opened once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -234,8 +234,8 @@ def source_weights(similarities: Tensor, count: int, temperature: float) -> tupl
     return index, torch.softmax(values / temperature, dim=-1)
 
 
-def class_frequencies(labels: list[Tensor], num_classes: int) -> Tensor:
-    """Share of each class among the labelled source patches."""
+def class_frequencies(labels: Iterable[Tensor], num_classes: int) -> Tensor:
+    """Share of each class among labelled patches or cells, one map a picture."""
     counts = torch.zeros(num_classes, dtype=torch.float64)
     for part in labels:
         counts += torch.bincount(part[part != 255].long(), minlength=num_classes).double()

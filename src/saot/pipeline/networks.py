@@ -148,21 +148,24 @@ def _once(
     """
     (name, number), path = stage, _network_path(job, identity)
     title = f"{('train', 'refine')[number - 1]} {name}"
-    part = network_part(job, path, title, terms, identity) if terms and job.shared is not None else None
+    log, checkpoint, part = f"{name}-stage{number}", job.space.checkpoint(f"{name}-{number}"), None
+    if terms and job.shared is not None:
+        part = network_part(job, (job.space.log_path(log), path), title, terms, identity)
     kept = kept_network(job, identity)
     if kept is None and part is not None:
         adopt(job, part)
         kept = kept_network(job, identity)
+        if kept is not None:
+            checkpoint.clear()
     if kept is None:
-        checkpoint = job.space.checkpoint(f"{name}-{number}")
         with job.space.stage(title):
             fit = train(checkpoint, job.space.tell(title))
             kept = fit.decoder
-            job.space.log(f"{name}-stage{number}", fit.history)
+            job.space.log(log, fit.history)
             keep_network(job, identity, kept)
         checkpoint.clear()
-    if part is not None and title in job.space.facts("stages"):
-        publish(job, part)
+        if part is not None:
+            publish(job, part)
     return kept
 
 

@@ -172,6 +172,7 @@ def run_record(job: Job, began: float) -> dict[str, Any]:
         "adjustment": space.facts("adjustment"),
         "decoder_bias": decoder_bias(job),
         "transport": {name: space.facts(name) for name in ("cost", "saot", "saot_multi", "ot")},
+        "taught": space.facts("taught"),
         "notes": notes,
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": commit_of_code(),

@@ -62,15 +62,15 @@ SOURCE_TERMS = frozenset({"source", "source-cells"})
 POINT_TERMS = frozenset({"points", "points-cells"})
 
 
-def network_part(job: Job, path: Path, stage: str, terms: Iterable[str], training: Any) -> Part | None:
+def network_part(job: Job, files: tuple[Path, Path], stage: str, terms: Iterable[str], training: Any) -> Part | None:
     """A network trained on source labels and declared points, or on source labels alone; None for any other.
 
     Without points among its terms it is the same for every label budget.
 
     Args:
         job: The run.
-        path: Where the run keeps it.
-        stage: That trains it.
+        files: Where the run keeps its log and its weights, in this order.
+        stage: That trains it; equal trainings of another name are kept apart, as their logs are.
         terms: Names of all terms of its training.
         training: Everything else that distinguishes it.
     """
@@ -82,9 +82,10 @@ def network_part(job: Job, path: Path, stage: str, terms: Iterable[str], trainin
         "target": digest(job.found["target"]),
         "transfer": as_dict(job.recipe.transfer),
         "points": _points_identity(job) if names & POINT_TERMS else None,
-        "training": training,
+        "training": [stage, training],
     }
-    return Part(f"network-{_digest(identity)}", (str(path.relative_to(job.space.root)),), stage, "networks")
+    names_of_files = tuple(str(path.relative_to(job.space.root)) for path in files)
+    return Part(f"network-{_digest(identity)}", names_of_files, stage, "networks")
 
 
 def adopt(job: Job, part: Part) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from saot.decoder import Decoder, FineDecoder, GridDecoder, Term, TokenPool, token_pool
-from saot.pipeline.cells import inside_cells, labelled_terms, seen
+from saot.pipeline.cells import inside_cells, labelled_terms, seen, source_shares
 from saot.pipeline.domains import Domain, load_maps, save_maps
-from saot.pipeline.job import Job, class_frequencies, merge_facts
+from saot.pipeline.job import Job, merge_facts
 from saot.pipeline.networks import network
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.recipes import DecoderRecipe
@@ -34,6 +34,8 @@ def taught_decoder(
     """
     recipe, stage_2 = decoder or job.recipe.decoder, job.recipe.taught
     tau = stage_2.tau if tau is None else tau
+    if tau < 0:
+        raise ValueError(f"expected taught.tau >= 0; got {tau}: 0 leaves the plan out")
     other = "" if recipe == job.recipe.decoder else f"-{recipe.architecture}"
     count = max(1, stage_2.teachers) if refined and stage_2.steps * stage_2.rounds > 0 else 1
     terms = labelled_terms(job, recipe)
@@ -63,7 +65,7 @@ def taught_pool(job: Job, teachers: Sequence[Decoder], tau: float, label: str, r
     Kept on disk are K numbers of the plan for the whole target, and a byte a token: the class it is drawn by.
     """
     with job.space.stage(f"labels {label}"):
-        correction = plan_correction(job, teachers, tau, label)
+        correction = plan_correction(job, teachers, tau, label, recipe)
         maps = _classes(job, teachers, correction, label)
     rows, width = seen(job, "target", recipe)
     device = job.target.device
@@ -75,7 +77,11 @@ def taught_pool(job: Job, teachers: Sequence[Decoder], tau: float, label: str, r
 
     @torch.no_grad()
     def soft(picture: int, tokens: Tensor) -> Tensor:
-        return torch.softmax(joint_logits([said(t, picture, tokens) for t in teachers]).cpu() + correction, dim=-1)
+        probs = torch.softmax(joint_logits([said(t, picture, tokens) for t in teachers]).cpu() + correction, dim=-1)
+        if not isinstance(teachers[0], FineDecoder):
+            return probs
+        inside = inside_cells(job.target, picture, recipe.subdivision)[tokens]
+        return probs * inside.unsqueeze(-1)  # a cell without probabilities has no weight in the loss
 
     pool = token_pool(maps, job.num_classes, rows, width, soft, job.target.shape)
     cells = recipe.subdivision**2 if isinstance(teachers[0], FineDecoder) else 1
@@ -83,7 +89,7 @@ def taught_pool(job: Job, teachers: Sequence[Decoder], tau: float, label: str, r
 
 
 @torch.no_grad()
-def plan_correction(job: Job, teachers: Sequence[Decoder], tau: float, label: str) -> Tensor:
+def plan_correction(job: Job, teachers: Sequence[Decoder], tau: float, label: str, recipe: DecoderRecipe) -> Tensor:
     """(K,) what the plan between target tokens and classes adds to the log posterior (`class_correction`)."""
     path = job.space.work(f"taught-{label}.safetensors")
     kept = load_tensors(path)
@@ -93,18 +99,19 @@ def plan_correction(job: Job, teachers: Sequence[Decoder], tau: float, label: st
             said, inside = posteriors(teachers, job.target, number)
             generator = generator_for(job.settings.seed, "plan tokens", number)
             chosen = torch.randperm(len(said), generator=generator)[:quota].to(said.device)
-            sampled.append(said[chosen][inside[chosen]])
+            sampled.append(said[chosen][inside[chosen]].cpu())
             job.space.tell(f"plan {label}")(number + 1, len(job.target))
         posterior = torch.cat(sampled).double()
-        shares = class_frequencies(job.source_labels, job.num_classes).to(posterior)
-        correction = class_correction(posterior, shares, job.recipe.taught.epsilon, tau).cpu()
+        shares = source_shares(job, recipe)
+        correction = class_correction(posterior, shares, tau)
         kept = {
             "correction": correction.float(),
-            "before": posterior.mean(0).cpu(),
-            "after": torch.softmax(posterior.log().cpu() + correction, dim=-1).mean(0),
+            "source": shares,
+            "before": posterior.mean(0),
+            "after": torch.softmax(posterior.log() + correction, dim=-1).mean(0),
         }
         save_tensors(path, kept)
-    shown = {name: [round(value, 5) for value in kept[name].tolist()] for name in ("correction", "before", "after")}
+    shown = {name: [round(value, 5) for value in kept[name].tolist()] for name in kept}
     merge_facts(job.space, "taught", {label: shown})
     return kept["correction"]
 

@@ -97,7 +97,11 @@ class Workspace:
     def log(self, stage: str, history: History) -> None:
         """Keep the records of a training stage; `write_log` joins them into log.jsonl."""
         lines = [json.dumps({"stage": stage, "step": step, **record}) for step, record in enumerate(history)]
-        write_atomic(self.work("log", f"{stage}.jsonl"), ("\n".join(lines) + "\n").encode())
+        write_atomic(self.log_path(stage), ("\n".join(lines) + "\n").encode())
+
+    def log_path(self, stage: str) -> Path:
+        """Where the records of a training stage are kept."""
+        return self.work("log", f"{stage}.jsonl")
 
     def write_log(self) -> None:
         """log.jsonl: every training record, stage after stage in the order of their names."""

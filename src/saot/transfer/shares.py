@@ -15,32 +15,29 @@ SMALLEST = 1e-6  # of a probability or share, before its logarithm
 MAX_ITER = 1_000
 
 
-def class_correction(
-    posterior: Float[Tensor, "m K"], shares: Float[Tensor, " K"], epsilon: float, tau: float
-) -> Float[Tensor, " K"]:
+def class_correction(posterior: Float[Tensor, "m K"], shares: Float[Tensor, " K"], tau: float) -> Float[Tensor, " K"]:
     """What the plan between tokens and classes adds to the log posterior of each class.
 
-    The plan solves Eq. (1) with cost c_jk = -log p_jk, uniform token weights, class weights `shares`, and the counting
-    reference (with the product reference the shares would count twice). So plan_jk ~ p_jk^(1 / epsilon) e^(g_k /
-    epsilon): for epsilon = 1 a token's label is softmax(log p_j + g), and tau = 0 leaves the posterior as it is. By the
-    optimality condition g_k = -tau log(mass of k / share of k).
+    The plan solves Eq. (1) with cost c_jk = -log p_jk, epsilon = 1, uniform token weights, class weights `shares`, and
+    the counting reference (with the product reference the shares would count twice). So plan_jk ~ p_jk e^(g_k): a
+    token's label is softmax(log p_j + g), and tau = 0 leaves the posterior as it is. By the optimality condition
+    g_k = -tau log(mass of k / share of k).
 
     Args:
         posterior: p, a network's class probabilities of m tokens.
         shares: Expected share of each class; they need not sum to 1. A class without one is left as it is.
-        epsilon: Entropy, in nats.
         tau: How strongly classes keep to their shares, in nats.
 
     Returns:
-        (K,) g / epsilon less its mean over the labels as they are, since a constant changes no label; zero for classes
-        without a share.
+        (K,) g less its mean over the labels as they are, since a constant changes no label; zero for classes without a
+        share.
 
     Raises:
         ValueError: If no class has a share, or tau is negative.
 
     Example:
         >>> doubtful = torch.tensor([[0.6, 0.4], [0.6, 0.4]])
-        >>> g = class_correction(doubtful, torch.tensor([0.5, 0.5]), epsilon=1.0, tau=1.0)
+        >>> g = class_correction(doubtful, torch.tensor([0.5, 0.5]), tau=1.0)
         >>> bool(g[1] > g[0])  # the second class has less than its share
         True
     """
@@ -56,13 +53,12 @@ def class_correction(
     result = solve_transport(
         -posterior[:, known].clamp_min(SMALLEST).log(),
         b=weights / weights.sum(),
-        epsilon=epsilon,
+        epsilon=1.0,
         tau=tau,
         reference="counting",
         max_iter=MAX_ITER,
         gradient="none",
     )
-    moved = result.potentials[1] / epsilon
-    own = posterior[:, known].sum(0)
+    moved, own = result.potentials[1], posterior[:, known].sum(0)
     correction[known] = moved - (own * moved).sum() / own.sum()
     return correction
