@@ -10,7 +10,6 @@ the GPU, plus a launch for every operation counted; nothing is measured on one.
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,25 +65,40 @@ def train(options: argparse.Namespace) -> None:
 
 def estimate(options: argparse.Namespace) -> None:
     """Time the parts of a step at full size; print the table and the sums."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     product, copy = machine_speed()
+    measured, memory = parts()
     print(f"this machine: {product / 1e9:.0f} GFLOP/s in float32 products, {copy / 1e9:.1f} GB/s in copies")
     gpu_product, gpu_copy = options.tflops * 1e12, options.bandwidth * 1e9
     print(f"{'part':<28}{'here, ms':>10}{'best here':>11}{'share':>8}{'launches':>10}{'GPU, ms':>9}")
     here = there = 0.0
-    for name, seconds, flops, volume, launches in parts():
+    for name, seconds, flops, volume, launches in measured:
         bound = max(flops / product, volume / copy)
         share = min(1.0, bound / seconds)
         gpu = max(flops / gpu_product, volume / gpu_copy) / share + launches * options.launch * 1e-6
         print(f"{name:<28}{1e3 * seconds:>10.1f}{1e3 * bound:>11.1f}{share:>8.2f}{launches:>10}{1e3 * gpu:>9.2f}")
         here, there = here + seconds, there + gpu
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
     steps = options.steps
     print(f"one step: {here:.3f} s here, {1e3 * there:.1f} ms estimated on the GPU")
     print(
         f"{steps:,} steps: {steps * here / 60:.0f} minutes here, {steps * there / 60:.1f} minutes estimated on the GPU"
     )
-    print(f"peak memory of the step beyond the libraries: {peak:.2f} GiB")
+    print(f"memory of one step, weights, features and optimiser included: {memory / 2**30:.2f} GiB")
+    print(f"\n{'the whole of preset paper':<36}{'times':>8}{'one here, s':>13}{'one GPU, s':>12}{'GPU, min':>10}")
+    pair = [part for part in measured if part[0] != "adjoint, gradient, AdamW"]
+    total = 0.0
+    for name, times, works in [
+        *stages(),
+        ("pseudo-labels, a pair", 5 * 1_000, pair),
+        ("cost, a step", steps, measured),
+    ]:
+        gpu = 0.0
+        for _, seconds, flops, volume, count in works:
+            share = min(1.0, max(flops / product, volume / copy) / seconds)
+            gpu += max(flops / gpu_product, volume / gpu_copy) / share + count * options.launch * 1e-6
+        total += times * gpu
+        own = sum(part[1] for part in works)
+        print(f"{name:<36}{times:>8,}{own:>13.3f}{gpu:>12.4f}{times * gpu / 60:>10.1f}")
+    print(f"{'in all':<36}{'':>8}{'':>13}{'':>12}{total / 60:>10.1f}")
 
 
 def machine_speed() -> tuple[float, float]:
@@ -105,14 +119,15 @@ def best_time(work: Callable[[], object], repeats: int = REPEATS) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def parts() -> list[tuple[str, float, float, float, int]]:
-    """Name, seconds, operations, bytes that must move at least, and launched operations of each part of a step."""
+def parts() -> tuple[list[tuple[str, float, float, float, int]], int]:
+    """Name, seconds, operations, bytes that must move at least, and launches of each part of a step; its memory."""
     import saot
     from saot.recipes import PAPER
     from saot.transfer import point_loss
     from saot.transport import topk_support
 
     torch.manual_seed(0)
+    nothing = resident("VmRSS")
     centres = torch.nn.functional.normalize(torch.randn(60, DIM), dim=-1)
 
     def tokens() -> torch.Tensor:
@@ -144,8 +159,11 @@ def parts() -> list[tuple[str, float, float, float, int]]:
         loss.backward()
         optimizer.step()
 
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    backward()
+    memory = resident("VmHWM") - nothing
     fixed = values()
-    detached = saot.SparseCost(support, fixed.values.detach().requires_grad_())
+    detached = saot.SparseCost(fixed.values.detach().requires_grad_(), support)
     forward = best_time(lambda: loss_of(solved(values())))
     works: list[tuple[str, Callable[[], object], float, float]] = [
         (
@@ -166,19 +184,64 @@ def parts() -> list[tuple[str, float, float, float, int]]:
     used = sum(part[4] for part in found[1:])
     gradient = 2 * 4 * 2.0 * TOKENS * DIM * WIDTH + 25 * 2 * 4.0 * pairs
     moved = 2 * 2 * 4.0 * pairs * WIDTH + 25 * 2 * 8.0 * pairs
-    return [
-        *found,
-        ("adjoint, gradient, AdamW", max(whole - forward, 1e-4), gradient, moved, max(0, all_launches - used)),
-    ]
+    rest = ("adjoint, gradient, AdamW", max(whole - forward, 1e-4), gradient, moved, max(0, all_launches - used))
+    return [*found, rest], memory
+
+
+def resident(field: str) -> int:
+    """VmRSS, what is resident now, or VmHWM, its peak; bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+VIEWS = {"view", "reshape", "expand", "t", "transpose", "permute", "unsqueeze", "squeeze", "detach", "slice", "select"}
+VIEWS |= {"as_strided", "alias", "empty", "empty_like", "empty_strided", "resize_", "_unsafe_view", "split"}
+
+
+def stages() -> list[tuple[str, int, list[tuple[str, float, float, float, int]]]]:
+    """Name, how often and the measured parts of what else the preset does: features and the decoder's steps.
+
+    The backbone has random weights (its speed does not depend on them) and is timed once.
+    """
+    from transformers import Dinov2Config, Dinov2Model
+
+    from saot.decoder import make_decoder
+    from saot.recipes import PAPER
+
+    layers = 24
+    config = Dinov2Config(hidden_size=DIM, num_hidden_layers=layers, num_attention_heads=16)
+    backbone, picture = Dinov2Model(config).eval(), torch.randn(1, 3, 504, 1_008)
+    began = time.perf_counter()
+    with torch.inference_mode():
+        backbone(picture)
+    seconds, tokens = time.perf_counter() - began, TOKENS + 1
+    weights = sum(parameter.numel() for parameter in backbone.parameters())
+    flops = 2.0 * weights * tokens + layers * 4.0 * tokens**2 * DIM
+    features = ("features", seconds, flops, 4.0 * (weights + 20 * layers * tokens * DIM), 15 * layers)
+    del backbone
+    decoder, batch = make_decoder(DIM, CLASSES, PAPER.decoder), 2 * PAPER.decoder.batch
+    inputs, classes = torch.randn(batch, DIM), torch.randint(0, CLASSES, (batch,))
+    optimizer = torch.optim.AdamW(decoder.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(decoder(inputs), classes).backward()
+        optimizer.step()
+
+    weights = sum(parameter.numel() for parameter in decoder.parameters())
+    trained = ("step", best_time(step), 6.0 * weights * batch, 4.0 * (6 * weights + 30 * batch * DIM), launches(step))
+    counts = PAPER.decoder.steps + PAPER.refine.steps
+    return [("features, a picture", 2_500, [features]), ("decoder, a step of stage 1 or 2", counts, [trained])]
 
 
 def launches(work: Callable[[], object]) -> int:
-    """Operations that would be launched one by one: those the profiler sees without children of their own."""
+    """Kernels that would be launched: operations without children of their own, less views and allocations."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as found:
         work()
-    return sum(1 for event in found.events() if event.name.startswith("aten::") and not event.cpu_children)
+    names = [event.name.removeprefix("aten::") for event in found.events() if not event.cpu_children]
+    return sum(1 for name in names if name not in VIEWS and not name.startswith(("autograd", "Optimizer", "profiler")))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ One line a trial; the same command again does what is missing. Ends with a table
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from shift import load, split
 from training import Idea, Trial
+
+from saot.recipes import BEST
 
 IDEAS = {
     "best": Idea(),
@@ -62,7 +65,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    done = read(options.out)
+    about = f"{options.source} {options.target} {BEST.decoder} {BEST.taught}"
+    known = hashlib.sha256(about.encode()).hexdigest()[:8]  # lines of other data or another preset are passed over
+    done = read(options.out, known)
     for at in options.at:
         name, _, budget = at.partition("=")
         for seed in map(int, options.seeds.split(",")):
@@ -75,14 +80,15 @@ def main() -> None:
                 done[at, idea, seed] = miou
                 seconds = round(time.perf_counter() - began)
                 with options.out.open("a") as file:
-                    file.write(json.dumps({"at": at, "idea": idea, "seed": seed, "miou": miou, "s": seconds}) + "\n")
+                    line = {"of": known, "at": at, "idea": idea, "seed": seed, "miou": miou, "seconds": seconds}
+                    file.write(json.dumps(line) + "\n")
                 print(f"{at:12} {idea:30} seed {seed}  {miou:6.2f}  {seconds} s", flush=True)
     print_table(done)
 
 
-def read(path: Path) -> dict[tuple[str, str, int], float]:
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {(one["at"], one["idea"], one["seed"]): one["miou"] for one in map(json.loads, lines)}
+def read(path: Path, known: str) -> dict[tuple[str, str, int], float]:
+    lines = map(json.loads, path.read_text().splitlines() if path.exists() else [])
+    return {(one["at"], one["idea"], one["seed"]): one["miou"] for one in lines if one["of"] == known}
 
 
 def print_table(done: dict[tuple[str, str, int], float]) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from shift import IGNORE, Pictures, Shift, class_shares
+from shift import IGNORE, PARTS, Pictures, Shift, class_shares
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from saot.decoder import FineDecoder, make_decoder, seen_tokens
+from saot.decoder import FineDecoder, cells_of_tokens, make_decoder, seen_tokens
 from saot.decoder.distill import confidence_weighted_kl
 from saot.decoder.fine import cell_loss, grid_of_cells
 from saot.recipes import BEST, DecoderRecipe
@@ -148,7 +148,11 @@ class Trial:
         probs = torch.stack([self._said(nets, "target", i).softmax(-1).half() for i in range(len(shift.target))])
         if self.idea.tau > 0:
             generator = generator_for(self.seed, "plan")
-            sample = probs.flatten(0, 2)
+            grid = shift.target.grid
+            fine = grid.subdivide(PARTS)
+            shown = torch.zeros(fine.num_tokens, dtype=torch.uint8)
+            inside = cells_of_tokens(shown, fine.height, fine.width, grid.height, grid.width, PARTS) != IGNORE
+            sample = probs[:, inside].flatten(0, 1)
             sample = sample[torch.randperm(len(sample), generator=generator)[:100_000]].double()
             shares = class_shares(shift.source, shift.classes)
             probs = (probs.float().log() + class_correction(sample, shares, self.idea.tau).float()).softmax(-1)

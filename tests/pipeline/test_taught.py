@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.testing import assert_close
 
 from saot.data import PatchGrid
 from saot.pipeline.cells import inside_cells, point_cells, source_shares
@@ -85,11 +84,10 @@ def test_without_points_it_runs_on_the_source_alone(tmp_path):
     assert int(outcome.methods["saot_decoder"].counts.sum()) > 0
 
 
-def test_the_plan_moves_shares_towards_the_source_and_its_absence_does_not(scored, job):
-    plan, alone = (load_tensors(scored[0] / "work" / f"taught-{name}.safetensors") for name in ("plan-1.0-1", "self-1"))
-    assert plan is not None and alone is not None
-    assert not alone["correction"].any()
-    assert_close(alone["before"], alone["after"], rtol=0, atol=1e-6)  # kept in float32
+def test_the_plan_moves_shares_towards_the_source(scored, job):
+    plan = load_tensors(scored[0] / "work" / "taught-plan-1.0-1.safetensors")
+    assert plan is not None and bool(plan["correction"].any())
+    assert not (scored[0] / "work" / "taught-self-1.safetensors").exists()  # without a plan there is nothing to keep
     source = source_shares(job, job.recipe.decoder)
     counts = sum(torch.bincount(torch.from_numpy(job.inputs.source.mask(n)).flatten(), minlength=256) for n in range(3))
     pixels = counts[:19].double() / counts[:19].sum()
@@ -101,7 +99,7 @@ def test_the_plan_moves_shares_towards_the_source_and_its_absence_does_not(score
         return float((source[known] * (source[known] / shares[known]).log()).sum())
 
     assert distance(plan["after"]) < distance(plan["before"])
-    assert set(job.space.facts("taught")) == {"plan-1.0-1", "plan-1.0-2", "self-1", "self-2"}
+    assert set(job.space.facts("taught")) == {"plan-1.0-1", "plan-1.0-2"}
 
 
 def test_held_out_points_are_on_no_cell(job):

@@ -91,6 +91,8 @@ def taught_pool(job: Job, teachers: Sequence[Decoder], tau: float, label: str, r
 @torch.no_grad()
 def plan_correction(job: Job, teachers: Sequence[Decoder], tau: float, label: str, recipe: DecoderRecipe) -> Tensor:
     """(K,) what the plan between target tokens and classes adds to the log posterior (`class_correction`)."""
+    if tau == 0:
+        return torch.zeros(job.num_classes)
     path = job.space.work(f"taught-{label}.safetensors")
     kept = load_tensors(path)
     if kept is None:
