@@ -270,6 +270,7 @@ def reproduce(
     size: str | None = None,
     counts: str = "small",
     seeds: str = "0",
+    columns: str = "",
     backbones: str = "",
     out: Path | None = None,
     runs: Path | None = None,
@@ -296,6 +297,7 @@ def reproduce(
         size: Base input size, as in `saot run`; tables that compare sizes multiply it.
         counts: paper (the paper's steps, pictures and sizes, for a GPU), small (preset paper-small) or tiny (a test).
         seeds: Whole numbers with commas; one run each.
+        columns: Keys of the columns to make, with commas, such as 0,total:20 for saot-best; all unless given.
         backbones: NAME or NAME=WEIGHTS with commas, for saot-table-19.
         out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given.
         runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
@@ -326,7 +328,8 @@ def reproduce(
     )
     folder = out or Path("runs", "reproduce", table)
     with Bars() as bars:
-        result = make(table, request, folder, runs=runs, store=store, device=device, progress=bars)
+        wanted = [part.strip() for part in columns.split(",") if part.strip()]
+        result = make(table, request, folder, columns=wanted, runs=runs, store=store, device=device, progress=bars)
     if json:
         _print_json({"out": str(folder), **result.to_dict()})
         return

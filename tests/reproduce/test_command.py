@@ -8,7 +8,8 @@ import torch
 
 from saot import cli
 from saot.data import PatchGrid
-from saot.reproduce import EXPERIMENTS
+from saot.reproduce import EXPERIMENTS, experiment_named
+from saot.reproduce.engine import with_columns
 from saot.reproduce.fusion import centres, fit_weights, on_grid
 from saot.reproduce.model import PictureGrid
 from saot.reproduce.pieces import rank_correlation
@@ -54,6 +55,7 @@ def test_a_table_as_text_and_as_json(capsys, tmp_path, monkeypatch):
         (["saot-table-1", "--counts", "huge"], "huge"),
         (["saot-table-1", "--seeds", "0;1"], "0;1"),
         (["saot-table-1", "--size", "big"], "big"),
+        (["saot-best", "--columns", "0,total:5"], "total:5"),
         (["saot-table-1", "--backbone", "filterbonk"], "filterbank"),
         (["saot-table-1", "--source", "folder:a", "--target", "folder:b", "--eval", "folder:c"], "missing"),
     ],
@@ -121,3 +123,11 @@ def test_cells_in_words():
     assert cell_of(None, [None], 1).words() == "–"
     assert cell_of("~11", [10.0, 12.0], 1).words() == "11.0 ± 1.4"
     assert cell_of(886_000, [1234.0], 0).words() == "1,234" and cell_of(886_000, [], 0).paper_words() == "886,000"
+
+
+def test_some_columns_alone():
+    table = experiment_named("saot-best")
+    assert [column.key for column in with_columns(table, ["20", "0"]).columns] == ["0", "20"]
+    assert with_columns(table, []) is table
+    with pytest.raises(ValueError, match=r"saot-best among 0, total:20, 20; got 'total:5'"):
+        with_columns(table, ["total:5"])

@@ -1,6 +1,7 @@
 """`saot reproduce`: from a preset and a request to a finished table."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ def reproduce(
     request: Request,
     out: Path,
     *,
+    columns: Sequence[str] = (),
     runs: Path | None = None,
     store: Path | None = None,
     device: str = "cpu",
@@ -39,6 +41,7 @@ def reproduce(
         name: A preset, such as "saot-table-5".
         request: Data, backbone, counts and seeds.
         out: Where table.json, table.md, table.html and figures go.
+        columns: Keys of the columns to make; all unless given.
         runs: Where the runs lie; tables that share it share trainings. `out/runs` unless given.
         store: Where features lie; `runs/features` unless given.
         device: Where networks and transport run.
@@ -48,7 +51,7 @@ def reproduce(
         The paper's numbers beside ours; also written to `out`.
 
     Raises:
-        ValueError: If the preset is not known or an input is not as it should be.
+        ValueError: If the preset or a column is not known or an input is not as it should be.
     """
     from saot.reproduce.drawing import draw
     from saot.reproduce.output import write_table
@@ -56,7 +59,7 @@ def reproduce(
 
     experiment = experiment_named(name)
     classes = classes_of(request.source)
-    experiment = expanded(experiment, request, classes)
+    experiment = with_columns(expanded(experiment, request, classes), columns)
     folder = runs or Path(out) / "runs"
     made = Runs(folder, store or folder / "features", device, progress)
     if experiment.grid is not None:
@@ -66,6 +69,21 @@ def reproduce(
         result = draw(experiment, result)
     write_table(Path(out), result)
     return result
+
+
+def with_columns(experiment: Experiment, keys: Sequence[str]) -> Experiment:
+    """The table with these columns alone, in its own order; all of them where no key is given.
+
+    Raises:
+        ValueError: If the table has no such column; the message lists those it has.
+    """
+    known = [column.key for column in experiment.columns]
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        raise ValueError(f"expected columns of {experiment.name} among {', '.join(known)}; got {unknown[0]!r}")
+    if not keys:
+        return experiment
+    return replace(experiment, columns=tuple(column for column in experiment.columns if column.key in keys))
 
 
 def _score_table(experiment: Experiment, request: Request, made: Runs, classes: ClassSet) -> TableResult:
