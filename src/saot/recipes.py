@@ -314,7 +314,7 @@ DEMO = Recipe(
     decoder=DecoderRecipe(
         architecture="fine", context=3, hidden=128, steps=600, batch=512, rounds=1, class_power=0.5, points_weight=1.0
     ),
-    taught=TaughtRecipe(teachers=2, steps=200),
+    taught=TaughtRecipe(teachers=2, rounds=1, steps=200),
     refine=RefineRecipe(
         steps=300,
         batch=512,
