@@ -1,0 +1,400 @@
+"""A point in space for each token of a picture: from point maps, depth maps, networks that make them, or none.
+
+Shape-of-You compares distances between points of one picture with distances between points of the other, each
+divided by a scale of its own, so points need no metric unit. It lifts pictures with VGGT; whoever has another
+model, or VGGT on another machine, saves its maps and uses `lift_file`.
+
+Points are those of a camera at the origin: x to the right, y down, z forward. Where a map says nothing (sky), a
+token gets the point of the farthest token that has one, and `valid` says so.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from saot.data.patches import PatchGrid
+from saot.features.backbone import resize_image
+
+DEFAULT_VIEW = 60.0  # degrees along the longer side, as of a phone or a 31 mm lens on film: an assumption
+_VGGT_SIDE, _VGGT_PATCH = 518, 14
+_PREDICTS = {"zoedepth": "depth", "depth_pro": "depth", "glpn": "depth", "metric": "depth", "relative": "disparity"}
+_UNUSED = re.compile(r"fusion_stage\.layers\.0\.residual_layer1|pooler")  # absent from published files
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedTokens:
+    """Where the tokens of one picture lie in space.
+
+    Attributes:
+        points: Finite points of n tokens, row by row; the unit is the source's.
+        valid: False for a token whose point was filled in from the farthest valid one.
+        source: What made the points, for reports.
+    """
+
+    points: Float[Tensor, "n 3"]
+    valid: Bool[Tensor, " n"]
+    source: str
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera without distortion, pixels of the picture.
+
+    Attributes:
+        focal_x, focal_y: Focal lengths.
+        centre_x, centre_y: Principal point from the left and upper edge; the centre of the first pixel is at 0.5.
+
+    Raises:
+        ValueError: If a focal length is not positive or a number not finite.
+
+    Example:
+        >>> Camera.of_view(480, 640, 90.0)
+        Camera(focal_x=320.0, focal_y=320.0, centre_x=320.0, centre_y=240.0)
+    """
+
+    focal_x: float
+    focal_y: float
+    centre_x: float
+    centre_y: float
+
+    def __post_init__(self) -> None:
+        if not (self.focal_x > 0 and self.focal_y > 0 and all(map(math.isfinite, vars(self).values()))):
+            raise ValueError(f"expected finite numbers and positive focal lengths (pixels), got {self}")
+
+    @classmethod
+    def of_view(cls, height: int, width: int, degrees: float = DEFAULT_VIEW) -> "Camera":
+        """The camera whose picture's longer side spans an angle, 0 to 180 degrees, looking through its middle."""
+        if not 0 < degrees < 180:
+            raise ValueError(f"a field of view lies between 0 and 180 degrees; got {degrees:g}")
+        focal = max(height, width) / 2 / math.tan(math.radians(degrees) / 2)
+        return cls(round(focal, 9), round(focal, 9), width / 2, height / 2)
+
+
+def lift_points(point_map: Float[Tensor, "H W 3"], grid: PatchGrid, *, source: str = "point map") -> LiftedTokens:
+    """Points of a map at the centres of the tokens, bilinearly.
+
+    A token centre beyond the picture's edge, in padding, takes the edge. Points that are not finite take no part:
+    a token is valid where the finite ones hold at least half of the bilinear weight.
+
+    Args:
+        point_map: Points over the whole picture and nothing else (no padding), at any resolution.
+        grid: How the picture lies under the tokens.
+        source: What made the map, for reports.
+
+    Raises:
+        ValueError: If the map has another aspect ratio than the picture, or no token has a point.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 1.0, 2.0, math.nan]]).expand(2, 4)
+        >>> lifted = lift_points(torch.stack([x, x, x], dim=-1), PatchGrid(2, 4, 2, 4, 2, 1, 2))
+        >>> lifted.points[:, 0], lifted.valid
+        (tensor([0.5000, 2.0000]), tensor([True, True]))
+    """
+    _check_aspect(point_map.shape, grid)
+    places = 2 * _centres(grid).view(1, grid.height, grid.width, 2) - 1  # -1 to 1 over the picture
+    known = torch.isfinite(point_map).all(-1).cpu()
+    maps = torch.cat([torch.where(known[..., None], point_map.cpu().double(), 0.0), known[..., None].double()], -1)
+    maps = maps.permute(2, 0, 1)[None]
+    sampled = F.grid_sample(maps, places, padding_mode="border", align_corners=False)[0].flatten(1)
+    share = sampled[3]
+    valid = share >= 0.5 - 1e-9  # rounding of token centres that lie half way between pixels
+    if not bool(valid.any()):
+        raise ValueError("no token has a finite point; check the map, or use the flat grid (lift_flat)")
+    points = torch.where(valid, sampled[:3] / torch.where(valid, share, 1.0), 0.0).T
+    farthest = torch.where(valid, points.norm(dim=1), -1.0).argmax()
+    points[~valid] = points[farthest]
+    return LiftedTokens(points.float(), valid, source)
+
+
+def lift_depth(
+    depth: Float[Tensor, "H W"], grid: PatchGrid, camera: Camera | None = None, *, source: str = "depth map"
+) -> LiftedTokens:
+    """Points of a depth map, depth * (((x, y) - centre) / focal, 1), at the centres of the tokens, bilinearly.
+
+    Args:
+        depth: Along the viewing direction (z), any unit; zero, negative or not finite where it is not known.
+            Over the whole picture and nothing else (no padding), at any resolution.
+        grid: How the picture lies under the tokens.
+        camera: Of the picture at its own size; None assumes a view of 60 degrees along the longer side.
+        source: What made the map, for reports.
+
+    Raises:
+        ValueError: If the map has another aspect ratio than the picture, or no token has a point.
+
+    Example:
+        >>> lift_depth(torch.full((2, 2), 3.0), PatchGrid(2, 2, 2, 2, 1, 2, 2), Camera(1.0, 1.0, 1.0, 1.0)).points[0]
+        tensor([-1.5000, -1.5000,  3.0000])
+    """
+    _check_aspect(depth.shape, grid)
+    camera = camera or Camera.of_view(grid.image_height, grid.image_width)
+    z = torch.where((depth > 0) & torch.isfinite(depth), depth.double(), math.nan)
+    rows, columns = (torch.arange(size, dtype=torch.float64, device=depth.device) + 0.5 for size in depth.shape)
+    x = (columns * (grid.image_width / depth.shape[1]) - camera.centre_x) / camera.focal_x
+    y = (rows * (grid.image_height / depth.shape[0]) - camera.centre_y) / camera.focal_y
+    return lift_points(torch.stack([z * x[None, :], z * y[:, None], z], dim=-1), grid, source=source)
+
+
+def depth_from_disparity(disparity: Float[Tensor, "H W"], far_over_near: float = 10.0) -> Float[Tensor, "H W"]:
+    """Depth from inverse depth of which scale and shift are not known.
+
+    Both are assumed: the largest disparity is at depth 1 and the smallest at `far_over_near`.
+
+    Args:
+        disparity: Larger is nearer; NaN comes back where it is not finite.
+        far_over_near: How much farther the farthest is than the nearest, greater than 1.
+
+    Raises:
+        ValueError: If the ratio is not greater than 1.
+
+    Example:
+        >>> depth_from_disparity(torch.tensor([[0.0, 5.0, 10.0]]), far_over_near=3.0)
+        tensor([[3.0000, 1.5000, 1.0000]])
+    """
+    if not 1 < far_over_near < math.inf:
+        raise ValueError(f"far_over_near must be greater than 1, but is {far_over_near:g}")
+    known = torch.isfinite(disparity)
+    low = torch.where(known, disparity, math.inf).min()
+    spread = torch.where(known, disparity - low, 0).max()  # zero if nothing is nearer than anything else
+    nearness = (disparity - low) / torch.where(spread > 0, spread, 1)
+    return torch.where(known, 1 / (nearness * (1 - 1 / far_over_near) + 1 / far_over_near), math.nan)
+
+
+def lift_flat(grid: PatchGrid) -> LiftedTokens:
+    """The patch grid itself as structure: centres of the tokens, pixels of the picture, z = 0.
+
+    Example:
+        >>> lift_flat(PatchGrid(2, 4, 2, 4, 2, 1, 2)).points
+        tensor([[1., 1., 0.],
+                [3., 1., 0.]])
+    """
+    flat = _centres(grid) * torch.tensor([grid.image_width, grid.image_height])
+    return LiftedTokens(F.pad(flat, (0, 1)).float(), torch.ones(grid.num_tokens, dtype=torch.bool), "grid")
+
+
+def lift_file(path: str | Path, grid: PatchGrid, camera: Camera | None = None) -> LiftedTokens:
+    """Points from a `.npz` or `.safetensors` file that some other program wrote.
+
+    The file holds `points` (H, W, 3) or `depth` (H, W), over the whole picture without padding and at any
+    resolution; if both, `points` counts. With `depth` it may hold `intrinsics` (3, 3), pixels of that map.
+
+    Args:
+        path: The file.
+        grid: How the picture lies under the tokens.
+        camera: Of the picture at its own size, for `depth`; None takes the file's, or else the default view.
+
+    Raises:
+        ValueError: If the file is absent, damaged, or holds no such map, or the map does not fit the picture.
+    """
+    path = Path(path)
+    arrays = _read_arrays(path)
+    name = next((name for name in ("points", "depth") if name in arrays), None)
+    if name is None:
+        raise ValueError(f"{path} must hold `points` (H, W, 3) or `depth` (H, W), but holds {sorted(arrays)}")
+    for key, ndim, ending in (("points", 3, (3,)), ("depth", 2, ()), ("intrinsics", 2, (3, 3))):
+        part = arrays.get(key)
+        if part is not None and (part.ndim != ndim or part.shape[ndim - len(ending) :] != ending or 0 in part.shape):
+            wanted = {"points": "(H, W, 3)", "depth": "(H, W)", "intrinsics": "(3, 3)"}[key]
+            raise ValueError(f"`{key}` in {path} must have shape {wanted}, but has {tuple(part.shape)}")
+    if name == "points":
+        return lift_points(arrays[name], grid, source=path.name)
+    if camera is None and "intrinsics" in arrays:
+        down, across = grid.image_height / len(arrays[name]), grid.image_width / arrays[name].shape[1]
+        scale = torch.tensor([across, down, across, down])
+        camera = Camera(*(arrays["intrinsics"][[0, 1, 0, 1], [0, 1, 2, 2]] * scale).tolist())
+    return lift_depth(arrays[name], grid, camera, source=path.name)
+
+
+class DepthModel:
+    """A monocular depth network of `transformers`, and a pinhole camera.
+
+    Args:
+        name: Folder with network and image processor, or `OWNER/NAME` on the hub.
+        predicts: What its output is, since many files do not say: `"disparity"` (DPT, MiDaS, Depth Anything:
+            inverse depth without scale and shift) or `"depth"` (metric Depth Anything, ZoeDepth, GLPN, Depth Pro).
+        field_of_view: Degrees along the longer side; None is the network's own estimate if it makes one (Depth
+            Pro), or else 60.
+        far_over_near: For disparity, how much farther the farthest is assumed to be than the nearest.
+        device: Where the network runs.
+
+    Raises:
+        ValueError: If `transformers` or a file is absent, the files say the network predicts something else, or a
+            number is out of its range.
+    """
+
+    def __init__(
+        self,
+        name: str | Path,
+        *,
+        predicts: Literal["disparity", "depth"],
+        field_of_view: float | None = None,
+        far_over_near: float = 10.0,
+        device: str = "cpu",
+    ) -> None:
+        Camera.of_view(1, 1, DEFAULT_VIEW if field_of_view is None else field_of_view)  # complains early
+        depth_from_disparity(torch.zeros(1, 1), far_over_near)
+        self._processor, self._model = _load_depth(str(name))
+        config, family = self._model.config, self._model.config.model_type
+        says = _PREDICTS.get(config.depth_estimation_type if family == "depth_anything" else family, predicts)
+        if says != predicts:
+            raise ValueError(f'{name} says that it predicts {says}; pass predicts="{says}"')
+        self._model.eval().requires_grad_(False).to(device)
+        self._name, self._predicts, self._device = str(name), predicts, device
+        self._view, self._ratio = field_of_view, far_over_near
+
+    @torch.no_grad()
+    def lift(self, image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid) -> LiftedTokens:
+        """Points of a picture's tokens; raises `ValueError` if the grid is of a picture of another size."""
+        from PIL import Image
+
+        size = _check_image(image, grid)
+        inputs = self._processor(images=Image.fromarray(np.ascontiguousarray(image)), return_tensors="pt")
+        outputs = self._model(**inputs.to(self._device))
+        finish = self._processor.post_process_depth_estimation
+        extra = {"source_sizes": [size]} if "source_sizes" in inspect.signature(finish).parameters else {}
+        found = finish(outputs, target_sizes=[size], **extra)[0]
+        depth, focal = found["predicted_depth"].float().reshape(size), found.get("focal_length")
+        camera = Camera.of_view(*size, DEFAULT_VIEW if self._view is None else self._view)
+        if self._view is None and focal is not None:
+            camera = Camera(float(focal), float(focal), camera.centre_x, camera.centre_y)
+        if self._predicts == "disparity":
+            depth = depth_from_disparity(depth, self._ratio)
+        return lift_depth(depth, grid, camera, source=f"{self._name} ({self._predicts})")
+
+
+class VggtModel:
+    """VGGT, one picture at a time, as Shape-of-You has it; the weights have a licence of their own.
+
+    Args:
+        weights: Folder or hub name.
+        points: `"depth"`: its depth, unprojected with the field of view it predicts, which its authors find more
+            accurate; `"world_points"`: the output of its point head. Its pose is not used: no distance needs it.
+        device: Where the network runs; on a GPU partly in bfloat16.
+
+    Raises:
+        ValueError: If the package `vggt` is not installed or the weights cannot be read.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "facebook/VGGT-1B",
+        *,
+        points: Literal["depth", "world_points"] = "depth",
+        device: str = "cpu",
+    ) -> None:
+        try:
+            from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports]
+
+            self._model = VGGT.from_pretrained(str(weights)).eval().requires_grad_(False).to(device)
+        except ImportError as error:
+            raise ValueError(
+                f"VGGT needs the package vggt of github.com/facebookresearch/vggt ({_reason(error)}); install it, or "
+                "save its maps elsewhere and use lift_file"
+            ) from error
+        except Exception as error:  # unreachable, unknown, damaged: other kinds of error in each version
+            raise ValueError(f"could not read VGGT from {weights} ({_reason(error)}); pass another folder") from error
+        self._points, self._device = points, device
+
+    @torch.no_grad()
+    def lift(self, image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid) -> LiftedTokens:
+        """Points of a picture's tokens; the picture goes in as VGGT's `pad` mode has it.
+
+        That is: longer side 518 (bicubic), the other to the nearest multiple of 14, white around it to a square.
+        Raises `ValueError` if the grid is of a picture of another size.
+        """
+        shape = _check_image(image, grid)
+        scale = _VGGT_SIDE / max(shape) / _VGGT_PATCH
+        height, width = (max(1, round(side * scale)) * _VGGT_PATCH for side in shape)
+        top, left = (_VGGT_SIDE - height) // 2, (_VGGT_SIDE - width) // 2
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        frame = torch.ones(3, _VGGT_SIDE, _VGGT_SIDE)
+        pixels = torch.from_numpy(resize_image(image, (height, width), "pillow-bicubic").astype(np.float32) / 255)
+        frame[:, rows, columns] = pixels.permute(2, 0, 1)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.startswith("cuda")):
+            found = self._model(frame[None].to(self._device))  # a sequence of one picture
+        if self._points == "world_points":
+            return lift_points(found["world_points"][0, 0, rows, columns].float(), grid, source="VGGT world_points")
+        half_view = found["pose_enc"][0, 0, 7:9].double() / 2  # vertical, horizontal field of view of the frame
+        focal_y, focal_x = (_VGGT_SIDE / 2 / half_view.tan()).tolist()
+        down, across, middle = shape[0] / height, shape[1] / width, _VGGT_SIDE / 2
+        camera = Camera(focal_x * across, focal_y * down, (middle - left) * across, (middle - top) * down)
+        return lift_depth(found["depth"][0, 0, rows, columns, 0].float(), grid, camera, source="VGGT depth")
+
+
+def _centres(grid: PatchGrid) -> Float[Tensor, "n 2"]:
+    """(x, y) of the centres of the tokens, 0 to 1 over the picture and beyond 1 in padding."""
+    rows = (torch.arange(grid.height, dtype=torch.float64) + 0.5) * grid.patch_size / grid.input_height
+    columns = (torch.arange(grid.width, dtype=torch.float64) + 0.5) * grid.patch_size / grid.input_width
+    return torch.cartesian_prod(rows, columns).flip(-1)
+
+
+def _check_aspect(shape: torch.Size, grid: PatchGrid) -> None:
+    """Raise unless a map of this shape may be the whole picture resized, some rounding allowed."""
+    height, width = shape[:2]
+    stretch = height * grid.image_width / max(1, width * grid.image_height)
+    if not min(height, width) or abs(stretch - 1) > max(0.05, _VGGT_PATCH / min(height, width)):
+        raise ValueError(
+            f"the map has {height}x{width} pixels (height x width) but its picture {grid.image_height}x"
+            f"{grid.image_width}, another aspect ratio; cut padding off, or resize the map to the picture"
+        )
+
+
+def _check_image(image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid) -> tuple[int, int]:
+    """Height and width of the picture, if the grid is of a picture of that size."""
+    size = (grid.image_height, grid.image_width)
+    if image.shape[:2] != size:
+        raise ValueError(f"the grid is of a picture of {size} (height, width), but this one has {image.shape[:2]}")
+    return size
+
+
+def _read_arrays(path: Path) -> Mapping[str, Tensor]:
+    """Arrays of a file by name, float64, without ever unpickling code."""
+    if not path.is_file() or path.suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"expected a .npz or .safetensors file with points or depth at {path}, found none")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                wanted = {"points", "depth", "intrinsics"} & set(arrays.files)
+                return {name: torch.from_numpy(arrays[name].astype(np.float64)) for name in wanted}
+        from safetensors.torch import load_file
+
+        return {name: value.double() for name, value in load_file(path).items()}
+    except Exception as error:  # damaged files end in half a dozen kinds of error
+        raise ValueError(f"{path} cannot be read as arrays by name ({_reason(error)}); write it again") from error
+
+
+def _load_depth(name: str) -> tuple[Any, Any]:
+    """Image processor and network, checked for completeness."""
+    if find_spec("transformers") is None:
+        raise ValueError("a depth model needs transformers, which is not installed; pip install 'saot[vit]'")
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    local = {"local_files_only": True} if Path(name).is_dir() else {}
+    try:
+        processor = AutoImageProcessor.from_pretrained(name, **local)
+        model, info = AutoModelForDepthEstimation.from_pretrained(
+            name, output_loading_info=True, use_safetensors=True, dtype=torch.float32, **local
+        )
+    except Exception as error:  # unreachable, unknown, another kind of model, damaged: other errors in each version
+        raise ValueError(
+            f"{name} cannot be read as a depth model of transformers ({_reason(error)}); pass a folder with network "
+            "and image processor, or OWNER/NAME of the hub"
+        ) from error
+    missing = sorted(key for key in info["missing_keys"] if not _UNUSED.search(key))
+    if missing:
+        raise ValueError(f"the weights of {name} are not complete: {missing[0]} is missing; fetch them again")
+    return processor, model
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
