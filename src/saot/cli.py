@@ -256,6 +256,79 @@ def evaluate(run: Path, spec: str, /, *, json: Json = False) -> None:
 
 
 @app.command
+def match(
+    source: Path,
+    targets: list[Path],
+    /,
+    *,
+    out: Path = Path("runs/match"),
+    method: str = "gwot",
+    points: str | None = None,
+    readout: str = "argmax",
+    backbone: str = "filterbank",
+    weights: Path | None = None,
+    size: str | None = None,
+    masks: str = "all",
+    sam: Path | None = None,
+    structure: str = "grid",
+    device: str = "cpu",
+    json: Json = False,
+) -> None:
+    """Dense correspondence of a picture with one or several others: matches.json and matches.png.
+
+    Without options nothing is downloaded: hand-made features, the whole picture as mask, the patch grid as structure.
+
+    Example: `saot match cat.jpg dog.jpg --points "120,80;160,82" --backbone mobile-sam --weights mobile_sam.pt --masks
+    sam --out runs/cats`
+
+    Args:
+        source: The picture to match from.
+        targets: The pictures to match to.
+        out: Where matches.json and matches.png go.
+        method: nn, mutual-nn, uot, gwot or shape-of-you.
+        points: Key points of the source to carry over: "x,y;x,y" in pixels, or a CSV file with columns x, y and name.
+        readout: From scores to a place: argmax, soft, window, parabola or mass.
+        backbone: As in `saot run`.
+        weights: As in `saot run`.
+        size: As in `saot run`.
+        masks: all, sam (the object at each picture's centre), or mask files with commas, source first, - for none.
+        sam: The published mobile_sam.pt, for --masks sam; that of the backbone unless given.
+        structure: For shape-of-you: grid, depth:MODEL, metric:MODEL, vggt, or files (.npz, .safetensors) with commas,
+            source first.
+        device: cpu, cuda, cuda:1 ...
+    """
+    from saot.match import MatchSettings, Readout
+    from saot.pipeline import MatchRequest, match_pictures
+
+    request = MatchRequest(
+        source=source,
+        targets=tuple(targets),
+        settings=MatchSettings(method=method, readout=Readout(readout)),  # type: ignore[arg-type]
+        points=points,
+        backbone=backbone,
+        weights=None if weights is None else str(weights),
+        size=size,
+        masks=masks,
+        sam=None if sam is None else str(sam),
+        structure=structure,
+        device=device,
+    )
+    with Bars() as bars:
+        result = match_pictures(request, out, bars)
+    if json:
+        _print_json({"out": str(out), **result})
+        return
+    for pair in result["pairs"]:
+        print(f"{pair['image']}: {len(pair['matches'])} tokens matched{', ' + pair['note'] if pair['note'] else ''}")
+        for point in pair["points"]:
+            x, y = point["to"]
+            print(
+                f"  {point['name']}: {point['from'][0]:g},{point['from'][1]:g} -> {x:g},{y:g}  ({point['confidence']})"
+            )
+    print(f"{out / 'matches.png'}")
+
+
+@app.command
 def reproduce(
     table: str | None = None,
     /,
@@ -272,6 +345,9 @@ def reproduce(
     seeds: str = "0",
     columns: str = "",
     backbones: str = "",
+    limit: int | None = None,
+    sam: Path | None = None,
+    structure: str | None = None,
     out: Path | None = None,
     runs: Path | None = None,
     store: Path | None = None,
@@ -288,7 +364,8 @@ def reproduce(
     Args:
         table: One that --list names, such as saot-table-1.
         list_names: Name every table and figure; with --json also rows, columns and what each needs.
-        source: Labelled pictures, as in `saot run`. Give source, target and eval, or none of them.
+        source: Labelled pictures, as in `saot run`. Give source, target and eval, or none of them. Of gwot-... and
+            soy-...: the pairs, such as spair:PATH:test; see docs/matching.md.
         target: Pictures to adapt to, with masks that points are drawn from.
         eval: Labelled pictures to score on.
         points: Label budget, as in `saot run`; the paper's resample:20 unless given.
@@ -299,22 +376,44 @@ def reproduce(
         seeds: Whole numbers with commas; one run each.
         columns: Keys of the columns to make, with commas, such as 0,total:20 for saot-best; all unless given.
         backbones: NAME or NAME=WEIGHTS with commas, for saot-table-19.
+        limit: Of gwot-... and soy-...: at most so many pairs, spread over the set.
+        sam: Of soy-...: the published mobile_sam.pt, for object masks where the set has none.
+        structure: Of soy-...: depth:MODEL, metric:MODEL or vggt, for points in space.
         out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given.
         runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
         store: Where features lie; RUNS/features unless given.
         device: As in `saot run`.
     """
-    from saot.reproduce import EXPERIMENTS, Request, experiment_named, text_table
+    from saot.reproduce import EXPERIMENTS, Request, experiment_named
     from saot.reproduce import reproduce as make
+    from saot.reproduce.matching import MATCH_EXPERIMENTS, MatchTableRequest, match_table
 
     if list_names:
+        known = {**EXPERIMENTS, **MATCH_EXPERIMENTS}
         if json:
-            _print_json({name: experiment.describe() for name, experiment in EXPERIMENTS.items()})
+            _print_json({name: experiment.describe() for name, experiment in known.items()})
         else:
-            print("\n".join(EXPERIMENTS))
+            print("\n".join(known))
         return
     if table is None:
         raise ValueError("expected the name of a table, such as saot-table-1; none came: --list names them")
+    folder = out or Path("runs", "reproduce", table)
+    if table in MATCH_EXPERIMENTS:
+        asked = MatchTableRequest.from_words(
+            seeds,
+            pairs=source,
+            backbone=backbone,
+            weights=None if weights is None else str(weights),
+            size=size,
+            sam=None if sam is None else str(sam),
+            structure=structure,
+            limit=limit,
+            device=device,
+        )
+        with Bars() as bars:
+            result = match_table(MATCH_EXPERIMENTS[table], asked, folder, runs=runs, store=store, progress=bars)
+        _show_table(result, folder, json)
+        return
     experiment_named(table)
     request = Request.from_words(
         (source, target, eval),
@@ -326,11 +425,16 @@ def reproduce(
         size=size,
         counts=counts,
     )
-    folder = out or Path("runs", "reproduce", table)
     with Bars() as bars:
         wanted = [part.strip() for part in columns.split(",") if part.strip()]
         result = make(table, request, folder, columns=wanted, runs=runs, store=store, device=device, progress=bars)
-    if json:
+    _show_table(result, folder, json)
+
+
+def _show_table(result: Any, folder: Path, as_json: bool) -> None:
+    from saot.reproduce import text_table
+
+    if as_json:
         _print_json({"out": str(folder), **result.to_dict()})
         return
     print(text_table(result))
