@@ -96,17 +96,15 @@ def markdown(result: TableResult) -> str:
 def explanation(result: TableResult) -> str:
     """How to read the cells, in a sentence or two."""
     seeds = len(result.request.get("seeds", ()))
-    told = (
-        f"Ours over {result.images} evaluation pictures and {seeds} seed{'s' * (seeds != 1)}, the paper's in brackets."
-    )
+    told = f"Ours over {result.images} {result.counted} and {seeds} seed{'s' * (seeds != 1)}, the paper's in brackets."
     if not result.images:
         told = "Ours, with the paper's in brackets."
     if seeds > 1:
         told += " ± is the sample standard deviation over seeds."
     if any(cell.difference for row in result.rows for cell in row.cells.values()):
         told += (
-            f" Δ is mIoU minus that of {result.reference}, points, with the 95 % interval of a paired bootstrap over "
-            "pictures."
+            f" Δ is {result.measure} minus that of {result.reference}, points, with the 95 % interval of a paired "
+            f"bootstrap over {'pictures' if result.measure == 'mIoU' else result.counted}."
         )
     return told
 

@@ -92,15 +92,12 @@ class Request:
                 f"expected --source, --target and --eval together, or none for the built-in scenes; {missing[0]} is "
                 "missing"
             )
-        parts = [part.strip() for part in seeds.split(",") if part.strip()]
-        if not parts or not all(part.isdecimal() for part in parts):
-            raise ValueError(f"expected --seeds as whole numbers with commas, such as 0,1,2; got {seeds!r}")
         counts = given.get("counts")
         if counts is not None and counts not in COUNTS:
             raise ValueError(f"expected --counts as one of {', '.join(COUNTS)}; got {counts!r}")
         fields = {**dict(zip(names, data, strict=True)), **given}
         return cls(
-            seeds=tuple(int(part) for part in parts),
+            seeds=parse_seeds(seeds),
             backbones=tuple(part.strip() for part in backbones.split(",") if part.strip()),
             **{name: value for name, value in fields.items() if value is not None},
         )
@@ -115,6 +112,22 @@ class Request:
             return {self.backbone: self.weights}
         pairs = [text.partition("=") for text in self.backbones]
         return {name.strip(): weights.strip() or None for name, _, weights in pairs}
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """The seeds behind "0,1,2".
+
+    Raises:
+        ValueError: If one is no whole number, or none came.
+
+    Example:
+        >>> parse_seeds("0, 2")
+        (0, 2)
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"expected --seeds as whole numbers with commas, such as 0,1,2; got {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def base_recipe(counts: Counts, preset: str = "paper") -> Recipe:

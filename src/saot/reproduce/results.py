@@ -111,6 +111,8 @@ class TableResult:
         request: What was asked.
         runs: Folder name -> settings of each run behind the table.
         figures: File name -> SVG markup or PNG bytes.
+        measure: What differences are taken of.
+        counted: What is counted in `images`.
     """
 
     name: str
@@ -125,6 +127,8 @@ class TableResult:
     request: Mapping[str, Any]
     runs: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
+    measure: str = "mIoU"
+    counted: str = "evaluation pictures"
 
     def to_dict(self) -> dict[str, Any]:
         """Contents of table.json."""

@@ -1,0 +1,158 @@
+"""What a row says of a pair, and the file that keeps it."""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from saot.data.pairs import Pair
+from saot.data.patches import point_tokens
+from saot.match import MatchSettings, Side, match_sides, to_pixels
+from saot.match.pck import flow_hits
+from saot.match.pose_align import choose_pose, mirror_points
+from saot.reproduce.matching.model import MatchRow
+from saot.reproduce.matching.sides import Seen, Viewer, symmetric_tokens
+
+ALPHAS = (0.01, 0.05, 0.1, 0.15, 0.2)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one row says of one pair.
+
+    Attributes:
+        seconds: Of matching.
+        places: (x, y) in the target of each key point of the pair, pixels; empty for flow.
+        inside: Key points whose target lies on the object's mask; empty where there is none.
+        hits: Of flow, the pixels within each of ALPHAS, then how many count.
+    """
+
+    seconds: float
+    places: tuple[tuple[float, ...], ...] = ()
+    inside: tuple[bool, ...] = ()
+    hits: tuple[int, ...] = ()
+
+
+def read_answers(path: Path) -> dict[str, Answer]:
+    """Answers of an earlier run, by key of the pair; a last line that was cut off is left out."""
+    found: dict[str, Answer] = {}
+    if not path.exists():
+        return found
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # killed while writing
+        places = tuple(tuple(place) for place in record["places"])
+        found[record["key"]] = Answer(record["seconds"], places, tuple(record["inside"]), tuple(record["hits"]))
+    return found
+
+
+def append_answer(path: Path, key: str, answer: Answer) -> None:
+    """Add one line; one that was cut off before it stays apart."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        broken = end > 0 and file.read(1) != b"\n"
+        line = json.dumps({"key": key, **asdict(answer)}) + "\n"
+        file.write(("\n" * broken + line).encode())
+
+
+def key_point_answer(
+    row: MatchRow, settings: MatchSettings, pair: Pair, source: Seen, target: Seen, viewer: Viewer, seed: int
+) -> Answer:
+    """Where each key point of the source goes: what the nearest token of its mask says."""
+    sides = viewer.side(source, row, seed), viewer.side(target, row, seed)
+    started = time.perf_counter()
+    points, names, side = pair.source.points, np.arange(len(pair.names)), sides[0]
+    if row.pose_align:
+        side, mirrored = choose_pose(side, viewer.mirrored(source, side), sides[1])
+        if mirrored:
+            moved, origin = mirror_points(torch.from_numpy(points), source.image.shape[1], pair.mirror)
+            points, names = moved.numpy(), origin.numpy()
+    tokens = tokens_of(points, source)
+    symmetric = symmetric_tokens(pair, source.grid, tokens) if row.symmetric else None
+    matching = match_sides(side, sides[1], settings, symmetric)
+    places = to_pixels(matching.positions.cpu()[nearest_in_mask(tokens, side)], target.grid).flip(-1).numpy()
+    if row.pose_align and not np.array_equal(names, np.arange(len(names))):
+        places = _only_where_annotated(pair, names, places, settings, source, target, sides)
+    seconds = time.perf_counter() - started
+    inside = () if target.picture.load_mask is None else inside_mask(pair, target.picture.mask())
+    return Answer(seconds, tuple(tuple(place) for place in np.round(places, 3).tolist()), inside)
+
+
+def inside_mask(pair: Pair, mask: Bool[np.ndarray, "h w"]) -> tuple[bool, ...]:
+    """Which of the target's key points lie on the object's mask."""
+    x, y = (np.clip(np.round(pair.target.points[:, axis]).astype(int), 0, mask.shape[1 - axis] - 1) for axis in (0, 1))
+    return tuple(mask[y, x].tolist())
+
+
+def _only_where_annotated(
+    pair: Pair,
+    names: np.ndarray,
+    places: np.ndarray,
+    settings: MatchSettings,
+    source: Seen,
+    target: Seen,
+    sides: tuple[Side, Side],
+) -> np.ndarray:
+    """Answers from the mirrored picture where its key point is annotated in the source, else those without mirror."""
+    plain = match_sides(*sides, settings).positions.cpu()
+    tokens = nearest_in_mask(tokens_of(pair.source.points, source), sides[0])
+    straight = to_pixels(plain[tokens], target.grid).flip(-1).numpy()
+    return np.where(pair.source.visible[names][:, None], places, straight)
+
+
+def tokens_of(points: Float64[np.ndarray, "p 2"], seen: Seen) -> Tensor:
+    """The source token under each key point; those outside the picture count at its edge."""
+    height, width = seen.image.shape[:2]
+    x = torch.from_numpy(np.clip(np.floor(points[:, 0] + 0.5), 0, width - 1)).long()
+    y = torch.from_numpy(np.clip(np.floor(points[:, 1] + 0.5), 0, height - 1)).long()
+    return point_tokens(x, y, seen.grid)
+
+
+def nearest_in_mask(tokens: Tensor, side: Side) -> Tensor:
+    """The nearest token that may be matched."""
+    inside = side.mask.nonzero()[:, 0].cpu()
+    columns = side.shape[1]
+
+    def places(numbers: Tensor) -> Tensor:
+        return torch.stack([numbers // columns, numbers % columns], -1).float()
+
+    return inside[torch.cdist(places(tokens), places(inside)).argmin(-1)]
+
+
+def flow_answer(
+    row: MatchRow, settings: MatchSettings, pair: Pair, source: Seen, target: Seen, viewer: Viewer, seed: int
+) -> Answer:
+    """Flow from the target's pixels to the source, bilinear between tokens: the target asks, the source answers."""
+    sides = viewer.side(target, row, seed), viewer.side(source, row, seed)
+    started = time.perf_counter()
+    matching = match_sides(*sides, settings)
+    places = to_pixels(matching.positions.cpu(), source.grid).flip(-1)
+    flow = dense_flow(places.reshape(*sides[0].shape, 2), target)
+    seconds = time.perf_counter() - started
+    hits, total = flow_hits(flow, pair, ALPHAS)
+    return Answer(seconds, hits=(*hits.tolist(), total))
+
+
+def dense_flow(places: Tensor, target: Seen) -> Float64[np.ndarray, "h w 2"]:
+    """(x, y) of the place in the source minus that of each pixel of the target."""
+    grid = target.grid
+    height, width = target.image.shape[:2]
+    rows = (torch.arange(height) + 0.5) * grid.input_height / (height * grid.patch_size)
+    columns = (torch.arange(width) + 0.5) * grid.input_width / (width * grid.patch_size)
+    y, x = torch.meshgrid(2 * rows / grid.height - 1, 2 * columns / grid.width - 1, indexing="ij")
+    field = places.permute(2, 0, 1)[None].double()
+    spread = torch.nn.functional.grid_sample(
+        field, torch.stack([x, y], -1)[None].double(), padding_mode="border", align_corners=False
+    )[0].permute(1, 2, 0)
+    here = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1)
+    return (spread - here).numpy()

@@ -1,0 +1,183 @@
+"""Tables of matching: each row's answers pair by pair, kept as they come, then counted."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from saot.data.pair_readers import open_pairs
+from saot.data.pairs import PairSet
+from saot.features import Backbone, load_backbone
+from saot.match.lift import DepthModel, VggtModel
+from saot.match.masks import Segmenter
+from saot.pipeline.settings import parse_size
+from saot.reproduce.matching.answers import Answer, append_answer, flow_answer, key_point_answer, read_answers
+from saot.reproduce.matching.counting import Counted
+from saot.reproduce.matching.model import MatchExperiment, MatchTableRequest
+from saot.reproduce.matching.sides import Lifter, Viewer, store_for
+from saot.reproduce.output import check_folder, write_table
+from saot.reproduce.pieces import Progress
+from saot.reproduce.results import ResultRow, SettingDifference, TableResult
+
+
+def match_table(
+    experiment: MatchExperiment,
+    request: MatchTableRequest,
+    out: Path,
+    *,
+    runs: Path | None = None,
+    store: Path | None = None,
+    progress: Progress | None = None,
+) -> TableResult:
+    """The table on the pairs at hand; the same call again goes on where it stopped.
+
+    Raises:
+        ValueError: If pairs are needed and none are given, or an input is not as it should be.
+    """
+    spec = request.pairs or experiment.pairs
+    if not spec:
+        raise ValueError(
+            f"{experiment.name} needs pairs; pass --source {experiment.data or 'SPEC'}, see docs/matching.md"
+        )
+    check_folder(out, experiment.name)
+    network = load_backbone(request.backbone, request.weights, size=parse_size(request.size), device=request.device)
+    folder, answers = runs or out / "runs", {}
+    sets = {seed: limited(open_pairs(seeded(spec, seed)), request.limit) for seed in request.seeds}
+    for seed, pairs in sets.items():
+        viewer = _viewer(request, network, (store or folder / "features"), spec)
+        answers[seed] = _answers(experiment, spec, pairs, viewer, folder, seed, progress)
+    return _finish(experiment, request, spec, sets, answers, network, out)
+
+
+def seeded(spec: str, seed: int) -> str:
+    """The SPEC with this seed, where pairs are drawn; sets of their own stay as they are.
+
+    Example:
+        >>> seeded("scenes-pairs:game:val", 2), seeded("spair:/data/SPair-71k:test", 2)
+        ('scenes-pairs:game:val,seed=2', 'spair:/data/SPair-71k:test')
+    """
+    if not _drawn(spec):
+        return spec
+    return f"{spec}{',' if spec.count(':') > 1 else ':tps,' if spec.startswith('warps') else ':train,'}seed={seed}"
+
+
+def _drawn(spec: str) -> bool:
+    return spec.partition(":")[0] in ("scenes-pairs", "warps")
+
+
+def limited(pairs: PairSet, limit: int | None) -> PairSet:
+    """At most so many pairs, spread evenly over the set.
+
+    Raises:
+        ValueError: If the set is empty or the limit not positive.
+    """
+    if len(pairs) == 0 or (limit is not None and limit < 1):
+        raise ValueError(f"expected pairs to match; {pairs.spec} has {len(pairs)} and the limit is {limit}")
+    return pairs.spread(limit)
+
+
+def _viewer(request: MatchTableRequest, network: Backbone, store: Path, spec: str) -> Viewer:
+    kept = store_for(store / _digest([network.key.to_json()]), network, "drawn" if _drawn(spec) else "named")
+    sam = None if request.sam is None else Segmenter(request.sam, device=request.device)
+    return Viewer(network, kept, sam, _lifter(request), request.device)
+
+
+def _lifter(request: MatchTableRequest) -> Lifter | None:
+    kind, _, name = (request.structure or "").partition(":")
+    if kind in ("depth", "metric") and name:
+        predicts = "disparity" if kind == "depth" else "depth"
+        return DepthModel(name, predicts=predicts, device=request.device).lift
+    if kind == "vggt":
+        return (VggtModel(name, device=request.device) if name else VggtModel(device=request.device)).lift
+    if kind:
+        raise ValueError(f"expected --structure as depth:MODEL, metric:MODEL or vggt; got {request.structure!r}")
+    return None
+
+
+def _answers(
+    experiment: MatchExperiment,
+    spec: str,
+    pairs: PairSet,
+    viewer: Viewer,
+    folder: Path,
+    seed: int,
+    progress: Progress | None,
+) -> dict[str, dict[str, Answer]]:
+    """Answers of each row, by label and key of the pair; what is on disk is not made again."""
+    rows = [row for row in experiment.rows if not row.quoted]
+    pictures = [experiment.kind, spec, viewer.network.key.to_json()]
+    files = {row.label: folder / f"{_digest([row.identity(experiment.base), *pictures])}.jsonl" for row in rows}
+    known = {label: read_answers(path) for label, path in files.items()}
+    for number in range(len(pairs)):
+        if progress is not None:
+            progress(f"pairs, seed {seed}", number, len(pairs))
+        pair = pairs[number]
+        missing = [row for row in rows if pair.key not in known[row.label]]
+        if not missing:
+            continue
+        source, target = viewer.see(pair.source), viewer.see(pair.target)
+        for row in missing:
+            answer = known[row.label].get(pair.key)  # of a row of the same identity
+            if answer is None:
+                ask = flow_answer if experiment.kind == "flow" else key_point_answer
+                answer = ask(row, row.settings(experiment.base), pair, source, target, viewer, seed)
+                append_answer(files[row.label], pair.key, answer)
+            for other in rows:
+                if files[other.label] == files[row.label]:
+                    known[other.label][pair.key] = answer
+    if progress is not None:
+        progress(f"pairs, seed {seed}", len(pairs), len(pairs))
+    keys = {pairs[number].key for number in range(len(pairs))}
+    return {label: {key: found[key] for key in found if key in keys} for label, found in known.items()}
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _finish(
+    experiment: MatchExperiment,
+    request: MatchTableRequest,
+    spec: str,
+    sets: dict[int, PairSet],
+    answers: dict[int, dict[str, dict[str, Answer]]],
+    network: Backbone,
+    out: Path,
+) -> TableResult:
+    opened = {seed: [pairs[number] for number in range(len(pairs))] for seed, pairs in sets.items()}
+    counted = Counted(experiment, opened, answers)
+    rows = tuple(
+        ResultRow(
+            row.label,
+            {column.key: counted.cell(row, column) for column in experiment.columns},
+            row.quoted,
+            row.section,
+        )
+        for row in experiment.rows
+    )
+    notes = [
+        f"{row.label}: annotation used beyond the pictures: {row.annotation()}."
+        for row in experiment.rows
+        if not row.quoted
+    ]
+    result = TableResult(
+        name=experiment.name,
+        title=experiment.title,
+        location=experiment.location,
+        columns=tuple((column.key, column.title) for column in experiment.columns),
+        rows=rows,
+        reference=experiment.reference,
+        images=sum(len(pairs) for pairs in opened.values()),
+        notes=(*experiment.notes, *notes),
+        differences=(
+            SettingDifference("data", experiment.data or "ours", spec, "as asked"),
+            SettingDifference("features", "as above", network.key.to_json(), "as asked"),
+            SettingDifference("pairs", "all", f"{request.limit or 'all'}, seeds {list(request.seeds)}", "as asked"),
+        ),
+        request=request.to_dict(),
+        measure="PCK",
+        counted="pairs",
+    )
+    write_table(out, result)
+    return result

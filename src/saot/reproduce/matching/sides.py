@@ -1,0 +1,157 @@
+"""From a pair of pictures to what a matcher sees of it, under the knowledge that a row may use."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, UInt8
+from torch import Tensor
+
+from saot.data.pairs import Pair, PairSide
+from saot.data.patches import PatchGrid
+from saot.features import Backbone, FeatureGrid, FeatureStore, extract
+from saot.match import Side
+from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_flat, lift_points
+from saot.match.masks import Prompt, Segmenter, token_mask
+from saot.match.pose_align import mirror_side
+from saot.reproduce.matching.model import MatchRow
+from saot.transfer import generator_for
+
+Lifter = Callable[[UInt8[np.ndarray, "h w 3"], PatchGrid], LiftedTokens]
+_NOISE = 0.15  # of the depth's range, of the smooth noise of "distorted"
+_BUMPS = 6  # of the smooth noise along a side
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One picture of a pair with its features and, once asked for, what else is known."""
+
+    picture: PairSide
+    image: UInt8[np.ndarray, "h w 3"]
+    features: FeatureGrid
+
+    @property
+    def grid(self) -> PatchGrid:
+        """How the picture lies under its tokens."""
+        return self.features.grid
+
+
+class Viewer:
+    """Opens pictures of pairs: features from the store or made, masks and space as a row wants them.
+
+    Args:
+        network: Of the features.
+        store: Keeps the features of pictures that have a name of their own; None keeps nothing.
+        sam: For object masks where the set has none.
+        lifter: For rows whose space is "lifted".
+        device: Where tokens go.
+    """
+
+    def __init__(
+        self,
+        network: Backbone,
+        store: FeatureStore | None,
+        sam: Segmenter | None,
+        lifter: Lifter | None,
+        device: str = "cpu",
+    ) -> None:
+        self.network, self.store, self.sam, self.lifter, self.device = network, store, sam, lifter, device
+        self._kept = set() if store is None else set(store.keys())
+
+    def see(self, picture: PairSide) -> Seen:
+        """The picture and its features."""
+        image = picture.image()
+        if self.store is not None and picture.name in self._kept:
+            return Seen(picture, image, self.store.read(picture.name))
+        features = extract(self.network, image, picture.name)
+        if self.store is not None:
+            self.store.write(picture.name, features)
+            self._kept.add(picture.name)
+        return Seen(picture, image, features)
+
+    def mirrored(self, seen: Seen, side: Side) -> Side:
+        """What the matcher sees of the mirrored picture."""
+        flipped = np.ascontiguousarray(seen.image[:, ::-1])
+        return mirror_side(side, extract(self.network, flipped, f"{seen.picture.name} mirrored").tokens.to(self.device))
+
+    def side(self, seen: Seen, row: MatchRow, seed: int) -> Side:
+        """What the matcher sees of the picture.
+
+        Raises:
+            ValueError: If the row needs a mask or depth that the set lacks.
+        """
+        grid = seen.grid
+        mask = None if row.masks == "all" else token_mask(self.object_mask(seen), grid).to(self.device)
+        points = None
+        if row.space != "none":
+            lifted = self._lifted(seen, row, seed)
+            points = lifted.points.to(self.device)
+        return Side.of(seen.features.tokens.to(self.device), (grid.height, grid.width), mask, points)
+
+    def object_mask(self, seen: Seen) -> Bool[np.ndarray, "h w"]:
+        """Of the set, else MobileSAM's from the object's box."""
+        if seen.picture.load_mask is not None:
+            return seen.picture.mask()
+        if self.sam is None or seen.picture.box is None:
+            raise ValueError(
+                f"{seen.picture.name} comes without an object mask; pass --sam PATH of the published mobile_sam.pt to "
+                "have one from the object's box"
+            )
+        height, width = seen.image.shape[:2]
+        x1, y1, x2, y2 = seen.picture.box
+        box = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
+        mask = self.sam.segment(self.sam.encode(seen.image), [Prompt(box=box)]).masks[0].numpy()
+        return mask if mask.any() else np.ones_like(mask)
+
+    def _lifted(self, seen: Seen, row: MatchRow, seed: int) -> LiftedTokens:
+        match row.space:
+            case "grid":
+                return lift_flat(seen.grid)
+            case "exact":
+                return lift_points(torch.from_numpy(seen.picture.space()), seen.grid, source="exact depth")
+            case "distorted":
+                depth = distorted(seen.picture.depth(), seed, seen.picture.name)
+                camera = Camera.of_view(*depth.shape)
+                return lift_depth(torch.from_numpy(depth), seen.grid, camera, source="distorted depth")
+            case _:
+                if self.lifter is None:
+                    raise ValueError(
+                        "this table needs a model for depth: pass --structure depth:MODEL, metric:MODEL or vggt"
+                    )
+                return self.lifter(seen.image, seen.grid)
+
+
+def distorted(depth: Float32[np.ndarray, "h w"], seed: int, name: str) -> Float32[np.ndarray, "h w"]:
+    """Depth as a monocular network may give it: of unknown scale and shift, with smooth noise.
+
+    The scale is drawn between 1/2 and 2, the shift between 0 and half of the depth's range, and the noise is bicubic
+    between normal numbers on a coarse grid, with a deviation of 15 % of the range; all new for each picture.
+    """
+    generator = generator_for(seed, "distorted depth", name)
+    finite = np.isfinite(depth)
+    known = depth[finite]
+    low, high = (float(np.percentile(known, share)) for share in (2, 98)) if known.size else (0.0, 1.0)
+    span = max(high - low, 1e-3 * max(high, 1e-3))
+    scale, shift = 2 ** (2 * torch.rand(2, generator=generator) - 1)
+    coarse = torch.randn(1, 1, _BUMPS, _BUMPS, generator=generator)
+    noise = torch.nn.functional.interpolate(coarse, depth.shape, mode="bicubic", align_corners=True)[0, 0].numpy()
+    moved = float(scale) * (depth + 0.5 * span * (float(shift) - 0.5) / 1.5 + _NOISE * span * noise)
+    least = 0.05 * float(scale) * (low + span)
+    return np.where(finite, np.maximum(moved, least), np.inf).astype(np.float32)
+
+
+def symmetric_tokens(pair: Pair, grid: PatchGrid, tokens: Tensor) -> Tensor:
+    """(pairs, 2) source tokens of symmetric key points that are both seen in the source."""
+    known = [
+        (first, second) for first, second in pair.mirror if pair.source.visible[first] and pair.source.visible[second]
+    ]
+    rows = [(int(tokens[first]), int(tokens[second])) for first, second in known]
+    return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
+
+
+def store_for(folder: Path, network: Backbone, pairs: Literal["named", "drawn"]) -> FeatureStore | None:
+    """Where features of a set with named pictures are kept; pictures that are drawn are not."""
+    return FeatureStore(folder, network.key) if pairs == "named" else None
