@@ -271,6 +271,7 @@ def match(
     masks: str = "all",
     sam: Path | None = None,
     structure: str = "grid",
+    labels: Path | None = None,
     device: str = "cpu",
     json: Json = False,
 ) -> None:
@@ -295,15 +296,16 @@ def match(
         sam: The published mobile_sam.pt, for --masks sam; that of the backbone unless given.
         structure: For shape-of-you: grid, depth:MODEL, metric:MODEL, vggt, or files (.npz, .safetensors) with commas,
             source first.
+        labels: Mask of the source (class index per pixel, 255 for none), to carry along the targets in their order.
         device: cpu, cuda, cuda:1 ...
     """
-    from saot.match import MatchSettings, Readout
+    from saot.match import MatchSettings
     from saot.pipeline import MatchRequest, match_pictures
 
     request = MatchRequest(
         source=source,
         targets=tuple(targets),
-        settings=MatchSettings(method=method, readout=Readout(readout)),  # type: ignore[arg-type]
+        settings=MatchSettings.named(method, readout),
         points=points,
         backbone=backbone,
         weights=None if weights is None else str(weights),
@@ -311,6 +313,7 @@ def match(
         masks=masks,
         sam=None if sam is None else str(sam),
         structure=structure,
+        labels=None if labels is None else str(labels),
         device=device,
     )
     with Bars() as bars:
@@ -325,6 +328,8 @@ def match(
             print(
                 f"  {point['name']}: {point['from'][0]:g},{point['from'][1]:g} -> {x:g},{y:g}  ({point['confidence']})"
             )
+    for one in result["labels"]:
+        print(f"{one['image']}: labels in {out / one['mask']}, mean confidence {one['mean']}")
     print(f"{out / 'matches.png'}")
 
 

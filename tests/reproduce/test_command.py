@@ -11,6 +11,7 @@ from saot.data import PatchGrid
 from saot.reproduce import EXPERIMENTS, experiment_named
 from saot.reproduce.engine import with_columns
 from saot.reproduce.fusion import centres, fit_weights, on_grid
+from saot.reproduce.matching import MATCH_EXPERIMENTS
 from saot.reproduce.model import PictureGrid
 from saot.reproduce.pieces import rank_correlation
 from saot.reproduce.qualitative import best_picture, spread_pictures
@@ -26,10 +27,10 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
 
 def test_list(capsys):
     code, out, _ = call(capsys, "--list")
-    assert code == 0 and out.split() == list(EXPERIMENTS)
+    assert code == 0 and out.split() == [*EXPERIMENTS, *MATCH_EXPERIMENTS]
     code, out, _ = call(capsys, "--list", "--json")
     listed = json.loads(out)
-    assert code == 0 and set(listed) == set(EXPERIMENTS)
+    assert code == 0 and set(listed) == {*EXPERIMENTS, *MATCH_EXPERIMENTS}
     assert set(listed["saot-table-5"]) == {"title", "rows", "columns", "needs", "location"}
     assert listed["saot-table-5"]["rows"][0] == "Full SAOT"
 

@@ -1,7 +1,7 @@
 """Every way of this room to match two pictures, behind one function."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saot.match.gwot import match_gwot
 from saot.match.gwot_terms import GWOT_TSS, GwotSettings
-from saot.match.readout import Readout, read_out, token_positions
+from saot.match.readout import READOUTS, Readout, read_out, token_positions
 from saot.match.shape_of_you import ShapeOfYouSettings, shape_of_you
 from saot.match.sides import Side
 from saot.transport import cosine_cost, solve_transport
@@ -52,9 +52,17 @@ class MatchSettings:
     gwot: GwotSettings = GWOT_TSS
     shape_of_you: ShapeOfYouSettings = field(default_factory=ShapeOfYouSettings)
 
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"expected a method among {', '.join(METHODS)}; got {self.method!r}")
+    @classmethod
+    def named(cls, method: str, readout: str = "argmax") -> "MatchSettings":
+        """Settings from what stands on a command line.
+
+        Raises:
+            ValueError: If there is no such method or read-out.
+        """
+        for what, name, known in (("method", method, METHODS), ("read-out", readout, READOUTS)):
+            if name not in known:
+                raise ValueError(f"expected a {what} among {', '.join(known)}; got {name!r}")
+        return cls(method=cast(Method, method), readout=Readout(cast(Any, readout)))
 
 
 @dataclass(frozen=True, eq=False)

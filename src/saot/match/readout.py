@@ -14,6 +14,7 @@ from torch import Tensor
 from saot.data.patches import PatchGrid
 
 Shape = tuple[int, int]
+READOUTS = ("argmax", "soft", "window", "parabola", "mass")
 
 
 @dataclass(frozen=True)

@@ -1,78 +1,38 @@
 """`saot match`: one picture against one or several others, from files to matches.json and matches.png."""
 
-import csv
 import dataclasses
+import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
-from saot.data import read_image, read_mask, sha256_file, write_atomic
-from saot.data.patches import PatchGrid
-from saot.features import Backbone, FeatureGrid, extract, load_backbone
-from saot.match import Matching, MatchSettings, Side, from_pixels, match_sides, to_pixels
-from saot.match.lift import DepthModel, LiftedTokens, VggtModel, lift_file, lift_flat
-from saot.match.masks import Prompt, Segmenter, token_mask
+from saot.data import IGNORE_INDEX, read_image, read_mask, write_atomic
+from saot.data.patches import PatchGrid, soft_patch_labels
+from saot.evaluate import predict_mask
+from saot.features import load_backbone
+from saot.match import (
+    Matching,
+    MatchSettings,
+    PropagationSettings,
+    from_pixels,
+    match_sides,
+    propagate_labels,
+    to_pixels,
+)
+from saot.pipeline.matching_inputs import MatchRequest, Picture, Progress, key_points, prepare
 from saot.pipeline.settings import parse_size
 from saot.recipes import as_dict
 from saot.report.matches import DrawnMatch, draw_matches
 
-Progress = Callable[[str, int, int], None]
 FORMAT = 1
 LINES = 40  # shown where no key points are given
-
-
-@dataclass(frozen=True)
-class MatchRequest:
-    """What `saot match` was asked for.
-
-    Attributes:
-        source: The picture to match from.
-        targets: The pictures to match to.
-        settings: Method and its settings.
-        points: Key points of the source to carry over: "x,y;x,y" or a CSV file with columns x, y and perhaps name.
-        backbone, weights, size: Of the features, as in `saot run`.
-        masks: "all"; "sam" for the object at each picture's centre; or files with commas, one a picture, source first:
-            pixels above 0 are the object, "-" is the whole picture.
-        sam: MobileSAM's weight file, for "sam"; that of the backbone unless given.
-        structure: Of shape-of-you: "grid" (the patch grid), "depth:MODEL" (relative depth), "metric:MODEL" (depth in
-            metres), "vggt" or "vggt:WEIGHTS", or files with commas, one a picture, holding `points` or `depth`.
-        device: Where networks and matching run.
-    """
-
-    source: Path
-    targets: tuple[Path, ...]
-    settings: MatchSettings = field(default_factory=MatchSettings)
-    points: str | None = None
-    backbone: str = "filterbank"
-    weights: str | None = None
-    size: str | None = None
-    masks: str = "all"
-    sam: str | None = None
-    structure: str = "grid"
-    device: str = "cpu"
-
-    @property
-    def pictures(self) -> tuple[Path, ...]:
-        """Source first."""
-        return (self.source, *self.targets)
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture on its way to being matched."""
-
-    path: Path
-    image: UInt8[np.ndarray, "h w 3"]
-    grid: PatchGrid
-    side: Side
-    structure: str
 
 
 def match_pictures(request: MatchRequest, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -87,15 +47,16 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
     if request.settings.method == "shape-of-you" and request.structure == "grid":
         request = dataclasses.replace(request, settings=_flat(request.settings))
     images = [read_image(path) for path in request.pictures]
-    names, points = _key_points(request.points, images[0])
+    names, points = key_points(request.points, images[0])
     network = load_backbone(request.backbone, request.weights, size=parse_size(request.size), device=request.device)
-    pictures = _prepare(request, images, network, tell)
+    pictures = prepare(request, images, network, tell)
     first, found, drawn = pictures[0], [], []
     for number, picture in enumerate(pictures[1:]):
         matching = match_sides(first.side, picture.side, request.settings)
         found.append(_record(first, picture, matching, names, points))
         drawn.append(_drawn(first, picture, matching, points))
         tell("matches", number + 1, len(request.targets))
+    carried = [] if request.labels is None else _carry_labels(request, pictures, out, tell)
     result = {
         "format": FORMAT,
         "method": request.settings.method,
@@ -105,6 +66,7 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
         "structure": first.structure,
         "source": _described(first),
         "pairs": found,
+        "labels": carried,
     }
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "matches.json", (json.dumps(result, indent=1) + "\n").encode())
@@ -112,118 +74,49 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
     return result
 
 
-def _flat(settings: MatchSettings) -> MatchSettings:
-    return dataclasses.replace(settings, shape_of_you=dataclasses.replace(settings.shape_of_you, structure="grid2d"))
-
-
-def _prepare(
-    request: MatchRequest, images: Sequence[UInt8[np.ndarray, "h w 3"]], network: Backbone, tell: Progress
-) -> list[Picture]:
-    segmenter, lifter = _segmenter(request), _lifter(request)
-    masks = _given_masks(request, images)
-    pictures = []
-    for number, (path, image) in enumerate(zip(request.pictures, images, strict=True)):
-        features: FeatureGrid = extract(network, image, sha256_file(path))
-        grid, mask = features.grid, masks[number]
-        if segmenter is not None:
-            centre = Prompt.at((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)
-            mask = segmenter.segment(segmenter.encode(image), [centre]).masks[0].numpy()
-            if not mask.any():
-                raise ValueError(f"no object was found at the centre of {path}; give masks as files")
-        lifted: LiftedTokens = lifter(number, image, grid)
-        side = Side.of(
-            features.tokens.to(request.device),
-            (grid.height, grid.width),
-            None if mask is None else token_mask(mask, grid).to(request.device),
-            lifted.points.to(request.device),
-        )
-        pictures.append(Picture(path, image, grid, side, lifted.source))
-        tell("pictures", number + 1, len(images))
-    return pictures
-
-
-def _segmenter(request: MatchRequest) -> Segmenter | None:
-    if request.masks != "sam":
-        return None
-    weights = request.sam or (request.weights if request.backbone == "mobile-sam" else None)
-    if weights is None:
-        raise ValueError("masks from MobileSAM need its weights; pass --sam PATH of the published mobile_sam.pt")
-    return Segmenter(weights, device=request.device)
-
-
-def _given_masks(
-    request: MatchRequest, images: Sequence[UInt8[np.ndarray, "h w 3"]]
-) -> list[Bool[np.ndarray, "h w"] | None]:
-    if request.masks in ("all", "sam"):
-        return [None] * len(images)
-    names = [name.strip() for name in request.masks.split(",")]
-    if len(names) != len(images):
+def _carry_labels(
+    request: MatchRequest, pictures: Sequence[Picture], out: Path, tell: Progress
+) -> list[dict[str, Any]]:
+    """The source's mask carried along the targets: a mask and a picture of confidence (0 to 255) for each."""
+    assert request.labels is not None
+    first, mask = pictures[0], read_mask(request.labels).astype(np.int64)
+    if mask.shape != first.image.shape[:2]:
         raise ValueError(
-            f"expected --masks as all, sam, or {len(images)} files with commas, one a picture, source first (- for a "
-            f"whole picture); got {len(names)}"
+            f"labels {request.labels} are {mask.shape} pixels but {first.path} is {first.image.shape[:2]}; use a mask "
+            "of its size"
         )
-    found: list[Bool[np.ndarray, "h w"] | None] = []
-    for name, image, path in zip(names, images, request.pictures, strict=True):
-        mask = None if name == "-" else read_mask(name) > 0
-        if mask is not None and mask.shape != image.shape[:2]:
-            raise ValueError(f"mask {name} is {mask.shape} pixels but {path} is {image.shape[:2]}; use one of its size")
-        if mask is not None and not mask.any():
-            raise ValueError(f"mask {name} is empty: no pixel is above 0; mark the object in it")
-        found.append(mask)
+    known = mask[mask != IGNORE_INDEX]
+    if known.size == 0 or known.min() < 0 or known.max() >= IGNORE_INDEX:
+        raise ValueError(f"expected class indices below 255 in {request.labels}, and 255 for none; got no such pixel")
+    classes = int(known.max()) + 1
+    shares, _ = soft_patch_labels(mask.astype(np.uint8), first.grid, num_classes=classes)
+    settings = PropagationSettings(request.settings)
+    steps = propagate_labels((picture.side for picture in pictures), shares.to(request.device), settings)
+    found = []
+    for number, (picture, carried) in enumerate(zip(pictures, steps, strict=True)):
+        tell("labels", number + 1, len(pictures))
+        if number == 0:
+            continue
+        labels = predict_mask(carried.probs.cpu(), picture.grid).numpy()
+        bare = _per_pixel((carried.probs.sum(-1) == 0).cpu().view(*picture.side.shape, 1), picture.grid)[..., 0].numpy()
+        labels[bare] = IGNORE_INDEX
+        sure = _per_pixel(carried.confidence.cpu().view(*picture.side.shape, 1), picture.grid)[..., 0].numpy()
+        names = [f"{number:03d}-{picture.path.stem}.png", f"{number:03d}-{picture.path.stem}-confidence.png"]
+        for name, values in zip(names, (labels, np.round(255 * sure).astype(np.uint8)), strict=True):
+            write_atomic(out / name, _png(values))
+        mean = float(carried.confidence[picture.side.mask].mean())
+        found.append({"image": str(picture.path), "mask": names[0], "confidence": names[1], "mean": round(mean, 4)})
     return found
 
 
-def _lifter(request: MatchRequest) -> Callable[[int, UInt8[np.ndarray, "h w 3"], PatchGrid], LiftedTokens]:
-    """What gives the tokens of picture number i their places in space."""
-    kind, _, name = request.structure.partition(":")
-    if request.structure == "grid":
-        return lambda number, image, grid: lift_flat(grid)
-    if kind in ("depth", "metric") and name:
-        depth = DepthModel(name, predicts="disparity" if kind == "depth" else "depth", device=request.device)
-        return lambda number, image, grid: depth.lift(image, grid)
-    if kind == "vggt":
-        network = VggtModel(name, device=request.device) if name else VggtModel(device=request.device)
-        return lambda number, image, grid: network.lift(image, grid)
-    files = [part.strip() for part in request.structure.split(",")]
-    if len(files) != len(request.pictures):
-        raise ValueError(
-            f"expected --structure as grid, depth:MODEL, metric:MODEL, vggt, or {len(request.pictures)} files with "
-            f"commas, one a picture, source first; got {request.structure!r}"
-        )
-    return lambda number, image, grid: lift_file(files[number], grid)
+def _png(values: UInt8[np.ndarray, "h w"]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
-def _key_points(text: str | None, image: UInt8[np.ndarray, "h w 3"]) -> tuple[list[str], Float[Tensor, "k 2"]]:
-    """Names, and x and y of each, pixels of the source."""
-    if text is None:
-        return [], torch.zeros(0, 2)
-    rows: list[tuple[str, str, str]] = []
-    if Path(text).is_file():
-        with Path(text).open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("x") is None or row.get("y") is None:
-                    raise ValueError(f"expected columns x and y in {text}, and perhaps name; got {', '.join(row)}")
-                rows.append((row["x"], row["y"], row.get("name") or ""))
-    else:
-        for part in text.split(";"):
-            x, _, y = part.partition(",")
-            rows.append((x, y, ""))
-    names, points = [], []
-    for number, (x, y, name) in enumerate(rows):
-        try:
-            place = float(x), float(y)
-        except ValueError as error:
-            raise ValueError(
-                f"expected --points as x,y;x,y in pixels, or a CSV file with columns x and y; got {text!r}"
-            ) from error
-        if not (-0.5 <= place[0] < image.shape[1] - 0.5 and -0.5 <= place[1] < image.shape[0] - 0.5):
-            raise ValueError(
-                f"point {x},{y} lies outside the source of {image.shape[1]}x{image.shape[0]} pixels (width x height); "
-                "count from 0 at the top left"
-            )
-        names.append(name or str(number))
-        points.append(place)
-    return names, torch.tensor(points).reshape(-1, 2)
+def _flat(settings: MatchSettings) -> MatchSettings:
+    return dataclasses.replace(settings, shape_of_you=dataclasses.replace(settings.shape_of_you, structure="grid2d"))
 
 
 def _carried(

@@ -10,6 +10,7 @@ from saot.report.figures import figure_png, shrink
 
 PANEL = 460  # pixels a picture's longer side is shown at
 _GAP = 12
+_HEADING = 34
 _SHADE = 0.62  # of the colours over the picture
 
 
@@ -58,7 +59,8 @@ def draw_matches(pairs: Sequence[DrawnMatch], method: str) -> bytes:
     figure = Figure(figsize=(2 * PANEL / 100 + 0.3, sum(_height(pair) for pair in pairs) / 100), dpi=100)
     parts = figure.subfigures(len(pairs), 1, squeeze=False, height_ratios=[_height(pair) for pair in pairs])
     for part, pair in zip(parts[:, 0], pairs, strict=True):
-        axes = part.subplots(2, 1, gridspec_kw={"hspace": 0.08, "left": 0.01, "right": 0.99, "bottom": 0.01})
+        room = {"hspace": 0.06, "left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - _HEADING / _height(pair)}
+        axes = part.subplots(2, 1, gridspec_kw=room)
         left, right = _shown(pair)
         colors = place_colors(pair.field[..., 0], pair.field[..., 1])
         wheel = np.stack(np.meshgrid(*(np.linspace(0, 1, size) for size in pair.target.shape[1::-1])), -1)
@@ -67,9 +69,9 @@ def draw_matches(pairs: Sequence[DrawnMatch], method: str) -> bytes:
         axes[0].imshow(_beside(shrink(tinted, left[1]), shrink(painted, right[1])))
         axes[0].set_title(f"{pair.names[0]}  →  {pair.names[1]}   ({method})", fontsize=9, loc="left")
         axes[1].imshow(_beside(shrink(pair.source, left[1]), shrink(pair.target, right[1])))
-        for (x, y, to_x, to_y), sure in zip(pair.lines, pair.sure, strict=True):
+        hues = place_colors(pair.lines[:, 2] / pair.target.shape[1], pair.lines[:, 3] / pair.target.shape[0]) / 255
+        for (x, y, to_x, to_y), color, sure in zip(pair.lines, hues, pair.sure, strict=True):
             xs = [x * left[0], left[1] + _GAP + to_x * right[0]]
-            color = place_colors(to_x / pair.target.shape[1], to_y / pair.target.shape[0]) / 255
             style = {"color": color, "alpha": 0.25 + 0.75 * float(sure)}
             axes[1].plot(xs, [y * left[0], to_y * right[0]], marker="o", markersize=3.5, linewidth=1.1, **style)
         for one in axes:
@@ -88,7 +90,7 @@ def _shown(pair: DrawnMatch) -> tuple[tuple[float, int], tuple[float, int]]:
 
 def _height(pair: DrawnMatch) -> int:
     (left, _), (right, _) = _shown(pair)
-    return 2 * round(max(pair.source.shape[0] * left, pair.target.shape[0] * right)) + 60
+    return 2 * round(max(pair.source.shape[0] * left, pair.target.shape[0] * right)) + _HEADING + 24
 
 
 def _tint(

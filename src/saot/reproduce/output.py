@@ -104,7 +104,7 @@ def explanation(result: TableResult) -> str:
     if any(cell.difference for row in result.rows for cell in row.cells.values()):
         told += (
             f" Δ is {result.measure} minus that of {result.reference}, points, with the 95 % interval of a paired "
-            f"bootstrap over {'pictures' if result.measure == 'mIoU' else result.counted}."
+            f"bootstrap over {'pictures' if result.counted == 'evaluation pictures' else result.counted}."
         )
     return told
 

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from saot.match.pose_align import choose_pose, mirror_points
 from saot.reproduce.matching.model import MatchRow
 from saot.reproduce.matching.sides import Seen, Viewer, symmetric_tokens
 
+Look = Callable[[Seen], Side]  # what the matcher sees of a picture
 ALPHAS = (0.01, 0.05, 0.1, 0.15, 0.2)
 
 
@@ -66,10 +68,11 @@ def append_answer(path: Path, key: str, answer: Answer) -> None:
 
 
 def key_point_answer(
-    row: MatchRow, settings: MatchSettings, pair: Pair, source: Seen, target: Seen, viewer: Viewer, seed: int
+    row: MatchRow, settings: MatchSettings, pair: Pair, pictures: tuple[Seen, Seen], look: Look, viewer: Viewer
 ) -> Answer:
     """Where each key point of the source goes: what the nearest token of its mask says."""
-    sides = viewer.side(source, row, seed), viewer.side(target, row, seed)
+    source, target = pictures
+    sides = look(source), look(target)
     started = time.perf_counter()
     points, names, side = pair.source.points, np.arange(len(pair.names)), sides[0]
     if row.pose_align:
@@ -129,11 +132,10 @@ def nearest_in_mask(tokens: Tensor, side: Side) -> Tensor:
     return inside[torch.cdist(places(tokens), places(inside)).argmin(-1)]
 
 
-def flow_answer(
-    row: MatchRow, settings: MatchSettings, pair: Pair, source: Seen, target: Seen, viewer: Viewer, seed: int
-) -> Answer:
+def flow_answer(settings: MatchSettings, pair: Pair, pictures: tuple[Seen, Seen], look: Look) -> Answer:
     """Flow from the target's pixels to the source, bilinear between tokens: the target asks, the source answers."""
-    sides = viewer.side(target, row, seed), viewer.side(source, row, seed)
+    source, target = pictures
+    sides = look(target), look(source)
     started = time.perf_counter()
     matching = match_sides(*sides, settings)
     places = to_pixels(matching.positions.cpu(), source.grid).flip(-1)

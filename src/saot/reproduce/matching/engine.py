@@ -12,9 +12,18 @@ from saot.features import Backbone, load_backbone
 from saot.match.lift import DepthModel, VggtModel
 from saot.match.masks import Segmenter
 from saot.pipeline.settings import parse_size
-from saot.reproduce.matching.answers import Answer, append_answer, flow_answer, key_point_answer, read_answers
+from saot.reproduce.matching.adapters import adapted, trained_adapter
+from saot.reproduce.matching.answers import (
+    Answer,
+    Look,
+    append_answer,
+    flow_answer,
+    key_point_answer,
+    read_answers,
+)
 from saot.reproduce.matching.counting import Counted
-from saot.reproduce.matching.model import MatchExperiment, MatchTableRequest
+from saot.reproduce.matching.model import MatchExperiment, MatchRow, MatchTableRequest
+from saot.reproduce.matching.sequence import SequenceExperiment, sequence_table
 from saot.reproduce.matching.sides import Lifter, Viewer, store_for
 from saot.reproduce.output import check_folder, write_table
 from saot.reproduce.pieces import Progress
@@ -22,7 +31,7 @@ from saot.reproduce.results import ResultRow, SettingDifference, TableResult
 
 
 def match_table(
-    experiment: MatchExperiment,
+    experiment: MatchExperiment | SequenceExperiment,
     request: MatchTableRequest,
     out: Path,
     *,
@@ -35,6 +44,8 @@ def match_table(
     Raises:
         ValueError: If pairs are needed and none are given, or an input is not as it should be.
     """
+    if isinstance(experiment, SequenceExperiment):
+        return sequence_table(experiment, request, out, runs=runs, store=store, progress=progress)
     spec = request.pairs or experiment.pairs
     if not spec:
         raise ValueError(
@@ -106,30 +117,44 @@ def _answers(
 ) -> dict[str, dict[str, Answer]]:
     """Answers of each row, by label and key of the pair; what is on disk is not made again."""
     rows = [row for row in experiment.rows if not row.quoted]
-    pictures = [experiment.kind, spec, viewer.network.key.to_json()]
-    files = {row.label: folder / f"{_digest([row.identity(experiment.base), *pictures])}.jsonl" for row in rows}
+    made_of = [experiment.kind, spec, viewer.network.key.to_json(), seed]
+    files = {row.label: folder / f"{_digest([row.identity(experiment.base), *made_of])}.jsonl" for row in rows}
     known = {label: read_answers(path) for label, path in files.items()}
+    keys = set(pairs.keys)
+    wanted = [row for row in rows if not keys <= set(known[row.label])]
+    looks = {row.label: _look(row, viewer, folder, seed, progress) for row in wanted}
     for number in range(len(pairs)):
         if progress is not None:
             progress(f"pairs, seed {seed}", number, len(pairs))
-        pair = pairs[number]
-        missing = [row for row in rows if pair.key not in known[row.label]]
+        missing = [row for row in wanted if pairs.keys[number] not in known[row.label]]
         if not missing:
             continue
-        source, target = viewer.see(pair.source), viewer.see(pair.target)
+        pair = pairs[number]
+        pictures = viewer.see(pair.source), viewer.see(pair.target)
         for row in missing:
             answer = known[row.label].get(pair.key)  # of a row of the same identity
             if answer is None:
-                ask = flow_answer if experiment.kind == "flow" else key_point_answer
-                answer = ask(row, row.settings(experiment.base), pair, source, target, viewer, seed)
+                settings, look = row.settings(experiment.base), looks[row.label]
+                if experiment.kind == "flow":
+                    answer = flow_answer(settings, pair, pictures, look)
+                else:
+                    answer = key_point_answer(row, settings, pair, pictures, look, viewer)
                 append_answer(files[row.label], pair.key, answer)
             for other in rows:
                 if files[other.label] == files[row.label]:
                     known[other.label][pair.key] = answer
     if progress is not None:
         progress(f"pairs, seed {seed}", len(pairs), len(pairs))
-    keys = {pairs[number].key for number in range(len(pairs))}
     return {label: {key: found[key] for key in found if key in keys} for label, found in known.items()}
+
+
+def _look(row: MatchRow, viewer: Viewer, folder: Path, seed: int, progress: Progress | None) -> Look:
+    """What the row's matcher sees of a picture."""
+    plan = row.adapter
+    if plan is None:
+        return lambda seen: viewer.side(seen, row, seed)
+    adapter = trained_adapter(plan, open_pairs(seeded(plan.pairs, seed)), viewer, folder, seed, progress)
+    return lambda seen: adapted(adapter, viewer.side(seen, row, seed))
 
 
 def _digest(parts: Sequence[Any]) -> str:

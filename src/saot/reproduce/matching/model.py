@@ -6,13 +6,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from saot.match import MatchSettings
+from saot.match import MatchSettings, ShapeOfYouSettings
 from saot.recipes import as_dict
 from saot.reproduce.model import Changes, Number
 from saot.reproduce.request import parse_seeds
 
 Space = Literal["none", "grid", "exact", "distorted", "lifted"]
 Masks = Literal["all", "object"]
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """What an adapter is trained on.
+
+    Attributes:
+        pairs: SPEC of the training pairs.
+        count: How many of them, spread over the set.
+        labels: "nearest" neighbours, or Shape-of-You's "fused" transport.
+        space: Where tokens lie in space, as in a row.
+        label_changes: Fields of `ShapeOfYouSettings`.
+        changes: Fields of `AdapterSettings`.
+    """
+
+    pairs: str
+    count: int = 60
+    labels: Literal["nearest", "fused"] = "fused"
+    space: Space = "exact"
+    label_changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> list[Any]:
+        """Everything the adapter depends on, but for pictures, features and seed."""
+        return [self.pairs, self.count, self.labels, self.space, as_dict(self.label_settings()), dict(self.changes)]
+
+    def label_settings(self) -> ShapeOfYouSettings:
+        """Of the pseudo-labels."""
+        return ShapeOfYouSettings(**self.label_changes)
 
 
 @dataclass(frozen=True)
@@ -54,6 +83,7 @@ class MatchRow:
             smooth noise, "lifted" by the model that was asked for, the flat "grid", or "none".
         pose_align: Whether the mirrored source may be taken instead; uses annotation at test time.
         symmetric: Whether symmetric key points of the source are given; annotation at test time.
+        adapter: Trained on pseudo-labels of other pairs; its features are matched in place of the backbone's.
         counted: "mask" counts only targets within the object's mask (PCK_label of Shape-of-You).
         paper: The paper's numbers by column key.
         quoted: Numbers of other papers; nothing is run.
@@ -66,6 +96,7 @@ class MatchRow:
     space: Space = "none"
     pose_align: bool = False
     symmetric: bool = False
+    adapter: AdapterPlan | None = None
     counted: Literal["all", "mask"] = "all"
     paper: Mapping[str, Number] = field(default_factory=dict)
     quoted: bool = False
@@ -81,6 +112,8 @@ class MatchRow:
     def annotation(self) -> str:
         """What it knows of the pair beyond the pictures, in words."""
         known = []
+        if self.adapter is not None:
+            known.append(f"pseudo-labels of training pairs, made within object masks (space: {self.adapter.space})")
         if self.masks == "object":
             known.append("object masks")
         if self.space in ("exact", "distorted"):
@@ -91,7 +124,8 @@ class MatchRow:
 
     def identity(self, base: Changes) -> str:
         """Everything its predictions depend on, but for the pictures."""
-        known = [self.masks, self.space, self.pose_align, self.symmetric]
+        adapter = None if self.adapter is None else self.adapter.identity()
+        known = [self.masks, self.space, self.pose_align, self.symmetric, adapter]
         return json.dumps([as_dict(self.settings(base)), known], sort_keys=True, default=str)
 
 

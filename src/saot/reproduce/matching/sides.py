@@ -17,7 +17,7 @@ from saot.match import Side
 from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_flat, lift_points
 from saot.match.masks import Prompt, Segmenter, token_mask
 from saot.match.pose_align import mirror_side
-from saot.reproduce.matching.model import MatchRow
+from saot.reproduce.matching.model import Masks, MatchRow, Space
 from saot.transfer import generator_for
 
 Lifter = Callable[[UInt8[np.ndarray, "h w 3"], PatchGrid], LiftedTokens]
@@ -78,16 +78,20 @@ class Viewer:
         return mirror_side(side, extract(self.network, flipped, f"{seen.picture.name} mirrored").tokens.to(self.device))
 
     def side(self, seen: Seen, row: MatchRow, seed: int) -> Side:
-        """What the matcher sees of the picture.
+        """What the matcher sees of the picture."""
+        return self.side_of(seen, row.masks, row.space, seed)
+
+    def side_of(self, seen: Seen, masks: Masks, space: Space, seed: int) -> Side:
+        """The picture with this mask and these places in space.
 
         Raises:
-            ValueError: If the row needs a mask or depth that the set lacks.
+            ValueError: If a mask or depth is needed that the set lacks.
         """
         grid = seen.grid
-        mask = None if row.masks == "all" else token_mask(self.object_mask(seen), grid).to(self.device)
+        mask = None if masks == "all" else token_mask(self.object_mask(seen), grid).to(self.device)
         points = None
-        if row.space != "none":
-            lifted = self._lifted(seen, row, seed)
+        if space != "none":
+            lifted = self._lifted(seen, space, seed)
             points = lifted.points.to(self.device)
         return Side.of(seen.features.tokens.to(self.device), (grid.height, grid.width), mask, points)
 
@@ -106,8 +110,8 @@ class Viewer:
         mask = self.sam.segment(self.sam.encode(seen.image), [Prompt(box=box)]).masks[0].numpy()
         return mask if mask.any() else np.ones_like(mask)
 
-    def _lifted(self, seen: Seen, row: MatchRow, seed: int) -> LiftedTokens:
-        match row.space:
+    def _lifted(self, seen: Seen, space: Space, seed: int) -> LiftedTokens:
+        match space:
             case "grid":
                 return lift_flat(seen.grid)
             case "exact":

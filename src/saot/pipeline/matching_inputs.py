@@ -1,0 +1,184 @@
+"""What `saot match` reads: pictures with features, masks, structure and key points."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from saot.data import read_mask, sha256_file
+from saot.data.patches import PatchGrid
+from saot.features import Backbone, FeatureGrid, extract
+from saot.match import MatchSettings, Side
+from saot.match.lift import DepthModel, LiftedTokens, VggtModel, lift_file, lift_flat
+from saot.match.masks import Prompt, Segmenter, token_mask
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class MatchRequest:
+    """What `saot match` was asked for.
+
+    Attributes:
+        source: The picture to match from.
+        targets: The pictures to match to.
+        settings: Method and its settings.
+        points: Key points of the source to carry over: "x,y;x,y" or a CSV file with columns x, y and perhaps name.
+        backbone, weights, size: Of the features, as in `saot run`.
+        masks: "all"; "sam" for the object at each picture's centre; or files with commas, one a picture, source first:
+            pixels above 0 are the object, "-" is the whole picture.
+        sam: MobileSAM's weight file, for "sam"; that of the backbone unless given.
+        structure: Of shape-of-you: "grid" (the patch grid), "depth:MODEL" (relative depth), "metric:MODEL" (depth in
+            metres), "vggt" or "vggt:WEIGHTS", or files with commas, one a picture, holding `points` or `depth`.
+        labels: Mask of the source, class index per pixel and 255 for none, to carry along the targets in their order.
+        device: Where networks and matching run.
+    """
+
+    source: Path
+    targets: tuple[Path, ...]
+    settings: MatchSettings = field(default_factory=MatchSettings)
+    points: str | None = None
+    backbone: str = "filterbank"
+    weights: str | None = None
+    size: str | None = None
+    masks: str = "all"
+    sam: str | None = None
+    structure: str = "grid"
+    labels: str | None = None
+    device: str = "cpu"
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """Source first."""
+        return (self.source, *self.targets)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture on its way to being matched."""
+
+    path: Path
+    image: UInt8[np.ndarray, "h w 3"]
+    grid: PatchGrid
+    side: Side
+    structure: str
+
+
+def prepare(
+    request: MatchRequest, images: Sequence[UInt8[np.ndarray, "h w 3"]], network: Backbone, tell: Progress
+) -> list[Picture]:
+    """Features, mask and structure of each picture.
+
+    Raises:
+        ValueError: If a mask or the structure does not fit, or a network lacks its weights.
+    """
+    segmenter, lifter = _segmenter(request), _lifter(request)
+    masks = _given_masks(request, images)
+    pictures = []
+    for number, (path, image) in enumerate(zip(request.pictures, images, strict=True)):
+        features: FeatureGrid = extract(network, image, sha256_file(path))
+        grid, mask = features.grid, masks[number]
+        if segmenter is not None:
+            centre = Prompt.at((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)
+            mask = segmenter.segment(segmenter.encode(image), [centre]).masks[0].numpy()
+            if not mask.any():
+                raise ValueError(f"no object was found at the centre of {path}; give masks as files")
+        lifted: LiftedTokens = lifter(number, image, grid)
+        side = Side.of(
+            features.tokens.to(request.device),
+            (grid.height, grid.width),
+            None if mask is None else token_mask(mask, grid).to(request.device),
+            lifted.points.to(request.device),
+        )
+        pictures.append(Picture(path, image, grid, side, lifted.source))
+        tell("pictures", number + 1, len(images))
+    return pictures
+
+
+def _segmenter(request: MatchRequest) -> Segmenter | None:
+    if request.masks != "sam":
+        return None
+    weights = request.sam or (request.weights if request.backbone == "mobile-sam" else None)
+    if weights is None:
+        raise ValueError("masks from MobileSAM need its weights; pass --sam PATH of the published mobile_sam.pt")
+    return Segmenter(weights, device=request.device)
+
+
+def _given_masks(
+    request: MatchRequest, images: Sequence[UInt8[np.ndarray, "h w 3"]]
+) -> list[Bool[np.ndarray, "h w"] | None]:
+    if request.masks in ("all", "sam"):
+        return [None] * len(images)
+    names = [name.strip() for name in request.masks.split(",")]
+    if len(names) != len(images):
+        raise ValueError(
+            f"expected --masks as all, sam, or {len(images)} files with commas, one a picture, source first (- for a "
+            f"whole picture); got {len(names)}"
+        )
+    found: list[Bool[np.ndarray, "h w"] | None] = []
+    for name, image, path in zip(names, images, request.pictures, strict=True):
+        mask = None if name == "-" else read_mask(name) > 0
+        if mask is not None and mask.shape != image.shape[:2]:
+            raise ValueError(f"mask {name} is {mask.shape} pixels but {path} is {image.shape[:2]}; use one of its size")
+        if mask is not None and not mask.any():
+            raise ValueError(f"mask {name} is empty: no pixel is above 0; mark the object in it")
+        found.append(mask)
+    return found
+
+
+def _lifter(request: MatchRequest) -> Callable[[int, UInt8[np.ndarray, "h w 3"], PatchGrid], LiftedTokens]:
+    """What gives the tokens of picture number i their places in space."""
+    kind, _, name = request.structure.partition(":")
+    if request.structure == "grid":
+        return lambda number, image, grid: lift_flat(grid)
+    if kind in ("depth", "metric") and name:
+        depth = DepthModel(name, predicts="disparity" if kind == "depth" else "depth", device=request.device)
+        return lambda number, image, grid: depth.lift(image, grid)
+    if kind == "vggt":
+        network = VggtModel(name, device=request.device) if name else VggtModel(device=request.device)
+        return lambda number, image, grid: network.lift(image, grid)
+    files = [part.strip() for part in request.structure.split(",")]
+    if len(files) != len(request.pictures):
+        raise ValueError(
+            f"expected --structure as grid, depth:MODEL, metric:MODEL, vggt, or {len(request.pictures)} files with "
+            f"commas, one a picture, source first; got {request.structure!r}"
+        )
+    return lambda number, image, grid: lift_file(files[number], grid)
+
+
+def key_points(text: str | None, image: UInt8[np.ndarray, "h w 3"]) -> tuple[list[str], Float[Tensor, "k 2"]]:
+    """Names, and x and y of each, pixels of the source."""
+    if text is None:
+        return [], torch.zeros(0, 2)
+    rows: list[tuple[str, str, str]] = []
+    if Path(text).is_file():
+        with Path(text).open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get("x") is None or row.get("y") is None:
+                    raise ValueError(f"expected columns x and y in {text}, and perhaps name; got {', '.join(row)}")
+                rows.append((row["x"], row["y"], row.get("name") or ""))
+    else:
+        for part in text.split(";"):
+            x, _, y = part.partition(",")
+            rows.append((x, y, ""))
+    names, points = [], []
+    for number, (x, y, name) in enumerate(rows):
+        try:
+            place = float(x), float(y)
+        except ValueError as error:
+            raise ValueError(
+                f"expected --points as x,y;x,y in pixels, or a CSV file with columns x and y; got {text!r}"
+            ) from error
+        if not (-0.5 <= place[0] < image.shape[1] - 0.5 and -0.5 <= place[1] < image.shape[0] - 0.5):
+            raise ValueError(
+                f"point {x},{y} lies outside the source of {image.shape[1]}x{image.shape[0]} pixels (width x height); "
+                "count from 0 at the top left"
+            )
+        names.append(name or str(number))
+        points.append(place)
+    return names, torch.tensor(points).reshape(-1, 2)

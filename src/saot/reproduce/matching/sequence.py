@@ -1,0 +1,222 @@
+"""Labels carried along sequences of labelled frames: mIoU by distance in frames, one way of matching a row."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from saot.data import LabelledSet, open_labelled, write_atomic
+from saot.data.patches import soft_patch_labels
+from saot.evaluate import ConfusionMatrix, iou_from_counts, mean_over, paired_bootstrap, predict_mask
+from saot.features import FeatureStore, load_backbone
+from saot.match import PropagationSettings, Side, propagate_labels
+from saot.pipeline.settings import parse_size, store_folder
+from saot.recipes import as_dict
+from saot.reproduce.matching.model import MatchRow, MatchTableRequest
+from saot.reproduce.model import Changes
+from saot.reproduce.output import check_folder, write_table
+from saot.reproduce.pieces import PairedDifference, Progress
+from saot.reproduce.results import Cell, ResultRow, SettingDifference, TableResult, cell_of
+
+
+@dataclass(frozen=True)
+class SequenceRow:
+    """One way to carry labels.
+
+    Attributes:
+        label: As printed.
+        changes: Dotted paths into `MatchSettings`.
+        first: Whether the labelled frame is always asked.
+        memory: How many frames before the new one are asked.
+        section: Heading above a group of rows.
+    """
+
+    label: str
+    changes: Changes
+    first: bool = True
+    memory: int = 0
+    section: str = ""
+
+    def settings(self) -> PropagationSettings:
+        """The settings behind the row."""
+        return PropagationSettings(MatchRow(self.label, self.changes).settings({}), self.first, self.memory)
+
+
+@dataclass(frozen=True)
+class SequenceExperiment:
+    """A table of labels carried forward.
+
+    Attributes:
+        name, title, location: As of any table.
+        rows: Ways to carry labels.
+        distances: In frames; one column each.
+        every: A new first frame after so many frames.
+        data: What is needed.
+        reference: Label of the row that differences are taken against.
+        notes: How to read it.
+    """
+
+    name: str
+    title: str
+    location: str
+    rows: tuple[SequenceRow, ...]
+    distances: tuple[int, ...] = (1, 2, 3, 5, 10)
+    every: int = 5
+    data: str = "camvid:PATH:day.txt"
+    reference: str | None = None
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON values for `saot reproduce --list --json`."""
+        return {
+            "title": self.title,
+            "rows": [row.label for row in self.rows],
+            "columns": [f"{distance} frames" for distance in self.distances],
+            "needs": f"a labelled sequence as --source, such as {self.data}",
+            "location": self.location,
+        }
+
+
+def sequences(keys: Sequence[str]) -> list[list[int]]:
+    """Numbers of the frames of each sequence in their order: names that are alike up to their last digits.
+
+    Example:
+        >>> sequences(["b/x_002.png", "a_f1.png", "b/x_001.png"])
+        [[1], [2, 0]]
+    """
+    found: dict[str, list[int]] = {}
+    for number in sorted(range(len(keys)), key=lambda number: keys[number]):
+        stem = keys[number].rpartition(".")[0] or keys[number]
+        found.setdefault(stem.rstrip("0123456789"), []).append(number)
+    return list(found.values())
+
+
+def clips(keys: Sequence[str], length: int, every: int) -> list[list[int]]:
+    """Frames of each clip: a labelled one and up to `length` after it, beginning anew after `every` frames.
+
+    Example:
+        >>> clips(["a_1", "a_2", "a_3"], 2, 1)
+        [[0, 1, 2], [1, 2]]
+    """
+    return [
+        frames[start : start + length + 1] for frames in sequences(keys) for start in range(0, len(frames) - 1, every)
+    ]
+
+
+def sequence_table(
+    experiment: SequenceExperiment,
+    request: MatchTableRequest,
+    out: Path,
+    *,
+    runs: Path | None = None,
+    store: Path | None = None,
+    progress: Progress | None = None,
+) -> TableResult:
+    """The table on the sequence at hand; the same call again goes on where it stopped.
+
+    Raises:
+        ValueError: If no sequence is given, or it has no two frames in a row.
+    """
+    if request.pairs is None:
+        raise ValueError(f"{experiment.name} needs a labelled sequence; pass --source {experiment.data}")
+    check_folder(out, experiment.name)
+    frames = open_labelled(request.pairs)
+    wanted = clips(frames.keys, max(experiment.distances), experiment.every)
+    if not wanted:
+        raise ValueError(f"expected at least two frames of one sequence in {request.pairs}; names differ too much")
+    network = load_backbone(request.backbone, request.weights, size=parse_size(request.size), device=request.device)
+    folder = runs or out / "runs"
+    digest = hashlib.sha256(network.key.to_json().encode()).hexdigest()[:8]
+    kept = FeatureStore(store_folder((store or folder / "features") / digest, request.pairs), network.key)
+    kept.ensure(frames.images, network, None if progress is None else lambda d, t: progress("features", d, t))
+    counts: dict[str, Int64[Tensor, "clips steps k k"]] = {}
+    for row in experiment.rows:
+        identity = [as_dict(row.settings()), network.key.to_json(), request.pairs]
+        place = folder / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        parts = []
+        for number, clip in enumerate(wanted):
+            if progress is not None:
+                progress(row.label, number, len(wanted))
+            parts.append(_clip_counts(frames, kept, clip, row, place, max(experiment.distances), request.device))
+        counts[row.label] = torch.stack(parts)
+    return _finish(experiment, request, frames, counts, network.key.to_json(), out)
+
+
+def _clip_counts(
+    frames: LabelledSet, kept: FeatureStore, clip: list[int], row: SequenceRow, folder: Path, length: int, device: str
+) -> Int64[Tensor, "steps k k"]:
+    """Confusion counts at each distance; zero beyond the clip's end."""
+    path = folder / f"{clip[0]:06d}-{len(clip)}.safetensors"
+    if path.is_file():
+        return load_file(path)["counts"]
+    number_of_classes = len(frames.classes.names)
+    grids = [kept.grid(frames.keys[frame]) for frame in clip]
+    labels, _ = soft_patch_labels(frames.mask(clip[0]), grids[0], num_classes=number_of_classes)
+
+    def sides():
+        for frame, grid in zip(clip, grids, strict=True):
+            yield Side.of(kept.read(frames.keys[frame]).tokens.to(device), (grid.height, grid.width))
+
+    counts = torch.zeros(length, number_of_classes, number_of_classes, dtype=torch.int64)
+    for step, carried in enumerate(propagate_labels(sides(), labels.to(device), row.settings())):
+        if step == 0:
+            continue
+        matrix = ConfusionMatrix(number_of_classes)
+        matrix.update(predict_mask(carried.probs.cpu(), grids[step]), torch.from_numpy(frames.mask(clip[step])))
+        counts[step - 1] = matrix.counts
+    write_atomic(path, save({"counts": counts}))
+    return counts
+
+
+def _finish(
+    experiment: SequenceExperiment,
+    request: MatchTableRequest,
+    frames: LabelledSet,
+    counts: Mapping[str, Int64[Tensor, "clips steps k k"]],
+    features: str,
+    out: Path,
+) -> TableResult:
+    scored = frames.classes.scored
+
+    def cell(row: SequenceRow, distance: int) -> Cell:
+        mine = counts[row.label][:, distance - 1]
+        there = mine.sum((-2, -1)) > 0
+        if not bool(there.any()):
+            return Cell()
+        value = 100 * float(mean_over(iou_from_counts(mine.sum(0)), scored))
+        difference = None
+        if experiment.reference not in (None, row.label):
+            theirs = counts[str(experiment.reference)][:, distance - 1]
+            found = paired_bootstrap(mine[there], theirs[there], classes=scored)
+            difference = PairedDifference(100 * found.difference, 100 * found.low, 100 * found.high, found.probability)
+        return cell_of(None, [value], 1, difference)
+
+    rows = tuple(
+        ResultRow(row.label, {str(d): cell(row, d) for d in experiment.distances}, False, row.section)
+        for row in experiment.rows
+    )
+    result = TableResult(
+        name=experiment.name,
+        title=experiment.title,
+        location=experiment.location,
+        columns=tuple((str(d), f"{d} frame{'s' * (d > 1)}") for d in experiment.distances),
+        rows=rows,
+        reference=experiment.reference,
+        images=len(next(iter(counts.values()))),
+        notes=experiment.notes,
+        differences=(
+            SettingDifference("data", "ours", str(request.pairs), "as asked"),
+            SettingDifference("features", "ours", features, "as asked"),
+        ),
+        request=request.to_dict(),
+        counted="clips",
+    )
+    write_table(out, result)
+    return result

@@ -1,0 +1,135 @@
+"""saot match on files: what it writes, and what it says to wrong input."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from saot.cli import main
+from saot.data.scenes import render_scene
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in (1, 5):
+        scene = render_scene("game", "train", index, 128, 256)
+        Image.fromarray(scene.image).save(folder / f"{index}.png")
+        Image.fromarray(scene.labels).save(folder / f"{index}-labels.png")
+        object_mask = np.zeros((128, 256), np.uint8)
+        object_mask[40:100, 60:200] = 1
+        Image.fromarray(object_mask).save(folder / f"{index}-mask.png")
+        depth = np.linspace(1, 5, 128, dtype=np.float32)[:, None] * np.ones((1, 256), np.float32)
+        save_file({"depth": depth}, folder / f"{index}.safetensors")
+    return folder
+
+
+def run(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return ended.value.code or 0, said.out, said.err
+
+
+def matched(pictures, out, capsys, *more):
+    code, said, told = run(
+        ["match", pictures / "1.png", pictures / "5.png", "--size", "126x252", "--out", out, "--json", *more], capsys
+    )
+    assert code == 0, told
+    return json.loads(said)
+
+
+@pytest.mark.parametrize("method", ["nn", "mutual-nn", "uot", "gwot", "shape-of-you"])
+def test_every_method_writes_matches(pictures, tmp_path, capsys, method):
+    found = matched(pictures, tmp_path, capsys, "--method", method, "--points", "20,30;200.5,100")
+    kept = json.loads((tmp_path / "matches.json").read_text())
+    assert (tmp_path / "matches.png").read_bytes()[:4] == b"\x89PNG"
+    assert kept["method"] == method and kept["structure"] == "grid" and kept["masks"] == "the whole picture"
+    (pair,) = kept["pairs"]
+    assert pair == found["pairs"][0]
+    assert len(pair["matches"]) == len(pair["confidence"]) == pair["matched_tokens"] == 9 * 18
+    places = np.array(pair["matches"])
+    assert places.min() >= 0 and (places.max(0) <= [255, 127, 255, 127]).all()
+    assert [point["from"] for point in pair["points"]] == [[20.0, 30.0], [200.5, 100.0]]
+
+
+def test_a_picture_with_itself_and_several_targets(pictures, tmp_path, capsys):
+    code, said, _ = run(
+        [
+            "match",
+            pictures / "1.png",
+            pictures / "1.png",
+            pictures / "5.png",
+            "--size",
+            "126x252",
+            "--method",
+            "nn",
+            "--out",
+            tmp_path,
+            "--points",
+            "100,60",
+            "--json",
+        ],
+        capsys,
+    )
+    assert code == 0
+    same, other = json.loads(said)["pairs"]
+    assert all(abs(x - to_x) < 0.1 and abs(y - to_y) < 0.1 for x, y, to_x, to_y in same["matches"])
+    assert other["image"].endswith("5.png")
+    (point,) = same["points"]
+    assert abs(point["to"][0] - 100) <= 8 and abs(point["to"][1] - 60) <= 8  # the centre of its token
+
+
+def test_masks_points_and_structure_from_files(pictures, tmp_path, capsys):
+    (tmp_path / "points.csv").write_text("name,x,y\nnose,100,60\n")
+    found = matched(
+        pictures,
+        tmp_path / "out",
+        capsys,
+        "--method",
+        "shape-of-you",
+        "--masks",
+        f"{pictures / '1-mask.png'},-",
+        "--points",
+        tmp_path / "points.csv",
+        "--structure",
+        f"{pictures / '1.safetensors'},{pictures / '5.safetensors'}",
+    )
+    assert found["source"]["matched_tokens"] < 60 < found["pairs"][0]["matched_tokens"] == 162
+    assert found["pairs"][0]["points"][0]["name"] == "nose"
+    assert found["structure"] == "1.safetensors"
+    assert found["settings"]["shape_of_you"]["structure"] == "points3d"
+
+
+def test_labels_are_carried(pictures, tmp_path, capsys):
+    found = matched(pictures, tmp_path, capsys, "--labels", pictures / "1-labels.png", "--method", "nn")
+    (one,) = found["labels"]
+    mask = np.asarray(Image.open(tmp_path / one["mask"]))
+    truth = np.asarray(Image.open(pictures / "5-labels.png"))
+    assert mask.shape == truth.shape and set(np.unique(mask)) <= set(range(19)) | {255}
+    assert (mask == truth)[truth < 19].mean() > 0.4  # road and sky alone are more
+    assert np.asarray(Image.open(tmp_path / one["confidence"])).shape == truth.shape
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--points", "1000,5"], "lies outside the source of 256x128"),
+        (["--points", "here"], "expected --points as x,y;x,y"),
+        (["--method", "best"], "expected a method among nn"),
+        (["--masks", "one.png"], "expected --masks as all, sam, or 2 files"),
+        (["--masks", "sam"], "need its weights"),
+        (["--structure", "deep"], "expected --structure as grid"),
+        (["--labels", "missing.png"], "missing"),
+        (["--readout", "guess"], "expected a read-out among"),
+    ],
+)
+def test_wrong_input_gets_a_sentence(pictures, tmp_path, capsys, more, sentence):
+    code, _, told = run(
+        ["match", pictures / "1.png", pictures / "5.png", "--size", "126x252", "--out", tmp_path, *more], capsys
+    )
+    assert code == 2
+    assert sentence in " ".join(told.split())
+    assert "Traceback" not in told

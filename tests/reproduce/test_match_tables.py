@@ -1,0 +1,189 @@
+"""Tables of matching on tiny pairs: layout, resuming, honest counting, wrong input."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saot.cli import main
+from saot.data.pair_readers import open_pairs
+from saot.data.scenes import render_scene
+from saot.match.pck import KeyPointScores
+from saot.reproduce.matching import MATCH_EXPERIMENTS, MatchTableRequest, match_table
+from saot.reproduce.matching.answers import read_answers
+from saot.reproduce.matching.counting import bootstrap_hits
+from saot.reproduce.matching.engine import seeded
+from saot.reproduce.matching.model import AdapterPlan, MatchColumn, MatchExperiment, MatchRow
+from saot.reproduce.matching.sequence import SequenceExperiment, SequenceRow, clips, sequences
+from saot.reproduce.matching.sides import distorted
+
+PAIRS = "scenes-pairs:street:val,count=3,size=84,classes=car"
+REQUEST = MatchTableRequest(pairs=PAIRS, size="84x84", seeds=(0, 1))
+NEAREST = {"method": "nn"}
+
+
+def tiny(name):
+    """The preset with few steps."""
+    experiment = MATCH_EXPERIMENTS[name]
+    assert isinstance(experiment, MatchExperiment)
+    rows = []
+    for row in experiment.rows:
+        if row.adapter is not None:
+            plan = replace(row.adapter, pairs=PAIRS, count=2, changes={**row.adapter.changes, "steps": 2})
+            row = replace(row, adapter=plan)
+        rows.append(row)
+    return replace(experiment, rows=tuple(rows), base={**experiment.base, "gwot.steps": 2})
+
+
+@pytest.mark.parametrize("name", ["gwot-ablation", "soy-labels", "soy-settings", "soy-training"])
+def test_presets_of_generated_pairs_run(name, tmp_path):
+    experiment = tiny(name)
+    result = match_table(experiment, replace(REQUEST, limit=2, seeds=(0,)), tmp_path)
+    written = json.loads((tmp_path / "table.json").read_text())
+    assert [row["label"] for row in written["rows"]] == [row.label for row in experiment.rows]
+    assert [column["key"] for column in written["columns"]] == [column.key for column in experiment.columns]
+    for row in result.rows:
+        assert row.cells["0.1"].mean is not None and 0 <= row.cells["0.1"].mean <= 100
+    assert (tmp_path / "table.md").exists() and (tmp_path / "table.html").exists()
+
+
+@pytest.mark.parametrize("name", list(MATCH_EXPERIMENTS))
+def test_every_preset_says_what_it_needs_and_its_settings_exist(name, tmp_path):
+    experiment = MATCH_EXPERIMENTS[name]
+    assert experiment.describe()["needs"]
+    if isinstance(experiment, MatchExperiment):
+        keys = {column.key for column in experiment.columns}
+        for row in experiment.rows:
+            row.settings(experiment.base)
+            assert set(row.paper) <= keys
+        assert len({row.label for row in experiment.rows}) == len(experiment.rows)
+        assert experiment.reference is None or experiment.reference in {row.label for row in experiment.rows}
+    if not getattr(experiment, "pairs", ""):
+        with pytest.raises(ValueError, match="needs"):
+            match_table(experiment, MatchTableRequest(), tmp_path)
+
+
+def rows_of(*rows, **more):
+    columns = (MatchColumn("0.1", "PCK"), MatchColumn("geometry", "geometry-aware", subset="geometry"))
+    return MatchExperiment("x", "x", "ours", columns, rows, reference=rows[0].label, **more)
+
+
+def test_numbers_are_those_of_the_answers_on_disk_and_are_not_made_again(tmp_path, monkeypatch):
+    experiment = rows_of(MatchRow("a", NEAREST), MatchRow("the same", NEAREST), MatchRow("masked", NEAREST, "object"))
+    first = match_table(experiment, REQUEST, tmp_path / "one", runs=tmp_path / "runs")
+    files = sorted((tmp_path / "runs").glob("*.jsonl"))
+    assert len(files) == 4  # two ways of matching, two seeds
+    by_row = {row.label: row.cells["0.1"].values for row in first.rows}
+    assert by_row["a"] == by_row["the same"]
+    for path in files:
+        answers = read_answers(path)
+        seed = int(next(iter(answers)).split("/")[2])
+        scores = KeyPointScores((0.1,))
+        for pair in open_pairs(seeded(PAIRS, seed)):
+            scores.add(pair, np.array(answers[pair.key].places))
+        value = scores.result().box.overall.points[0]
+        assert 100 * value in {by_row["a"][seed], by_row["masked"][seed]}
+    monkeypatch.setattr("saot.reproduce.matching.engine.key_point_answer", None)  # nothing may be asked
+    again = match_table(experiment, REQUEST, tmp_path / "two", runs=tmp_path / "runs")
+    assert again.rows == first.rows
+
+
+def test_a_line_cut_off_by_a_kill_is_made_anew(tmp_path):
+    experiment = rows_of(MatchRow("a", NEAREST))
+    first = match_table(experiment, REQUEST, tmp_path / "one", runs=tmp_path / "runs")
+    path = next((tmp_path / "runs").glob("*.jsonl"))
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) - 20])
+    again = match_table(experiment, REQUEST, tmp_path / "two", runs=tmp_path / "runs")
+    assert again.rows == first.rows
+    assert len(read_answers(path)) == 3
+
+
+def test_pairs_without_depth_or_masks_say_so(tmp_path):
+    Image.fromarray(render_scene("street", "val", 0, 64, 128).image).save(tmp_path / "0.png")
+    request = MatchTableRequest(pairs=f"warps:{tmp_path}:tps,points=5", size="56x112")
+    plain = match_table(rows_of(MatchRow("a", NEAREST)), request, tmp_path / "out")
+    assert plain.images == 1
+    with pytest.raises(ValueError, match="without depth"):
+        match_table(rows_of(MatchRow("a", NEAREST, space="exact")), request, tmp_path / "out2")
+    with pytest.raises(ValueError, match="pass --sam"):
+        match_table(rows_of(MatchRow("a", NEAREST, masks="object")), request, tmp_path / "out3")
+    with pytest.raises(ValueError, match="within the object's mask"):
+        match_table(rows_of(MatchRow("a", NEAREST, counted="mask")), request, tmp_path / "out4")
+
+
+def test_flow_of_a_known_warp(tmp_path):
+    Image.fromarray(render_scene("street", "val", 0, 126, 252).image).save(tmp_path / "0.png")
+    column = MatchColumn("images", "images", 0.2, weight="images", threshold="image")
+    experiment = MatchExperiment("f", "f", "ours", (column,), (MatchRow("nn", NEAREST),), kind="flow")
+    request = MatchTableRequest(pairs=f"warps:{tmp_path}:tps,strength=0.02,light=no", size="126x252")
+    found = match_table(experiment, request, tmp_path / "out")
+    value = found.rows[0].cells["images"].mean
+    assert value is not None and value > 60  # hand-made features, hardly a warp
+
+
+def test_distorted_depth_keeps_the_sky_and_the_order_of_far_and_near():
+    depth = np.linspace(2, 9, 60, dtype=np.float32)[:, None] * np.ones((1, 60), np.float32)
+    depth[:5] = np.inf
+    moved = distorted(depth, 0, "a")
+    assert np.isinf(moved[:5]).all() and np.isfinite(moved[5:]).all() and moved[5:].min() > 0
+    assert np.corrcoef(moved[5:].ravel(), depth[5:].ravel())[0, 1] > 0.8
+    assert not np.array_equal(moved[5:], distorted(depth, 1, "a")[5:])
+
+
+def test_bootstrap_of_hits():
+    mine, theirs, totals = np.array([3, 2, 1]), np.array([1, 2, 0]), np.array([4, 4, 2])
+    found = bootstrap_hits(mine, theirs, totals)
+    assert found is not None and found.difference == pytest.approx(30)
+    assert found.low >= 0 and found.high <= 50
+    assert bootstrap_hits(mine * 0, theirs * 0, totals * 0) is None
+
+
+def test_frames_of_sequences_and_their_clips():
+    assert sequences(["s/b_10.png", "s/a_2.png", "s/b_09.png"]) == [[1], [2, 0]]
+    assert clips(["a_1", "a_2", "a_3", "b_1"], 5, 2) == [[0, 1, 2]]
+
+
+def test_labels_carried_along_a_sequence(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for number, scene in enumerate((1, 1, 5)):  # the second frame is the first again
+        rendered = render_scene("game", "train", scene, 84, 168)
+        Image.fromarray(rendered.image).save(tmp_path / "images" / f"a_{number}.png")
+        Image.fromarray(rendered.labels).save(tmp_path / "masks" / f"a_{number}.png")
+    rows = (SequenceRow("nn", NEAREST), SequenceRow("gwot", {"method": "gwot", "gwot.steps": 3}, True, 1))
+    experiment = SequenceExperiment("s", "s", "ours", rows, (1, 2), 1, reference="nn")
+    (tmp_path / "classes.txt").write_text("\n".join(f"c{number}" for number in range(19)) + "\n")
+    request = MatchTableRequest(pairs=f"folder:{tmp_path}", size="84x168")
+    found = match_table(experiment, request, tmp_path / "out")
+    assert found.images == 2
+    one, two = (found.rows[0].cells[key].mean for key in ("1", "2"))
+    assert one is not None and two is not None and one > 1.5 * two  # half of the first distance has nothing to find
+    again = match_table(experiment, request, tmp_path / "out")
+    assert again.rows == found.rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["gwot-spair"], "pass --source spair:PATH:test"),
+        (["gwot-ablation", "--source", "nothing:here"], "nothing"),
+        (["gwot-ablation", "--seeds", "a"], "expected --seeds as whole numbers"),
+        (["gwot-ablation", "--limit", "0"], "the limit is 0"),
+        (["soy-labels", "--structure", "deep"], "expected --structure as depth:MODEL"),
+        (["match-sequence"], "pass --source camvid:PATH:day.txt"),
+    ],
+)
+def test_wrong_input_gets_a_sentence(arguments, sentence, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", *arguments, "--out", str(tmp_path / "out")])
+    told = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2 and sentence in told and "Traceback" not in told
+
+
+def test_adapter_plans_differ_in_what_they_are_trained_on():
+    plan = AdapterPlan(PAIRS)
+    others = [replace(plan, labels="nearest"), replace(plan, label_changes={"topk": 1}), replace(plan, count=2)]
+    assert len({json.dumps(one.identity()) for one in [plan, *others]}) == 4
