@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from saot.data.pair_readers import open_pairs
-from saot.data.pairs import PairSet
+from saot.data.pairs import Pair, PairSet
 from saot.features import Backbone, load_backbone
 from saot.match.lift import DepthModel, VggtModel
 from saot.match.masks import Segmenter
@@ -28,6 +28,8 @@ from saot.reproduce.matching.sides import Lifter, Viewer, store_for
 from saot.reproduce.output import check_folder, write_table
 from saot.reproduce.pieces import Progress
 from saot.reproduce.results import ResultRow, SettingDifference, TableResult
+
+T = TypeVar("T")
 
 
 def match_table(
@@ -54,7 +56,10 @@ def match_table(
     check_folder(out, experiment.name)
     network = load_backbone(request.backbone, request.weights, size=parse_size(request.size), device=request.device)
     folder, answers = runs or out / "runs", {}
-    sets = {seed: limited(open_pairs(seeded(spec, seed)), request.limit) for seed in request.seeds}
+    sets: dict[int, list[Pair]] = {}
+    for seed in request.seeds:
+        pairs = limited(open_pairs(seeded(spec, seed)), request.limit)
+        sets[seed] = [pairs[number] for number in _told(range(len(pairs)), f"opening, seed {seed}", progress)]
     for seed, pairs in sets.items():
         viewer = _viewer(request, network, (store or folder / "features"), spec)
         answers[seed] = _answers(experiment, spec, pairs, viewer, folder, seed, progress)
@@ -109,7 +114,7 @@ def _lifter(request: MatchTableRequest) -> Lifter | None:
 def _answers(
     experiment: MatchExperiment,
     spec: str,
-    pairs: PairSet,
+    pairs: Sequence[Pair],
     viewer: Viewer,
     folder: Path,
     seed: int,
@@ -120,16 +125,13 @@ def _answers(
     made_of = [experiment.kind, spec, viewer.network.key.to_json(), seed]
     files = {row.label: folder / f"{_digest([row.identity(experiment.base), *made_of])}.jsonl" for row in rows}
     known = {label: read_answers(path) for label, path in files.items()}
-    keys = set(pairs.keys)
+    keys = {pair.key for pair in pairs}
     wanted = [row for row in rows if not keys <= set(known[row.label])]
     looks = {row.label: _look(row, viewer, folder, seed, progress) for row in wanted}
-    for number in range(len(pairs)):
-        if progress is not None:
-            progress(f"pairs, seed {seed}", number, len(pairs))
-        missing = [row for row in wanted if pairs.keys[number] not in known[row.label]]
+    for pair in _told(pairs, f"pairs, seed {seed}", progress):
+        missing = [row for row in wanted if pair.key not in known[row.label]]
         if not missing:
             continue
-        pair = pairs[number]
         pictures = viewer.see(pair.source), viewer.see(pair.target)
         for row in missing:
             answer = known[row.label].get(pair.key)  # of a row of the same identity
@@ -143,9 +145,15 @@ def _answers(
             for other in rows:
                 if files[other.label] == files[row.label]:
                     known[other.label][pair.key] = answer
-    if progress is not None:
-        progress(f"pairs, seed {seed}", len(pairs), len(pairs))
     return {label: {key: found[key] for key in found if key in keys} for label, found in known.items()}
+
+
+def _told(things: Sequence[T], stage: str, progress: Progress | None) -> Iterator[T]:
+    """The things one by one, with a word on how far it is."""
+    for number, thing in enumerate(things):
+        yield thing
+        if progress is not None:
+            progress(stage, number + 1, len(things))
 
 
 def _look(row: MatchRow, viewer: Viewer, folder: Path, seed: int, progress: Progress | None) -> Look:
@@ -165,13 +173,12 @@ def _finish(
     experiment: MatchExperiment,
     request: MatchTableRequest,
     spec: str,
-    sets: dict[int, PairSet],
+    sets: dict[int, list[Pair]],
     answers: dict[int, dict[str, dict[str, Answer]]],
     network: Backbone,
     out: Path,
 ) -> TableResult:
-    opened = {seed: [pairs[number] for number in range(len(pairs))] for seed, pairs in sets.items()}
-    counted = Counted(experiment, opened, answers)
+    counted = Counted(experiment, sets, answers)
     rows = tuple(
         ResultRow(
             row.label,
@@ -193,7 +200,7 @@ def _finish(
         columns=tuple((column.key, column.title) for column in experiment.columns),
         rows=rows,
         reference=experiment.reference,
-        images=sum(len(pairs) for pairs in opened.values()),
+        images=sum(len(pairs) for pairs in sets.values()),
         notes=(*experiment.notes, *notes),
         differences=(
             SettingDifference("data", experiment.data or "ours", spec, "as asked"),
