@@ -5,10 +5,12 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 from saot.data.patches import PatchGrid
-from saot.match import lift
-from saot.match.lift import Camera, DepthModel, VggtModel, depth_from_disparity, lift_depth, lift_file, lift_flat
+from saot.match import lift, lift_models
+from saot.match.lift import Camera, depth_from_disparity, lift_depth, lift_file, lift_flat
+from saot.match.lift_models import DepthModel, VggtModel
 
 GRID = PatchGrid(60, 100, 84, 140, 14, 6, 10)  # a picture of 60 x 100 pixels, resized without padding
 PADDED = PatchGrid(45, 100, 75, 168, 16, 5, 11)  # the last row and column of tokens reach into padding
@@ -281,7 +283,7 @@ class Network(torch.nn.Module):
 
 
 def test_the_networks_own_focal_length_counts_unless_a_view_is_given(monkeypatch):
-    monkeypatch.setattr(lift, "_load_depth", lambda name: (Focal(), Network()))
+    monkeypatch.setattr(lift_models, "_load_depth", lambda name: (Focal(), Network()))
     own = DepthModel("x/y", predicts="depth").lift(picture(), GRID)
     depth = torch.full((60, 100), 3.0)
     assert torch.equal(own.points, lift_depth(depth, GRID, Camera(130.0, 130.0, 50.0, 30.0)).points)
@@ -320,7 +322,7 @@ def test_depth_networks_that_cannot_be_used(folders, tmp_path, monkeypatch):
             assert DepthModel(tmp_path / "short", predicts="disparity").lift(picture(), GRID).valid.all()
     with pytest.raises(ValueError, match=r"head\.head\.0\.weight is missing"):
         DepthModel(tmp_path / "short", predicts="disparity")
-    monkeypatch.setattr(lift, "find_spec", lambda name: None)
+    monkeypatch.setattr(lift_models, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs transformers.*pip install 'saot\[vit\]'"):
         DepthModel(folders / "dpt", predicts="disparity")
 
@@ -392,3 +394,15 @@ def test_vggt_that_is_absent(vggt, monkeypatch):
     with pytest.raises(ValueError, match=r"needs the package vggt .*lift_file") as caught:
         VggtModel()
     assert "\n" not in str(caught.value)
+
+
+def test_points_behind_the_object_do_not_count():
+    inside = torch.zeros(8, 8, dtype=torch.bool)
+    inside[:, :3] = True
+    depth = torch.where(inside, 2.0, 50.0)
+    grid = PatchGrid(8, 8, 8, 8, 2, 4, 4)
+    plain, held = lift_depth(depth, grid), lift_depth(depth, grid, inside=inside)
+    assert_close(held.points.view(4, 4, 3)[:, :2, 2], torch.full((4, 2), 2.0))
+    assert float(plain.points.view(4, 4, 3)[:, 1, 2].max()) > 2  # the edge runs through the second column
+    assert held.valid.view(4, 4)[:, 2:].any().item() is False
+    assert_close(held.points.view(4, 4, 3)[:, 3], held.points.view(4, 4, 3)[:, 1])  # the nearest that has a point

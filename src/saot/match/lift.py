@@ -8,28 +8,21 @@ Points are those of a camera at the origin: x to the right, y down, z forward. W
 token gets the point of the farthest token that has one, and `valid` says so.
 """
 
-import inspect
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from saot.data.patches import PatchGrid
-from saot.features.backbone import resize_image
 
 DEFAULT_VIEW = 60.0  # degrees along the longer side, as of a phone or a 31 mm lens on film: an assumption
-_VGGT_SIDE, _VGGT_PATCH = 518, 14
-_PREDICTS = {"zoedepth": "depth", "depth_pro": "depth", "glpn": "depth", "metric": "depth", "relative": "disparity"}
-_UNUSED = re.compile(r"fusion_stage\.layers\.0\.residual_layer1|pooler")  # absent from published files
+_TOLERANCE = 14  # pixels by which the aspect ratio of a map may be off: one patch of the network that made it
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +74,13 @@ class Camera:
         return cls(round(focal, 9), round(focal, 9), width / 2, height / 2)
 
 
-def lift_points(point_map: Float[Tensor, "H W 3"], grid: PatchGrid, *, source: str = "point map") -> LiftedTokens:
+def lift_points(
+    point_map: Float[Tensor, "H W 3"],
+    grid: PatchGrid,
+    *,
+    inside: Bool[Tensor, "h w"] | None = None,
+    source: str = "point map",
+) -> LiftedTokens:
     """Points of a map at the centres of the tokens, bilinearly.
 
     A token centre beyond the picture's edge, in padding, takes the edge. Points that are not finite take no part:
@@ -90,6 +89,8 @@ def lift_points(point_map: Float[Tensor, "H W 3"], grid: PatchGrid, *, source: s
     Args:
         point_map: Points over the whole picture and nothing else (no padding), at any resolution.
         grid: How the picture lies under the tokens.
+        inside: Pixels of the picture that count, such as the object's mask: at its edge depth jumps to what lies
+            behind. A token without such a point then gets that of the nearest token that has one.
         source: What made the map, for reports.
 
     Raises:
@@ -104,6 +105,8 @@ def lift_points(point_map: Float[Tensor, "H W 3"], grid: PatchGrid, *, source: s
     _check_aspect(point_map.shape, grid)
     places = 2 * _centres(grid).view(1, grid.height, grid.width, 2) - 1  # -1 to 1 over the picture
     known = torch.isfinite(point_map).all(-1).cpu()
+    if inside is not None:
+        known &= _at_size(inside, *known.shape)
     maps = torch.cat([torch.where(known[..., None], point_map.cpu().double(), 0.0), known[..., None].double()], -1)
     maps = maps.permute(2, 0, 1)[None]
     sampled = F.grid_sample(maps, places, padding_mode="border", align_corners=False)[0].flatten(1)
@@ -112,13 +115,35 @@ def lift_points(point_map: Float[Tensor, "H W 3"], grid: PatchGrid, *, source: s
     if not bool(valid.any()):
         raise ValueError("no token has a finite point; check the map, or use the flat grid (lift_flat)")
     points = torch.where(valid, sampled[:3] / torch.where(valid, share, 1.0), 0.0).T
-    farthest = torch.where(valid, points.norm(dim=1), -1.0).argmax()
-    points[~valid] = points[farthest]
+    points[~valid] = points[_stand_in(points, valid, grid, nearest=inside is not None)[~valid]]
     return LiftedTokens(points.float(), valid, source)
 
 
+def _at_size(inside: Bool[Tensor, "h w"], height: int, width: int) -> Bool[Tensor, "H W"]:
+    """The mask at the size of a map, by the pixel under the centre of each of the map's."""
+    rows, columns = (
+        (2 * torch.arange(to) + 1) * size // (2 * to) for to, size in zip((height, width), inside.shape, strict=True)
+    )
+    return inside.cpu()[rows[:, None], columns]
+
+
+def _stand_in(
+    points: Float[Tensor, "n 3"], valid: Bool[Tensor, " n"], grid: PatchGrid, nearest: bool
+) -> Int64[Tensor, " n"]:
+    """For each token the one whose point it takes where it has none: the farthest from the camera, or the nearest."""
+    if not nearest:
+        return torch.where(valid, points.norm(dim=1), -1.0).argmax().expand(len(points))
+    places = torch.cartesian_prod(torch.arange(grid.height), torch.arange(grid.width)).reshape(-1, 2).float()
+    return torch.nonzero(valid)[:, 0][torch.cdist(places, places[valid]).argmin(1)]
+
+
 def lift_depth(
-    depth: Float[Tensor, "H W"], grid: PatchGrid, camera: Camera | None = None, *, source: str = "depth map"
+    depth: Float[Tensor, "H W"],
+    grid: PatchGrid,
+    camera: Camera | None = None,
+    *,
+    inside: Bool[Tensor, "h w"] | None = None,
+    source: str = "depth map",
 ) -> LiftedTokens:
     """Points of a depth map, depth * (((x, y) - centre) / focal, 1), at the centres of the tokens, bilinearly.
 
@@ -127,6 +152,7 @@ def lift_depth(
             Over the whole picture and nothing else (no padding), at any resolution.
         grid: How the picture lies under the tokens.
         camera: Of the picture at its own size; None assumes a view of 60 degrees along the longer side.
+        inside: As in `lift_points`.
         source: What made the map, for reports.
 
     Raises:
@@ -142,7 +168,7 @@ def lift_depth(
     rows, columns = (torch.arange(size, dtype=torch.float64, device=depth.device) + 0.5 for size in depth.shape)
     x = (columns * (grid.image_width / depth.shape[1]) - camera.centre_x) / camera.focal_x
     y = (rows * (grid.image_height / depth.shape[0]) - camera.centre_y) / camera.focal_y
-    return lift_points(torch.stack([z * x[None, :], z * y[:, None], z], dim=-1), grid, source=source)
+    return lift_points(torch.stack([z * x[None, :], z * y[:, None], z], dim=-1), grid, inside=inside, source=source)
 
 
 def depth_from_disparity(disparity: Float[Tensor, "H W"], far_over_near: float = 10.0) -> Float[Tensor, "H W"]:
@@ -182,7 +208,9 @@ def lift_flat(grid: PatchGrid) -> LiftedTokens:
     return LiftedTokens(F.pad(flat, (0, 1)).float(), torch.ones(grid.num_tokens, dtype=torch.bool), "grid")
 
 
-def lift_file(path: str | Path, grid: PatchGrid, camera: Camera | None = None) -> LiftedTokens:
+def lift_file(
+    path: str | Path, grid: PatchGrid, camera: Camera | None = None, *, inside: Bool[Tensor, "h w"] | None = None
+) -> LiftedTokens:
     """Points from a `.npz` or `.safetensors` file that some other program wrote.
 
     The file holds `points` (H, W, 3) or `depth` (H, W), over the whole picture without padding and at any
@@ -192,6 +220,7 @@ def lift_file(path: str | Path, grid: PatchGrid, camera: Camera | None = None) -
         path: The file.
         grid: How the picture lies under the tokens.
         camera: Of the picture at its own size, for `depth`; None takes the file's, or else the default view.
+        inside: As in `lift_points`.
 
     Raises:
         ValueError: If the file is absent, damaged, or holds no such map, or the map does not fit the picture.
@@ -207,128 +236,12 @@ def lift_file(path: str | Path, grid: PatchGrid, camera: Camera | None = None) -
             wanted = {"points": "(H, W, 3)", "depth": "(H, W)", "intrinsics": "(3, 3)"}[key]
             raise ValueError(f"`{key}` in {path} must have shape {wanted}, but has {tuple(part.shape)}")
     if name == "points":
-        return lift_points(arrays[name], grid, source=path.name)
+        return lift_points(arrays[name], grid, inside=inside, source=path.name)
     if camera is None and "intrinsics" in arrays:
         down, across = grid.image_height / len(arrays[name]), grid.image_width / arrays[name].shape[1]
         scale = torch.tensor([across, down, across, down])
         camera = Camera(*(arrays["intrinsics"][[0, 1, 0, 1], [0, 1, 2, 2]] * scale).tolist())
-    return lift_depth(arrays[name], grid, camera, source=path.name)
-
-
-class DepthModel:
-    """A monocular depth network of `transformers`, and a pinhole camera.
-
-    Args:
-        name: Folder with network and image processor, or `OWNER/NAME` on the hub.
-        predicts: What its output is, since many files do not say: `"disparity"` (DPT, MiDaS, Depth Anything:
-            inverse depth without scale and shift) or `"depth"` (metric Depth Anything, ZoeDepth, GLPN, Depth Pro).
-        field_of_view: Degrees along the longer side; None is the network's own estimate if it makes one (Depth
-            Pro), or else 60.
-        far_over_near: For disparity, how much farther the farthest is assumed to be than the nearest.
-        device: Where the network runs.
-
-    Raises:
-        ValueError: If `transformers` or a file is absent, the files say the network predicts something else, or a
-            number is out of its range.
-    """
-
-    def __init__(
-        self,
-        name: str | Path,
-        *,
-        predicts: Literal["disparity", "depth"],
-        field_of_view: float | None = None,
-        far_over_near: float = 10.0,
-        device: str = "cpu",
-    ) -> None:
-        Camera.of_view(1, 1, DEFAULT_VIEW if field_of_view is None else field_of_view)  # complains early
-        depth_from_disparity(torch.zeros(1, 1), far_over_near)
-        self._processor, self._model = _load_depth(str(name))
-        config, family = self._model.config, self._model.config.model_type
-        says = _PREDICTS.get(config.depth_estimation_type if family == "depth_anything" else family, predicts)
-        if says != predicts:
-            raise ValueError(f'{name} says that it predicts {says}; pass predicts="{says}"')
-        self._model.eval().requires_grad_(False).to(device)
-        self._name, self._predicts, self._device = str(name), predicts, device
-        self._view, self._ratio = field_of_view, far_over_near
-
-    @torch.no_grad()
-    def lift(self, image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid) -> LiftedTokens:
-        """Points of a picture's tokens; raises `ValueError` if the grid is of a picture of another size."""
-        from PIL import Image
-
-        size = _check_image(image, grid)
-        inputs = self._processor(images=Image.fromarray(np.ascontiguousarray(image)), return_tensors="pt")
-        outputs = self._model(**inputs.to(self._device))
-        finish = self._processor.post_process_depth_estimation
-        extra = {"source_sizes": [size]} if "source_sizes" in inspect.signature(finish).parameters else {}
-        found = finish(outputs, target_sizes=[size], **extra)[0]
-        depth, focal = found["predicted_depth"].float().reshape(size), found.get("focal_length")
-        camera = Camera.of_view(*size, DEFAULT_VIEW if self._view is None else self._view)
-        if self._view is None and focal is not None:
-            camera = Camera(float(focal), float(focal), camera.centre_x, camera.centre_y)
-        if self._predicts == "disparity":
-            depth = depth_from_disparity(depth, self._ratio)
-        return lift_depth(depth, grid, camera, source=f"{self._name} ({self._predicts})")
-
-
-class VggtModel:
-    """VGGT, one picture at a time, as Shape-of-You has it; the weights have a licence of their own.
-
-    Args:
-        weights: Folder or hub name.
-        points: `"depth"`: its depth, unprojected with the field of view it predicts, which its authors find more
-            accurate; `"world_points"`: the output of its point head. Its pose is not used: no distance needs it.
-        device: Where the network runs; on a GPU partly in bfloat16.
-
-    Raises:
-        ValueError: If the package `vggt` is not installed or the weights cannot be read.
-    """
-
-    def __init__(
-        self,
-        weights: str | Path = "facebook/VGGT-1B",
-        *,
-        points: Literal["depth", "world_points"] = "depth",
-        device: str = "cpu",
-    ) -> None:
-        try:
-            from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports]
-
-            self._model = VGGT.from_pretrained(str(weights)).eval().requires_grad_(False).to(device)
-        except ImportError as error:
-            raise ValueError(
-                f"VGGT needs the package vggt of github.com/facebookresearch/vggt ({_reason(error)}); install it, or "
-                "save its maps elsewhere and use lift_file"
-            ) from error
-        except Exception as error:  # unreachable, unknown, damaged: other kinds of error in each version
-            raise ValueError(f"could not read VGGT from {weights} ({_reason(error)}); pass another folder") from error
-        self._points, self._device = points, device
-
-    @torch.no_grad()
-    def lift(self, image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid) -> LiftedTokens:
-        """Points of a picture's tokens; the picture goes in as VGGT's `pad` mode has it.
-
-        That is: longer side 518 (bicubic), the other to the nearest multiple of 14, white around it to a square.
-        Raises `ValueError` if the grid is of a picture of another size.
-        """
-        shape = _check_image(image, grid)
-        scale = _VGGT_SIDE / max(shape) / _VGGT_PATCH
-        height, width = (max(1, round(side * scale)) * _VGGT_PATCH for side in shape)
-        top, left = (_VGGT_SIDE - height) // 2, (_VGGT_SIDE - width) // 2
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        frame = torch.ones(3, _VGGT_SIDE, _VGGT_SIDE)
-        pixels = torch.from_numpy(resize_image(image, (height, width), "pillow-bicubic").astype(np.float32) / 255)
-        frame[:, rows, columns] = pixels.permute(2, 0, 1)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.startswith("cuda")):
-            found = self._model(frame[None].to(self._device))  # a sequence of one picture
-        if self._points == "world_points":
-            return lift_points(found["world_points"][0, 0, rows, columns].float(), grid, source="VGGT world_points")
-        half_view = found["pose_enc"][0, 0, 7:9].double() / 2  # vertical, horizontal field of view of the frame
-        focal_y, focal_x = (_VGGT_SIDE / 2 / half_view.tan()).tolist()
-        down, across, middle = shape[0] / height, shape[1] / width, _VGGT_SIDE / 2
-        camera = Camera(focal_x * across, focal_y * down, (middle - left) * across, (middle - top) * down)
-        return lift_depth(found["depth"][0, 0, rows, columns, 0].float(), grid, camera, source="VGGT depth")
+    return lift_depth(arrays[name], grid, camera, inside=inside, source=path.name)
 
 
 def _centres(grid: PatchGrid) -> Float[Tensor, "n 2"]:
@@ -342,19 +255,11 @@ def _check_aspect(shape: torch.Size, grid: PatchGrid) -> None:
     """Raise unless a map of this shape may be the whole picture resized, some rounding allowed."""
     height, width = shape[:2]
     stretch = height * grid.image_width / max(1, width * grid.image_height)
-    if not min(height, width) or abs(stretch - 1) > max(0.05, _VGGT_PATCH / min(height, width)):
+    if not min(height, width) or abs(stretch - 1) > max(0.05, _TOLERANCE / min(height, width)):
         raise ValueError(
             f"the map has {height}x{width} pixels (height x width) but its picture {grid.image_height}x"
             f"{grid.image_width}, another aspect ratio; cut padding off, or resize the map to the picture"
         )
-
-
-def _check_image(image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid) -> tuple[int, int]:
-    """Height and width of the picture, if the grid is of a picture of that size."""
-    size = (grid.image_height, grid.image_width)
-    if image.shape[:2] != size:
-        raise ValueError(f"the grid is of a picture of {size} (height, width), but this one has {image.shape[:2]}")
-    return size
 
 
 def _read_arrays(path: Path) -> Mapping[str, Tensor]:
@@ -370,31 +275,9 @@ def _read_arrays(path: Path) -> Mapping[str, Tensor]:
 
         return {name: value.double() for name, value in load_file(path).items()}
     except Exception as error:  # damaged files end in half a dozen kinds of error
-        raise ValueError(f"{path} cannot be read as arrays by name ({_reason(error)}); write it again") from error
+        raise ValueError(f"{path} cannot be read as arrays by name ({reason(error)}); write it again") from error
 
 
-def _load_depth(name: str) -> tuple[Any, Any]:
-    """Image processor and network, checked for completeness."""
-    if find_spec("transformers") is None:
-        raise ValueError("a depth model needs transformers, which is not installed; pip install 'saot[vit]'")
-    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
-
-    local = {"local_files_only": True} if Path(name).is_dir() else {}
-    try:
-        processor = AutoImageProcessor.from_pretrained(name, **local)
-        model, info = AutoModelForDepthEstimation.from_pretrained(
-            name, output_loading_info=True, use_safetensors=True, dtype=torch.float32, **local
-        )
-    except Exception as error:  # unreachable, unknown, another kind of model, damaged: other errors in each version
-        raise ValueError(
-            f"{name} cannot be read as a depth model of transformers ({_reason(error)}); pass a folder with network "
-            "and image processor, or OWNER/NAME of the hub"
-        ) from error
-    missing = sorted(key for key in info["missing_keys"] if not _UNUSED.search(key))
-    if missing:
-        raise ValueError(f"the weights of {name} are not complete: {missing[0]} is missing; fetch them again")
-    return processor, model
-
-
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """The first line of what an error says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

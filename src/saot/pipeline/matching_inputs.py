@@ -14,10 +14,13 @@ from saot.data import read_mask, sha256_file
 from saot.data.patches import PatchGrid
 from saot.features import Backbone, FeatureGrid, extract
 from saot.match import MatchSettings, Side
-from saot.match.lift import DepthModel, LiftedTokens, VggtModel, lift_file, lift_flat
+from saot.match.lift import LiftedTokens, lift_file, lift_flat
+from saot.match.lift_models import DepthModel, VggtModel
 from saot.match.masks import Prompt, Segmenter, token_mask
 
 Progress = Callable[[str, int, int], None]
+Inside = Bool[Tensor, "h w"] | None
+Lifter = Callable[[int, UInt8[np.ndarray, "h w 3"], PatchGrid, Inside], LiftedTokens]  # first the picture's number
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def prepare(
             mask = segmenter.segment(segmenter.encode(image), [centre]).masks[0].numpy()
             if not mask.any():
                 raise ValueError(f"no object was found at the centre of {path}; give masks as files")
-        lifted: LiftedTokens = lifter(number, image, grid)
+        inside = None if mask is None else torch.from_numpy(mask)
+        lifted: LiftedTokens = lifter(number, image, grid, inside)
         side = Side.of(
             features.tokens.to(request.device),
             (grid.height, grid.width),
@@ -131,24 +135,24 @@ def _given_masks(
     return found
 
 
-def _lifter(request: MatchRequest) -> Callable[[int, UInt8[np.ndarray, "h w 3"], PatchGrid], LiftedTokens]:
+def _lifter(request: MatchRequest) -> Lifter:
     """What gives the tokens of picture number i their places in space."""
     kind, _, name = request.structure.partition(":")
     if request.structure == "grid":
-        return lambda number, image, grid: lift_flat(grid)
+        return lambda number, image, grid, inside: lift_flat(grid)
     if kind in ("depth", "metric") and name:
         depth = DepthModel(name, predicts="disparity" if kind == "depth" else "depth", device=request.device)
-        return lambda number, image, grid: depth.lift(image, grid)
+        return lambda number, image, grid, inside: depth.lift(image, grid, inside)
     if kind == "vggt":
         network = VggtModel(name, device=request.device) if name else VggtModel(device=request.device)
-        return lambda number, image, grid: network.lift(image, grid)
+        return lambda number, image, grid, inside: network.lift(image, grid, inside)
     files = [part.strip() for part in request.structure.split(",")]
     if len(files) != len(request.pictures):
         raise ValueError(
             f"expected --structure as grid, depth:MODEL, metric:MODEL, vggt, or {len(request.pictures)} files with "
             f"commas, one a picture, source first; got {request.structure!r}"
         )
-    return lambda number, image, grid: lift_file(files[number], grid)
+    return lambda number, image, grid, inside: lift_file(files[number], grid, inside=inside)
 
 
 def key_points(text: str | None, image: UInt8[np.ndarray, "h w 3"]) -> tuple[list[str], Float[Tensor, "k 2"]]:

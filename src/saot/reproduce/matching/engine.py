@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from saot.data.pair_readers import open_pairs
 from saot.data.pairs import Pair, PairSet
 from saot.features import Backbone, load_backbone
-from saot.match.lift import DepthModel, VggtModel
+from saot.match.lift_models import DepthModel, VggtModel
 from saot.match.masks import Segmenter
 from saot.pipeline.settings import parse_size
 from saot.reproduce.matching.adapters import adapted, trained_adapter

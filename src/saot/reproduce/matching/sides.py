@@ -20,7 +20,8 @@ from saot.match.pose_align import mirror_side
 from saot.reproduce.matching.model import Masks, MatchRow, Space
 from saot.transfer import generator_for
 
-Lifter = Callable[[UInt8[np.ndarray, "h w 3"], PatchGrid], LiftedTokens]
+Inside = Bool[Tensor, "h w"] | None  # pixels whose depth counts
+Lifter = Callable[[UInt8[np.ndarray, "h w 3"], PatchGrid, Inside], LiftedTokens]
 _NOISE = 0.15  # of the depth's range, of the smooth noise of "distorted"
 _BUMPS = 6  # of the smooth noise along a side
 
@@ -88,10 +89,11 @@ class Viewer:
             ValueError: If a mask or depth is needed that the set lacks.
         """
         grid = seen.grid
-        mask = None if masks == "all" else token_mask(self.object_mask(seen), grid).to(self.device)
+        inside = None if masks == "all" else torch.from_numpy(np.ascontiguousarray(self.object_mask(seen)))
+        mask = None if inside is None else token_mask(inside, grid).to(self.device)
         points = None
         if space != "none":
-            lifted = self._lifted(seen, space, seed)
+            lifted = self._lifted(seen, space, seed, inside)
             points = lifted.points.to(self.device)
         return Side.of(seen.features.tokens.to(self.device), (grid.height, grid.width), mask, points)
 
@@ -110,22 +112,24 @@ class Viewer:
         mask = self.sam.segment(self.sam.encode(seen.image), [Prompt(box=box)]).masks[0].numpy()
         return mask if mask.any() else np.ones_like(mask)
 
-    def _lifted(self, seen: Seen, space: Space, seed: int) -> LiftedTokens:
+    def _lifted(self, seen: Seen, space: Space, seed: int, inside: Inside) -> LiftedTokens:
         match space:
             case "grid":
                 return lift_flat(seen.grid)
             case "exact":
-                return lift_points(torch.from_numpy(seen.picture.space()), seen.grid, source="exact depth")
+                space_map = torch.from_numpy(seen.picture.space())
+                return lift_points(space_map, seen.grid, inside=inside, source="exact depth")
             case "distorted":
                 depth = distorted(seen.picture.depth(), seed, seen.picture.name)
                 camera = Camera.of_view(*depth.shape)
-                return lift_depth(torch.from_numpy(depth), seen.grid, camera, source="distorted depth")
+                source = "distorted depth"
+                return lift_depth(torch.from_numpy(depth), seen.grid, camera, inside=inside, source=source)
             case _:
                 if self.lifter is None:
                     raise ValueError(
                         "this table needs a model for depth: pass --structure depth:MODEL, metric:MODEL or vggt"
                     )
-                return self.lifter(seen.image, seen.grid)
+                return self.lifter(seen.image, seen.grid, inside)
 
 
 def distorted(depth: Float32[np.ndarray, "h w"], seed: int, name: str) -> Float32[np.ndarray, "h w"]:
