@@ -55,14 +55,14 @@ def match_table(
         )
     check_folder(out, experiment.name)
     network = load_backbone(request.backbone, request.weights, size=parse_size(request.size), device=request.device)
-    folder, answers = runs or out / "runs", {}
-    sets: dict[int, list[Pair]] = {}
-    for seed in request.seeds:
-        pairs = limited(open_pairs(seeded(spec, seed)), request.limit)
-        sets[seed] = [pairs[number] for number in _told(range(len(pairs)), f"opening, seed {seed}", progress)]
-    for seed, pairs in sets.items():
-        viewer = _viewer(request, network, (store or folder / "features"), spec)
-        answers[seed] = _answers(experiment, spec, pairs, viewer, folder, seed, progress)
+    folder = runs or out / "runs"
+    viewer = _viewer(request, network, store or folder / "features", spec)
+    opened = {seed: limited(open_pairs(seeded(spec, seed)), request.limit) for seed in request.seeds}
+    sets = {
+        seed: [pairs[number] for number in _told(range(len(pairs)), f"opening, seed {seed}", progress)]
+        for seed, pairs in opened.items()
+    }
+    answers = {seed: _answers(experiment, spec, pairs, viewer, folder, seed, progress) for seed, pairs in sets.items()}
     return _finish(experiment, request, spec, sets, answers, network, out)
 
 

@@ -1,0 +1,41 @@
+"""What neither paper has: photographs under known warps, and labels along a sequence."""
+
+from saot.reproduce.matching.model import MatchColumn, MatchExperiment, MatchRow
+from saot.reproduce.matching.presets.parts import NEAREST, TSS_GWOT
+from saot.reproduce.matching.sequence import SequenceExperiment, SequenceRow
+
+WARPS = MatchExperiment(
+    name="match-warps",
+    title="Photographs under known warps",
+    location="ours: the papers have no such table",
+    columns=(
+        *(MatchColumn(f"{alpha:g}", f"PCK@{alpha:g}", alpha, threshold="image") for alpha in (0.01, 0.05, 0.1)),
+        MatchColumn("seconds", "seconds a pair", quantity="seconds"),
+    ),
+    rows=(
+        MatchRow("Nearest neighbour", NEAREST),
+        MatchRow("Mutual nearest neighbour", {"method": "mutual-nn"}),
+        MatchRow("Unbalanced OT", {"method": "uot"}),
+        MatchRow("GWOT", TSS_GWOT),
+    ),
+    data="warps:FOLDER",
+    reference="GWOT",
+    notes=("Pictures of a folder under thin-plate or projective warps with changed light; the truth is exact.",),
+)
+
+SEQUENCE = SequenceExperiment(
+    name="match-sequence",
+    title="Labels carried along a sequence",
+    location="ours: GWOT names it as future work",
+    rows=(
+        SequenceRow("Nearest neighbour", NEAREST),
+        SequenceRow("Unbalanced OT", {"method": "uot"}),
+        SequenceRow("GWOT", TSS_GWOT),
+        SequenceRow("Nearest neighbour, frame by frame", NEAREST, False, 1, section="From the frame before alone"),
+        SequenceRow("GWOT, frame by frame", TSS_GWOT, False, 1, section="From the frame before alone"),
+        SequenceRow("Nearest neighbour, first and last", NEAREST, True, 1, section="From first and last frame"),
+        SequenceRow("GWOT, first and last", TSS_GWOT, True, 1, section="From first and last frame"),
+    ),
+    reference="Nearest neighbour",
+    notes=("mIoU at pixel level from counts summed over all clips; the first frame of each clip has its labels.",),
+)

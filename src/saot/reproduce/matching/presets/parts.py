@@ -1,0 +1,17 @@
+"""What the presets of matching have in common: pairs, methods and columns."""
+
+from saot.reproduce.matching.model import MatchColumn
+from saot.reproduce.model import Changes
+
+PAIRS = "scenes-pairs:street:val"
+NEAREST: Changes = {"method": "nn"}
+SPAIR_GWOT: Changes = {"method": "gwot", "gwot.cost": 0.6, "gwot.structure": 0.1, "gwot.marginal": 0.01}
+TSS_GWOT: Changes = {"method": "gwot"}
+SHAPE: Changes = {"method": "shape-of-you"}
+
+
+def points(*alphas: float) -> tuple[MatchColumn, ...]:
+    return tuple(MatchColumn(f"{alpha:g}", f"PCK@{alpha:g}", alpha) for alpha in alphas)
+
+
+GENERATED_NOTE = "Pairs are cut from the built-in scenes, with exact key points; each seed draws others."
