@@ -5,7 +5,7 @@ scene, the margin (so the scale differs), whether it is mirrored, and what is he
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from types import MappingProxyType
@@ -20,7 +20,8 @@ from saot.data.pairs import Pair, PairSet, PairSide, mirrored
 
 POOL: Mapping[str, int] = MappingProxyType({"train": 400, "val": 100})  # scenes that pairs of a split are cut from
 COUNTS: Mapping[str, int] = MappingProxyType({"train": 200, "val": 80})  # pairs, unless asked for others
-STYLES = ("game", "street", "game-street", "street-game")
+STYLES = ("game", "street", "game-street", "street-game", "turned")
+LOOKS = ("street", "game", "both")
 TRIES = 400
 PARTNERS = 8  # targets that a source is tried with
 
@@ -30,13 +31,15 @@ class ScenePairSettings:
     """What pairs are drawn.
 
     Attributes:
-        style: "game", "street", or both, source first: "game-street", "street-game".
+        style: "game", "street", or both, source first: "game-street", "street-game"; or "turned": either side has an
+            instance alone in a street, at a heading of its own (`turned_pairs`).
         split: "train" or "val"; they share no scene.
         classes: Classes of the pairs, in turn. The others are held out.
         size: Rows and columns of the pictures, pixels.
         seed: Other seeds draw other pairs from the same scenes.
         mirror: Share of pairs in which one side is mirrored.
         occlusion: Share of sides with something in front of the object.
+        looks: How the streets of "turned" look: "street", "game", or "both", drawn for either side.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -49,6 +52,7 @@ class ScenePairSettings:
     seed: int = 0
     mirror: float = 0.25
     occlusion: float = 0.25
+    looks: str = "street"
 
     def __post_init__(self) -> None:
         if self.style not in STYLES or self.split not in POOL:
@@ -65,6 +69,8 @@ class ScenePairSettings:
             raise ValueError(f"size goes from 32 to 1024 and seed from 0, but {self.size} and {self.seed} came")
         if not (0 <= self.mirror <= 1 and 0 <= self.occlusion <= 1):
             raise ValueError(f"mirror and occlusion are shares, 0 to 1, but {self.mirror} and {self.occlusion} came")
+        if self.looks not in LOOKS:
+            raise ValueError(f"looks is one of {', '.join(LOOKS)}, but {self.looks!r} came")
 
     @property
     def styles(self) -> tuple[str, str]:
@@ -94,6 +100,10 @@ def scene_pairs(settings: ScenePairSettings = ScenePairSettings(), count: int | 
     name = f"scenes-pairs:{settings.style}:{settings.split}"
     categories = tuple(settings.classes[index % len(settings.classes)] for index in range(count))
     keys = tuple(f"{settings.style}/{settings.split}/{settings.seed}/{index:05d}" for index in range(count))
+    if settings.style == "turned":
+        from saot.data.turned_pairs import turned_pair  # builds on this file
+
+        return PairSet(name, keys, categories, partial(turned_pair, settings, keys, categories))
     return PairSet(name, keys, categories, partial(_pair, settings, keys, categories))
 
 
@@ -103,13 +113,15 @@ def open_scene_pairs(spec: str, style: str, split: str | None) -> PairSet:
     Args:
         spec: The whole of it.
         style: As in `ScenePairSettings`.
-        split: "train" or "val", and options: "val,count=30,size=240,seed=0,classes=car+bus".
+        split: "train" or "val", and options: "val,count=30,size=240,seed=0,classes=car+bus"; looks=both for "turned".
 
     Raises:
         ValueError: If an option is unknown or out of range.
     """
     usual = COUNTS["val" if (split or "").startswith("val") else "train"]
     defaults = {"count": usual, "size": 240, "seed": 0, "classes": "+".join(POINTS), "mirror": 0.25, "occlusion": 0.25}
+    if style == "turned":
+        defaults["looks"] = "street"
     name, chosen = options(split, "train", defaults)
     count, classes = chosen.pop("count"), tuple(chosen.pop("classes").split("+"))
     settings = ScenePairSettings(style=style, split=name, classes=classes, **chosen)
@@ -129,12 +141,13 @@ def _pair(settings: ScenePairSettings, keys: tuple[str, ...], categories: tuple[
             source = _find(settings.styles[0], settings.split, category, rng)
         drawn = _draw(settings, category, source, rng)
         if drawn is not None:
-            return Pair(keys[index], category, *drawn[:2], *_named(category), drawn[2])
+            return Pair(keys[index], category, *drawn[:2], *named(category), drawn[2])
     raise ValueError(f"no two views of {category} with {FEWEST} common points were found; choose another class or seed")
 
 
 @lru_cache(maxsize=16)
-def _named(category: str) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[tuple[int, ...], ...]]:
+def named(category: str) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[tuple[int, ...], ...]]:
+    """Names of a class's key points, rows that a mirror swaps, and rows that are easily taken for one another."""
     names = POINTS[category]
     return names, named_mirror(names), named_groups(names)
 
@@ -153,7 +166,7 @@ def _draw(
     settings: ScenePairSettings, category: str, source: Found, rng: np.random.Generator
 ) -> tuple[PairSide, PairSide, Mapping[str, int]] | None:
     """Both sides and the attributes; None where too few points are seen in both."""
-    styles, (names, mirror, _) = settings.styles, _named(category)
+    styles, (names, mirror, _) = settings.styles, named(category)
     found = [source, _find(styles[1], settings.split, category, rng)]
     flipped = int(rng.integers(2)) if rng.random() < settings.mirror else None
     swapped = {names[a]: names[b] for pair in mirror for a, b in (pair, pair[::-1])}
@@ -162,19 +175,32 @@ def _draw(
     if same or len(seen[0] & seen[1]) < FEWEST:
         return None
     cuts = [_side_cut(settings, style, f, names, rng) for style, f in zip(styles, found, strict=True)]
+    labels = [f"{style}/{settings.split}/{f.scene:05d}/{f.instance}" for style, f in zip(styles, found, strict=True)]
+    turns = [heading_of(style, settings.split, f) for style, f in zip(styles, found, strict=True)]
+    return joined(category, labels, cuts, turns, flipped)
+
+
+def joined(
+    category: str, labels: Sequence[str], cuts: Sequence[Cut], headings: Sequence[float], flipped: int | None
+) -> tuple[PairSide, PairSide, Mapping[str, int]] | None:
+    """Both sides, one of them mirrored or none, and the attributes; None where too few points are seen in both.
+
+    Args:
+        category: Class of both.
+        labels: Names of the pictures.
+        cuts: What they show.
+        headings: Where the instances look, radians, before the mirror; 0 = seen from behind.
+        flipped: Side to be mirrored.
+    """
     if any(not cut.mask.any() for cut in cuts):
         return None
-    sides = [
-        _side(f"{style}/{settings.split}/{f.scene:05d}/{f.instance}", cut)
-        for style, f, cut in zip(styles, found, cuts, strict=True)
-    ]
+    sides = [_side(label, cut) for label, cut in zip(labels, cuts, strict=True)]
     if flipped is not None:
-        sides[flipped] = mirrored(sides[flipped], mirror)
+        sides[flipped] = mirrored(sides[flipped], named(category)[1])
     if (sides[0].visible & sides[1].visible).sum() < FEWEST:
         return None
-    turns = [heading_of(style, settings.split, f) for style, f in zip(styles, found, strict=True)]
-    headings = [-turn if flipped == k else turn for k, turn in enumerate(turns)]
-    return sides[0], sides[1], _attributes(cuts, headings, flipped is not None)
+    turns = [-turn if flipped == k else turn for k, turn in enumerate(headings)]
+    return sides[0], sides[1], _attributes(cuts, turns, flipped is not None)
 
 
 def _side_cut(
@@ -207,7 +233,7 @@ def _side(name: str, cut: Cut) -> PairSide:
     )
 
 
-def _attributes(cuts: list[Cut], headings: list[float], flipped: bool) -> Mapping[str, int]:
+def _attributes(cuts: Sequence[Cut], headings: Sequence[float], flipped: bool) -> Mapping[str, int]:
     """How hard the pair is, in the words and numbers of SPair-71k; the limits are our own.
 
     Occlusion counts what was put in front, not what stands there in the scene.

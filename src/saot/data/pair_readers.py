@@ -18,7 +18,8 @@ def open_pairs(spec: str) -> PairSet:
             "tss:PATH" (or one subset, "tss:PATH:JODS") has TSS in both directions, with dense flow;
             "ap10k:PATH:intra" ("species" and "family" cross them; "intra,split=val") has AP-10K;
             "scenes-pairs:game" ("street", "game-street"; "game:val,count=30,size=240,seed=0,classes=car+bus") draws
-            pairs from the built-in scenes;
+            pairs from the built-in scenes; "scenes-pairs:turned:val" has instances turned to any side, each alone in
+            a street ("looks=street", "game" or "both");
             "warps:PATH" ("warps:PATH:tps,count=2,seed=0,points=20,strength=0.12", or "projective") warps every
             picture of a folder.
 
