@@ -20,7 +20,7 @@ SizePolicy = tuple[int, int] | int | None
 
 _FAMILIES = (
     "filterbank, mobile-sam, dinov2-{small,base,large,giant}, dinov2-{small,base,large,giant}-reg, "
-    "dinov3-{small,base,large,huge,7b}, vit-{base,large}"
+    "dinov3-{small,base,large,huge,7b}, vit-{base,large}, stable-diffusion, several joined by +"
 )
 
 
@@ -97,12 +97,18 @@ def load_backbone(
     Args:
         name: `filterbank` (no weights), `mobile-sam`, `dinov2-small` .. `dinov2-giant`, each also with
             `-reg`, `dinov3-small` .. `dinov3-large`, `vit-base`, `vit-large`, or a hub name `OWNER/NAME` of
-            such a model.
+            such a model; `stable-diffusion` (features/diffusion.py); or several of these joined by `+`, whose
+            tokens are fused on the first one's grid (features/fused.py).
         weights: mobile-sam: the published `.pt` or a `.safetensors`; transformers: a local folder, in which
-            case nothing is looked up anywhere else.
+            case nothing is looked up anywhere else; stable-diffusion: a folder or a hub name of a pipeline.
+            Fused: a piece for each part, joined by `+` and empty for none, as in `mobile_sam.pt+`; a string
+            without `+` belongs to the only part that needs one.
         size: Network input, pixels: `(height, width)`, or an int for the long side (the aspect ratio is kept,
-            to the nearest patch). None is the backbone's default.
-        layers: Layers to concatenate; None is the last one (mobile-sam: the neck).
+            to the nearest patch). None is the backbone's default. Fused: of the first part; the others take
+            it if it fits them, else their default.
+        layers: Layers to concatenate; None is the last one (mobile-sam: the neck; stable-diffusion: `up1` of
+            `up0` .. `up3`, sd-dino's `s2` .. `s5`, each with `@T` for another timestep than 100). Not for
+            fused ones.
         final_norm: None is the backbone's default: on for ViTs (`x_norm_patchtokens`).
         l2_norm: Scale each token to length 1.
         pad: mobile-sam only: pad to a square as published. False is faster for wide pictures, and not the
@@ -130,6 +136,10 @@ def load_backbone(
         pad=pad,
         device=device,
     )
+    if "+" in name:
+        from saot.features.fused import Fused
+
+        return Fused(settings)
     if name == "filterbank":
         from saot.features.filterbank import FilterBank
 
@@ -138,6 +148,10 @@ def load_backbone(
         from saot.features.tinyvit import MobileSam
 
         return MobileSam(settings)
+    if name == "stable-diffusion":
+        from saot.features.diffusion import StableDiffusion
+
+        return StableDiffusion(settings)
     from saot.features.hub import HubViT, hub_name
 
     if hub_name(name) is None:
@@ -233,7 +247,9 @@ def library_versions(backbone: str) -> tuple[tuple[str, str], ...]:
     """Names and versions of the libraries that take part in an extraction."""
     from importlib.metadata import version
 
-    names = ["torch", "pillow"] + ([] if backbone in ("filterbank", "mobile-sam") else ["transformers"])
+    parts = set(backbone.split("+"))
+    names = ["torch", "pillow"] + ([] if parts <= {"filterbank", "mobile-sam"} else ["transformers"])
+    names += ["diffusers"] if "stable-diffusion" in parts else []
     return tuple((name, version(name)) for name in names)
 
 

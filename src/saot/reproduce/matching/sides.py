@@ -22,7 +22,8 @@ from saot.transfer import generator_for
 
 Inside = Bool[Tensor, "h w"] | None  # pixels whose depth counts
 Lifter = Callable[[UInt8[np.ndarray, "h w 3"], PatchGrid, Inside], LiftedTokens]
-_NOISE = 0.15  # of the depth's range, of the smooth noise of "distorted"
+_NOISE = 0.05  # of the depth, of the smooth noise of "distorted"
+_SHIFT = 0.2  # of the median depth, at most
 _BUMPS = 6  # of the smooth noise along a side
 
 
@@ -133,22 +134,19 @@ class Viewer:
 
 
 def distorted(depth: Float32[np.ndarray, "h w"], seed: int, name: str) -> Float32[np.ndarray, "h w"]:
-    """Depth as a monocular network may give it: of unknown scale and shift, with smooth noise.
+    """Depth as a monocular network may give it: of unknown scale and shift, with smooth noise; new for each picture.
 
-    The scale is drawn between 1/2 and 2, the shift between 0 and half of the depth's range, and the noise is bicubic
-    between normal numbers on a coarse grid, with a deviation of 15 % of the range; all new for each picture.
+    The scale is drawn between 1/2 and 2, the shift up to a fifth of the median depth either way, and the noise is bicubic
+    between normal numbers on a coarse grid, with a deviation of 5 % of the depth.
     """
     generator = generator_for(seed, "distorted depth", name)
     finite = np.isfinite(depth)
-    known = depth[finite]
-    low, high = (float(np.percentile(known, share)) for share in (2, 98)) if known.size else (0.0, 1.0)
-    span = max(high - low, 1e-3 * max(high, 1e-3))
-    scale, shift = 2 ** (2 * torch.rand(2, generator=generator) - 1)
+    middle = float(np.median(depth[finite])) if finite.any() else 1.0
+    scale, shift = (2 * torch.rand(2, generator=generator) - 1).tolist()
     coarse = torch.randn(1, 1, _BUMPS, _BUMPS, generator=generator)
     noise = torch.nn.functional.interpolate(coarse, depth.shape, mode="bicubic", align_corners=True)[0, 0].numpy()
-    moved = float(scale) * (depth + 0.5 * span * (float(shift) - 0.5) / 1.5 + _NOISE * span * noise)
-    least = 0.05 * float(scale) * (low + span)
-    return np.where(finite, np.maximum(moved, least), np.inf).astype(np.float32)
+    moved = 2**scale * (depth * (1 + _NOISE * noise) + _SHIFT * middle * shift)
+    return np.where(finite, np.maximum(moved, 0.05 * middle), np.inf).astype(np.float32)
 
 
 def symmetric_tokens(pair: Pair, grid: PatchGrid, tokens: Tensor) -> Tensor:

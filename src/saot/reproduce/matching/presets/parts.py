@@ -3,7 +3,7 @@
 from saot.reproduce.matching.model import MatchColumn
 from saot.reproduce.model import Changes
 
-PAIRS = "scenes-pairs:street:val"
+PAIRS = "scenes-pairs:turned:val"
 NEAREST: Changes = {"method": "nn"}
 SPAIR_GWOT: Changes = {"method": "gwot", "gwot.cost": 0.6, "gwot.structure": 0.1, "gwot.marginal": 0.01}
 TSS_GWOT: Changes = {"method": "gwot"}
@@ -14,4 +14,4 @@ def points(*alphas: float) -> tuple[MatchColumn, ...]:
     return tuple(MatchColumn(f"{alpha:g}", f"PCK@{alpha:g}", alpha) for alpha in alphas)
 
 
-GENERATED_NOTE = "Pairs are cut from the built-in scenes, with exact key points; each seed draws others."
+GENERATED_NOTE = "Pairs of the built-in scenes' objects, each at a heading of its own, with exact key points; each seed draws others."

@@ -104,7 +104,7 @@ SOY_SPAIR = MatchExperiment(
 
 
 TRAINED_CLASSES, HELD_OUT = "car+truck+bus+person", "rider+bicycle+motorcycle+train"
-TRAINING = f"scenes-pairs:street:train,classes={TRAINED_CLASSES}"
+TRAINING = f"scenes-pairs:turned:train,classes={TRAINED_CLASSES}"
 ZERO_SHOT = "Zero-shot"
 
 
@@ -154,7 +154,7 @@ SOY_TRAINING = MatchExperiment(
             changes={"steps": _STEPS, "current_epsilon": 0.07},
         ),
     ),
-    pairs=f"scenes-pairs:street:val,classes={HELD_OUT}",
+    pairs=f"scenes-pairs:turned:val,classes={HELD_OUT}",
     base={"method": "nn", "readout": Readout("window")},
     reference=ZERO_SHOT,
     notes=(
