@@ -136,8 +136,8 @@ class Viewer:
 def distorted(depth: Float32[np.ndarray, "h w"], seed: int, name: str) -> Float32[np.ndarray, "h w"]:
     """Depth as a monocular network may give it: of unknown scale and shift, with smooth noise; new for each picture.
 
-    The scale is drawn between 1/2 and 2, the shift up to a fifth of the median depth either way, and the noise is bicubic
-    between normal numbers on a coarse grid, with a deviation of 5 % of the depth.
+    The scale is drawn between 1/2 and 2, the shift up to a fifth of the median depth either way, and the noise is
+    bicubic between normal numbers on a coarse grid, with a deviation of 5 % of the depth.
     """
     generator = generator_for(seed, "distorted depth", name)
     finite = np.isfinite(depth)

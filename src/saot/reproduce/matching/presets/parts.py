@@ -14,4 +14,6 @@ def points(*alphas: float) -> tuple[MatchColumn, ...]:
     return tuple(MatchColumn(f"{alpha:g}", f"PCK@{alpha:g}", alpha) for alpha in alphas)
 
 
-GENERATED_NOTE = "Pairs of the built-in scenes' objects, each at a heading of its own, with exact key points; each seed draws others."
+GENERATED_NOTE = (
+    "Pairs of the built-in scenes' objects at headings of their own, exact key points; each seed draws others."
+)
