@@ -271,6 +271,7 @@ def match(
     masks: str = "all",
     sam: Path | None = None,
     structure: str = "grid",
+    features: str | None = None,
     labels: Path | None = None,
     device: str = "cpu",
     json: Json = False,
@@ -296,6 +297,8 @@ def match(
         sam: The published mobile_sam.pt, for --masks sam; that of the backbone unless given.
         structure: For shape-of-you: grid, depth:MODEL, metric:MODEL, vggt, or files (.npz, .safetensors) with commas,
             source first.
+        features: Files (.npz, .safetensors) with commas, source first, holding `features` (rows, columns, numbers) of
+            networks that run elsewhere; the backbone is not used then.
         labels: Mask of the source (class index per pixel, 255 for none), to carry along the targets in their order.
         device: cpu, cuda, cuda:1 ...
     """
@@ -313,6 +316,7 @@ def match(
         masks=masks,
         sam=None if sam is None else str(sam),
         structure=structure,
+        features=features,
         labels=None if labels is None else str(labels),
         device=device,
     )

@@ -103,6 +103,23 @@ def test_masks_points_and_structure_from_files(pictures, tmp_path, capsys):
     assert found["settings"]["shape_of_you"]["structure"] == "points3d"
 
 
+def test_features_from_files(pictures, tmp_path, capsys):
+    tokens = np.random.default_rng(0).normal(size=(4, 6, 8)).astype(np.float32)
+    for name, values in (("a", tokens), ("b", tokens[:, ::-1])):
+        np.savez(tmp_path / f"{name}.npz", features=values)
+    files = f"{tmp_path / 'a.npz'},{tmp_path / 'b.npz'}"
+    found = matched(pictures, tmp_path / "out", capsys, "--features", files, "--method", "nn")
+    assert found["backbone"] == {"files": files} and found["source"]["tokens"] == [4, 6]
+    for x, y, to_x, to_y in found["pairs"][0]["matches"]:
+        assert abs(to_x - (255 - x)) < 1 and abs(to_y - y) < 1  # the second picture's are the first's, mirrored
+    np.savez(tmp_path / "c.npz", depth=tokens)
+    code, _, told = run(
+        ["match", pictures / "1.png", pictures / "5.png", "--features", f"{tmp_path / 'a.npz'},{tmp_path / 'c.npz'}"],
+        capsys,
+    )
+    assert code == 2 and "must hold `features`" in " ".join(told.split())
+
+
 def test_labels_are_carried(pictures, tmp_path, capsys):
     found = matched(pictures, tmp_path, capsys, "--labels", pictures / "1-labels.png", "--method", "nn")
     (one,) = found["labels"]

@@ -37,7 +37,7 @@ def tiny(name):
     return replace(experiment, rows=tuple(rows), base={**experiment.base, "gwot.steps": 2})
 
 
-@pytest.mark.parametrize("name", ["gwot-ablation", "soy-labels", "soy-settings", "soy-training"])
+@pytest.mark.parametrize("name", ["gwot-ablation", "gwot-cost", "soy-labels", "soy-settings", "soy-training"])
 def test_presets_of_generated_pairs_run(name, tmp_path):
     experiment = tiny(name)
     result = match_table(experiment, replace(REQUEST, limit=2, seeds=(0,)), tmp_path)
@@ -45,7 +45,9 @@ def test_presets_of_generated_pairs_run(name, tmp_path):
     assert [row["label"] for row in written["rows"]] == [row.label for row in experiment.rows]
     assert [column["key"] for column in written["columns"]] == [column.key for column in experiment.columns]
     for row in result.rows:
-        assert row.cells["0.1"].mean is not None and 0 <= row.cells["0.1"].mean <= 100
+        for key, cell in row.cells.items():
+            assert row.quoted or cell.mean is not None
+            assert row.quoted or name == "gwot-cost" or key == "seconds" or 0 <= (cell.mean or 0) <= 100
     assert (tmp_path / "table.md").exists() and (tmp_path / "table.html").exists()
 
 

@@ -226,7 +226,7 @@ def lift_file(
         ValueError: If the file is absent, damaged, or holds no such map, or the map does not fit the picture.
     """
     path = Path(path)
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     name = next((name for name in ("points", "depth") if name in arrays), None)
     if name is None:
         raise ValueError(f"{path} must hold `points` (H, W, 3) or `depth` (H, W), but holds {sorted(arrays)}")
@@ -262,14 +262,14 @@ def _check_aspect(shape: torch.Size, grid: PatchGrid) -> None:
         )
 
 
-def _read_arrays(path: Path) -> Mapping[str, Tensor]:
+def read_arrays(path: Path) -> Mapping[str, Tensor]:
     """Arrays of a file by name, float64, without ever unpickling code."""
     if not path.is_file() or path.suffix not in (".npz", ".safetensors"):
-        raise ValueError(f"expected a .npz or .safetensors file with points or depth at {path}, found none")
+        raise ValueError(f"expected a .npz or .safetensors file at {path}, found none")
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                wanted = {"points", "depth", "intrinsics"} & set(arrays.files)
+                wanted = {"points", "depth", "intrinsics", "features"} & set(arrays.files)
                 return {name: torch.from_numpy(arrays[name].astype(np.float64)) for name in wanted}
         from safetensors.torch import load_file
 

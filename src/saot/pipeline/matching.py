@@ -48,7 +48,10 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
         request = dataclasses.replace(request, settings=_flat(request.settings))
     images = [read_image(path) for path in request.pictures]
     names, points = key_points(request.points, images[0])
-    network = load_backbone(request.backbone, request.weights, size=parse_size(request.size), device=request.device)
+    network = None
+    if request.features is None:
+        size = parse_size(request.size)
+        network = load_backbone(request.backbone, request.weights, size=size, device=request.device)
     pictures = prepare(request, images, network, tell)
     first, found, drawn = pictures[0], [], []
     for number, picture in enumerate(pictures[1:]):
@@ -61,7 +64,7 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
         "format": FORMAT,
         "method": request.settings.method,
         "settings": as_dict(request.settings),
-        "backbone": json.loads(network.key.to_json()),
+        "backbone": {"files": request.features} if network is None else json.loads(network.key.to_json()),
         "masks": "the whole picture" if request.masks == "all" else request.masks,
         "structure": first.structure,
         "source": _described(first),

@@ -14,7 +14,7 @@ from saot.data import read_mask, sha256_file
 from saot.data.patches import PatchGrid
 from saot.features import Backbone, FeatureGrid, extract
 from saot.match import MatchSettings, Side
-from saot.match.lift import LiftedTokens, lift_file, lift_flat
+from saot.match.lift import LiftedTokens, lift_file, lift_flat, read_arrays
 from saot.match.lift_models import DepthModel, VggtModel
 from saot.match.masks import Prompt, Segmenter, token_mask
 
@@ -38,6 +38,8 @@ class MatchRequest:
         sam: MobileSAM's weight file, for "sam"; that of the backbone unless given.
         structure: Of shape-of-you: "grid" (the patch grid), "depth:MODEL" (relative depth), "metric:MODEL" (depth in
             metres), "vggt" or "vggt:WEIGHTS", or files with commas, one a picture, holding `points` or `depth`.
+        features: Files with commas, one a picture, source first, holding `features` (rows, columns, numbers) of the
+            whole picture: from networks that run elsewhere. The backbone is not used then.
         labels: Mask of the source, class index per pixel and 255 for none, to carry along the targets in their order.
         device: Where networks and matching run.
     """
@@ -52,6 +54,7 @@ class MatchRequest:
     masks: str = "all"
     sam: str | None = None
     structure: str = "grid"
+    features: str | None = None
     labels: str | None = None
     device: str = "cpu"
 
@@ -73,7 +76,7 @@ class Picture:
 
 
 def prepare(
-    request: MatchRequest, images: Sequence[UInt8[np.ndarray, "h w 3"]], network: Backbone, tell: Progress
+    request: MatchRequest, images: Sequence[UInt8[np.ndarray, "h w 3"]], network: Backbone | None, tell: Progress
 ) -> list[Picture]:
     """Features, mask and structure of each picture.
 
@@ -81,11 +84,11 @@ def prepare(
         ValueError: If a mask or the structure does not fit, or a network lacks its weights.
     """
     segmenter, lifter = _segmenter(request), _lifter(request)
-    masks = _given_masks(request, images)
+    masks, files = _given_masks(request, images), _feature_files(request)
     pictures = []
     for number, (path, image) in enumerate(zip(request.pictures, images, strict=True)):
-        features: FeatureGrid = extract(network, image, sha256_file(path))
-        grid, mask = features.grid, masks[number]
+        tokens, grid = _tokens(network, path, image, files[number])
+        mask = masks[number]
         if segmenter is not None:
             centre = Prompt.at((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)
             mask = segmenter.segment(segmenter.encode(image), [centre]).masks[0].numpy()
@@ -94,7 +97,7 @@ def prepare(
         inside = None if mask is None else torch.from_numpy(mask)
         lifted: LiftedTokens = lifter(number, image, grid, inside)
         side = Side.of(
-            features.tokens.to(request.device),
+            tokens.to(request.device),
             (grid.height, grid.width),
             None if mask is None else token_mask(mask, grid).to(request.device),
             lifted.points.to(request.device),
@@ -102,6 +105,34 @@ def prepare(
         pictures.append(Picture(path, image, grid, side, lifted.source))
         tell("pictures", number + 1, len(images))
     return pictures
+
+
+def _feature_files(request: MatchRequest) -> list[str | None]:
+    if request.features is None:
+        return [None] * len(request.pictures)
+    files = [part.strip() for part in request.features.split(",")]
+    if len(files) != len(request.pictures):
+        raise ValueError(
+            f"expected --features as {len(request.pictures)} files with commas, one a picture, source first; got "
+            f"{len(files)}"
+        )
+    return list(files)
+
+
+def _tokens(
+    network: Backbone | None, path: Path, image: UInt8[np.ndarray, "h w 3"], file: str | None
+) -> tuple[Float[Tensor, "n d"], PatchGrid]:
+    """Tokens of a picture and how it lies under them: from a file, else from the network."""
+    if file is None:
+        assert network is not None
+        made: FeatureGrid = extract(network, image, sha256_file(path))
+        return made.tokens, made.grid
+    tokens = read_arrays(Path(file)).get("features")
+    if tokens is None or tokens.ndim != 3 or 0 in tokens.shape:
+        raise ValueError(f"{file} must hold `features` of shape (rows, columns, numbers) over the whole picture")
+    height, width = tokens.shape[:2]
+    grid = PatchGrid(image.shape[0], image.shape[1], height, width, 1, height, width)
+    return tokens.flatten(0, 1).float(), grid
 
 
 def _segmenter(request: MatchRequest) -> Segmenter | None:

@@ -72,7 +72,7 @@ class Workspace:
     def stage(self, name: str, *, resumes: bool = True) -> Iterator[None]:
         """Time a stage and measure its peak memory; one that goes on after a stop adds up, another counts anew."""
         began = time.perf_counter()
-        _reset_peak()
+        reset_peak()
         try:
             yield
         finally:
@@ -81,7 +81,7 @@ class Workspace:
             before = stages.get(name, none) if resumes else none
             stages[name] = {
                 "seconds": round(before["seconds"] + time.perf_counter() - began, 3),
-                "peak_memory_bytes": max(before["peak_memory_bytes"], _peak_bytes()),
+                "peak_memory_bytes": max(before["peak_memory_bytes"], peak_bytes()),
             }
             self.set_facts("stages", stages)
 
@@ -160,14 +160,15 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor] | None:
         return None
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
+    """Begin to watch the peak of resident memory anew, where the system can."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Peak resident memory since the last reset, bytes (of the whole process where it cannot be reset)."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

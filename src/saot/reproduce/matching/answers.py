@@ -17,6 +17,7 @@ from saot.data.patches import point_tokens
 from saot.match import MatchSettings, Side, match_sides, to_pixels
 from saot.match.pck import flow_hits
 from saot.match.pose_align import choose_pose, mirror_points
+from saot.pipeline.workspace import peak_bytes, reset_peak
 from saot.reproduce.matching.model import MatchRow
 from saot.reproduce.matching.sides import Seen, Viewer, symmetric_tokens
 
@@ -30,12 +31,16 @@ class Answer:
 
     Attributes:
         seconds: Of matching.
+        feature_seconds: Of the features of both pictures; 0 where they were kept.
+        memory_mib: Most that matching held beyond what was there before.
         places: (x, y) in the target of each key point of the pair, pixels; empty for flow.
         inside: Key points whose target lies on the object's mask; empty where there is none.
         hits: Of flow, the pixels within each of ALPHAS, then how many count.
     """
 
     seconds: float
+    feature_seconds: float = 0.0
+    memory_mib: float = 0.0
     places: tuple[tuple[float, ...], ...] = ()
     inside: tuple[bool, ...] = ()
     hits: tuple[int, ...] = ()
@@ -51,8 +56,10 @@ def read_answers(path: Path) -> dict[str, Answer]:
             record = json.loads(line)
         except ValueError:
             continue  # killed while writing
-        places = tuple(tuple(place) for place in record["places"])
-        found[record["key"]] = Answer(record["seconds"], places, tuple(record["inside"]), tuple(record["hits"]))
+        key = record.pop("key")
+        places = tuple(tuple(place) for place in record.pop("places"))
+        lists = {name: tuple(record.pop(name)) for name in ("inside", "hits")}
+        found[key] = Answer(places=places, **lists, **record)
     return found
 
 
@@ -73,7 +80,7 @@ def key_point_answer(
     """Where each key point of the source goes: what the nearest token of its mask says."""
     source, target = pictures
     sides = look(source), look(target)
-    started = time.perf_counter()
+    watch = Watch()
     points, names, side = pair.source.points, np.arange(len(pair.names)), sides[0]
     if row.pose_align:
         side, mirrored = choose_pose(side, viewer.mirrored(source, side), sides[1])
@@ -86,9 +93,22 @@ def key_point_answer(
     places = to_pixels(matching.positions.cpu()[nearest_in_mask(tokens, side)], target.grid).flip(-1).numpy()
     if row.pose_align and not np.array_equal(names, np.arange(len(names))):
         places = _only_where_annotated(pair, names, places, settings, source, target, sides)
-    seconds = time.perf_counter() - started
+    seconds, memory = watch.read()
     inside = () if target.picture.load_mask is None else inside_mask(pair, target.picture.mask())
-    return Answer(seconds, tuple(tuple(place) for place in np.round(places, 3).tolist()), inside)
+    kept = tuple(tuple(place) for place in np.round(places, 3).tolist())
+    return Answer(seconds, source.seconds + target.seconds, memory, kept, inside)
+
+
+class Watch:
+    """Seconds and memory since it was made."""
+
+    def __init__(self) -> None:
+        reset_peak()
+        self.before, self.started = peak_bytes(), time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds, and MiB above what was held at the start."""
+        return time.perf_counter() - self.started, max(0, peak_bytes() - self.before) / 2**20
 
 
 def inside_mask(pair: Pair, mask: Bool[np.ndarray, "h w"]) -> tuple[bool, ...]:
@@ -136,13 +156,13 @@ def flow_answer(settings: MatchSettings, pair: Pair, pictures: tuple[Seen, Seen]
     """Flow from the target's pixels to the source, bilinear between tokens: the target asks, the source answers."""
     source, target = pictures
     sides = look(target), look(source)
-    started = time.perf_counter()
+    watch = Watch()
     matching = match_sides(*sides, settings)
     places = to_pixels(matching.positions.cpu(), source.grid).flip(-1)
     flow = dense_flow(places.reshape(*sides[0].shape, 2), target)
-    seconds = time.perf_counter() - started
+    seconds, memory = watch.read()
     hits, total = flow_hits(flow, pair, ALPHAS)
-    return Answer(seconds, hits=(*hits.tolist(), total))
+    return Answer(seconds, source.seconds + target.seconds, memory, hits=(*hits.tolist(), total))
 
 
 def dense_flow(places: Tensor, target: Seen) -> Float64[np.ndarray, "h w 2"]:

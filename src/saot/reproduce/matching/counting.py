@@ -1,5 +1,7 @@
 """From answers to the cells of a table."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -11,6 +13,12 @@ from saot.reproduce.pieces import PairedDifference
 from saot.reproduce.results import Cell, cell_of
 
 SAMPLES = 2000
+COSTS: Mapping[str, Callable[[Answer], float]] = {
+    "seconds": lambda answer: answer.seconds,
+    "feature_seconds": lambda answer: answer.feature_seconds,
+    "total_seconds": lambda answer: answer.seconds + answer.feature_seconds,
+    "memory": lambda answer: answer.memory_mib,
+}
 
 
 def counting(row: MatchRow, answer: Answer) -> Bool[np.ndarray, " p"]:
@@ -34,17 +42,21 @@ class Counted:
         experiment: MatchExperiment,
         pairs: dict[int, list[Pair]],
         answers: dict[int, dict[str, dict[str, Answer]]],
+        parameters: int = 0,
     ) -> None:
-        self.experiment, self.pairs, self.answers = experiment, pairs, answers
+        self.experiment, self.pairs, self.answers, self.parameters = experiment, pairs, answers, parameters
 
     def cell(self, row: MatchRow, column: MatchColumn) -> Cell:
         """The paper's number and ours."""
         paper = row.paper.get(column.key)
         if row.quoted:
             return Cell(paper)
-        if column.quantity == "seconds":
-            times = [[a.seconds for a in self.answers[seed][row.label].values()] for seed in self.pairs]
-            return cell_of(paper, [float(np.median(part)) for part in times], 2)
+        if column.quantity == "parameters":
+            return cell_of(paper, [self.parameters / 1e6], 1)
+        if column.quantity != "pck":
+            spent = [[COSTS[column.quantity](a) for a in self.answers[seed][row.label].values()] for seed in self.pairs]
+            digits = 0 if column.quantity == "memory" else 2
+            return cell_of(paper, [float(np.median(part)) for part in spent], digits)
         values: list[float | None] = []
         for seed, pairs in self.pairs.items():
             value = self._value(row, column, pairs, self.answers[seed][row.label])
@@ -65,7 +77,12 @@ class Counted:
     def _difference(self, row: MatchRow, column: MatchColumn) -> PairedDifference | None:
         """Points against the reference row, pairs of all seeds drawn together with replacement; key-point-weighted."""
         reference = next((one for one in self.experiment.rows if one.label == self.experiment.reference), None)
-        weighted = column.weight == "points" and column.category is None and column.attribute is None
+        weighted = (
+            column.quantity == "pck"
+            and column.weight == "points"
+            and column.category is None
+            and column.attribute is None
+        )
         if reference is None or reference is row or reference.counted != row.counted or not weighted:
             return None
         if self.experiment.kind == "flow":

@@ -63,7 +63,7 @@ def match_table(
         for seed, pairs in opened.items()
     }
     answers = {seed: _answers(experiment, spec, pairs, viewer, folder, seed, progress) for seed, pairs in sets.items()}
-    return _finish(experiment, request, spec, sets, answers, network, out)
+    return _finish(experiment, request, spec, sets, answers, viewer, out)
 
 
 def seeded(spec: str, seed: int) -> str:
@@ -175,10 +175,10 @@ def _finish(
     spec: str,
     sets: dict[int, list[Pair]],
     answers: dict[int, dict[str, dict[str, Answer]]],
-    network: Backbone,
+    viewer: Viewer,
     out: Path,
 ) -> TableResult:
-    counted = Counted(experiment, sets, answers)
+    counted = Counted(experiment, sets, answers, viewer.parameters)
     rows = tuple(
         ResultRow(
             row.label,
@@ -204,7 +204,7 @@ def _finish(
         notes=(*experiment.notes, *notes),
         differences=(
             SettingDifference("data", experiment.data or "ours", spec, "as asked"),
-            SettingDifference("features", "as above", network.key.to_json(), "as asked"),
+            SettingDifference("features", "as above", viewer.network.key.to_json(), "as asked"),
             SettingDifference("pairs", "all", f"{request.limit or 'all'}, seeds {list(request.seeds)}", "as asked"),
         ),
         request=request.to_dict(),

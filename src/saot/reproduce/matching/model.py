@@ -57,7 +57,8 @@ class MatchColumn:
         weight: What is averaged: "points", "images", "categories" (of their points) or "categories_of_images".
         category: That alone.
         attribute: Name and value: pairs of that alone.
-        quantity: "pck" in percent; "seconds" of matching a pair.
+        quantity: "pck" in percent; "seconds" of matching a pair, "feature_seconds" of its features, "total_seconds";
+            "memory" of matching, MiB; "parameters" of the network, millions.
     """
 
     key: str
@@ -68,7 +69,7 @@ class MatchColumn:
     weight: Literal["points", "images", "categories", "categories_of_images"] = "points"
     category: str | None = None
     attribute: tuple[str, int] | None = None
-    quantity: Literal["pck", "seconds"] = "pck"
+    quantity: Literal["pck", "seconds", "feature_seconds", "total_seconds", "memory", "parameters"] = "pck"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From a pair of pictures to what a matcher sees of it, under the knowledge that a row may use."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ class Seen:
     picture: PairSide
     image: UInt8[np.ndarray, "h w 3"]
     features: FeatureGrid
+    seconds: float = 0.0  # of the features
 
     @property
     def grid(self) -> PatchGrid:
@@ -68,11 +70,18 @@ class Viewer:
         image = picture.image()
         if self.store is not None and picture.name in self._kept:
             return Seen(picture, image, self.store.read(picture.name))
+        started = time.perf_counter()
         features = extract(self.network, image, picture.name)
+        seconds = time.perf_counter() - started
         if self.store is not None:
             self.store.write(picture.name, features)
             self._kept.add(picture.name)
-        return Seen(picture, image, features)
+        return Seen(picture, image, features, seconds)
+
+    @property
+    def parameters(self) -> int:
+        """Of the network that makes the features."""
+        return num_parameters(self.network)
 
     def mirrored(self, seen: Seen, side: Side) -> Side:
         """What the matcher sees of the mirrored picture."""
@@ -131,6 +140,13 @@ class Viewer:
                         "this table needs a model for depth: pass --structure depth:MODEL, metric:MODEL or vggt"
                     )
                 return self.lifter(seen.image, seen.grid, inside)
+
+
+def num_parameters(network: object) -> int:
+    """Numbers in the weights of whatever networks an object holds; 0 for features without weights."""
+    parts = getattr(network, "parts", None) or [network]
+    held = [value for part in parts for value in vars(part).values()]
+    return sum(number.numel() for value in held if isinstance(value, torch.nn.Module) for number in value.parameters())
 
 
 def distorted(depth: Float32[np.ndarray, "h w"], seed: int, name: str) -> Float32[np.ndarray, "h w"]:

@@ -11,6 +11,7 @@ MATCH_EXPERIMENTS: dict[str, MatchExperiment | SequenceExperiment] = {
         gwot.GWOT_TSS,
         gwot.GWOT_PF_PASCAL,
         gwot.GWOT_ABLATION,
+        gwot.GWOT_COST,
         shape_of_you.SOY_LABELS,
         shape_of_you.SOY_SETTINGS,
         shape_of_you.SOY_SPAIR,
