@@ -1,0 +1,40 @@
+"""The command line: the only place that prints, parses arguments or exits."""
+
+import logging
+import sys
+import warnings
+
+from cyclopts import CycloptsError
+
+from saot.cli import jobs, tables
+from saot.cli.shell import app, console
+
+__all__ = ["app", "jobs", "main", "tables"]
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 wrong input (one sentence, no traceback), 130 interrupted."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    warnings.simplefilter("once")
+    try:
+        app(arguments, console=console, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        sys.exit(_refuse(f"{error}".strip().splitlines()[0] if str(error).strip() else "wrong arguments"))
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(_refuse(str(error)))
+    except MemoryError:
+        sys.exit(_refuse("out of memory: give a smaller --size, or free some and give the same command again"))
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        sys.exit(_refuse("out of memory on the device: give a smaller --size or --device cpu"))
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        sys.exit(INTERRUPTED)
+
+
+def _refuse(sentence: str) -> int:
+    print(f"saot: {sentence}", file=sys.stderr)
+    return USAGE_ERROR

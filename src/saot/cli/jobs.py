@@ -1,0 +1,199 @@
+"""The main job and what surrounds it: demo, run, extract, predict, evaluate."""
+
+from pathlib import Path
+from typing import Any
+
+from saot.cli.shell import Bars, Json, app, console, print_json
+
+
+def _run(settings: Any, out: Path, as_json: bool, store: Path | None = None, device: str = "cpu") -> None:
+    from saot.evaluate import format_table
+    from saot.pipeline import run_job
+
+    with Bars() as bars:
+        outcome = run_job(settings, out, store=store, device=device, progress=bars)
+    if as_json:
+        print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
+        return
+    for note in outcome.run["notes"]:
+        console.print(f"[yellow]note:[/] {note}")
+    print(format_table(outcome.metrics))
+    print(f"\nreport: {out / 'report.html'}")
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Json = False) -> None:
+    """The whole main job on the built-in scenes: no download, no files needed.
+
+    Labelled pictures of a clean "game" world, unlabelled ones of a "street", 20 points a class and picture.
+
+    Example: `saot demo --out runs/demo`
+
+    Args:
+        out: The run folder.
+        seed: Fixes every draw.
+    """
+    from saot.pipeline import RunSettings
+    from saot.recipes import DEMO, DEMO_SIZE, DEMO_SOURCE, DEMO_TARGET, DEMO_TEST
+
+    settings = RunSettings(
+        source=DEMO_SOURCE,
+        target=DEMO_TARGET,
+        eval=DEMO_TEST,
+        points="20",
+        size=DEMO_SIZE,
+        seed=seed,
+        recipe=DEMO,
+    )
+    _run(settings, out, json)
+
+
+@app.command
+def run(
+    *,
+    source: str,
+    target: str,
+    out: Path,
+    eval: str | None = None,
+    points: str = "0",
+    backbone: str = "dinov2-large",
+    weights: Path | None = None,
+    size: str | None = None,
+    preset: str = "best",
+    seed: int = 0,
+    store: Path | None = None,
+    device: str = "cpu",
+    json: Json = False,
+) -> None:
+    """The main job on your pictures. The same command again goes on where it stopped.
+
+    Example: `saot run --source folder:labelled --target folder:new --points clicks.csv --backbone mobile-sam
+    --weights mobile_sam.pt --out runs/mine`
+
+    Args:
+        source: Labelled pictures: NAME:PATH[:SPLIT], such as folder:shots, gta5:/data/gta5, camvid:PATH:day.txt.
+        target: Pictures to label. Their masks, if any, are read for the declared points, and by the oracle row alone.
+        out: The run folder.
+        eval: Labelled pictures to score on.
+        points: Label budget: N a class and picture, total:N a class, resample:N (the paper), a CSV file
+            (image,x,y,class), a folder of scribbles, or 0.
+        backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, or OWNER/NAME.
+        weights: File or folder of the backbone's weights, where it needs one.
+        size: Input size, HEIGHTxWIDTH or the long side in pixels.
+        preset: paper, paper-small or best.
+        seed: Fixes every draw.
+        store: Folder for features, to share them between runs.
+        device: cpu, cuda, cuda:1 ...
+    """
+    from saot.pipeline import RunSettings
+    from saot.recipes import preset as preset_named
+
+    settings = RunSettings(
+        source=source,
+        target=target,
+        eval=eval,
+        points=points,
+        backbone=backbone,
+        weights=None if weights is None else str(weights),
+        size=size,
+        seed=seed,
+        recipe=preset_named(preset),
+    )
+    _run(settings, out, json, store, device)
+
+
+@app.command
+def extract(
+    spec: str,
+    *,
+    out: Path,
+    backbone: str = "dinov2-large",
+    weights: Path | None = None,
+    size: str | None = None,
+    json: Json = False,
+) -> None:
+    """Frozen features of a set of pictures, one file each; what is there already is kept.
+
+    Under `accelerate launch -m saot.cli extract ...` the processes share the work. `saot run --store OUT` uses it.
+
+    Example: `saot extract folder:shots --backbone filterbank --out features`
+
+    Args:
+        spec: Pictures: NAME:PATH[:SPLIT].
+        out: The store.
+        backbone: As in `saot run`.
+        weights: As in `saot run`.
+        size: As in `saot run`.
+    """
+    import os
+
+    from saot.data import open_images
+    from saot.features import FeatureStore, load_backbone
+    from saot.pipeline.settings import parse_size, store_folder
+
+    images = open_images(spec)
+    network = load_backbone(backbone, weights, size=parse_size(size))
+    features = FeatureStore(store_folder(out, spec), network.key)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    with Bars() as bars:
+        features.ensure(images, network, bars.stage("features"), rank=rank, world=world)
+    if json:
+        print_json({"store": str(store_folder(out, spec)), "images": len(images), "dim": network.key.dim})
+    elif rank == 0:
+        print(f"{len(images)} pictures in {store_folder(out, spec)}")
+
+
+@app.command
+def predict(
+    run: Path,
+    images: list[Path],
+    /,
+    *,
+    out: Path,
+    format: str = "png",
+    abstain: float | None = None,
+    json: Json = False,
+) -> None:
+    """Masks for new pictures, each at its own size.
+
+    Example: `saot predict runs/mine new/ --out masks --format png,color,coco`
+
+    Args:
+        run: Folder of a finished run.
+        images: Pictures, or folders of them.
+        out: Where the masks go.
+        format: Any of png (class indices), color (overlay), coco (RLE in annotations.json), with commas.
+        abstain: Label only pixels sure enough that at most this share of them is wrong (0.01, 0.05 or 0.1), by the
+            run's held-out points; the others are 255. See docs/calibration.md.
+    """
+    from saot.pipeline import predict_pictures
+
+    with Bars() as bars:
+        records = predict_pictures(
+            run, images, out, [f.strip() for f in format.split(",") if f.strip()], bars.stage("predict"), abstain
+        )
+    if json:
+        print_json({"out": str(out), "pictures": records})
+    else:
+        print(f"{len(records)} pictures labelled in {out}")
+
+
+@app.command
+def evaluate(run: Path, spec: str, /, *, json: Json = False) -> None:
+    """Scores of a finished run's network on labelled pictures.
+
+    Example: `saot evaluate runs/mine folder:checked`
+
+    Args:
+        run: Folder of a finished run.
+        spec: Labelled pictures: NAME:PATH[:SPLIT].
+    """
+    from saot.evaluate import format_table
+    from saot.pipeline import evaluate_run
+
+    with Bars() as bars:
+        metrics = evaluate_run(run, spec, bars.stage("evaluate"))
+    if json:
+        print_json(metrics)
+    else:
+        print(format_table(metrics))

@@ -1,0 +1,203 @@
+"""Matching, and the tables of the papers."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from saot.cli.shell import Bars, Json, app, print_json
+
+
+@app.command
+def match(
+    source: Path,
+    targets: list[Path],
+    /,
+    *,
+    out: Path = Path("runs/match"),
+    method: str = "gwot",
+    points: str | None = None,
+    readout: str = "argmax",
+    backbone: str = "filterbank",
+    weights: Path | None = None,
+    size: str | None = None,
+    masks: str = "all",
+    sam: Path | None = None,
+    structure: str = "grid",
+    features: str | None = None,
+    labels: Path | None = None,
+    device: str = "cpu",
+    json: Json = False,
+) -> None:
+    """Dense correspondence of a picture with one or several others: matches.json and matches.png.
+
+    Without options nothing is downloaded: hand-made features, the whole picture as mask, the patch grid as structure.
+
+    Example: `saot match cat.jpg dog.jpg --points "120,80;160,82" --backbone mobile-sam --weights mobile_sam.pt --masks
+    sam --out runs/cats`
+
+    Args:
+        source: The picture to match from.
+        targets: The pictures to match to.
+        out: Where matches.json and matches.png go.
+        method: nn, mutual-nn, uot, gwot or shape-of-you.
+        points: Key points of the source to carry over: "x,y;x,y" in pixels, or a CSV file with columns x, y and name.
+        readout: From scores to a place: argmax, soft, window, parabola or mass.
+        backbone: As in `saot run`.
+        weights: As in `saot run`.
+        size: As in `saot run`.
+        masks: all, sam (the object at each picture's centre), or mask files with commas, source first, - for none.
+        sam: The published mobile_sam.pt, for --masks sam; that of the backbone unless given.
+        structure: For shape-of-you: grid, depth:MODEL, metric:MODEL, vggt, or files (.npz, .safetensors) with commas,
+            source first.
+        features: Files (.npz, .safetensors) with commas, source first, holding `features` (rows, columns, numbers) of
+            networks that run elsewhere; the backbone is not used then.
+        labels: Mask of the source (class index per pixel, 255 for none), to carry along the targets in their order.
+        device: cpu, cuda, cuda:1 ...
+    """
+    from saot.match import MatchSettings
+    from saot.pipeline import MatchRequest, match_pictures
+
+    request = MatchRequest(
+        source=source,
+        targets=tuple(targets),
+        settings=MatchSettings.named(method, readout),
+        points=points,
+        backbone=backbone,
+        weights=None if weights is None else str(weights),
+        size=size,
+        masks=masks,
+        sam=None if sam is None else str(sam),
+        structure=structure,
+        features=features,
+        labels=None if labels is None else str(labels),
+        device=device,
+    )
+    with Bars() as bars:
+        result = match_pictures(request, out, bars)
+    if json:
+        print_json({"out": str(out), **result})
+        return
+    for pair in result["pairs"]:
+        print(f"{pair['image']}: {len(pair['matches'])} tokens matched{', ' + pair['note'] if pair['note'] else ''}")
+        for point in pair["points"]:
+            x, y = point["to"]
+            print(
+                f"  {point['name']}: {point['from'][0]:g},{point['from'][1]:g} -> {x:g},{y:g}  ({point['confidence']})"
+            )
+    for one in result["labels"]:
+        print(f"{one['image']}: labels in {out / one['mask']}, mean confidence {one['mean']}")
+    print(f"{out / 'matches.png'}")
+
+
+@app.command
+def reproduce(
+    table: str | None = None,
+    /,
+    *,
+    list_names: Annotated[bool, Parameter(name="--list", negative="", help="Name every table and figure.")] = False,
+    source: str | None = None,
+    target: str | None = None,
+    eval: str | None = None,
+    points: str | None = None,
+    backbone: str = "filterbank",
+    weights: Path | None = None,
+    size: str | None = None,
+    counts: str = "small",
+    seeds: str = "0",
+    columns: str = "",
+    backbones: str = "",
+    limit: int | None = None,
+    sam: Path | None = None,
+    structure: str | None = None,
+    out: Path | None = None,
+    runs: Path | None = None,
+    store: Path | None = None,
+    device: str = "cpu",
+    json: Json = False,
+) -> None:
+    """A table or figure of the paper on the data you have, its numbers beside yours.
+
+    The same command again goes on where it stopped. Without data it runs on the built-in scenes.
+
+    Example: `saot reproduce saot-table-5 --source gta5:/data/gta5 --target cityscapes:/data/cityscapes:train --eval
+    cityscapes:/data/cityscapes:val --backbone dinov2-large`
+
+    Args:
+        table: One that --list names, such as saot-table-1.
+        list_names: Name every table and figure; with --json also rows, columns and what each needs.
+        source: Labelled pictures, as in `saot run`. Give source, target and eval, or none of them. Of gwot-... and
+            soy-...: the pairs, such as spair:PATH:test; see docs/matching.md.
+        target: Pictures to adapt to, with masks that points are drawn from.
+        eval: Labelled pictures to score on.
+        points: Label budget, as in `saot run`; the paper's resample:20 unless given.
+        backbone: As in `saot run`.
+        weights: As in `saot run`.
+        size: Base input size, as in `saot run`; tables that compare sizes multiply it.
+        counts: paper (the paper's steps, pictures and sizes, for a GPU), small (preset paper-small) or tiny (a test).
+        seeds: Whole numbers with commas; one run each.
+        columns: Keys of the columns to make, with commas, such as 0,total:20 for saot-best; all unless given.
+        backbones: NAME or NAME=WEIGHTS with commas, for saot-table-19.
+        limit: Of gwot-... and soy-...: at most so many pairs, spread over the set.
+        sam: Of soy-...: the published mobile_sam.pt, for object masks where the set has none.
+        structure: Of soy-...: depth:MODEL, metric:MODEL or vggt, for points in space.
+        out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given.
+        runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
+        store: Where features lie; RUNS/features unless given.
+        device: As in `saot run`.
+    """
+    from saot.reproduce import EXPERIMENTS, Request, experiment_named
+    from saot.reproduce import reproduce as make
+    from saot.reproduce.matching import MATCH_EXPERIMENTS, MatchTableRequest, match_table
+
+    if list_names:
+        known = {**EXPERIMENTS, **MATCH_EXPERIMENTS}
+        if json:
+            print_json({name: experiment.describe() for name, experiment in known.items()})
+        else:
+            print("\n".join(known))
+        return
+    if table is None:
+        raise ValueError("expected the name of a table, such as saot-table-1; none came: --list names them")
+    folder = out or Path("runs", "reproduce", table)
+    if table in MATCH_EXPERIMENTS:
+        asked = MatchTableRequest.from_words(
+            seeds,
+            pairs=source,
+            backbone=backbone,
+            weights=None if weights is None else str(weights),
+            size=size,
+            sam=None if sam is None else str(sam),
+            structure=structure,
+            limit=limit,
+            device=device,
+        )
+        with Bars() as bars:
+            result = match_table(MATCH_EXPERIMENTS[table], asked, folder, runs=runs, store=store, progress=bars)
+        _show_table(result, folder, json)
+        return
+    experiment_named(table)
+    request = Request.from_words(
+        (source, target, eval),
+        seeds,
+        backbones,
+        points=points,
+        backbone=backbone,
+        weights=None if weights is None else str(weights),
+        size=size,
+        counts=counts,
+    )
+    with Bars() as bars:
+        wanted = [part.strip() for part in columns.split(",") if part.strip()]
+        result = make(table, request, folder, columns=wanted, runs=runs, store=store, device=device, progress=bars)
+    _show_table(result, folder, json)
+
+
+def _show_table(result: Any, folder: Path, as_json: bool) -> None:
+    from saot.reproduce import text_table
+
+    if as_json:
+        print_json({"out": str(folder), **result.to_dict()})
+        return
+    print(text_table(result))
+    print(f"\n{folder / 'table.html'}")
