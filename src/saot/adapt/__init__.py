@@ -1,0 +1,1 @@
+"""T2S-DA: networks trained end to end on labelled source and unlabelled target pictures."""
