@@ -21,6 +21,7 @@ def _label(label: str, changes: Changes, space: str = "exact", **more: object) -
     return MatchRow(label, changes, masks="object", space=space, counted="mask", **more)  # type: ignore[arg-type]
 
 
+_HALF = "The same with half of the cost from geometry (chosen on training pairs)"
 SOY_LABELS = MatchExperiment(
     name="soy-labels",
     title="Shape-of-You's pseudo-labels",
@@ -34,6 +35,15 @@ SOY_LABELS = MatchExperiment(
         _label("2D distance", {"shape_of_you.structure": "grid2d"}, "none", section="Structure (Tab. 3)"),
         _label("semantic distance", {"shape_of_you.structure": "semantic"}, "none", section="Structure (Tab. 3)"),
         _label("3D, depth of unknown scale and shift, noise", {}, "distorted", section="Structure (Tab. 3)"),
+        *(
+            _label(f"{label}, alpha = 0.5", {**changes, "shape_of_you.alpha": 0.5}, space, section=_HALF)
+            for label, changes, space in (
+                ("3D", {}, "exact"),
+                ("3D, depth of unknown scale and shift, noise", {}, "distorted"),
+                ("2D distance", {"shape_of_you.structure": "grid2d"}, "none"),
+                ("semantic distance", {"shape_of_you.structure": "semantic"}, "none"),
+            )
+        ),
     ),
     pairs=PAIRS,
     base=SHAPE,
