@@ -144,6 +144,17 @@ def test_masked_tokens_take_no_part():
     assert_close(masked.objective, alone.objective, rtol=1e-9, atol=1e-12)
 
 
+def test_rows_keep_their_mass_where_a_masked_target_is_cheapest():
+    cost = costs(1)
+    target = torch.ones(1, M, dtype=torch.bool)
+    target[0, 0] = False
+    cost[0, :, 0] = -50.0
+    long_steps = GwotSettings(structure=0.0, marginal=0.0)
+    plan = solve_gwot(cost, SOURCE, TARGET, long_steps, (torch.ones(1, N, dtype=torch.bool), target)).plan
+    assert_close(plan.sum(-1), torch.full((1, N), 1 / N, dtype=torch.float64))
+    assert plan[0].argmax(-1).tolist() == cost[0, :, 1:].argmin(-1).add(1).tolist()
+
+
 def test_a_batch_is_its_singles():
     together = solve_gwot(costs(3), SOURCE, TARGET, GwotSettings(symmetry=0.1), None, [*PAIRS, PAIRS[0]])
     for number, pairs in enumerate([*PAIRS, PAIRS[0]]):

@@ -1,13 +1,26 @@
 """The methods behind one function, Pose-Align, and labels along a sequence."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.match import METHODS, MatchSettings, PropagationSettings, Readout, Side, match_sides, propagate_labels
+from saot.match import (
+    METHODS,
+    MatchSettings,
+    PropagationSettings,
+    Readout,
+    ShapeOfYouSettings,
+    Side,
+    UotSettings,
+    match_sides,
+    propagate_labels,
+)
 from saot.match.methods import plan_confidence
 from saot.match.pose_align import choose_pose, mirror_points, mirror_side, pose_distance
 from saot.match.propagate import Carried, confident
+from saot.match.readout import READOUTS
 
 
 def random_side(shape, seed=0, dim=24, mask=None, points=True):
@@ -127,3 +140,27 @@ def test_readout_is_that_of_the_settings():
     side = random_side((5, 6))
     soft = match_sides(side, side, MatchSettings("nn", Readout("soft", temperature=10.0)))
     assert_close(soft.positions, torch.tensor([2.0, 2.5]).expand(30, 2), rtol=0, atol=0.2)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("method", ["nn", "uot", "gwot", "shape-of-you"])
+def test_every_read_out_stays_near_where_a_picture_matches_itself(method, readout):
+    if (method, readout) == ("nn", "mass"):
+        pytest.skip("a centre of mass needs scores of one sign")
+    side = random_side((7, 8), dim=48)
+    settings = replace(
+        MatchSettings.named(method, readout), shape_of_you=ShapeOfYouSettings(epsilon=0.02), uot=UotSettings(0.02)
+    )
+    places = torch.cartesian_prod(torch.arange(7.0), torch.arange(8.0))
+    away = (match_sides(side, side, settings).positions - places).norm(dim=-1)
+    assert float(away.max()) < 0.75
+
+
+def test_numbers_under_the_mask_do_not_matter():
+    mask = torch.ones(20, dtype=torch.bool)
+    mask[3] = False
+    tokens = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    broken = tokens.clone()
+    broken[3] = torch.nan
+    one, other = Side.of(tokens, (4, 5), mask), Side.of(broken, (4, 5), mask)
+    assert_close(match_sides(one, one).positions[mask], match_sides(other, other).positions[mask])

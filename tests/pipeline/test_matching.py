@@ -46,7 +46,8 @@ def test_every_method_writes_matches(pictures, tmp_path, capsys, method):
     found = matched(pictures, tmp_path, capsys, "--method", method, "--points", "20,30;200.5,100")
     kept = json.loads((tmp_path / "matches.json").read_text())
     assert (tmp_path / "matches.png").read_bytes()[:4] == b"\x89PNG"
-    assert kept["method"] == method and kept["structure"] == "grid" and kept["masks"] == "the whole picture"
+    used = "grid" if method in ("gwot", "shape-of-you") else "not used"
+    assert kept["method"] == method and kept["structure"] == used and kept["masks"] == "the whole picture"
     (pair,) = kept["pairs"]
     assert pair == found["pairs"][0]
     assert len(pair["matches"]) == len(pair["confidence"]) == pair["matched_tokens"] == 9 * 18
@@ -138,7 +139,8 @@ def test_labels_are_carried(pictures, tmp_path, capsys):
         (["--method", "best"], "expected a method among nn"),
         (["--masks", "one.png"], "expected --masks as all, sam, or 2 files"),
         (["--masks", "sam"], "need its weights"),
-        (["--structure", "deep"], "expected --structure as grid"),
+        (["--structure", "deep"], "is for the method shape-of-you"),
+        (["--structure", "deep", "--method", "shape-of-you"], "expected --structure as grid"),
         (["--labels", "missing.png"], "missing"),
         (["--readout", "guess"], "expected a read-out among"),
     ],

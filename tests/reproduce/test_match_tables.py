@@ -40,7 +40,8 @@ def tiny(name):
 @pytest.mark.parametrize("name", ["gwot-ablation", "gwot-cost", "soy-labels", "soy-settings", "soy-training"])
 def test_presets_of_generated_pairs_run(name, tmp_path):
     experiment = tiny(name)
-    result = match_table(experiment, replace(REQUEST, limit=2, seeds=(0,)), tmp_path)
+    request = replace(REQUEST, limit=2, seeds=(0,), training=PAIRS if name == "soy-training" else None)
+    result = match_table(experiment, request, tmp_path)
     written = json.loads((tmp_path / "table.json").read_text())
     assert [row["label"] for row in written["rows"]] == [row.label for row in experiment.rows]
     assert [column["key"] for column in written["columns"]] == [column.key for column in experiment.columns]
@@ -112,7 +113,7 @@ def test_pairs_without_depth_or_masks_say_so(tmp_path):
         match_table(rows_of(MatchRow("a", NEAREST, space="exact")), request, tmp_path / "out2")
     with pytest.raises(ValueError, match="pass --sam"):
         match_table(rows_of(MatchRow("a", NEAREST, masks="object")), request, tmp_path / "out3")
-    with pytest.raises(ValueError, match="within the object's mask"):
+    with pytest.raises(ValueError, match="pass --sam"):
         match_table(rows_of(MatchRow("a", NEAREST, counted="mask")), request, tmp_path / "out4")
 
 
@@ -124,6 +125,21 @@ def test_flow_of_a_known_warp(tmp_path):
     found = match_table(experiment, request, tmp_path / "out")
     value = found.rows[0].cells["images"].mean
     assert value is not None and value > 60  # hand-made features, hardly a warp
+
+
+def test_answers_of_other_models_or_annotations_are_not_taken(tmp_path):
+    experiment = rows_of(MatchRow("a", NEAREST))
+    match_table(experiment, replace(REQUEST, seeds=(0,)), tmp_path / "one", runs=tmp_path / "runs")
+    match_table(experiment, replace(REQUEST, seeds=(0,), limit=2), tmp_path / "two", runs=tmp_path / "runs")
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 2  # other pairs, other annotations
+    with pytest.raises(ValueError, match="--seeds gives it"):
+        match_table(experiment, replace(REQUEST, pairs=PAIRS + ",seed=3"), tmp_path / "three")
+
+
+def test_an_adapter_of_generated_pairs_is_no_baseline_on_others(tmp_path):
+    request = MatchTableRequest(pairs="spair:nowhere:test")
+    with pytest.raises(ValueError, match="train them on as --target"):
+        match_table(MATCH_EXPERIMENTS["soy-training"], request, tmp_path)
 
 
 def test_distorted_depth_keeps_the_sky_and_the_order_of_far_and_near():
@@ -144,7 +160,8 @@ def test_bootstrap_of_hits():
 
 
 def test_frames_of_sequences_and_their_clips():
-    assert sequences(["s/b_10.png", "s/a_2.png", "s/b_09.png"]) == [[1], [2, 0]]
+    assert sequences(["s/b_10.png", "s/a_2.png", "s/b_9.png", "s/b_8.png"]) == [[1], [3, 2, 0]]
+    assert sequences(["b_10.png", "b_20.png", "b_30.png", "b_90.png"]) == [[0, 1, 2], [3]]
     assert clips(["a_1", "a_2", "a_3", "b_1"], 5, 2) == [[0, 1, 2]]
 
 

@@ -128,7 +128,7 @@ def reproduce(
         list_names: Name every table and figure; with --json also rows, columns and what each needs.
         source: Labelled pictures, as in `saot run`. Give source, target and eval, or none of them. Of gwot-... and
             soy-...: the pairs, such as spair:PATH:test; see docs/matching.md.
-        target: Pictures to adapt to, with masks that points are drawn from.
+        target: Pictures to adapt to, with masks that points are drawn from. Of soy-training: the pairs to train on.
         eval: Labelled pictures to score on.
         points: Label budget, as in `saot run`; the paper's resample:20 unless given.
         backbone: As in `saot run`.
@@ -164,6 +164,7 @@ def reproduce(
         asked = MatchTableRequest.from_words(
             seeds,
             pairs=source,
+            training=target,
             backbone=backbone,
             weights=None if weights is None else str(weights),
             size=size,

@@ -12,8 +12,10 @@ What the paper leaves open, and what was chosen here (`docs/matching.md` has the
 
 - With 0/1 matrices and p = 1/n the structure term is some hundred times weaker than the cost, and does nothing. Here
   C^p averages over the neighbours of a token instead of adding them up (`scale`), so that the term lies in [0, 1].
+- With masks or at the border a token has fewer neighbours; the sum over them is divided by their full number.
 - The length of a step. By Pinsker's inequality F lies below its first-order expansion plus L times the Kullback-Leibler
-  distance of the step, L = lambda_gw + lambda_ub + lambda_sym deg + epsilon, so eta = 1 / L never raises F.
+  distance of the step, L = lambda_gw + lambda_ub + lambda_sym deg + epsilon, so eta = 1 / L never raises F; with
+  balanced marginals up to the tolerance of its solves.
 - Eq. (6) compares a source with a target coordinate; meant are the signs of x within each picture.
 """
 
@@ -274,8 +276,10 @@ def _move(mine: Tensor, gradient: Tensor, step: Tensor, settings: GwotSettings, 
     if settings.marginals == "unbalanced":
         torch.mul(gradient, -eta, out=gradient)
     else:
-        gradient -= gradient.amin(-1, keepdim=True)
-        gradient *= -eta
+        # the least among entries that have mass: others may lie lower, and would take all of a row with them
+        least = torch.where(mine > 0, gradient, torch.inf).amin(-1, keepdim=True)
+        gradient -= torch.where(least.isfinite(), least, 0.0)  # a masked row has no mass at all
+        gradient.clamp_(min=0).mul_(-eta)
     gradient.exp_()
     power = mine if settings.epsilon == 0 else mine.pow((1 - eta * settings.epsilon).clamp(min=0))
     torch.mul(power, gradient, out=out)

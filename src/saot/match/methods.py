@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saot.match.gwot import match_gwot
 from saot.match.gwot_terms import GWOT_TSS, GwotSettings
-from saot.match.readout import READOUTS, Readout, read_out, token_positions
+from saot.match.readout import READOUTS, Readout, mass_positions, read_out, token_positions
 from saot.match.shape_of_you import ShapeOfYouSettings, shape_of_you
 from saot.match.sides import Side
 from saot.transport import cosine_cost, solve_transport
@@ -28,8 +28,8 @@ class UotSettings:
         tau: Weight of the marginals, cost units; `math.inf` meets them.
     """
 
-    epsilon: float = 1.0  # SoY Tab. 6, "Semantic UOT"; the order within a row is what counts
-    tau: float = 0.75  # SoY Tab. 6
+    epsilon: float = 0.1  # SAOT sec. 6.1
+    tau: float = 0.3  # SAOT sec. 6.1
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MatchSettings:
         method: "nn" takes the most similar token; "mutual-nn" does so where the two choose each other, and elsewhere
             shifts by what the nearest such token was shifted by; "uot" is unbalanced transport; "gwot" adds the
             spatial prior (Snelgar et al.), "shape-of-you" the structure of the object in space.
-        readout: From a row of scores to a position.
+        readout: From a row of scores to a position; see `plan_positions` for plans.
         uot: Of "uot".
         gwot: Of "gwot".
         shape_of_you: Of "shape-of-you".
@@ -129,8 +129,19 @@ def match_sides(
         case "shape-of-you":
             found = shape_of_you(source, target, settings.shape_of_you)
             plan, note = found.on_grid(), "" if found.status == "refined" else found.status
-    positions = read_out(plan, target.shape, target.mask, settings.readout)
+    positions = plan_positions(plan, target, settings.readout)
     return Matching(plan, positions, plan_confidence(plan, target.shape, source.mask), True, note)
+
+
+def plan_positions(plan: Float[Tensor, "n m"], target: Side, readout: Readout) -> Float[Tensor, "n 2"]:
+    """Positions of the rows of a plan; what is a soft-argmax of similarities is a centre of mass here.
+
+    "soft" takes the whole row, "window" the window about the best token, "mass" what lies within a token of it.
+    """
+    reach = {"soft": max(target.shape), "window": readout.half_width, "mass": _REACH}.get(readout.how)
+    if reach is None:
+        return read_out(plan, target.shape, target.mask, readout)
+    return mass_positions(plan, target.shape, target.mask, reach)
 
 
 def plan_confidence(

@@ -58,4 +58,6 @@ class Side:
         """A side with its tokens scaled to length 1, and all of them to be matched unless a mask is given."""
         if mask is None:
             mask = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        elif mask.shape == tokens.shape[:1]:
+            tokens = torch.where(mask.unsqueeze(-1), tokens, torch.where(tokens.isfinite(), tokens, 0.0))
         return cls(torch.nn.functional.normalize(tokens.float(), dim=-1), shape, mask, points)

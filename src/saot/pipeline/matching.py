@@ -32,6 +32,7 @@ from saot.recipes import as_dict
 from saot.report.matches import DrawnMatch, draw_matches
 
 FORMAT = 1
+BESIDE = 1.5  # tokens beyond the mask from which a key point's answer counts for nothing
 LINES = 40  # shown where no key points are given
 
 
@@ -44,7 +45,13 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
     tell = progress or (lambda stage, done, total: None)
     if not request.targets:
         raise ValueError("expected at least one picture to match to; got none")
-    if request.settings.method == "shape-of-you" and request.structure == "grid":
+    shaped = request.settings.method == "shape-of-you"
+    if request.structure != "grid" and not shaped:
+        raise ValueError(
+            f"--structure {request.structure} is for the method shape-of-you; {request.settings.method} uses the patch "
+            "grid alone: leave it out, or pass --method shape-of-you"
+        )
+    if shaped and request.structure == "grid":
         request = dataclasses.replace(request, settings=_flat(request.settings))
     images = [read_image(path) for path in request.pictures]
     names, points = key_points(request.points, images[0])
@@ -63,10 +70,10 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
     result = {
         "format": FORMAT,
         "method": request.settings.method,
-        "settings": as_dict(request.settings),
+        "settings": _used(request.settings),
         "backbone": {"files": request.features} if network is None else json.loads(network.key.to_json()),
         "masks": "the whole picture" if request.masks == "all" else request.masks,
-        "structure": first.structure,
+        "structure": first.structure if shaped or request.settings.method == "gwot" else "not used",
         "source": _described(first),
         "pairs": found,
         "labels": carried,
@@ -118,6 +125,12 @@ def _png(values: UInt8[np.ndarray, "h w"]) -> bytes:
     return buffer.getvalue()
 
 
+def _used(settings: MatchSettings) -> dict[str, Any]:
+    """The settings that the method reads."""
+    own = settings.method.replace("-", "_")
+    return {name: value for name, value in as_dict(settings).items() if name in ("readout", own)}
+
+
 def _flat(settings: MatchSettings) -> MatchSettings:
     return dataclasses.replace(settings, shape_of_you=dataclasses.replace(settings.shape_of_you, structure="grid2d"))
 
@@ -125,13 +138,18 @@ def _flat(settings: MatchSettings) -> MatchSettings:
 def _carried(
     first: Picture, picture: Picture, matching: Matching, points: Float[Tensor, "k 2"]
 ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
-    """Where key points go, pixels (x, y) of the target, and how sure: what the nearest token of the mask says."""
+    """Where key points go, pixels (x, y) of the target, and how sure: what the nearest token of the mask says.
+
+    A point farther than `BESIDE` tokens from all of the mask has confidence 0: nobody was asked near it.
+    """
     tokens = torch.nonzero(first.side.mask)[:, 0].cpu()
     centres = torch.stack([tokens // first.grid.width, tokens % first.grid.width], -1).float()
     asked = from_pixels(points.flip(-1).float(), first.grid)
-    token = tokens[torch.cdist(asked, centres).argmin(-1)]
+    away, nearest = torch.cdist(asked, centres).min(-1) if len(asked) else (torch.zeros(0), torch.zeros(0).long())
+    token = tokens[nearest]
     positions = matching.positions.cpu()[token]
-    return to_pixels(positions, picture.grid).flip(-1), matching.confidence.cpu()[token]
+    sure = torch.where(away <= BESIDE, matching.confidence.cpu()[token], 0.0)
+    return to_pixels(positions, picture.grid).flip(-1), sure
 
 
 def _record(

@@ -1,6 +1,7 @@
 """What `saot match` reads: pictures with features, masks, structure and key points."""
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,7 +192,7 @@ def key_points(text: str | None, image: UInt8[np.ndarray, "h w 3"]) -> tuple[lis
     if text is None:
         return [], torch.zeros(0, 2)
     rows: list[tuple[str, str, str]] = []
-    if Path(text).is_file():
+    if not re.fullmatch(r"[\d.,;\s+-]+", text) and Path(text).is_file():
         with Path(text).open(newline="") as file:
             for row in csv.DictReader(file):
                 if row.get("x") is None or row.get("y") is None:

@@ -106,6 +106,8 @@ class LocalStructure:
                 raise ValueError(f"the {name}'s grid must have a token a side, but is {shape[0]} x {shape[1]}")
         object.__setattr__(self, "near_disk", Disk.of_radius(self.near, strict=True))
         object.__setattr__(self, "far_disk", Disk.of_radius(self.far, strict=False))
+        if self.taps == 0:
+            raise ValueError(f"no source has a neighbour nearer than {self.near} tokens besides itself; raise near")
 
     @property
     def taps(self) -> int:

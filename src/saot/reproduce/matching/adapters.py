@@ -27,7 +27,9 @@ def trained_adapter(
 ) -> Adapter:
     """The adapter of a plan, from its file if it was trained before."""
     key = viewer.network.key
-    digest = hashlib.sha256(json.dumps([plan.identity(), key.to_json(), seed], default=str).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(
+        json.dumps([plan.identity(), key.to_json(), viewer.models, seed], default=str).encode()
+    ).hexdigest()[:16]
     path = folder / f"adapter-{digest}.safetensors"
     adapter = _new_adapter(viewer, seed)
     if path.is_file():

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from saot.data.pairs import Pair
 from saot.data.patches import point_tokens
 from saot.match import MatchSettings, Side, match_sides, to_pixels
 from saot.match.pck import flow_hits
-from saot.match.pose_align import choose_pose, mirror_points
+from saot.match.pose_align import choose_pose, mirror_points, mirror_side
 from saot.pipeline.workspace import peak_bytes, reset_peak
 from saot.reproduce.matching.model import MatchRow
 from saot.reproduce.matching.sides import Seen, Viewer, symmetric_tokens
@@ -80,23 +80,37 @@ def key_point_answer(
     """Where each key point of the source goes: what the nearest token of its mask says."""
     source, target = pictures
     sides = look(source), look(target)
-    watch = Watch()
     points, names, side = pair.source.points, np.arange(len(pair.names)), sides[0]
+    spent, flipped = source.seconds + target.seconds, None
     if row.pose_align:
-        side, mirrored = choose_pose(side, viewer.mirrored(source, side), sides[1])
-        if mirrored:
-            moved, origin = mirror_points(torch.from_numpy(points), source.image.shape[1], pair.mirror)
-            points, names = moved.numpy(), origin.numpy()
+        started = time.perf_counter()
+        flipped = viewer.mirrored(source, side)
+        spent += time.perf_counter() - started
+    watch = Watch()
+    if flipped is not None and mirror_is_nearer(flipped, source, target, sides, viewer):
+        side = flipped
+        moved, origin = mirror_points(torch.from_numpy(points), source.image.shape[1], pair.mirror)
+        points, names = moved.numpy(), origin.numpy()
     tokens = tokens_of(points, source)
     symmetric = symmetric_tokens(pair, source.grid, tokens) if row.symmetric else None
     matching = match_sides(side, sides[1], settings, symmetric)
     places = to_pixels(matching.positions.cpu()[nearest_in_mask(tokens, side)], target.grid).flip(-1).numpy()
     if row.pose_align and not np.array_equal(names, np.arange(len(names))):
-        places = _only_where_annotated(pair, names, places, settings, source, target, sides)
+        places = _only_where_annotated(row, pair, names, places, settings, (source, target), sides)
     seconds, memory = watch.read()
-    inside = () if target.picture.load_mask is None else inside_mask(pair, target.picture.mask())
+    inside = inside_mask(pair, viewer.object_mask(target)) if row.counted == "mask" else ()
     kept = tuple(tuple(place) for place in np.round(places, 3).tolist())
-    return Answer(seconds, source.seconds + target.seconds, memory, kept, inside)
+    return Answer(seconds, spent, memory, kept, inside)
+
+
+def mirror_is_nearer(flipped: Side, source: Seen, target: Seen, sides: tuple[Side, Side], viewer: Viewer) -> bool:
+    """Whether the mirrored source lies nearer to the target, within the objects' masks where there are any."""
+    straight, other = sides
+    if viewer.has_mask(source) and viewer.has_mask(target):
+        straight = replace(straight, mask=viewer.token_mask(source))
+        other = replace(other, mask=viewer.token_mask(target))
+        flipped = mirror_side(straight, flipped.tokens)
+    return choose_pose(straight, flipped, other)[1]
 
 
 class Watch:
@@ -118,17 +132,20 @@ def inside_mask(pair: Pair, mask: Bool[np.ndarray, "h w"]) -> tuple[bool, ...]:
 
 
 def _only_where_annotated(
+    row: MatchRow,
     pair: Pair,
     names: np.ndarray,
     places: np.ndarray,
     settings: MatchSettings,
-    source: Seen,
-    target: Seen,
+    pictures: tuple[Seen, Seen],
     sides: tuple[Side, Side],
 ) -> np.ndarray:
     """Answers from the mirrored picture where its key point is annotated in the source, else those without mirror."""
-    plain = match_sides(*sides, settings).positions.cpu()
-    tokens = nearest_in_mask(tokens_of(pair.source.points, source), sides[0])
+    source, target = pictures
+    tokens = tokens_of(pair.source.points, source)
+    symmetric = symmetric_tokens(pair, source.grid, tokens) if row.symmetric else None
+    plain = match_sides(*sides, settings, symmetric).positions.cpu()
+    tokens = nearest_in_mask(tokens, sides[0])
     straight = to_pixels(plain[tokens], target.grid).flip(-1).numpy()
     return np.where(pair.source.visible[names][:, None], places, straight)
 

@@ -21,13 +21,13 @@ COSTS: Mapping[str, Callable[[Answer], float]] = {
 }
 
 
-def counting(row: MatchRow, answer: Answer) -> Bool[np.ndarray, " p"]:
+def counting(row: MatchRow, column: MatchColumn, answer: Answer) -> Bool[np.ndarray, " p"]:
     """Key points that a row counts.
 
     Raises:
         ValueError: If the row counts within the mask and the set has none.
     """
-    if row.counted == "all":
+    if row.counted == "all" or column.counted == "all":
         return np.ones(len(answer.places), bool)
     if len(answer.inside) != len(answer.places):
         raise ValueError(f"{row.label} counts targets within the object's mask, but the set has no masks")
@@ -69,7 +69,7 @@ class Counted:
         scores = KeyPointScores(ALPHAS)
         for pair in pairs:
             answer = answers[pair.key]
-            scores.add(pair, np.array(answer.places).reshape(-1, 2), counting(row, answer))
+            scores.add(pair, np.array(answer.places).reshape(-1, 2), counting(row, column, answer))
         report = scores.result()
         name = column.threshold if column.subset == "all" else f"{column.threshold}_geometry"
         return _read(getattr(report, name), column)
@@ -96,7 +96,7 @@ class Counted:
             for pair in pairs:
                 answer = self.answers[seed][row.label][pair.key]
                 scores = KeyPointScores((column.alpha,))
-                scores.add(pair, np.array(answer.places).reshape(-1, 2), counting(row, answer))
+                scores.add(pair, np.array(answer.places).reshape(-1, 2), counting(row, column, answer))
                 report = scores.result()
                 table = getattr(report, column.threshold if column.subset == "all" else f"{column.threshold}_geometry")
                 total = table.overall.num_points

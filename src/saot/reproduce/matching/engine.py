@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from saot.data import sha256_file
 from saot.data.pair_readers import open_pairs
 from saot.data.pairs import Pair, PairSet
 from saot.features import Backbone, load_backbone
 from saot.match.lift_models import DepthModel, VggtModel
 from saot.match.masks import Segmenter
-from saot.pipeline.settings import parse_size
+from saot.pipeline.settings import parse_size, store_folder
 from saot.reproduce.matching.adapters import adapted, trained_adapter
 from saot.reproduce.matching.answers import (
     Answer,
@@ -55,14 +57,23 @@ def match_table(
         )
     check_folder(out, experiment.name)
     network = load_backbone(request.backbone, request.weights, size=parse_size(request.size), device=request.device)
+    if not _drawn(spec) and not any(row.space == "distorted" or row.adapter for row in experiment.rows):
+        request = replace(request, seeds=request.seeds[:1])  # nothing is drawn: another seed would be the same answers
     folder = runs or out / "runs"
+    if request.pairs and request.training is None and any(row.adapter for row in experiment.rows):
+        raise ValueError(
+            f"{experiment.name} trains adapters: pass the pairs to train them on as --target beside --source "
+            f"{request.pairs}"
+        )
     viewer = _viewer(request, network, store or folder / "features", spec)
     opened = {seed: limited(open_pairs(seeded(spec, seed)), request.limit) for seed in request.seeds}
     sets = {
         seed: [pairs[number] for number in _told(range(len(pairs)), f"opening, seed {seed}", progress)]
         for seed, pairs in opened.items()
     }
-    answers = {seed: _answers(experiment, spec, pairs, viewer, folder, seed, progress) for seed, pairs in sets.items()}
+    answers = {
+        seed: _answers(experiment, request, spec, pairs, viewer, folder, seed, progress) for seed, pairs in sets.items()
+    }
     return _finish(experiment, request, spec, sets, answers, viewer, out)
 
 
@@ -75,7 +86,19 @@ def seeded(spec: str, seed: int) -> str:
     """
     if not _drawn(spec):
         return spec
+    if "seed=" in spec:
+        raise ValueError(f"expected pairs without a seed of their own, since --seeds gives it; got {spec}")
     return f"{spec}{',' if spec.count(':') > 1 else ':tps,' if spec.startswith('warps') else ':train,'}seed={seed}"
+
+
+def annotated(pairs: Sequence[Pair]) -> str:
+    """Stands for what is known of the pairs: places, boxes and sizes. Other annotations are other answers."""
+    found = hashlib.sha256()
+    for pair in pairs:
+        for side in (pair.source, pair.target):
+            found.update(f"{pair.key} {side.name} {side.size} {side.box}".encode())
+            found.update(side.points.tobytes() + side.visible.tobytes())
+    return found.hexdigest()
 
 
 def _drawn(spec: str) -> bool:
@@ -94,9 +117,11 @@ def limited(pairs: PairSet, limit: int | None) -> PairSet:
 
 
 def _viewer(request: MatchTableRequest, network: Backbone, store: Path, spec: str) -> Viewer:
-    kept = store_for(store / _digest([network.key.to_json()]), network, "drawn" if _drawn(spec) else "named")
+    place = store_folder(store / _digest([network.key.to_json()]), spec)
+    kept = store_for(place, network, "drawn" if _drawn(spec) else "named")
     sam = None if request.sam is None else Segmenter(request.sam, device=request.device)
-    return Viewer(network, kept, sam, _lifter(request), request.device)
+    models = [request.structure, None if request.sam is None else sha256_file(request.sam)]
+    return Viewer(network, kept, sam, _lifter(request), request.device, models)
 
 
 def _lifter(request: MatchTableRequest) -> Lifter | None:
@@ -113,6 +138,7 @@ def _lifter(request: MatchTableRequest) -> Lifter | None:
 
 def _answers(
     experiment: MatchExperiment,
+    request: MatchTableRequest,
     spec: str,
     pairs: Sequence[Pair],
     viewer: Viewer,
@@ -122,12 +148,12 @@ def _answers(
 ) -> dict[str, dict[str, Answer]]:
     """Answers of each row, by label and key of the pair; what is on disk is not made again."""
     rows = [row for row in experiment.rows if not row.quoted]
-    made_of = [experiment.kind, spec, viewer.network.key.to_json(), seed]
+    made_of = [experiment.kind, spec, viewer.network.key.to_json(), seed, viewer.models, annotated(pairs)]
     files = {row.label: folder / f"{_digest([row.identity(experiment.base), *made_of])}.jsonl" for row in rows}
     known = {label: read_answers(path) for label, path in files.items()}
     keys = {pair.key for pair in pairs}
     wanted = [row for row in rows if not keys <= set(known[row.label])]
-    looks = {row.label: _look(row, viewer, folder, seed, progress) for row in wanted}
+    looks = {row.label: _look(row, request.training, viewer, folder, seed, progress) for row in wanted}
     for pair in _told(pairs, f"pairs, seed {seed}", progress):
         missing = [row for row in wanted if pair.key not in known[row.label]]
         if not missing:
@@ -156,11 +182,15 @@ def _told(things: Sequence[T], stage: str, progress: Progress | None) -> Iterato
             progress(stage, number + 1, len(things))
 
 
-def _look(row: MatchRow, viewer: Viewer, folder: Path, seed: int, progress: Progress | None) -> Look:
+def _look(
+    row: MatchRow, training: str | None, viewer: Viewer, folder: Path, seed: int, progress: Progress | None
+) -> Look:
     """What the row's matcher sees of a picture."""
     plan = row.adapter
     if plan is None:
         return lambda seen: viewer.side(seen, row, seed)
+    if training is not None:
+        plan = replace(plan, pairs=training)
     adapter = trained_adapter(plan, open_pairs(seeded(plan.pairs, seed)), viewer, folder, seed, progress)
     return lambda seen: adapted(adapter, viewer.side(seen, row, seed))
 

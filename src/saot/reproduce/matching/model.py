@@ -57,6 +57,7 @@ class MatchColumn:
         weight: What is averaged: "points", "images", "categories" (of their points) or "categories_of_images".
         category: That alone.
         attribute: Name and value: pairs of that alone.
+        counted: "all" counts every common point also in rows that count within the mask alone.
         quantity: "pck" in percent; "seconds" of matching a pair, "feature_seconds" of its features, "total_seconds";
             "memory" of matching, MiB; "parameters" of the network, millions.
     """
@@ -69,6 +70,7 @@ class MatchColumn:
     weight: Literal["points", "images", "categories", "categories_of_images"] = "points"
     category: str | None = None
     attribute: tuple[str, int] | None = None
+    counted: Literal["row", "all"] = "row"
     quantity: Literal["pck", "seconds", "feature_seconds", "total_seconds", "memory", "parameters"] = "pck"
 
 
@@ -116,7 +118,7 @@ class MatchRow:
         if self.adapter is not None:
             known.append(f"pseudo-labels of training pairs, made within object masks (space: {self.adapter.space})")
         if self.masks == "object":
-            known.append("object masks")
+            known.append("object masks (the set's own, else MobileSAM's from annotated boxes of both pictures)")
         if self.space in ("exact", "distorted"):
             known.append("depth" if self.space == "exact" else "depth of unknown scale")
         if self.symmetric or self.pose_align:
@@ -187,6 +189,7 @@ class MatchTableRequest:
     Attributes:
         pairs: SPEC of the pairs; the preset's own unless given.
         backbone, weights, size: Of the features.
+        training: SPEC of the pairs that adapters are trained on; the preset's own unless given.
         seeds: Of pairs that are drawn; sets of their own have one.
         sam: MobileSAM's weights, for object masks where the set has none.
         structure: Model for "lifted" rows, as in `saot match --structure`.
@@ -198,6 +201,7 @@ class MatchTableRequest:
     backbone: str = "filterbank"
     weights: str | None = None
     size: str | None = None
+    training: str | None = None
     seeds: tuple[int, ...] = (0,)
     sam: str | None = None
     structure: str | None = None

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ class SequenceExperiment:
     location: str
     rows: tuple[SequenceRow, ...]
     distances: tuple[int, ...] = (1, 2, 3, 5, 10)
-    every: int = 5
+    every: int = 10  # clips that overlap would count frames twice, and a bootstrap would take them for others
     data: str = "camvid:PATH:day.txt"
     reference: str | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
@@ -85,17 +87,31 @@ class SequenceExperiment:
 
 
 def sequences(keys: Sequence[str]) -> list[list[int]]:
-    """Numbers of the frames of each sequence in their order: names that are alike up to their last digits.
+    """Numbers of the frames of each sequence in their order.
+
+    Names that are alike up to their last digits are one drive; where these digits jump by more than half as much again
+    as they usually do, a new sequence begins.
 
     Example:
-        >>> sequences(["b/x_002.png", "a_f1.png", "b/x_001.png"])
-        [[1], [2, 0]]
+        >>> sequences(["b/x_2.png", "a_f1.png", "b/x_10.png", "b/x_4.png", "b/x_6.png"])
+        [[1], [0, 3, 4], [2]]
     """
-    found: dict[str, list[int]] = {}
-    for number in sorted(range(len(keys)), key=lambda number: keys[number]):
-        stem = keys[number].rpartition(".")[0] or keys[number]
-        found.setdefault(stem.rstrip("0123456789"), []).append(number)
-    return list(found.values())
+    drives: dict[str, list[tuple[int, int]]] = {}
+    for number, key in enumerate(keys):
+        stem = key.rpartition(".")[0] or key
+        start = stem.rstrip("0123456789")
+        drives.setdefault(start, []).append((int(stem[len(start) :] or 0), number))
+    found: list[list[int]] = []
+    for start in sorted(drives):
+        frames = sorted(drives[start])
+        steps = [after[0] - before[0] for before, after in pairwise(frames)]
+        usual = statistics.median(steps) if steps else 0
+        found.append([frames[0][1]])
+        for step, (_, number) in zip(steps, frames[1:], strict=True):
+            if step > 1.5 * usual:
+                found.append([])
+            found[-1].append(number)
+    return found
 
 
 def clips(keys: Sequence[str], length: int, every: int) -> list[list[int]]:
@@ -206,7 +222,7 @@ def _finish(
         name=experiment.name,
         title=experiment.title,
         location=experiment.location,
-        columns=tuple((str(d), f"{d} frame{'s' * (d > 1)}") for d in experiment.distances),
+        columns=tuple((str(d), f"{d} listed frame{'s' * (d > 1)} on") for d in experiment.distances),
         rows=rows,
         reference=experiment.reference,
         images=len(next(iter(counts.values()))),

@@ -1,10 +1,13 @@
 """From a pair of pictures to what a matcher sees of it, under the knowledge that a row may use."""
 
+import hashlib
+import math
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from saot.transfer import generator_for
 
 Inside = Bool[Tensor, "h w"] | None  # pixels whose depth counts
 Lifter = Callable[[UInt8[np.ndarray, "h w 3"], PatchGrid, Inside], LiftedTokens]
+_KEPT = 256  # masks and lifted pictures in memory
 _NOISE = 0.05  # of the depth, of the smooth noise of "distorted"
 _SHIFT = 0.2  # of the median depth, at most
 _BUMPS = 6  # of the smooth noise along a side
@@ -52,6 +56,7 @@ class Viewer:
         sam: For object masks where the set has none.
         lifter: For rows whose space is "lifted".
         device: Where tokens go.
+        models: Names of what `sam` and `lifter` are, for whoever keeps answers.
     """
 
     def __init__(
@@ -61,17 +66,24 @@ class Viewer:
         sam: Segmenter | None,
         lifter: Lifter | None,
         device: str = "cpu",
+        models: Sequence[str | None] = (),
     ) -> None:
+        self.models = list(models)
         self.network, self.store, self.sam, self.lifter, self.device = network, store, sam, lifter, device
         self._kept = set() if store is None else set(store.keys())
+        self._masks: OrderedDict[str, Bool[np.ndarray, "h w"]] = OrderedDict()
+        self._points: OrderedDict[tuple[str, Space, bool, int], LiftedTokens] = OrderedDict()
 
     def see(self, picture: PairSide) -> Seen:
         """The picture and its features."""
         image = picture.image()
+        fingerprint = hashlib.sha256(image.tobytes()).hexdigest()
         if self.store is not None and picture.name in self._kept:
-            return Seen(picture, image, self.store.read(picture.name))
+            kept = self.store.read(picture.name)
+            if kept.provenance.source == fingerprint:
+                return Seen(picture, image, kept)
         started = time.perf_counter()
-        features = extract(self.network, image, picture.name)
+        features = extract(self.network, image, fingerprint)
         seconds = time.perf_counter() - started
         if self.store is not None:
             self.store.write(picture.name, features)
@@ -98,17 +110,29 @@ class Viewer:
         Raises:
             ValueError: If a mask or depth is needed that the set lacks.
         """
-        grid = seen.grid
-        inside = None if masks == "all" else torch.from_numpy(np.ascontiguousarray(self.object_mask(seen)))
-        mask = None if inside is None else token_mask(inside, grid).to(self.device)
-        points = None
+        grid, mask, points, inside = seen.grid, None, None, None
+        if masks == "object":
+            inside = torch.from_numpy(np.ascontiguousarray(self.object_mask(seen)))
+            mask = self.token_mask(seen)
         if space != "none":
-            lifted = self._lifted(seen, space, seed, inside)
+            key = (seen.picture.name, space, inside is not None, seed)
+            lifted = _kept(self._points, key, lambda: self._lifted(seen, space, seed, inside))
             points = lifted.points.to(self.device)
         return Side.of(seen.features.tokens.to(self.device), (grid.height, grid.width), mask, points)
 
+    def token_mask(self, seen: Seen) -> Bool[Tensor, " n"]:
+        """The tokens on the object."""
+        return token_mask(np.ascontiguousarray(self.object_mask(seen)), seen.grid).to(self.device)
+
+    def has_mask(self, seen: Seen) -> bool:
+        """Whether an object mask can be had."""
+        return seen.picture.load_mask is not None or (self.sam is not None and seen.picture.box is not None)
+
     def object_mask(self, seen: Seen) -> Bool[np.ndarray, "h w"]:
-        """Of the set, else MobileSAM's from the object's box."""
+        """Of the set, else MobileSAM's from the object's box; the box itself where MobileSAM finds nothing in it."""
+        return _kept(self._masks, f"{seen.picture.name} {seen.picture.box}", lambda: self._mask(seen))
+
+    def _mask(self, seen: Seen) -> Bool[np.ndarray, "h w"]:
         if seen.picture.load_mask is not None:
             return seen.picture.mask()
         if self.sam is None or seen.picture.box is None:
@@ -120,7 +144,9 @@ class Viewer:
         x1, y1, x2, y2 = seen.picture.box
         box = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
         mask = self.sam.segment(self.sam.encode(seen.image), [Prompt(box=box)]).masks[0].numpy()
-        return mask if mask.any() else np.ones_like(mask)
+        if not mask.any():
+            mask[int(box[1]) : math.ceil(box[3]), int(box[0]) : math.ceil(box[2])] = True
+        return mask
 
     def _lifted(self, seen: Seen, space: Space, seed: int, inside: Inside) -> LiftedTokens:
         match space:
@@ -144,9 +170,32 @@ class Viewer:
 
 def num_parameters(network: object) -> int:
     """Numbers in the weights of whatever networks an object holds; 0 for features without weights."""
-    parts = getattr(network, "parts", None) or [network]
-    held = [value for part in parts for value in vars(part).values()]
-    return sum(number.numel() for value in held if isinstance(value, torch.nn.Module) for number in value.parameters())
+    found: dict[int, int] = {}
+
+    def look(thing: object, depth: int) -> None:
+        if isinstance(thing, torch.nn.Module):
+            found.update({id(number): number.numel() for number in thing.parameters()})
+        elif depth and isinstance(thing, tuple | list):
+            for part in thing:
+                look(part, depth - 1)
+        elif depth and hasattr(thing, "__dict__"):
+            for part in vars(thing).values():
+                look(part, depth - 1)
+
+    look(network, 4)
+    return sum(found.values())
+
+
+T = TypeVar("T")
+
+
+def _kept(cache: OrderedDict[Any, T], key: Any, make: Callable[[], T]) -> T:
+    """What was made for this key, or made now; the last few hundred are kept."""
+    if key not in cache:
+        cache[key] = make()
+        if len(cache) > _KEPT:
+            cache.popitem(last=False)
+    return cache[key]
 
 
 def distorted(depth: Float32[np.ndarray, "h w"], seed: int, name: str) -> Float32[np.ndarray, "h w"]:

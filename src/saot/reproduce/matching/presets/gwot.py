@@ -3,7 +3,15 @@
 from typing import Any
 
 from saot.reproduce.matching.model import Masks, MatchColumn, MatchExperiment, MatchRow
-from saot.reproduce.matching.presets.parts import GENERATED_NOTE, NEAREST, PAIRS, SPAIR_GWOT, TSS_GWOT, points
+from saot.reproduce.matching.presets.parts import (
+    DIFFUSE_UOT,
+    GENERATED_NOTE,
+    NEAREST,
+    PAIRS,
+    SPAIR_GWOT,
+    TSS_GWOT,
+    points,
+)
 from saot.reproduce.model import Changes, Number
 
 SPAIR_CLASSES = (
@@ -133,7 +141,7 @@ GWOT_ABLATION = MatchExperiment(
     rows=(
         _gwot("Nearest neighbour", NEAREST, paper={"0.1": 55.7}),
         _gwot("Mutual nearest neighbour", {"method": "mutual-nn"}),
-        _gwot("Unbalanced OT", {"method": "uot"}),
+        _gwot("Unbalanced OT", DIFFUSE_UOT),
         _gwot("GWOT, no structure", {"gwot.structure": 0.0}),
         _gwot("GWOT, balanced", {"gwot.marginals": "balanced"}, paper={"0.1": 55.9}),
         _gwot("GWOT, target's marginal free", {"gwot.marginal": 0.0}),
@@ -142,7 +150,7 @@ GWOT_ABLATION = MatchExperiment(
         _gwot("GWOT, rows of mass 1", {"gwot.scale": "row_mass_one"}),
         _gwot("GWOT, weights of SPair-71k", SPAIR_GWOT),
         _gwot("Nearest neighbour", NEAREST, "object"),
-        _gwot("Unbalanced OT", {"method": "uot"}, "object"),
+        _gwot("Unbalanced OT", DIFFUSE_UOT, "object"),
         _gwot("GWOT", {}, "object"),
         _gwot("GWOT + Sym", {"gwot.symmetry": 0.1}, symmetric=True, paper={"0.1": 62.3}, section=PRIVILEGED),
         _gwot(

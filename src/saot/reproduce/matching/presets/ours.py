@@ -1,7 +1,7 @@
 """What neither paper has: photographs under known warps, and labels along a sequence."""
 
 from saot.reproduce.matching.model import MatchColumn, MatchExperiment, MatchRow
-from saot.reproduce.matching.presets.parts import NEAREST, TSS_GWOT
+from saot.reproduce.matching.presets.parts import DIFFUSE_UOT, NEAREST, TSS_GWOT
 from saot.reproduce.matching.sequence import SequenceExperiment, SequenceRow
 
 WARPS = MatchExperiment(
@@ -15,7 +15,7 @@ WARPS = MatchExperiment(
     rows=(
         MatchRow("Nearest neighbour", NEAREST),
         MatchRow("Mutual nearest neighbour", {"method": "mutual-nn"}),
-        MatchRow("Unbalanced OT", {"method": "uot"}),
+        MatchRow("Unbalanced OT", DIFFUSE_UOT),
         MatchRow("GWOT", TSS_GWOT),
     ),
     data="warps:FOLDER",
@@ -37,5 +37,8 @@ SEQUENCE = SequenceExperiment(
         SequenceRow("GWOT, first and last", TSS_GWOT, True, 1, section="From first and last frame"),
     ),
     reference="Nearest neighbour",
-    notes=("mIoU at pixel level from counts summed over all clips; the first frame of each clip has its labels.",),
+    notes=(
+        "mIoU at pixel level from counts summed over all clips; the first frame of each clip has its labels.",
+        "Distances count frames of the list; CamVid's day.txt has every 60th or 120th of the video: 2 or 4 seconds.",
+    ),
 )

@@ -4,6 +4,7 @@ from saot.reproduce.matching.model import MatchColumn
 from saot.reproduce.model import Changes
 
 PAIRS = "scenes-pairs:turned:val"
+DIFFUSE_UOT: Changes = {"method": "uot", "uot.epsilon": 1.0, "uot.tau": 0.75}  # Shape-of-You's "Semantic UOT"
 NEAREST: Changes = {"method": "nn"}
 SPAIR_GWOT: Changes = {"method": "gwot", "gwot.cost": 0.6, "gwot.structure": 0.1, "gwot.marginal": 0.01}
 TSS_GWOT: Changes = {"method": "gwot"}
