@@ -109,24 +109,25 @@ def network(
     refine = refine or job.recipe.refine
     identity = [[(t.name, t.weight) for t in terms], dataclasses.asdict(decoder), start is not None]
     identity += [member] if member else []
-    names = [term.name for term in terms]
+    names = [term.name for term in terms] if start is None else []  # without names nothing is shared
     untrained = start or new_decoder(job, decoder, seed)
 
     def train(checkpoint: Checkpoint, progress: Progress) -> DecoderFit:
         return fit_decoder(untrained, terms, decoder, seed=seed, checkpoint=checkpoint, progress=progress)
 
-    first = _once(job, identity, (name, 1), [] if start is not None else names, train)
+    first = _once(job, identity, (name, 1), names, train)
     if refine_terms is None or refine.steps == 0:
         return first
     identity = [*identity, [(t.name, t.weight) for t in refine_terms], dataclasses.asdict(refine)]
-    names += [term.name for term in refine_terms]
+    if start is None:
+        names += [term.name for term in refine_terms]
 
     def self_train(checkpoint: Checkpoint, progress: Progress) -> DecoderFit:
         target = job.target.all_tokens()
         state = {"seed": seed, "checkpoint": checkpoint, "progress": progress, "crop": decoder.crop}
         return refine_decoder(first, target, refine, terms=refine_terms, **state)
 
-    return _once(job, identity, (name, 2), [] if start is not None else names, self_train)
+    return _once(job, identity, (name, 2), names, self_train)
 
 
 def _once(
