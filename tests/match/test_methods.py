@@ -104,11 +104,12 @@ def test_mirrored_side_and_points():
 
 
 @pytest.mark.parametrize("method", ["nn", "uot", "gwot"])
+@pytest.mark.parametrize("take", ["best", "mean"])
 @pytest.mark.parametrize(("first", "memory"), [(True, 0), (True, 1), (False, 1), (True, 3)])
-def test_labels_stay_where_nothing_moves(method, first, memory):
+def test_labels_stay_where_nothing_moves(method, first, memory, take):
     side = random_side((5, 5))
     labels = torch.nn.functional.one_hot(torch.arange(25) % 3).float()
-    settings = PropagationSettings(MatchSettings(method), first, memory)
+    settings = PropagationSettings(MatchSettings(method), take, first, memory)
     carried = list(propagate_labels([side] * 4, labels, settings))
     assert len(carried) == 4
     for one in carried:

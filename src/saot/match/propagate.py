@@ -3,12 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saot.match.methods import MatchSettings, match_sides, plan_confidence
+from saot.match.methods import MatchSettings, match_sides
 from saot.match.sides import Side
 
 Progress = Callable[[int, int], None]
@@ -19,12 +20,15 @@ class PropagationSettings:
     """Which frames a new one is matched to, and how.
 
     Attributes:
-        match: Method. A plan gives each token a mean of labels, by its row; a similarity the label of its best token.
+        match: Method.
+        take: What a token takes: "best", the label of its best token; or "mean", that of its row of a plan, which is
+            softer, and washes out what is narrower than the plan is sure. Similarities always give the best token's.
         first: Whether the first frame, whose labels are given, is always among them.
         memory: How many frames before the new one, whose labels were carried there. 0 is the first frame alone.
     """
 
     match: MatchSettings = MatchSettings()
+    take: Literal["best", "mean"] = "best"
     first: bool = True
     memory: int = 1
 
@@ -84,24 +88,23 @@ def propagate_labels(
             first = (frame, now)
         else:
             known = ([first] if settings.first and (not recent or recent[0] is not first) else []) + list(recent)
-            now = _carry(frame, known, settings.match)
+            now = _carry(frame, known, settings)
         yield now
         recent.append(first if now is first[1] else (frame, now))
 
 
-def _carry(frame: Side, known: list[tuple[Side, Carried]], settings: MatchSettings) -> Carried:
+def _carry(frame: Side, known: list[tuple[Side, Carried]], settings: PropagationSettings) -> Carried:
     probs = torch.zeros(len(frame.tokens), known[0][1].probs.shape[1], dtype=known[0][1].probs.dtype)
     probs, sure = probs.to(frame.tokens.device), torch.zeros(len(frame.tokens), device=frame.tokens.device)
     for other, carried in known:
         labelled = other.mask & (carried.probs.sum(-1) > 0)
-        matching = match_sides(frame, Side(other.tokens, other.shape, labelled, other.points), settings)
-        if matching.is_plan:
+        matching = match_sides(frame, Side(other.tokens, other.shape, labelled, other.points), settings.match)
+        if matching.is_plan and settings.take == "mean":
             probs += _normalised(matching.scores.to(probs.dtype) @ carried.probs)
-            sure += plan_confidence(matching.scores, other.shape, frame.mask)
         else:
             best = torch.where(labelled, matching.scores, -torch.inf).argmax(-1)
             probs += _normalised(carried.probs[best]) * frame.mask.unsqueeze(-1)
-            sure += matching.confidence
+        sure += matching.confidence
     return Carried(_normalised(probs), sure / len(known))
 
 

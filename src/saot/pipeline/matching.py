@@ -18,6 +18,8 @@ from saot.data.patches import PatchGrid, soft_patch_labels
 from saot.evaluate import predict_mask
 from saot.features import load_backbone
 from saot.match import (
+    GWOT_SPAIR,
+    GWOT_TSS,
     Matching,
     MatchSettings,
     PropagationSettings,
@@ -100,7 +102,7 @@ def _carry_labels(
         raise ValueError(f"expected class indices below 255 in {request.labels}, and 255 for none; got no such pixel")
     classes = int(known.max()) + 1
     shares, _ = soft_patch_labels(mask.astype(np.uint8), first.grid, num_classes=classes)
-    settings = PropagationSettings(request.settings)
+    settings = PropagationSettings(_for_labels(request.settings))
     steps = propagate_labels((picture.side for picture in pictures), shares.to(request.device), settings)
     found = []
     for number, (picture, carried) in enumerate(zip(pictures, steps, strict=True)):
@@ -129,6 +131,13 @@ def _used(settings: MatchSettings) -> dict[str, Any]:
     """The settings that the method reads."""
     own = settings.method.replace("-", "_")
     return {name: value for name, value in as_dict(settings).items() if name in ("readout", own)}
+
+
+def _for_labels(settings: MatchSettings) -> MatchSettings:
+    """GWOT with its weights of SPair-71k, which kept more of thin things in sequences that were looked at."""
+    if settings.method != "gwot" or settings.gwot != GWOT_TSS:
+        return settings
+    return dataclasses.replace(settings, gwot=dataclasses.replace(GWOT_SPAIR, symmetry=0.0))
 
 
 def _flat(settings: MatchSettings) -> MatchSettings:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64
@@ -37,6 +37,7 @@ class SequenceRow:
         changes: Dotted paths into `MatchSettings`.
         first: Whether the labelled frame is always asked.
         memory: How many frames before the new one are asked.
+        take: As in `PropagationSettings`.
         section: Heading above a group of rows.
     """
 
@@ -44,11 +45,12 @@ class SequenceRow:
     changes: Changes
     first: bool = True
     memory: int = 0
+    take: Literal["best", "mean"] = "best"
     section: str = ""
 
     def settings(self) -> PropagationSettings:
         """The settings behind the row."""
-        return PropagationSettings(MatchRow(self.label, self.changes).settings({}), self.first, self.memory)
+        return PropagationSettings(MatchRow(self.label, self.changes).settings({}), self.take, self.first, self.memory)
 
 
 @dataclass(frozen=True)
