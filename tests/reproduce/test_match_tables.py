@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -19,9 +20,21 @@ from saot.reproduce.matching.model import AdapterPlan, MatchColumn, MatchExperim
 from saot.reproduce.matching.sequence import SequenceExperiment, SequenceRow, clips, sequences
 from saot.reproduce.matching.sides import distorted
 
-PAIRS = "scenes-pairs:street:val,count=3,size=84,classes=car"
+PAIRS = "scenes-pairs:turned:val,count=3,size=84,classes=car"
 REQUEST = MatchTableRequest(pairs=PAIRS, size="84x84", seeds=(0, 1))
 NEAREST = {"method": "nn"}
+
+
+@lru_cache
+def opened(spec):
+    """Pairs that are drawn once for all tests."""
+    pairs = open_pairs(spec)
+    return replace(pairs, make=lru_cache(pairs.make))
+
+
+@pytest.fixture(autouse=True)
+def _opened_once(monkeypatch):
+    monkeypatch.setattr("saot.reproduce.matching.engine.open_pairs", opened)
 
 
 def tiny(name):
@@ -84,7 +97,7 @@ def test_numbers_are_those_of_the_answers_on_disk_and_are_not_made_again(tmp_pat
         answers = read_answers(path)
         seed = int(next(iter(answers)).split("/")[2])
         scores = KeyPointScores((0.1,))
-        for pair in open_pairs(seeded(PAIRS, seed)):
+        for pair in opened(seeded(PAIRS, seed)):
             scores.add(pair, np.array(answers[pair.key].places))
         value = scores.result().box.overall.points[0]
         assert 100 * value in {by_row["a"][seed], by_row["masked"][seed]}

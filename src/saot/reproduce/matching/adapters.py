@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from saot.data import write_atomic
-from saot.data.pairs import PairSet
+from saot.data.pairs import Pair
 from saot.match import Side, pseudo_label, shape_of_you
 from saot.match.adapter import Adapter, token_map
 from saot.match.shape_of_you import PseudoLabel, nearest_label
@@ -23,7 +24,7 @@ WIDTH = 256  # of the refined features here; the paper's is 768
 
 
 def trained_adapter(
-    plan: AdapterPlan, pairs: PairSet, viewer: Viewer, folder: Path, seed: int, progress: Progress | None = None
+    plan: AdapterPlan, pairs: Sequence[Pair], viewer: Viewer, folder: Path, seed: int, progress: Progress | None = None
 ) -> Adapter:
     """The adapter of a plan, from its file if it was trained before."""
     key = viewer.network.key
@@ -35,13 +36,12 @@ def trained_adapter(
     if path.is_file():
         adapter.load_state_dict(load_file(path))
         return adapter.eval()
-    chosen = pairs.spread(plan.count)
     prepared: list[AdapterPair] = []
     labels: list[PseudoLabel] = []
-    for number in range(len(chosen)):
+    for number in range(len(pairs)):
         if progress is not None:
-            progress("pseudo-labels", number, len(chosen))
-        pair = chosen[number]
+            progress("pseudo-labels", number, len(pairs))
+        pair = pairs[number]
         seen = viewer.see(pair.source), viewer.see(pair.target)
         sides = [viewer.side_of(one, "object", plan.space, seed) for one in seen]
         maps = [[token_map(side.tokens, side.shape)] for side in sides]

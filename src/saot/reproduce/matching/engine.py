@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -191,8 +192,16 @@ def _look(
         return lambda seen: viewer.side(seen, row, seed)
     if training is not None:
         plan = replace(plan, pairs=training)
-    adapter = trained_adapter(plan, open_pairs(seeded(plan.pairs, seed)), viewer, folder, seed, progress)
+    pairs = _training_pairs(seeded(plan.pairs, seed), plan.count)
+    adapter = trained_adapter(plan, pairs, viewer, folder, seed, progress)
     return lambda seen: adapted(adapter, viewer.side(seen, row, seed))
+
+
+@lru_cache(maxsize=2)
+def _training_pairs(spec: str, count: int) -> tuple[Pair, ...]:
+    """Made once for all adapters of a table."""
+    pairs = open_pairs(spec).spread(count)
+    return tuple(pairs[number] for number in range(len(pairs)))
 
 
 def _digest(parts: Sequence[Any]) -> str:
