@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from saot.transport.local import Disk, LocalStructure
 
 GRIDS = [((6, 7), (9, 8)), ((5, 5), (3, 2)), ((4, 4), (1, 9)), ((1, 1), (1, 1)), ((2, 13), (13, 2))]
-DISTANCES = [(3.0, 5.0), (4.2, 2.5), (1.0, 0.0), (7.0, 9.0)]
+DISTANCES = [(3.0, 5.0), (4.2, 2.5), (1.2, 0.0), (7.0, 9.0)]
 
 
 @pytest.mark.parametrize("grids", GRIDS)
@@ -67,5 +67,8 @@ def test_wrong_input_is_told():
         local.multiply(torch.rand(12, 11))
     with pytest.raises(ValueError, match="holds the centre"):
         LocalStructure((3, 4), (4, 3), near=0)
+    with pytest.raises(ValueError, match="besides itself; raise near"):
+        LocalStructure((3, 4), (4, 3), near=1, centre=False)
+    assert LocalStructure((3, 4), (4, 3), near=1).taps == 1
     with pytest.raises(ValueError, match="0 x 4"):
         LocalStructure((0, 4), (4, 3))
