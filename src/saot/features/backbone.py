@@ -51,7 +51,6 @@ class FeatureSettings:
 
 
 @runtime_checkable
-@runtime_checkable
 class Backbone(Protocol):
     """What `extract` and `FeatureStore` need of a network."""
 
@@ -77,6 +76,27 @@ class Backbone(Protocol):
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
         """Tokens of a picture of its input size already: row-major, float32, on the CPU, before L2."""
         ...
+
+
+class Keyed:
+    """What a backbone says of itself from its key alone."""
+
+    _key: FeatureKey
+
+    @property
+    def key(self) -> FeatureKey:
+        """The resolved settings."""
+        return self._key
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels of network input per token."""
+        return self._key.patch_size
+
+    @property
+    def dim(self) -> int:
+        """Numbers per token."""
+        return self._key.dim
 
 
 def load_backbone(

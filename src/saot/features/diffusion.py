@@ -37,7 +37,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from saot.data.files import sha256_file
-from saot.features.backbone import FeatureSettings, check_size, fit_size
+from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
 from saot.features.fused import resample_tokens
 from saot.features.grid import FeatureKey
 from saot.features.hub import hub_name
@@ -78,7 +78,7 @@ class _Network:
     prompt: Float[Tensor, "1 t d"]
 
 
-class StableDiffusion:
+class StableDiffusion(Keyed):
     """A frozen UNet of Stable Diffusion 1 or 2 as a `Backbone`; its weights are read at the first picture."""
 
     def __init__(self, settings: FeatureSettings) -> None:
@@ -107,18 +107,6 @@ class StableDiffusion:
             pixel_mean=(127.5,) * 3,
             pixel_deviation=(127.5,) * 3,
         )
-
-    @property
-    def key(self) -> FeatureKey:
-        return self._key
-
-    @property
-    def patch_size(self) -> int:
-        return self._key.patch_size
-
-    @property
-    def dim(self) -> int:
-        return self._key.dim
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         return fit_size(height, width, self._size, self.patch_size)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.backbone import FeatureSettings, check_size, fit_size
+from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
 from saot.features.grid import FeatureKey
 
 _VERSION = "filterbank-1"  # change it with any number below: tokens of two versions must not be mixed
@@ -27,7 +27,7 @@ _HEIGHTS = 8
 _CONTEXTS = (3, 9)  # sides of the wider neighbourhoods, tokens
 
 
-class FilterBank:
+class FilterBank(Keyed):
     """The descriptor as a `Backbone`: patch 14 and long side 1008 unless said otherwise."""
 
     def __init__(self, settings: FeatureSettings, patch_size: int = 14) -> None:
@@ -50,18 +50,6 @@ class FilterBank:
             pixel_mean=(0.0, 0.0, 0.0),
             pixel_deviation=(255.0, 255.0, 255.0),
         )
-
-    @property
-    def key(self) -> FeatureKey:
-        return self._key
-
-    @property
-    def patch_size(self) -> int:
-        return self._key.patch_size
-
-    @property
-    def dim(self) -> int:
-        return self._key.dim
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         return fit_size(height, width, self._size, self.patch_size)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.backbone import Backbone, FeatureSettings, SizePolicy, load_backbone, resize_image
+from saot.features.backbone import Backbone, FeatureSettings, Keyed, SizePolicy, load_backbone, resize_image
 from saot.features.grid import FeatureKey
 
 _NO_WEIGHTS = ("filterbank",)
@@ -35,7 +35,7 @@ _NEED_WEIGHTS = ("mobile-sam",)  # the rest has a published place to look for th
 _SAID_ELSEWHERE = ("backbone", "weights_sha256", "l2_norm", "format_version")  # of the parts' keys
 
 
-class Fused:
+class Fused(Keyed):
     """Backbones joined by `+` as one `Backbone`; the tokens lie on the first one's grid.
 
     `key.weights_sha256` holds the parts' hashes, joined by `+`; `key.layers` one entry a part, with all that the
@@ -66,18 +66,6 @@ class Fused:
         lead["layers"] = tuple(_describe(key) for key in keys)
         lead["dim"] = sum(key.dim for key in keys)
         self._key = FeatureKey(**lead)
-
-    @property
-    def key(self) -> FeatureKey:
-        return self._key
-
-    @property
-    def patch_size(self) -> int:
-        return self._key.patch_size
-
-    @property
-    def dim(self) -> int:
-        return self._key.dim
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         return self._parts[0].input_size(height, width)

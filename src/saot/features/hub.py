@@ -28,7 +28,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from saot.data.files import sha256_file
-from saot.features.backbone import FeatureSettings, check_size, fit_size
+from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
 from saot.features.grid import FeatureKey
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -65,7 +65,7 @@ def hub_name(name: str) -> str | None:
     return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
 
 
-class HubViT:
+class HubViT(Keyed):
     """A frozen ViT as a `Backbone`; its weights are read at the first picture."""
 
     def __init__(self, settings: FeatureSettings) -> None:
@@ -93,18 +93,6 @@ class HubViT:
             pixel_mean=mean,
             pixel_deviation=deviation,
         )
-
-    @property
-    def key(self) -> FeatureKey:
-        return self._key
-
-    @property
-    def patch_size(self) -> int:
-        return self._key.patch_size
-
-    @property
-    def dim(self) -> int:
-        return self._key.dim
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         return fit_size(height, width, self._size, self.patch_size)

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from saot.data.files import sha256_file
-from saot.features.backbone import FeatureSettings, check_size, fit_size
+from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
 from saot.features.grid import FeatureKey
 from saot.features.weights import WeightReader, read_weights
 
@@ -34,11 +34,11 @@ _NECK_WIDTH = 256
 _STRIP_NUMBERS = 2**19  # 2 MB of float32
 _STAGES = ("stage0", "stage1", "stage2", "stage3")
 _STAGE_DIMS = (128, 160, 320, 320)
-_MEAN = (123.675, 116.28, 103.53)  # of 0-255 RGB, as published
-_DEVIATION = (58.395, 57.12, 57.375)
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # of 0-255 RGB, as published
+PIXEL_DEVIATION = (58.395, 57.12, 57.375)
 
 
-class MobileSam:
+class MobileSam(Keyed):
     """MobileSAM's image encoder as a `Backbone`.
 
     The published pre-processing is the default: long side to 1024 (bilinear), mean and deviation, zeros right
@@ -78,21 +78,9 @@ class MobileSam:
             patch_size=_PATCH,
             dim=sum(_NECK_WIDTH if layer == "neck" else _STAGE_DIMS[_STAGES.index(layer)] for layer in layers),
             resize="pillow-bilinear",
-            pixel_mean=_MEAN,
-            pixel_deviation=_DEVIATION,
+            pixel_mean=PIXEL_MEAN,
+            pixel_deviation=PIXEL_DEVIATION,
         )
-
-    @property
-    def key(self) -> FeatureKey:
-        return self._key
-
-    @property
-    def patch_size(self) -> int:
-        return _PATCH
-
-    @property
-    def dim(self) -> int:
-        return self._key.dim
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         if isinstance(self._size, tuple) or not self._key.pad:
@@ -105,7 +93,7 @@ class MobileSam:
         height, width = image.shape[:2]
         rows, columns = -(-height // _PATCH), -(-width // _PATCH)
         pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(self._settings.device)
-        pixels = (pixels - pixels.new_tensor(_MEAN)) / pixels.new_tensor(_DEVIATION)
+        pixels = (pixels - pixels.new_tensor(PIXEL_MEAN)) / pixels.new_tensor(PIXEL_DEVIATION)
         side = max(rows, columns) * _PATCH
         if self._key.pad and (height, width) != (side, side):
             pixels = F.pad(pixels, (0, 0, 0, side - width, 0, side - height))

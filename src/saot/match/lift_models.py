@@ -180,3 +180,17 @@ def _load_depth(name: str) -> tuple[Any, Any]:
     if missing:
         raise ValueError(f"the weights of {name} are not complete: {missing[0]} is missing; fetch them again")
     return processor, model
+
+
+def lifting_model(structure: str, device: str = "cpu") -> DepthModel | VggtModel | None:
+    """The network behind "depth:MODEL" (relative depth), "metric:MODEL", "vggt" or "vggt:WEIGHTS"; else None.
+
+    Raises:
+        ValueError: If the network cannot be had.
+    """
+    kind, _, name = structure.partition(":")
+    if kind in ("depth", "metric") and name:
+        return DepthModel(name, predicts="disparity" if kind == "depth" else "depth", device=device)
+    if kind == "vggt":
+        return VggtModel(name, device=device) if name else VggtModel(device=device)
+    return None

@@ -18,12 +18,9 @@ from torch import Tensor
 
 from saot.data.patches import PatchGrid, point_tokens, soft_patch_labels
 from saot.features.backbone import resize_image
-from saot.features.tinyvit import TinyViT
+from saot.features.tinyvit import PIXEL_DEVIATION, PIXEL_MEAN, TinyViT
 from saot.features.weights import read_weights
 from saot.match.sam_decoder import FRAME, NUM_MASKS, SamDecoder
-
-_MEAN = (123.675, 116.28, 103.53)  # of 0-255 RGB, as published
-_DEVIATION = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ class Segmenter:
         scale = FRAME / max(height, width)
         size = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
         pixels = torch.from_numpy(resize_image(image, size, "pillow-bilinear").astype(np.float32)).to(self._device)
-        pixels = (pixels - pixels.new_tensor(_MEAN)) / pixels.new_tensor(_DEVIATION)
+        pixels = (pixels - pixels.new_tensor(PIXEL_MEAN)) / pixels.new_tensor(PIXEL_DEVIATION)
         pixels = F.pad(pixels, (0, 0, 0, FRAME - size[1], 0, FRAME - size[0]))
         return EncodedPicture(self._encoder(pixels[None])["neck"][0], (height, width), size)
 

@@ -16,7 +16,7 @@ from saot.data.patches import PatchGrid
 from saot.features import Backbone, FeatureGrid, extract
 from saot.match import MatchSettings, Side
 from saot.match.lift import LiftedTokens, lift_file, lift_flat, read_arrays
-from saot.match.lift_models import DepthModel, VggtModel
+from saot.match.lift_models import lifting_model
 from saot.match.masks import Prompt, Segmenter, token_mask
 
 Progress = Callable[[str, int, int], None]
@@ -169,15 +169,11 @@ def _given_masks(
 
 def _lifter(request: MatchRequest) -> Lifter:
     """What gives the tokens of picture number i their places in space."""
-    kind, _, name = request.structure.partition(":")
     if request.structure == "grid":
         return lambda number, image, grid, inside: lift_flat(grid)
-    if kind in ("depth", "metric") and name:
-        depth = DepthModel(name, predicts="disparity" if kind == "depth" else "depth", device=request.device)
-        return lambda number, image, grid, inside: depth.lift(image, grid, inside)
-    if kind == "vggt":
-        network = VggtModel(name, device=request.device) if name else VggtModel(device=request.device)
-        return lambda number, image, grid, inside: network.lift(image, grid, inside)
+    model = lifting_model(request.structure, request.device)
+    if model is not None:
+        return lambda number, image, grid, inside: model.lift(image, grid, inside)
     files = [part.strip() for part in request.structure.split(",")]
     if len(files) != len(request.pictures):
         raise ValueError(

@@ -12,7 +12,6 @@ a disk, in place of a product of n x n with n x m with m x m.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -162,11 +161,10 @@ class LocalStructure:
 
     def check(self, plan: Tensor) -> None:
         """Raise a ValueError if a plan does not fit the grids."""
-        want = tuple(rows * columns for rows, columns in (self.source, self.target))
-        if tuple(plan.shape[-2:]) != want:
+        if tuple(plan.shape[-2:]) != self.tokens:
             raise ValueError(
                 f"grids of {self.source[0]} x {self.source[1]} and {self.target[0]} x {self.target[1]} tokens have "
-                f"plans of shape {want}, but this one has {tuple(plan.shape[-2:])}"
+                f"plans of shape {self.tokens}, but this one has {tuple(plan.shape[-2:])}"
             )
 
     def _near(self, plan: Tensor, start: int, stop: int) -> Tensor:
@@ -213,7 +211,7 @@ class LocalStructure:
         near = total.view(padded.shape)[..., rows : rows + height, columns : columns + width]
         return (spread.sum(-1, keepdim=True) - near.flatten(-2)).contiguous()
 
-    @cached_property
+    @property
     def tokens(self) -> tuple[int, int]:
         """Number of sources and of targets."""
         return self.source[0] * self.source[1], self.target[0] * self.target[1]

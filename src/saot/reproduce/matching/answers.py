@@ -17,6 +17,7 @@ from saot.data.patches import point_tokens
 from saot.match import MatchSettings, Side, match_sides, to_pixels
 from saot.match.pck import flow_hits
 from saot.match.pose_align import choose_pose, mirror_points, mirror_side
+from saot.match.readout import in_mask
 from saot.pipeline.workspace import peak_bytes, reset_peak
 from saot.reproduce.matching.model import MatchRow
 from saot.reproduce.matching.sides import Seen, Viewer, symmetric_tokens
@@ -127,8 +128,8 @@ class Watch:
 
 def inside_mask(pair: Pair, mask: Bool[np.ndarray, "h w"]) -> tuple[bool, ...]:
     """Which of the target's key points lie on the object's mask."""
-    x, y = (np.clip(np.round(pair.target.points[:, axis]).astype(int), 0, mask.shape[1 - axis] - 1) for axis in (0, 1))
-    return tuple(mask[y, x].tolist())
+    places = torch.from_numpy(pair.target.points).flip(-1)
+    return tuple(in_mask(places, torch.from_numpy(mask.ravel().copy()), (mask.shape[0], mask.shape[1])).tolist())
 
 
 def _only_where_annotated(

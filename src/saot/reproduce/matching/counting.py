@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from saot.data.pairs import Pair
-from saot.match.pck import KeyPointScores, PckTable
+from saot.match.pck import KeyPointScores, PckTable, point_hits
 from saot.reproduce.matching.answers import ALPHAS, Answer
 from saot.reproduce.matching.model import MatchColumn, MatchExperiment, MatchRow
 from saot.reproduce.pieces import PairedDifference
@@ -54,7 +54,10 @@ class Counted:
         if column.quantity == "parameters":
             return cell_of(paper, [self.parameters / 1e6], 1)
         if column.quantity != "pck":
-            spent = [[COSTS[column.quantity](a) for a in self.answers[seed][row.label].values()] for seed in self.pairs]
+            answers = [list(self.answers[seed][row.label].values()) for seed in self.pairs]
+            if column.quantity in ("feature_seconds", "total_seconds"):  # features that were kept cost nothing to make
+                answers = [[a for a in part if a.feature_seconds > 0] or part for part in answers]
+            spent = [[COSTS[column.quantity](a) for a in part] for part in answers]
             digits = 0 if column.quantity == "memory" else 2
             return cell_of(paper, [float(np.median(part)) for part in spent], digits)
         values: list[float | None] = []
@@ -91,17 +94,18 @@ class Counted:
         return bootstrap_hits(mine[0], theirs[0], mine[1])
 
     def _hits(self, row: MatchRow, column: MatchColumn) -> tuple[np.ndarray, np.ndarray]:
+        """Right key points and key points of each pair, pairs of all seeds one after another."""
         hits, totals = [], []
         for seed, pairs in self.pairs.items():
             for pair in pairs:
                 answer = self.answers[seed][row.label][pair.key]
-                scores = KeyPointScores((column.alpha,))
-                scores.add(pair, np.array(answer.places).reshape(-1, 2), counting(row, column, answer))
-                report = scores.result()
-                table = getattr(report, column.threshold if column.subset == "all" else f"{column.threshold}_geometry")
-                total = table.overall.num_points
-                totals.append(total)
-                hits.append(round((table.overall.points[0] or 0.0) * total))
+                asked = pair.common if column.subset == "all" else pair.geometry_aware
+                counted = counting(row, column, answer) & asked
+                if column.threshold == "box" and pair.target.box is None:
+                    continue
+                places = np.array(answer.places).reshape(-1, 2)
+                hits.append(int(point_hits(places, pair, (column.alpha,), column.threshold)[0, counted].sum()))
+                totals.append(int(counted.sum()))
         return np.array(hits), np.array(totals)
 
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from saot.data import sha256_file
 from saot.data.pair_readers import open_pairs
 from saot.data.pairs import Pair, PairSet
-from saot.features import Backbone, load_backbone
-from saot.match.lift_models import DepthModel, VggtModel
+from saot.features import Backbone, FeatureStore, load_backbone
+from saot.match.lift_models import lifting_model
 from saot.match.masks import Segmenter
 from saot.pipeline.settings import parse_size, store_folder
 from saot.reproduce.matching.adapters import adapted, trained_adapter
@@ -27,7 +27,7 @@ from saot.reproduce.matching.answers import (
 from saot.reproduce.matching.counting import Counted
 from saot.reproduce.matching.model import MatchExperiment, MatchRow, MatchTableRequest
 from saot.reproduce.matching.sequence import SequenceExperiment, sequence_table
-from saot.reproduce.matching.sides import Lifter, Viewer, store_for
+from saot.reproduce.matching.sides import Lifter, Viewer
 from saot.reproduce.output import check_folder, write_table
 from saot.reproduce.pieces import Progress
 from saot.reproduce.results import ResultRow, SettingDifference, TableResult
@@ -119,22 +119,19 @@ def limited(pairs: PairSet, limit: int | None) -> PairSet:
 
 def _viewer(request: MatchTableRequest, network: Backbone, store: Path, spec: str) -> Viewer:
     place = store_folder(store / _digest([network.key.to_json()]), spec)
-    kept = store_for(place, network, "drawn" if _drawn(spec) else "named")
+    kept = None if _drawn(spec) else FeatureStore(place, network.key)  # pictures that are drawn have no name to keep
     sam = None if request.sam is None else Segmenter(request.sam, device=request.device)
     models = [request.structure, None if request.sam is None else sha256_file(request.sam)]
     return Viewer(network, kept, sam, _lifter(request), request.device, models)
 
 
 def _lifter(request: MatchTableRequest) -> Lifter | None:
-    kind, _, name = (request.structure or "").partition(":")
-    if kind in ("depth", "metric") and name:
-        predicts = "disparity" if kind == "depth" else "depth"
-        return DepthModel(name, predicts=predicts, device=request.device).lift
-    if kind == "vggt":
-        return (VggtModel(name, device=request.device) if name else VggtModel(device=request.device)).lift
-    if kind:
+    if request.structure is None:
+        return None
+    model = lifting_model(request.structure, request.device)
+    if model is None:
         raise ValueError(f"expected --structure as depth:MODEL, metric:MODEL or vggt; got {request.structure!r}")
-    return None
+    return model.lift
 
 
 def _answers(
@@ -151,28 +148,26 @@ def _answers(
     rows = [row for row in experiment.rows if not row.quoted]
     made_of = [experiment.kind, spec, viewer.network.key.to_json(), seed, viewer.models, annotated(pairs)]
     files = {row.label: folder / f"{_digest([row.identity(experiment.base), *made_of])}.jsonl" for row in rows}
-    known = {label: read_answers(path) for label, path in files.items()}
+    known = {path: read_answers(path) for path in files.values()}  # rows of the same identity share one
     keys = {pair.key for pair in pairs}
-    wanted = [row for row in rows if not keys <= set(known[row.label])]
+    wanted = [row for row in rows if not keys <= set(known[files[row.label]])]
     looks = {row.label: _look(row, request.training, viewer, folder, seed, progress) for row in wanted}
     for pair in _told(pairs, f"pairs, seed {seed}", progress):
-        missing = [row for row in wanted if pair.key not in known[row.label]]
-        if not missing:
+        if all(pair.key in known[files[row.label]] for row in wanted):
             continue
         pictures = viewer.see(pair.source), viewer.see(pair.target)
-        for row in missing:
-            answer = known[row.label].get(pair.key)  # of a row of the same identity
-            if answer is None:
-                settings, look = row.settings(experiment.base), looks[row.label]
-                if experiment.kind == "flow":
-                    answer = flow_answer(settings, pair, pictures, look)
-                else:
-                    answer = key_point_answer(row, settings, pair, pictures, look, viewer)
-                append_answer(files[row.label], pair.key, answer)
-            for other in rows:
-                if files[other.label] == files[row.label]:
-                    known[other.label][pair.key] = answer
-    return {label: {key: found[key] for key in found if key in keys} for label, found in known.items()}
+        for row in wanted:
+            path, look = files[row.label], looks[row.label]
+            if pair.key in known[path]:
+                continue
+            settings = row.settings(experiment.base)
+            if experiment.kind == "flow":
+                answer = flow_answer(settings, pair, pictures, look)
+            else:
+                answer = key_point_answer(row, settings, pair, pictures, look, viewer)
+            append_answer(path, pair.key, answer)
+            known[path][pair.key] = answer
+    return {label: {key: answer for key, answer in known[path].items() if key in keys} for label, path in files.items()}
 
 
 def _told(things: Sequence[T], stage: str, progress: Progress | None) -> Iterator[T]:

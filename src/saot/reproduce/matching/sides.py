@@ -6,8 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -221,8 +220,3 @@ def symmetric_tokens(pair: Pair, grid: PatchGrid, tokens: Tensor) -> Tensor:
     ]
     rows = [(int(tokens[first]), int(tokens[second])) for first, second in known]
     return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
-
-
-def store_for(folder: Path, network: Backbone, pairs: Literal["named", "drawn"]) -> FeatureStore | None:
-    """Where features of a set with named pictures are kept; pictures that are drawn are not."""
-    return FeatureStore(folder, network.key) if pairs == "named" else None
