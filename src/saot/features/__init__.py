@@ -1,11 +1,13 @@
-"""Frozen features: networks that make tokens, and the files that keep them."""
+"""Networks that make tokens, the files that keep them, and encoders that can be trained."""
 
 from saot.features.backbone import Backbone, FeatureSettings, extract, load_backbone
+from saot.features.encoders import Encoder, load_encoder, read_encoder, save_encoder
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 from saot.features.store import FeatureStore
 
 __all__ = [
     "Backbone",
+    "Encoder",
     "FeatureGrid",
     "FeatureKey",
     "FeatureSettings",
@@ -13,4 +15,7 @@ __all__ = [
     "Provenance",
     "extract",
     "load_backbone",
+    "load_encoder",
+    "read_encoder",
+    "save_encoder",
 ]

@@ -20,7 +20,7 @@ SizePolicy = tuple[int, int] | int | None
 
 _FAMILIES = (
     "filterbank, mobile-sam, dinov2-{small,base,large,giant}, dinov2-{small,base,large,giant}-reg, "
-    "dinov3-{small,base,large,huge,7b}, vit-{base,large}, stable-diffusion, several joined by +"
+    "dinov3-{small,base,large,huge,7b}, vit-{base,large}, stable-diffusion, adapted, several joined by +"
 )
 
 
@@ -30,7 +30,7 @@ class FeatureSettings:
 
     Attributes:
         name: One of the known names, or `OWNER/NAME` of a hub model.
-        weights: File (mobile-sam) or folder (transformers) of the weights; None is the published place.
+        weights: File (mobile-sam, adapted) or folder (transformers) of the weights; None is the published place.
         size: `(height, width)` of network input, an int for the long side, pixels.
         layers: Layers to concatenate: block numbers of a ViT (negative from the end), `neck` or
             `stage0`..`stage3` of mobile-sam.
@@ -117,10 +117,12 @@ def load_backbone(
     Args:
         name: `filterbank` (no weights), `mobile-sam`, `dinov2-small` .. `dinov2-giant`, each also with
             `-reg`, `dinov3-small` .. `dinov3-large`, `vit-base`, `vit-large`, or a hub name `OWNER/NAME` of
-            such a model; `stable-diffusion` (features/diffusion.py); or several of these joined by `+`, whose
-            tokens are fused on the first one's grid (features/fused.py).
+            such a model; `stable-diffusion` (features/diffusion.py); `adapted`, an encoder that `saot adapt`
+            trained (features/adapted.py); or several of these joined by `+`, whose tokens are fused on the first
+            one's grid (features/fused.py).
         weights: mobile-sam: the published `.pt` or a `.safetensors`; transformers: a local folder, in which
-            case nothing is looked up anywhere else; stable-diffusion: a folder or a hub name of a pipeline.
+            case nothing is looked up anywhere else; stable-diffusion: a folder or a hub name of a pipeline;
+            adapted: the `encoder.safetensors` or the run folder that holds it.
             Fused: a piece for each part, joined by `+` and empty for none, as in `mobile_sam.pt+`; a string
             without `+` belongs to the only part that needs one.
         size: Network input, pixels: `(height, width)`, or an int for the long side (the aspect ratio is kept,
@@ -172,6 +174,10 @@ def load_backbone(
         from saot.features.diffusion import StableDiffusion
 
         return StableDiffusion(settings)
+    if name == "adapted":
+        from saot.features.adapted import Adapted
+
+        return Adapted(settings)
     from saot.features.hub import HubViT, hub_name
 
     if hub_name(name) is None:
@@ -266,9 +272,13 @@ def fit_size(height: int, width: int, size: tuple[int, int] | int, patch_size: i
 def library_versions(backbone: str) -> tuple[tuple[str, str], ...]:
     """Names and versions of the libraries that take part in an extraction."""
     from importlib.metadata import version
+    from importlib.util import find_spec
 
     parts = set(backbone.split("+"))
-    names = ["torch", "pillow"] + ([] if parts <= {"filterbank", "mobile-sam"} else ["transformers"])
+    through = parts - {"filterbank", "mobile-sam", "adapted"}  # an adapted encoder may or may not be
+    names = ["torch", "pillow"]
+    if through or ("adapted" in parts and find_spec("transformers") is not None):
+        names.append("transformers")
     names += ["diffusers"] if "stable-diffusion" in parts else []
     return tuple((name, version(name)) for name in names)
 

@@ -31,7 +31,7 @@ from saot.features.backbone import Backbone, FeatureSettings, Keyed, SizePolicy,
 from saot.features.grid import FeatureKey
 
 _NO_WEIGHTS = ("filterbank",)
-_NEED_WEIGHTS = ("mobile-sam",)  # the rest has a published place to look for them
+_NEED_WEIGHTS = ("mobile-sam", "adapted")  # the rest has a published place to look for them
 _SAID_ELSEWHERE = ("backbone", "weights_sha256", "l2_norm", "format_version")  # of the parts' keys
 
 

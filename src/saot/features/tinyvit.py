@@ -1,11 +1,13 @@
-"""MobileSAM's image encoder: a TinyViT of five million parameters and SAM's neck, for inference.
+"""MobileSAM's image encoder: a TinyViT of five million parameters and SAM's neck, frozen or trained further.
 
 Written from the architecture: a convolutional stem (stride 4), one stage of inverted bottlenecks, three
 stages of windowed attention (each block: attention, a 3x3 depthwise convolution, an MLP), merging layers of
 stride 2, 2 and 1 between them, and a neck of two convolutions with channel normalisation. 1024x1024 pixels
 in, 64x64 tokens of 256 numbers out. Every batch normalisation, and the affine part of every layer
 normalisation before a linear layer, is folded into the weights when they are read, so the network below has
-none of them.
+none of them. Trained further (features/encoders.py), it is thus a network whose batch normalisation is frozen.
+
+Without gradients, maps are worked through in strips and in place; with them, whole and out of place.
 """
 
 from collections.abc import Iterator, Mapping
@@ -104,9 +106,13 @@ class MobileSam(Keyed):
 
 
 class TinyViT(nn.Module):
-    """The network. Maps are `(batch, height, width, channels)` throughout, channels-last for convolutions."""
+    """The network. Maps are `(batch, height, width, channels)` throughout, channels-last for convolutions.
 
-    def __init__(self) -> None:
+    Args:
+        neck: Whether it has the neck; without, the weights of a published one are passed over.
+    """
+
+    def __init__(self, neck: bool = True) -> None:
         super().__init__()
         self.stem = nn.ModuleList([_conv(3, 32, 3, 2), _conv(32, _WIDTHS[0], 3, 2)])
         self.stages = nn.ModuleList(
@@ -122,10 +128,10 @@ class TinyViT(nn.Module):
             _Inverted(_WIDTHS[stage], _WIDTHS[stage + 1], _WIDTHS[stage + 1], _MERGE_STRIDES[stage], False)
             for stage in range(3)
         )
-        self.neck = _Neck(_WIDTHS[3], _NECK_WIDTH)
+        self.neck = _Neck(_WIDTHS[3], _NECK_WIDTH) if neck else None
 
     def forward(self, x: Float[Tensor, "b h w 3"]) -> dict[str, Tensor]:
-        """Outputs of the stem, of each stage after its merging layer, and of the neck, by name.
+        """Outputs of the stem, of each stage after its merging layer, and of the neck if any, by name.
 
         Args:
             x: Normalised pixels; both sides multiples of 16.
@@ -138,7 +144,8 @@ class TinyViT(nn.Module):
             if stage < 3:
                 x = self.merges[stage](x)
             outputs[_STAGES[stage]] = x
-        outputs["neck"] = self.neck(x)
+        if self.neck is not None:
+            outputs["neck"] = self.neck(x)
         return outputs
 
     def load_published(self, state: Mapping[str, Tensor]) -> None:
@@ -161,8 +168,10 @@ class TinyViT(nn.Module):
                 block.read(reader, f"layers.{stage}.blocks.{number}")
             if stage < 3:
                 self.merges[stage].read(reader, f"layers.{stage}.downsample")  # type: ignore[operator]
-        self.neck.read(reader, "neck")
-        reader.finish(ignore=("norm_head.", "head."))  # the classifier TinyViT was distilled with
+        if self.neck is not None:
+            self.neck.read(reader, "neck")
+        passed_over = ("norm_head.", "head.")  # the classifier TinyViT was distilled with
+        reader.finish(ignore=passed_over if self.neck is not None else (*passed_over, "neck."))
 
 
 class _Inverted(nn.Module):
@@ -182,15 +191,22 @@ class _Inverted(nn.Module):
         batch, height, width, _ = x.shape
         stride = self.depthwise.stride[0]
         rows, columns = (height - 1) // stride + 1, (width - 1) // stride + 1
+        if torch.is_grad_enabled():
+            return self._rows(x, 0, rows)
         out = x.new_empty(batch, rows, columns, self.mix.out_features)
         for first, last in _strips(rows, stride * width * self.widen.out_features, x):
-            top, bottom = first * stride - 1, (last - 1) * stride + 2  # of the rows the 3x3 kernel needs
-            hidden = F.gelu(self.widen(x[:, max(top, 0) : bottom]))
-            if top < 0 or bottom > height:
-                hidden = F.pad(hidden, (0, 0, 0, 0, max(-top, 0), max(bottom - height, 0)))
-            hidden = self.mix(F.gelu(_apply(self.depthwise, hidden)))
-            out[:, first:last] = F.gelu(x[:, first:last] + hidden) if self.shortcut else hidden
+            out[:, first:last] = self._rows(x, first, last)
         return out
+
+    def _rows(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Rows `first` to `last`, exclusive, of the answer."""
+        height, stride = x.shape[1], self.depthwise.stride[0]
+        top, bottom = first * stride - 1, (last - 1) * stride + 2  # of the rows the 3x3 kernel needs
+        hidden = F.gelu(self.widen(x[:, max(top, 0) : bottom]))
+        if top < 0 or bottom > height:
+            hidden = F.pad(hidden, (0, 0, 0, 0, max(-top, 0), max(bottom - height, 0)))
+        hidden = self.mix(F.gelu(_apply(self.depthwise, hidden)))
+        return F.gelu(x[:, first:last] + hidden) if self.shortcut else hidden
 
     def read(self, reader: WeightReader, name: str) -> None:
         for layer, part in ((self.widen, "conv1"), (self.depthwise, "conv2"), (self.mix, "conv3")):
@@ -209,10 +225,15 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = _apply(self.local, self.attention(x))
+        if torch.is_grad_enabled():
+            return x + self._mlp(x)
         for first, last in _strips(x.shape[1], x.shape[2] * self.widen.out_features, x):
             strip = x[:, first:last]
-            strip += self.narrow(F.gelu(self.widen(F.layer_norm(strip, strip.shape[-1:]))))
+            strip += self._mlp(strip)
         return x
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.narrow(F.gelu(self.widen(F.layer_norm(x, x.shape[-1:]))))
 
     def read(self, reader: WeightReader, name: str) -> None:
         self.attention.read(reader, f"{name}.attn")
@@ -226,42 +247,56 @@ class _WindowAttention(nn.Module):
     """x + attention inside windows, with a learned bias for each head and each |dy|, |dx|.
 
     Windows that reach over the edge are filled with tokens that are zero before the layer normalisation, and
-    those take part as keys: that is how the network was trained, so they are not masked. After the fold such
-        a token is the
-    bias of the projection, whence queries, keys and values are computed for real tokens alone and filled with
-    it.
+    those take part as keys: that is how the network was trained, so they are not masked. After the fold such a
+    token is the bias of the projection, whence queries, keys and values are computed for real tokens alone and
+    filled with it.
+
+    Attributes:
+        positions: `(heads, window**2)`, the learned biases, |dy| * window + |dx| along the second axis.
     """
 
-    bias: Tensor
+    index: Tensor
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads, self.window = heads, window
         self.project_in = nn.Linear(width, 3 * heads * _HEAD_DIM)
         self.project_out = nn.Linear(heads * _HEAD_DIM, width)
-        self.register_buffer("bias", torch.empty(heads, window**2, window**2), persistent=False)
+        self.positions = nn.Parameter(torch.zeros(heads, window**2))
+        place = torch.arange(window)
+        offset = (place[:, None] - place[None, :]).abs()
+        index = offset[:, None, :, None] * window + offset[None, :, None, :]  # (y, x, y', x')
+        self.register_buffer("index", index.flatten(), persistent=False)
+
+    @property
+    def bias(self) -> Tensor:
+        """`(heads, window**2, window**2)`: of each pair of tokens of a window."""
+        return self.positions.index_select(1, self.index).unflatten(1, (self.window**2, -1))
 
     def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias
+        if torch.is_grad_enabled():
+            return x + self._attend(x, bias)
         out = torch.empty_like(x)
         windows = -(-x.shape[1] // self.window)
         for first, last in _strips(windows, self.window * x.shape[2] * self.project_in.out_features, x):
             rows = slice(first * self.window, last * self.window)
-            out[:, rows] = x[:, rows] + self._attend(x[:, rows])
+            out[:, rows] = x[:, rows] + self._attend(x[:, rows], bias)
         return out
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
         """Attention of one or more whole rows of windows; only the last row may be incomplete."""
         batch, height, width, _ = x.shape
         side = self.window
         down, across = -(-height // side), -(-width // side)
         qkv = self.project_in(F.layer_norm(x, x.shape[-1:]))
         if (down * side, across * side) != (height, width):
-            filled = self.project_in.bias.expand(batch, down * side, across * side, -1).contiguous()
+            filled = self.project_in.bias.to(qkv.dtype).expand(batch, down * side, across * side, -1).contiguous()
             filled[:, :height, :width] = qkv
             qkv = filled
         qkv = qkv.view(batch, down, side, across, side, 3, self.heads, _HEAD_DIM).permute(5, 0, 1, 3, 6, 2, 4, 7)
         query, key, value = qkv.reshape(3, -1, self.heads, side * side, _HEAD_DIM).unbind(0)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias[None])
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
         out = out.view(batch, down, across, self.heads, side, side, _HEAD_DIM).permute(0, 1, 4, 2, 5, 3, 6)
         out = out.reshape(batch, down * side, across * side, -1)[:, :height, :width]
         return self.project_out(out)
@@ -270,11 +305,7 @@ class _WindowAttention(nn.Module):
         reader.fill_normed_linear(self.project_in, f"{name}.norm", f"{name}.qkv", _heads_last)
         reader.fill(self.project_out.weight, f"{name}.proj.weight")
         reader.fill(self.project_out.bias, f"{name}.proj.bias")
-        table = reader.take(f"{name}.attention_biases", (self.heads, self.window**2))
-        position = torch.arange(self.window)
-        offset = (position[:, None] - position[None, :]).abs()
-        index = offset[:, None, :, None] * self.window + offset[None, :, None, :]  # (y, x, y', x')
-        self.bias.copy_(table[:, index.reshape(self.window**2, self.window**2)])
+        reader.fill(self.positions, f"{name}.attention_biases")
 
 
 class _Neck(nn.Module):
@@ -318,8 +349,7 @@ def _strips(rows: int, numbers: int, x: Tensor) -> Iterator[tuple[int, int]]:
     """Ranges of rows whose widest intermediate (`numbers` a row) stays in the processor's cache.
 
     Whole maps of this network are tens of megabytes: on a CPU most of the time would go to fetching fresh
-        memory for
-    them. A GPU takes all rows at once.
+    memory for them. A GPU takes all rows at once.
     """
     step = rows if x.device.type != "cpu" else max(1, _STRIP_NUMBERS // (numbers * x.shape[0]))
     for first in range(0, rows, step):
