@@ -1,4 +1,4 @@
-"""Scores from counts, pixel-level upsampling, tables of methods; intervals, calibration, guarantees."""
+"""Scores from counts, pixel-level upsampling, tables of methods; intervals, calibration, guarantees; separation."""
 
 from saot.evaluate.bootstrap import BootstrapInterval, PairedDifference, bootstrap_interval, paired_bootstrap
 from saot.evaluate.calibration import (
@@ -24,6 +24,14 @@ from saot.evaluate.conformal import (
     selective_threshold,
 )
 from saot.evaluate.confusion import ConfusionMatrix, iou_from_counts, mean_over
+from saot.evaluate.separation import (
+    ClassMoments,
+    ClassSample,
+    PixelDiscrimination,
+    center_similarity,
+    class_center_distance,
+    sample_per_class,
+)
 from saot.evaluate.table import (
     GROUPS,
     METHODS,
@@ -43,9 +51,12 @@ __all__ = [
     "BootstrapInterval",
     "Calibration",
     "CalibrationScores",
+    "ClassMoments",
+    "ClassSample",
     "ConfusionMatrix",
     "Method",
     "PairedDifference",
+    "PixelDiscrimination",
     "ReliabilityBins",
     "RiskCoverage",
     "ScoreHistogram",
@@ -54,6 +65,8 @@ __all__ = [
     "binomial_p_value",
     "bootstrap_interval",
     "bounded_mean_p_value",
+    "center_similarity",
+    "class_center_distance",
     "class_error_threshold",
     "class_limits",
     "class_shares",
@@ -73,6 +86,7 @@ __all__ = [
     "predict_confidence",
     "predict_mask",
     "prediction_sets",
+    "sample_per_class",
     "scores_at",
     "selective_threshold",
     "table_rows",

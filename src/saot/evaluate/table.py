@@ -13,6 +13,7 @@ GROUPS = {
     "beyond": "Beyond the paper (source labels only)",
     "same_points": "With the same target points as SAOT",
     "ours": "SAOT",
+    "adapted": "Trained end to end (source labels only)",
     "reference": "For scale, not competitors",
     "other": "Other",
 }
@@ -48,6 +49,10 @@ METHODS = (
     Method("saot", "SAOT", "ours", "learned cost, labels carried by the plan from one source picture"),
     Method("saot_multi", "SAOT, several sources", "ours", "the same, averaged over several source pictures"),
     Method("saot_decoder", "SAOT + decoder", "ours", "one network distilled from the transported labels"),
+    Method("source_only", "Source only", "adapted", "the whole network, trained on labelled source pictures alone"),
+    Method("dacs", "DACS", "adapted", "mean teacher on mixed pictures, with DAFormer's strategies"),
+    Method("t2s_da", "T2S-DA", "adapted", "the same, translated source pixels drawn to source prototypes"),
+    Method("t2s_da_dg", "T2S-DA, no target", "adapted", "domain generalisation: no target picture is used"),
     Method("grid_ceiling", "Grid ceiling", "reference", "the true patch labels, upsampled: what the grid allows"),
     Method("oracle", "Oracle", "reference", "MLP on all source and all target training labels", "pixels"),
 )

@@ -11,11 +11,13 @@ from saot.report.export import (
 )
 from saot.report.html import (
     Difference,
+    Figure,
     MassMap,
     Panel,
     PatchStory,
     ReportData,
     SourcePatch,
+    Table,
     render_report,
     write_report,
 )
@@ -23,11 +25,13 @@ from saot.report.html import (
 __all__ = [
     "CocoItem",
     "Difference",
+    "Figure",
     "MassMap",
     "Panel",
     "PatchStory",
     "ReportData",
     "SourcePatch",
+    "Table",
     "coco_document",
     "overlay",
     "palette_png",

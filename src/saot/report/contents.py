@@ -70,6 +70,42 @@ class MassMap:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A drawing for the report: heading, what it shows, and the bytes of a PNG, which is never shrunk.
+
+    Raises:
+        ValueError: If `png` is no PNG.
+    """
+
+    title: str
+    text: str
+    png: bytes
+
+    def __post_init__(self) -> None:
+        if not self.png.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise ValueError(f"expected the bytes of a PNG for {self.title!r}; draw it with `figure_png`")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for the report: heading, what it shows, names of the columns, and cells as they are printed.
+
+    Raises:
+        ValueError: If a row has another number of cells than there are columns.
+    """
+
+    title: str
+    text: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"table {self.title!r} has {len(self.columns)} columns but a row of {len(wrong[0])} cells")
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything the report shows; every part but the first four may be left empty.
 
@@ -88,6 +124,8 @@ class ReportData:
         maps: Uncovered and unmatched mass.
         notes: Sentences printed at the top, such as warnings of the run.
         calibration: Contents of calibration.json.
+        figures: Further drawings.
+        tables: Further tables.
     """
 
     title: str
@@ -102,3 +140,5 @@ class ReportData:
     maps: tuple[MassMap, ...] = ()
     notes: tuple[str, ...] = ()
     calibration: Mapping[str, Any] | None = None
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()

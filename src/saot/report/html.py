@@ -12,15 +12,17 @@ from torch import Tensor
 
 from saot.data.files import write_atomic
 from saot.evaluate import GROUPS, METHODS, TableRow, extra_means, method_named, table_rows
-from saot.report.contents import Difference, MassMap, Panel, PatchStory, ReportData, SourcePatch
+from saot.report.contents import Difference, Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 
 __all__ = [
     "Difference",
+    "Figure",
     "MassMap",
     "Panel",
     "PatchStory",
     "ReportData",
     "SourcePatch",
+    "Table",
     "render_report",
     "write_report",
 ]
@@ -100,6 +102,7 @@ def _numbers(data: ReportData) -> dict[str, Any]:
         "by_class": _by_class(rows, data),
         "differences": data.differences,
         **_figures(rows, data),
+        **_further(data),
     }
 
 
@@ -212,6 +215,25 @@ def _figures(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
         "curves": curves,
         "calibration": calibration_view(data.calibration),
     }
+
+
+def _further(data: ReportData) -> dict[str, Any]:
+    """Drawings as data URIs, and tables whose columns of numbers are told from columns of words."""
+    from saot.report.figures import png_uri
+
+    tables = []
+    for table in data.tables:
+        numeric = [all(_is_number(row[place]) for row in table.rows) for place in range(len(table.columns))]
+        rows = [list(zip(row, numeric, strict=True)) for row in table.rows]
+        head = list(zip(table.columns, numeric, strict=True))
+        tables.append({"title": table.title, "text": table.text, "head": head, "rows": rows})
+    drawn = [{"title": figure.title, "text": figure.text, "uri": png_uri(figure.png)} for figure in data.figures]
+    return {"further_figures": drawn, "further_tables": tables}
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell reads as a number with or without a unit, or as a missing one."""
+    return cell[:1] in tuple("0123456789+-−–∞") or not cell
 
 
 def _worst_confusions(
