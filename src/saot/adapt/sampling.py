@@ -139,6 +139,7 @@ def draw_rare_crop(
     generator: torch.Generator,
     settings: RareClassSettings = RareClassSettings(),
     cat_max_ratio: float = CAT_MAX_RATIO,
+    flip: float = 0.5,
 ) -> Crop:
     """A crop that shows more than `min_crop_ratio * min_pixels` pixels of the class, or the last of eleven drawn.
 
@@ -149,6 +150,7 @@ def draw_rare_crop(
         generator: Of all draws.
         settings: Threshold and number of tries.
         cat_max_ratio: See `draw_crop`.
+        flip: Probability of mirroring.
 
     Raises:
         ValueError: If the crop is larger than the picture.
@@ -159,10 +161,10 @@ def draw_rare_crop(
         >>> draw_rare_crop(labels, 1, (1, 2), torch.Generator().manual_seed(0), settings, cat_max_ratio=1.0).left
         1
     """
-    crop = draw_crop(labels, size, generator, cat_max_ratio)
+    crop = draw_crop(labels, size, generator, cat_max_ratio, flip)
     for _ in range(settings.tries if settings.min_crop_ratio > 0 else 0):
         shown = int((crop_together(crop, labels)[0] == label).sum())
         if shown > settings.min_crop_ratio * settings.min_pixels:
             break
-        crop = draw_crop(labels, size, generator, cat_max_ratio)
+        crop = draw_crop(labels, size, generator, cat_max_ratio, flip)
     return crop

@@ -6,10 +6,10 @@ import warnings
 
 from cyclopts import CycloptsError
 
-from saot.cli import jobs, tables
+from saot.cli import adaptation, jobs, tables
 from saot.cli.shell import app, console
 
-__all__ = ["app", "jobs", "main", "tables"]
+__all__ = ["adaptation", "app", "jobs", "main", "tables"]
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 

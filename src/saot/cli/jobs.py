@@ -80,7 +80,7 @@ def run(
         backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, or OWNER/NAME.
         weights: File or folder of the backbone's weights, where it needs one.
         size: Input size, HEIGHTxWIDTH or the long side in pixels.
-        preset: paper, paper-small or best.
+        preset: paper, paper-small, best or best-pull.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs.
         device: cpu, cuda, cuda:1 ...

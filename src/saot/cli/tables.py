@@ -99,6 +99,7 @@ def reproduce(
     source: str | None = None,
     target: str | None = None,
     eval: str | None = None,
+    source_eval: str | None = None,
     points: str | None = None,
     backbone: str = "filterbank",
     weights: Path | None = None,
@@ -130,9 +131,10 @@ def reproduce(
             soy-...: the pairs, such as spair:PATH:test; see docs/matching.md.
         target: Pictures to adapt to, with masks that points are drawn from. Of soy-training: the pairs to train on.
         eval: Labelled pictures to score on.
+        source_eval: Of t2s-da-...: labelled source pictures that are not trained on.
         points: Label budget, as in `saot run`; the paper's resample:20 unless given.
-        backbone: As in `saot run`.
-        weights: As in `saot run`.
+        backbone: As in `saot run`. Of t2s-da-...: the encoder, as in `saot adapt`; that of the counts unless given.
+        weights: As in `saot run`. Of t2s-da-...: the encoder's; with --counts small those of MobileSAM.
         size: Base input size, as in `saot run`; tables that compare sizes multiply it.
         counts: paper (the paper's steps, pictures and sizes, for a GPU), small (preset paper-small) or tiny (a test).
         seeds: Whole numbers with commas; one run each.
@@ -148,10 +150,11 @@ def reproduce(
     """
     from saot.reproduce import EXPERIMENTS, Request, experiment_named
     from saot.reproduce import reproduce as make
+    from saot.reproduce.adapting import ADAPT_EXPERIMENTS, AdaptTableRequest, adapt_table
     from saot.reproduce.matching import MATCH_EXPERIMENTS, MatchTableRequest, match_table
 
     if list_names:
-        known = {**EXPERIMENTS, **MATCH_EXPERIMENTS}
+        known = {**EXPERIMENTS, **MATCH_EXPERIMENTS, **ADAPT_EXPERIMENTS}
         if json:
             print_json({name: experiment.describe() for name, experiment in known.items()})
         else:
@@ -175,6 +178,19 @@ def reproduce(
         )
         with Bars() as bars:
             result = match_table(MATCH_EXPERIMENTS[table], asked, folder, runs=runs, store=store, progress=bars)
+        _show_table(result, folder, json)
+        return
+    if table in ADAPT_EXPERIMENTS:
+        trained = AdaptTableRequest.from_words(
+            (source, target, eval, source_eval),
+            seeds,
+            encoder=None if backbone == "filterbank" else backbone,
+            weights=None if weights is None else str(weights),
+            counts=counts,
+            device=device,
+        )
+        with Bars() as bars:
+            result = adapt_table(ADAPT_EXPERIMENTS[table], trained, folder, runs=runs, store=store, progress=bars)
         _show_table(result, folder, json)
         return
     experiment_named(table)

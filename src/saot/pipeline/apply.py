@@ -15,6 +15,7 @@ from saot.data.classes import CLASS_SET_NAMES
 from saot.decoder import Decoder, picture_logits
 from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask
 from saot.features import Backbone, extract, load_backbone
+from saot.pipeline.adapted import AdaptedRun, open_adapted, published_network
 from saot.pipeline.calibrate import abstention_threshold
 from saot.pipeline.networks import load_decoder
 from saot.pipeline.run import published_settings
@@ -36,6 +37,7 @@ class FinishedRun:
         bias: Logit adjustment, or None.
         label_budget: Target labels behind the network.
         threshold: Least confidence of a pixel that is labelled; 0 labels all.
+        method: Its name in metrics.json.
     """
 
     classes: ClassSet
@@ -44,6 +46,7 @@ class FinishedRun:
     bias: Float[Tensor, " K"] | None
     label_budget: int
     threshold: float = 0.0
+    method: str = "saot_decoder"
 
     def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
         """Class index of every pixel, at the picture's own size; 255 where the confidence is below the threshold."""
@@ -61,8 +64,8 @@ class FinishedRun:
         return mask
 
 
-def open_run(folder: Path) -> FinishedRun:
-    """A finished run, ready to label pictures.
+def open_run(folder: Path) -> FinishedRun | AdaptedRun:
+    """A finished run of `saot run` or `saot adapt`, ready to label pictures.
 
     Raises:
         ValueError: If the folder is missing, unfinished, or of another format.
@@ -81,6 +84,9 @@ def open_run(folder: Path) -> FinishedRun:
             f"expected a run of format {RUN_FORMAT}; {folder} has format {run.get('format')}: "
             "use the version that made it"
         )
+    if run.get("kind") == "adaptation":
+        published = published_network(folder)
+        return open_adapted(folder, classes_of(published), published)
     decoder = load_decoder(folder / "decoder.safetensors")
     if decoder is None:
         raise ValueError(
@@ -183,6 +189,10 @@ def predict_pictures(
         raise ValueError(f"expected formats among {', '.join(FORMATS)}; got {', '.join(unknown) or 'none'}")
     run, files = open_run(folder), find_pictures(pictures, out)
     if abstain is not None:
+        if isinstance(run, AdaptedRun):
+            raise ValueError(
+                "expected a run of `saot run` for --abstain; networks of `saot adapt` have no held-out points"
+            )
         run = replace(run, threshold=abstention_threshold(folder, abstain))
     _check_outputs(files, out, formats)
     out.mkdir(parents=True, exist_ok=True)
@@ -233,5 +243,5 @@ def evaluate_run(folder: Path, spec: str, progress: Callable[[int, int], None] |
         "classes": list(classes.names),
         "split": spec,
         "images": len(data),
-        "methods": {"saot_decoder": method_entry(matrix, classes, run.label_budget)},
+        "methods": {run.method: method_entry(matrix, classes, run.label_budget)},
     }

@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -174,7 +174,7 @@ def run_record(job: Job, began: float) -> dict[str, Any]:
         "transport": {name: space.facts(name) for name in ("cost", "saot", "saot_multi", "ot")},
         "taught": space.facts("taught"),
         "notes": notes,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
         "commit": commit_of_code(),
         "device": device_name(job.source.device),
         "python": platform.python_version(),
@@ -201,6 +201,11 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {platform.system()}"
+
+
+def versions(names: Sequence[str]) -> dict[str, str | None]:
+    """The installed version of each distribution; None where it is missing."""
+    return {name: _version(name) for name in names}
 
 
 def _version(name: str) -> str | None:

@@ -87,11 +87,11 @@ def _curves(job: Job) -> dict[str, list[tuple[float, float]]]:
         for name in names:
             values = [(r["step"], r[name]) for r in records if name in r]
             if values:
-                curves[f"{stage}: {name}"] = _thin(values)
+                curves[f"{stage}: {name}"] = thinned(values)
     return curves
 
 
-def _thin(values: list[tuple[float, float]], most: int = 300) -> list[tuple[float, float]]:
+def thinned(values: list[tuple[float, float]], most: int = 300) -> list[tuple[float, float]]:
     width = max(1, -(-len(values) // most))
     chunks = [values[k : k + width] for k in range(0, len(values), width)]
     return [(chunk[len(chunk) // 2][0], sum(v for _, v in chunk) / len(chunk)) for chunk in chunks]

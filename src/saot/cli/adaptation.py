@@ -1,0 +1,74 @@
+"""`saot adapt`: a network trained end to end."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from saot.cli.shell import Bars, Json, app, console, print_json
+
+
+@app.command
+def adapt(
+    *,
+    source: str,
+    target: str | None = None,
+    out: Path,
+    eval: str | None = None,
+    source_eval: str | None = None,
+    method: str = "t2s-da",
+    preset: str = "paper",
+    encoder: str | None = None,
+    weights: str | None = None,
+    steps: int | None = None,
+    crop: str | None = None,
+    set: Annotated[list[str] | None, Parameter(negative=())] = None,
+    seed: int = 0,
+    device: str = "cpu",
+    json: Json = False,
+) -> None:
+    """Train a whole network on labelled source and unlabelled target pictures (T2S-DA and what it stands on).
+
+    The same command again goes on where it stopped. The frozen road, `saot run`, needs minutes where this needs a GPU
+    and a day. On several devices: `accelerate launch -m saot.cli adapt ...`.
+
+    Example: `saot adapt --source gta5:/data/gta5 --target cityscapes:/data/cityscapes:train --eval
+    cityscapes:/data/cityscapes:val --device cuda --set optimizer.precision=bf16 --out runs/t2s-da`
+
+    Args:
+        source: Labelled pictures: NAME:PATH[:SPLIT], as in `saot run`.
+        target: Pictures to adapt to; masks among them are never opened. Not needed for source-only and t2s-da-dg.
+        out: The run folder.
+        eval: Labelled pictures to score on.
+        source_eval: Labelled source pictures that are not trained on, to see whether the source is kept.
+        method: source-only, dacs (the baseline: mean teacher and class mixing), t2s-da, or t2s-da-dg (no target).
+        preset: paper (MiT-B5), paper-cnn (ResNet-101), paper-hrda (two scales) or small (MobileSAM, two cores).
+        encoder: mit-b0 .. mit-b5, resnet-101, mobile-sam, or OWNER/NAME of a SegFormer or ResNet; the preset's unless
+            given.
+        weights: Its weights: a folder, MobileSAM's file, or "random"; the published place unless given.
+        steps: Training steps; the preset's unless given. Warm-up keeps its share.
+        crop: HEIGHTxWIDTH of training crops; the preset's unless given.
+        set: Any setting by its path, such as --set pull.weight=0.2 --set translator.beta=0.05 (docs/adapt.md).
+        seed: Fixes every draw.
+        device: cpu or cuda.
+    """
+    from saot.evaluate import format_table
+    from saot.pipeline.adaptation import AdaptSettings, run_adaptation
+    from saot.pipeline.adaptation_words import recipe_from_words
+
+    recipe = recipe_from_words(preset, method, encoder, steps, crop, set or [])
+    settings = AdaptSettings(source, target, eval, source_eval, weights, seed, recipe)
+    with Bars() as bars:
+        outcome = run_adaptation(settings, out, device=device, progress=bars)
+    if not outcome.run:
+        return  # a process beside the first
+    if json:
+        print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
+        return
+    for note in outcome.run["notes"]:
+        console.print(f"[yellow]note:[/] {note}")
+    print(format_table(outcome.metrics))
+    if "source_domain" in outcome.metrics:
+        print(f"\non the source, {outcome.metrics['source_domain']['split']}")
+        print(format_table(outcome.metrics["source_domain"]))
+    print(f"\nreport: {out / 'report.html'}")
