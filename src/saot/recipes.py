@@ -158,6 +158,17 @@ class InterventionRecipe:
 
 
 @dataclass(frozen=True)
+class BridgeRecipe:
+    """T2S-DA's pull loss on frozen features, beside the terms of stage 1; all else is as in `PullSettings`."""
+
+    weight: float = 0.0  # lambda; 0 is off, T2S-DA has 0.1 (Tab. S6)
+    beta: float = 0.01  # share of the spectrum taken from the target; FACTS T-6
+    queries: int = 128  # n of Eq. (11); T2S-DA sec. 4
+    negatives: int = 1024  # m of each query class; T2S-DA sec. 4
+    width: int = 256  # of the projector, T2S-DA sec. 4
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All settings of `saot run`. Presets are instances; `differences` lists where two of them part."""
 
@@ -171,6 +182,7 @@ class Recipe:
     baselines: BaselineRecipe = field(default_factory=BaselineRecipe)
     scores: ScoreRecipe = field(default_factory=ScoreRecipe)
     interventions: InterventionRecipe = field(default_factory=InterventionRecipe)
+    bridge: BridgeRecipe = field(default_factory=BridgeRecipe)
 
 
 PAPER = Recipe()
@@ -206,7 +218,9 @@ BEST = Recipe(
     ),
 )
 
-PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, BEST)}
+BEST_PULL = dataclasses.replace(BEST, name="best-pull", bridge=BridgeRecipe(weight=0.1))
+
+PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, BEST, BEST_PULL)}
 
 
 def preset(name: str) -> Recipe:
@@ -225,7 +239,14 @@ def preset(name: str) -> Recipe:
 
 
 def as_dict(recipe: Any) -> dict[str, Any]:
-    """A recipe as plain JSON values; infinity becomes the string "inf"."""
+    """A recipe as plain JSON values; infinity becomes the string "inf".
+
+    A bridge that is off is left out: what it was like before there was one, so that older runs go on.
+
+    Example:
+        >>> "bridge" in as_dict(BEST), as_dict(BEST_PULL)["bridge"]["weight"]
+        (False, 0.1)
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -236,7 +257,10 @@ def as_dict(recipe: Any) -> dict[str, Any]:
             return "inf"
         return value
 
-    return plain(dataclasses.asdict(recipe))
+    values = plain(dataclasses.asdict(recipe))
+    if isinstance(recipe, Recipe) and recipe.bridge.weight == 0:
+        del values["bridge"]
+    return values
 
 
 _TIME = "time on two cores"
@@ -266,6 +290,7 @@ REASONS: dict[str, str] = {
     "baselines.bank": "memory and time on two cores",
     "baselines.propagation_bank": "memory and time on two cores",
     "baselines.probe_iterations": _TIME,
+    "bridge.weight": f"{_OURS}; T2S-DA's pull loss draws translated source tokens to source prototypes",
     "scores.logit_adjustment": "both directions are tried; the choice is still made on declared points",
     "scores.holdout_least": "too few points choose badly",
     "scores.holdout_points": "points the network was trained on say little about it",

@@ -5,10 +5,11 @@ import math
 
 import pytest
 
-from saot.recipes import PAPER
+from saot.recipes import PAPER, preset
 from saot.reproduce import EXPERIMENTS, Request, experiment_named
 from saot.reproduce.measure import filled
 from saot.reproduce.model import Count, Size
+from saot.reproduce.plan import arm_of
 from saot.reproduce.presets.names import CITYSCAPES
 from saot.reproduce.request import base_recipe, changed, scaled_count, scaled_size, settings_for
 
@@ -163,3 +164,19 @@ def test_class_labels_are_the_names_of_cityscapes():
     from saot.data import class_set
 
     assert tuple(CITYSCAPES.values()) == class_set("cityscapes19").names
+
+
+def test_the_bridge_compares_each_network_with_itself_pulled():
+    """Rows come in pairs; without the pull loss they are the runs of saot-best, so equal trainings are done once."""
+    table, request = EXPERIMENTS["t2s-da-bridge"], Request(counts="small")
+    assert [column.key for column in table.columns] == ["0", "total:20"]
+    for plain, pulled in zip(table.rows[::2], table.rows[1::2], strict=True):
+        assert pulled.label == f"{plain.label}, pulled" and pulled.method in (plain.method, f"{plain.method}_pull")
+        for column in table.columns:
+            before, after = (settings_for(request, table, {**r.changes, **column.changes}, 0) for r in (plain, pulled))
+            assert before == settings_for(request, EXPERIMENTS["saot-best"], column.changes, 0)
+            assert after.recipe == dataclasses.replace(preset("best-pull"), name="best")
+            arm = arm_of(request, table, pulled, column, 0)
+            assert arm is not None
+            if pulled.method == "mlp_points_ema_pull":
+                assert arm.method == ("mlp_ema_pull" if column.key == "0" else "mlp_points_ema_pull")

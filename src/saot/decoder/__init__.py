@@ -1,5 +1,6 @@
 """From pair-wise labels to one network."""
 
+from saot.decoder.bridge import Pull
 from saot.decoder.distill import DecoderFit, Focal, Term, fit_decoder
 from saot.decoder.fine import FineDecoder, cells_of_tokens, cross_tokens, seen_rows, seen_tokens, seen_width
 from saot.decoder.network import (
@@ -22,6 +23,7 @@ __all__ = [
     "Focal",
     "GridDecoder",
     "MLPDecoder",
+    "Pull",
     "TargetTokens",
     "Term",
     "TokenDecoder",

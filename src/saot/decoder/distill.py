@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from saot.decoder.bridge import Pull, pull_step
 from saot.decoder.crops import CropReader
 from saot.decoder.fine import FineDecoder, cell_loss
 from saot.decoder.network import Decoder, GridDecoder
@@ -173,6 +174,7 @@ def fit_decoder(
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
     part: Literal["all", "head"] = "all",
+    pull: Pull | None = None,
 ) -> DecoderFit:
     """The decoder trained on the weighted sum of its terms, AdamW with cosine annealing (T12).
 
@@ -186,9 +188,10 @@ def fit_decoder(
 
     Other:
         part: "head" trains the last linear layer alone, on a body without dropout.
+        pull: T2S-DA's pull loss as one more term, for all of a decoder of single tokens.
 
     Raises:
-        ValueError: If there is no term, or a decoder that looks at neighbours gets tokens without a grid.
+        ValueError: If there is no term, or a decoder that looks at neighbours gets tokens without a grid, or a `pull`.
         FloatingPointError: If the loss is not finite.
     """
     if not terms:
@@ -198,6 +201,13 @@ def fit_decoder(
     decoder.head.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     losses_of = term_losses(terms, config, seed, "distill", decoder, crop=config.crop)
+    names, weights = [term.name for term in terms], [term.weight for term in terms]
+    state = {"decoder": decoder, "optimizer": optimizer}
+    if pull is not None:  # last, so that the draws of the other terms are the same with and without it
+        projector, pulled = pull_step(pull, config, seed, decoder)
+        optimizer.add_param_group({"params": list(projector.parameters())})
+        state["projector"] = projector
+        losses_of, names, weights = [*losses_of, pulled], [*names, "pull"], [*weights, pull.recipe.weight]
     decoder.train(part == "all")
 
     def step(number: int) -> dict[str, float]:
@@ -208,13 +218,13 @@ def fit_decoder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator_for(seed, "dropout", number).initial_seed())
             losses = [loss_of(number) for loss_of in losses_of]
-        loss = torch.stack([t.weight * part for t, part in zip(terms, losses, strict=True)]).sum()
+        loss = torch.stack([weight * part for weight, part in zip(weights, losses, strict=True)]).sum()
         check_finite(loss, number, "the decoder")
-        decoder.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        record = {t.name: float(part.detach()) for t, part in zip(terms, losses, strict=True)}
+        record = {name: float(part.detach()) for name, part in zip(names, losses, strict=True)}
         return {"loss": float(loss.detach()), **record}
 
-    history = train_steps(step, config.steps, {"decoder": decoder, "optimizer": optimizer}, checkpoint, progress)
+    history = train_steps(step, config.steps, state, checkpoint, progress)
     return DecoderFit(decoder.requires_grad_(True).eval(), history)

@@ -140,13 +140,17 @@ class FineDecoder(nn.Module):
         """The last linear layer."""
         return self.body.head  # type: ignore[return-value]
 
-    def forward(self, seen: Float[Tensor, "*shape parts_d"]) -> Float[Tensor, "*shape cells K"]:
-        """Logits (..., r^2, K) of tokens with what is around them (`seen_tokens`), cells row by row."""
+    def embed(self, seen: Float[Tensor, "*shape parts_d"]) -> Float[Tensor, "*shape w"]:
+        """What feeds the head: one vector a token, from which all its cells are told."""
         if self.training and self.levels > 0 and self.context_dropout > 0:
             kept = torch.rand(seen.shape[:-1], device=seen.device) >= self.context_dropout
             near, far = seen.split([5 * self.dim, self.levels * self.dim], dim=-1)
             seen = torch.cat([near, far * kept.unsqueeze(-1)], dim=-1)
-        return self.body(seen).unflatten(-1, (self.subdivision**2, self.num_classes))
+        return self.body.embed(seen)  # type: ignore[operator]
+
+    def forward(self, seen: Float[Tensor, "*shape parts_d"]) -> Float[Tensor, "*shape cells K"]:
+        """Logits (..., r^2, K) of tokens with what is around them (`seen_tokens`), cells row by row."""
+        return self.head(self.embed(seen)).unflatten(-1, (self.subdivision**2, self.num_classes))
 
     def of_tokens(self, tokens: Float[Tensor, "n d"], rows: int, columns: int) -> Float[Tensor, "n cells K"]:
         """Logits of the cells of each token of a whole picture, n = rows * columns."""

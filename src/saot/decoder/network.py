@@ -53,9 +53,13 @@ class TokenDecoder(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(hidden, dropout) for _ in range(blocks)))
         self.head = nn.Linear(hidden, num_classes)
 
+    def embed(self, tokens: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape w"]:
+        """What feeds the head."""
+        return self.blocks(self.stem(tokens))
+
     def forward(self, tokens: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape K"]:
         """Logits (..., K) of unit features (..., d)."""
-        return self.head(self.blocks(self.stem(tokens)))
+        return self.head(self.embed(tokens))
 
 
 class MLPDecoder(nn.Module):
@@ -96,9 +100,13 @@ class MLPDecoder(nn.Module):
         )
         self.head = nn.Linear(second, num_classes)
 
+    def embed(self, tokens: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape w"]:
+        """What feeds the head."""
+        return self.body(tokens)
+
     def forward(self, tokens: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape K"]:
         """Logits (..., K) of unit features (..., d)."""
-        return self.head(self.body(tokens))
+        return self.head(self.embed(tokens))
 
 
 class ConvBlock(nn.Module):

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saot.adapt.feature_distance import things_of
 from saot.adapt.networks import Segmenter
-from saot.adapt.pictures import TrainingPictures
+from saot.adapt.pictures import TrainingPictures, check_sizes
 from saot.adapt.recipe import AdaptRecipe, recipe_differences
 from saot.adapt.sampling import count_pixels
 from saot.data import ClassSet, ImageSet, LabelledSet, open_images, open_labelled, parse_spec, write_atomic
@@ -29,10 +30,6 @@ from saot.transfer import Checkpoint
 from saot.transfer.training import train_steps
 
 KIND = "adaptation"
-THINGS = (  # FACTS T-3, by name, so that class sets other than Cityscapes' have them too
-    "traffic light", "traffic sign", "sign", "person", "pedestrian", "rider", "bicyclist", "car", "truck", "bus",
-    "train", "motorcycle", "bicycle",
-)  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
 
@@ -143,21 +140,41 @@ class Adaptation:
         """All settings."""
         return self.settings.recipe
 
-    def new_network(self) -> Segmenter:
-        """The network before training."""
-        parts, seed = self.recipe.network, self.settings.seed
-        encoder = load_encoder(parts.encoder, self.settings.weights, seed)
-        return segmenter_of(encoder, len(self.inputs.classes.names), parts, seed)
-
     @cached_property
     def network(self) -> Segmenter:
         """The trained student, in evaluation mode."""
-        network = self.new_network()
+        network = new_network(self.settings, self.inputs)
         kept = load_tensors(self.space.path("network.safetensors"))
         if kept is None:
             raise ValueError(f"expected {self.space.path('network.safetensors')}; it is missing: train first")
         network.load_state_dict(kept)
         return network.to(self.device).eval()
+
+
+def new_network(settings: AdaptSettings, inputs: AdaptInputs) -> Segmenter:
+    """The network before training.
+
+    Raises:
+        ValueError: If the encoder is not known, or its weights are missing or of another network.
+    """
+    parts = settings.recipe.network
+    encoder = load_encoder(parts.encoder, settings.weights, settings.seed)
+    return segmenter_of(encoder, len(inputs.classes.names), parts, settings.seed)
+
+
+def check_fit(settings: AdaptSettings, inputs: AdaptInputs) -> None:
+    """Refuse weights of another network, and a crop that the network or a picture cannot take.
+
+    Raises:
+        ValueError: If something does not fit.
+    """
+    from saot.adapt.trainer import check_crop
+
+    sizes = settings.recipe.pictures
+    check_crop(new_network(settings, inputs), settings.recipe)
+    check_sizes(inputs.source.images, sizes.source_size, sizes.crop)
+    if inputs.target is not None:
+        check_sizes(inputs.target, sizes.target_size, sizes.crop)
 
 
 def run_adaptation(
@@ -185,6 +202,8 @@ def run_adaptation(
     if not accelerator.is_main_process:
         train_beside(settings, inputs, out, accelerator)
         return RunOutcome({}, {}, Path(out), resumed=False)
+    if not Path(out).exists():  # a slip in weights or crop is told before a folder holds on to it
+        check_fit(settings, inputs)
     space = Workspace(out, settings.to_dict(), progress)
     try:
         job = Adaptation(settings, space, inputs, str(accelerator.device))
@@ -232,21 +251,15 @@ def train_beside(settings: AdaptSettings, inputs: AdaptInputs, out: Path, accele
     """Take part in the training of the first process, which alone writes."""
     from saot.adapt.trainer import Trainer
 
-    class Silent:
-        """Stands for the workspace, of which only paths are asked."""
-
-        def __init__(self, root: Path) -> None:
-            self.root = root
-
-    job = Adaptation(settings, Silent(out), inputs, str(accelerator.device))  # type: ignore[arg-type]
     accelerator.wait_for_everyone()  # the first process has read or counted everything and holds the folder
     if trained(out):
         return
     pixels = load_tensors(out / "work" / "pixels.safetensors") or {}
     pictures = TrainingPictures(inputs.source, inputs.target, pixels["pixels"], settings.recipe, settings.seed)
     path = out / "work" / "checkpoints" / "adapt.pt"
-    with closing(Trainer(job.new_network(), pictures, settings.recipe, accelerator, things_of(inputs.classes))) as made:
-        train_steps(made.step, settings.recipe.optimizer.steps, made.state, _NothingKept(path, 10**9))
+    network, things = new_network(settings, inputs), things_of(inputs.classes)
+    with closing(Trainer(network, pictures, settings.recipe, accelerator, things)) as trainer:
+        train_steps(trainer.step, settings.recipe.optimizer.steps, trainer.state, _NothingKept(path, 10**9))
 
 
 def train(job: Adaptation, accelerator: Any) -> None:
@@ -261,7 +274,8 @@ def train(job: Adaptation, accelerator: Any) -> None:
         return
     with space.stage("train"):
         pictures = TrainingPictures(job.inputs.source, job.inputs.target, pixels, recipe, job.settings.seed)
-        trainer = Trainer(job.new_network(), pictures, recipe, accelerator, things_of(job.inputs.classes))
+        network, things = new_network(job.settings, job.inputs), things_of(job.inputs.classes)
+        trainer = Trainer(network, pictures, recipe, accelerator, things)
         checkpoint = space.checkpoint("adapt")
         with closing(trainer), gpu_memory(space, accelerator.device):
             history = train_steps(
@@ -311,18 +325,6 @@ def source_pixels(job: Adaptation) -> Tensor:
     pixels = count_pixels(masks(), len(source.classes.names))
     save_tensors(path, {"pixels": pixels})
     return pixels
-
-
-def things_of(classes: ClassSet) -> tuple[int, ...]:
-    """Classes that the feature distance counts, by name; all of them where no name is known.
-
-    Example:
-        >>> from saot.data import class_set
-        >>> things_of(class_set("cityscapes19"))
-        (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)
-    """
-    found = tuple(number for number, name in enumerate(classes.names) if name.lower() in THINGS)
-    return found or tuple(range(len(classes.names)))
 
 
 def finished_adaptation(job: Adaptation) -> RunOutcome | None:

@@ -17,7 +17,7 @@ from saot.pipeline.networks import has_points, points_pool, source_pool
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.recipes import DecoderRecipe
 
-Side = Literal["source", "target"]
+Side = Literal["source", "target", "translated"]
 
 
 def labelled_terms(job: Job, recipe: DecoderRecipe) -> list[Term]:
@@ -60,7 +60,9 @@ def seen(job: Job, side: Side, recipe: DecoderRecipe) -> tuple[Rows, int]:
 
 
 def _domain(job: Job, side: Side) -> Domain:
-    return job.source if side == "source" else job.target
+    domain = {"source": job.source, "target": job.target, "translated": job.translated}[side]
+    assert domain is not None, "pictures are translated where the pull loss is on"
+    return domain
 
 
 def _kept(job: Job, folder: str, number: int, make: Callable[[], Tensor]) -> Tensor:

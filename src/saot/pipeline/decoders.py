@@ -5,6 +5,7 @@ import dataclasses
 from torch import Tensor
 
 from saot.decoder import Decoder, Term, token_pool
+from saot.pipeline.bridge import pull_of
 from saot.pipeline.cost import pseudo_labels
 from saot.pipeline.job import Job
 from saot.pipeline.networks import has_points, network, points_term, source_term
@@ -52,7 +53,7 @@ def saot_decoder(
     base = [source_term(job)]
     if recipe.points_weight > 0 and has_points(job):
         base.append(points_term(job, recipe.points_weight))
-    previous: Decoder | None = None
+    previous, pull = None, pull_of(job, recipe)
     for number in range(rounds):
         last = number == rounds - 1
         previous = network(
@@ -62,6 +63,7 @@ def saot_decoder(
             name=name if rounds == 1 else f"{name}-{number}",
             decoder=per_round,
             start=previous,
+            pull=pull,
         )
     assert previous is not None
     return previous

@@ -1,4 +1,4 @@
-"""The paper's ablations as methods: the decoder without stage 2, and what table 18 (K.2) tries for rare classes.
+"""Ablations as methods: the decoder without stage 2, what table 18 (K.2) tries for rare classes, the MLP with a pull.
 
 `saot run` makes none of them; `score_some` makes those it is asked for. The paper says that each keeps the features and
 the pseudo-labels; what it leaves open is in `InterventionRecipe`, or said where it happens.
@@ -17,7 +17,7 @@ from saot.decoder import Decoder, Focal, Term, fit_decoder
 from saot.pipeline.choice import chosen_adjustment, held_out_scores
 from saot.pipeline.decoders import pseudo_term, saot_decoder
 from saot.pipeline.job import Job, class_frequencies, merge_facts
-from saot.pipeline.methods import Scorer, network_scorer, of_tokens
+from saot.pipeline.methods import Scorer, mlp_network, network_scorer, of_tokens
 from saot.pipeline.networks import (
     has_points,
     keep_network,
@@ -45,6 +45,11 @@ def intervention_builders(job: Job) -> dict[str, Callable[[], Scorer]]:
         "saot_decoder_logit_adjusted": lambda: logit_adjusted(job),
         "saot_decoder_focal": scored("saot_decoder_focal", focal_decoder, 0),
     }
+    if job.recipe.bridge.weight > 0:
+        builders["mlp_ema_pull"] = scored("mlp_ema_pull", lambda job: pulled_mlp(job, points=False), 0)
+        if has_points(job):
+            name = "mlp_points_ema_pull"
+            builders[name] = scored(name, lambda job: pulled_mlp(job, points=True), job.label_budget)
     made: dict[str, Callable[[Job], Decoder]] = {"spatial": spatial}
     if job.recipe.decoder.architecture != "fine":
         made = {"recalibrated": recalibrated, "finetuned": finetuned, **made}
@@ -61,6 +66,12 @@ def stage_1(job: Job) -> Decoder:
 def spatial(job: Job) -> Decoder:
     """SAOT's decoder with 3x3 convolutions, the last row of tables 4 and 18."""
     return saot_decoder(job, dataclasses.replace(job.recipe.decoder, architecture="conv"), name="saot_decoder_spatial")
+
+
+def pulled_mlp(job: Job, *, points: bool) -> Decoder:
+    """The competing MLP with EMA, its first stage with T2S-DA's pull loss; the competitors themselves have none."""
+    name = "mlp_points_ema_pull" if points else "mlp_ema_pull"
+    return mlp_network(job, name, points=points, ema=True, pulled=True)
 
 
 def logit_adjusted(job: Job) -> Scorer:

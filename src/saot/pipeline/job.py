@@ -38,6 +38,7 @@ from saot.pipeline.inputs import (
     target_labels,
 )
 from saot.pipeline.settings import RunSettings, store_folder
+from saot.pipeline.translated import translated_pictures
 from saot.pipeline.workspace import Workspace
 from saot.recipes import Recipe
 
@@ -59,6 +60,7 @@ class Job:
         label_budget: How many of them (all labelled patches where they are drawn anew each step).
         may_choose: False where evaluation pictures are target pictures too: then nothing is chosen on points.
         shared: Folder of what runs have in common that differ in their decoders alone, or None.
+        translated: The source's pictures in the target's colours, number by number; None unless the pull loss is on.
     """
 
     settings: RunSettings
@@ -73,6 +75,7 @@ class Job:
     label_budget: int
     may_choose: bool
     shared: Path | None = None
+    translated: Domain | None = None
 
     @property
     def classes(self) -> ClassSet:
@@ -129,6 +132,10 @@ def open_job(
 
     source = domain(settings.source, inputs.source.images, "features source")
     target = domain(settings.target, inputs.target, "features target")
+    translated = None
+    if recipe.bridge.weight != 0:
+        pictures = translated_pictures(inputs.source.images, inputs.target, recipe.bridge.beta, settings.seed)
+        translated = domain(settings.source, pictures, "features translated")
     test = target if inputs.truth is None else domain(str(settings.eval), inputs.truth.images, "features eval")
     with space.stage("source labels"):
         path = space.work("source-labels.safetensors")
@@ -151,9 +158,8 @@ def open_job(
     if scope == "resample" and count:
         token_points, budget = _resampled(settings, inputs, token_points, target, space)
     _note_unknown_classes(token_points, labels, classes, space)
-    return Job(
-        settings, space, inputs, found, source, labels, target, test, token_points, budget, may_choose=overlap == 0
-    )
+    made = settings, space, inputs, found, source, labels, target, test, token_points, budget
+    return Job(*made, may_choose=overlap == 0, translated=translated)
 
 
 def declared_points(settings: RunSettings, inputs: Inputs, space: Workspace, fresh: bool) -> Points:

@@ -19,6 +19,8 @@ from saot.baselines import (
     unbalanced_transport,
 )
 from saot.data import patch_labels
+from saot.decoder import Decoder
+from saot.pipeline.bridge import pull_of
 from saot.pipeline.choice import Network, chosen_adjustment, sample_tokens
 from saot.pipeline.cost import learned_cost, prior_alone, similarities, source_prototypes, transfer_from
 from saot.pipeline.decoders import refine_terms, saot_decoder
@@ -69,16 +71,18 @@ def method_builders(job: Job) -> dict[str, Callable[[], Scorer]]:
         "saot": lambda: _saot(job, 1, "saot"),
         "saot_multi": lambda: _saot(job, job.recipe.transfer.multi_sources, "saot_multi"),
         "saot_decoder": lambda: network_scorer(job, saot_decoder(job), "saot_decoder", job.label_budget),
-        "mlp": lambda: network_scorer(job, _mlp(job, "mlp"), "mlp", 0),
-        "mlp_ema": lambda: network_scorer(job, _mlp(job, "mlp_ema", ema=True), "mlp_ema", 0),
+        "mlp": lambda: network_scorer(job, mlp_network(job, "mlp"), "mlp", 0),
+        "mlp_ema": lambda: network_scorer(job, mlp_network(job, "mlp_ema", ema=True), "mlp_ema", 0),
     }
     if has_points(job):
         budget = job.label_budget
         builders |= {
             "linear_probe_points": lambda: _linear_probe(job, with_points=True),
-            "mlp_points": lambda: network_scorer(job, _mlp(job, "mlp_points", points=True), "mlp_points", budget),
+            "mlp_points": lambda: network_scorer(
+                job, mlp_network(job, "mlp_points", points=True), "mlp_points", budget
+            ),
             "mlp_points_ema": lambda: network_scorer(
-                job, _mlp(job, "mlp_points_ema", points=True, ema=True), "mlp_points_ema", budget
+                job, mlp_network(job, "mlp_points_ema", points=True, ema=True), "mlp_points_ema", budget
             ),
             "semantic_prior": lambda: _semantic_prior(job),
         }
@@ -192,11 +196,17 @@ def _saot(job: Job, sources: int, name: str) -> Scorer:
     return Scorer(score, job.label_budget)
 
 
-def _mlp(job: Job, name: str, *, points: bool = False, ema: bool = False) -> Network:
+def mlp_network(job: Job, name: str, *, points: bool = False, ema: bool = False, pulled: bool = False) -> Decoder:
+    """The MLP on source labels; where asked also on points, on its own pseudo-labels, with the pull loss.
+
+    A competitor has no pull loss.
+    """
     terms = [source_term(job)]
     if points:
         terms.append(points_term(job, 1.0))
-    return network(job, terms, terms if ema else None, name=name, decoder=of_tokens(job))
+    decoder = of_tokens(job)
+    pull = pull_of(job, decoder) if pulled else None
+    return network(job, terms, terms if ema else None, name=name, decoder=decoder, pull=pull)
 
 
 def of_tokens(job: Job) -> DecoderRecipe:
@@ -211,7 +221,8 @@ def _without_plan(job: Job) -> Network:
     terms = [source_term(job)]
     if has_points(job):
         terms.append(points_term(job, job.recipe.decoder.points_weight))
-    return network(job, terms, refine_terms(job), name="best_no_transport")
+    pull = pull_of(job, job.recipe.decoder)
+    return network(job, terms, refine_terms(job), name="best_no_transport", pull=pull)
 
 
 def _oracle(job: Job) -> Scorer:

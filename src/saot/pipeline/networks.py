@@ -13,6 +13,7 @@ from torch import Tensor
 from saot.decoder import (
     Decoder,
     DecoderFit,
+    Pull,
     Term,
     TokenPool,
     decoder_of_shape,
@@ -89,6 +90,7 @@ def network(
     refine: RefineRecipe | None = None,
     start: Decoder | None = None,
     member: int = 0,
+    pull: Pull | None = None,
 ) -> Decoder:
     """A decoder trained on `terms`, self-trained where `refine_terms` are given; equal trainings are done once.
 
@@ -101,6 +103,7 @@ def network(
         refine: Settings of stage 2, the recipe's unless given.
         start: Weights to go on from.
         member: Number of this network in an ensemble of equal trainings that differ in their draws.
+        pull: T2S-DA's pull loss in stage 1.
     """
     seed = job.settings.seed if member == 0 else generator_for(job.settings.seed, "member", member).initial_seed()
     if start is not None:  # else it would see again the first batches of the training it goes on from
@@ -109,11 +112,12 @@ def network(
     refine = refine or job.recipe.refine
     identity = [[(t.name, t.weight) for t in terms], dataclasses.asdict(decoder), start is not None]
     identity += [member] if member else []
+    identity += [] if pull is None else [{"pull": pull.identity()}]
     names = [term.name for term in terms] if start is None else []  # without names nothing is shared
     untrained = start or new_decoder(job, decoder, seed)
 
     def train(checkpoint: Checkpoint, progress: Progress) -> DecoderFit:
-        return fit_decoder(untrained, terms, decoder, seed=seed, checkpoint=checkpoint, progress=progress)
+        return fit_decoder(untrained, terms, decoder, seed=seed, checkpoint=checkpoint, progress=progress, pull=pull)
 
     first = _once(job, identity, (name, 1), names, train)
     if refine_terms is None or refine.steps == 0:

@@ -67,7 +67,8 @@ def score_some(
 
     Everything is kept in the run folder as `saot run` keeps it: a later call with more methods goes on, and so does
     `saot run`. Beyond the methods of metrics.json there are `decoder_stage1` (SAOT's decoder without refinement) and
-    the interventions of table 18: `saot_decoder_logit_adjusted`, `_focal`, `_recalibrated`, `_finetuned`, `_spatial`.
+    the interventions of table 18: `saot_decoder_logit_adjusted`, `_focal`, `_recalibrated`, `_finetuned`, `_spatial`;
+    with `bridge.weight` > 0 also `mlp_ema_pull` and `mlp_points_ema_pull`.
 
     Args:
         settings: What is asked; an evaluation set is needed.

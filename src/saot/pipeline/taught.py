@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saot.decoder import Decoder, FineDecoder, GridDecoder, Term, TokenPool, token_pool
+from saot.pipeline.bridge import pull_of
 from saot.pipeline.cells import inside_cells, labelled_terms, seen, source_shares
 from saot.pipeline.domains import Domain, load_maps, save_maps
 from saot.pipeline.job import Job, merge_facts
@@ -38,9 +39,9 @@ def taught_decoder(
         raise ValueError(f"expected taught.tau >= 0; got {tau}: 0 leaves the plan out")
     other = "" if recipe == job.recipe.decoder else f"-{recipe.architecture}"
     count = max(1, stage_2.teachers) if refined and stage_2.steps * stage_2.rounds > 0 else 1
-    terms = labelled_terms(job, recipe)
+    terms, pull = labelled_terms(job, recipe), pull_of(job, recipe)
     teachers = [
-        network(job, terms, None, name=f"teacher-{member}{other}", decoder=recipe, member=member)
+        network(job, terms, None, name=f"teacher-{member}{other}", decoder=recipe, member=member, pull=pull)
         for member in range(count)
     ]
     if not refined or stage_2.steps * stage_2.rounds == 0:

@@ -16,6 +16,7 @@ WITHOUT_POINTS: dict[str, str | None] = {
     "linear_probe_points": "linear_probe",
     "mlp_points": "mlp",
     "mlp_points_ema": "mlp_ema",
+    "mlp_points_ema_pull": "mlp_ema_pull",
     "semantic_prior": None,
 }
 

@@ -171,6 +171,7 @@ def tiny(recipe: Recipe) -> Recipe:
         transfer=replace(recipe.transfer, multi_sources=2, pseudo_sources=2),
         decoder=replace(recipe.decoder, hidden=16, blocks=1, steps=min(recipe.decoder.steps, most), batch=32),
         taught=replace(recipe.taught, steps=min(recipe.taught.steps, most)),
+        bridge=replace(recipe.bridge, queries=2, negatives=16, width=16),
         refine=replace(recipe.refine, steps=min(recipe.refine.steps, most), batch=32, regenerate=2),
         baselines=replace(
             recipe.baselines, bank=400, propagation_bank=200, probe_weight_decays=(1e-3,), probe_iterations=3

@@ -48,6 +48,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         ours.BUDGET,
         ours.BEST,
         ours.BEST_ABLATION,
+        ours.BRIDGE,
         ours.FUSION,
     )
 }

@@ -98,6 +98,31 @@ BEST_ABLATION = Experiment(
     notes=_BUDGET_NOTES,
 )
 
+PULL = {"bridge.weight": 0.1}  # T2S-DA, Tab. S6
+
+BRIDGE = Experiment(
+    name="t2s-da-bridge",
+    title="The pull loss of T2S-DA on frozen features",
+    location="T2S-DA, sec. 3, in our decoder (ours: that paper trains the backbone)",
+    columns=_budget_columns(("0", "total:20")),
+    rows=(
+        Row("SAOT+Decoder", DECODER),
+        Row("SAOT+Decoder, pulled", DECODER, PULL),
+        Row("Cells alone (stage 1)", "decoder_stage1"),
+        Row("Cells alone (stage 1), pulled", "decoder_stage1", PULL),
+        Row("MLP + points + EMA", "mlp_points_ema"),
+        Row("MLP + points + EMA, pulled", "mlp_points_ema_pull", PULL),
+    ),
+    base={"preset": "best"},
+    reference="SAOT+Decoder",
+    notes=(
+        *_BUDGET_NOTES,
+        "A pulled network has T2S-DA's pull loss beside the terms of its first stage (weight 0.1) and starts from the "
+        "same weights and draws as the one without; later stages are alike.",
+        "Translations are the whole source pictures, each with one target picture drawn by the seed.",
+    ),
+)
+
 FUSION = Experiment(
     name="saot-fusion",
     title="Several input sizes joined",
