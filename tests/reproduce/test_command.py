@@ -9,6 +9,7 @@ import torch
 from saot import cli
 from saot.data import PatchGrid
 from saot.reproduce import EXPERIMENTS, experiment_named
+from saot.reproduce.adapting import ADAPT_EXPERIMENTS
 from saot.reproduce.engine import with_columns
 from saot.reproduce.fusion import centres, fit_weights, on_grid
 from saot.reproduce.matching import MATCH_EXPERIMENTS
@@ -27,10 +28,10 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
 
 def test_list(capsys):
     code, out, _ = call(capsys, "--list")
-    assert code == 0 and out.split() == [*EXPERIMENTS, *MATCH_EXPERIMENTS]
+    assert code == 0 and out.split() == [*EXPERIMENTS, *MATCH_EXPERIMENTS, *ADAPT_EXPERIMENTS]
     code, out, _ = call(capsys, "--list", "--json")
     listed = json.loads(out)
-    assert code == 0 and set(listed) == {*EXPERIMENTS, *MATCH_EXPERIMENTS}
+    assert code == 0 and set(listed) == {*EXPERIMENTS, *MATCH_EXPERIMENTS, *ADAPT_EXPERIMENTS}
     assert set(listed["saot-table-5"]) == {"title", "rows", "columns", "needs", "location"}
     assert listed["saot-table-5"]["rows"][0] == "Full SAOT"
 
