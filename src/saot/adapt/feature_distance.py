@@ -6,10 +6,26 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 
-from saot.data.classes import IGNORE_INDEX
+from saot.data.classes import IGNORE_INDEX, ClassSet
 
 THINGS = (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)  # FACTS T-3: lights, signs and all that moves, of Cityscapes' 19
 PURITY = 0.75  # FACTS T-3
+THING_NAMES = (  # the same by name, so that class sets other than Cityscapes' have them too
+    "traffic light", "traffic sign", "sign", "person", "pedestrian", "rider", "bicyclist", "car", "truck", "bus",
+    "train", "motorcycle", "bicycle",
+)  # fmt: skip
+
+
+def things_of(classes: ClassSet) -> tuple[int, ...]:
+    """Classes that the feature distance counts, by name; all of them where no name is known.
+
+    Example:
+        >>> from saot.data import class_set
+        >>> things_of(class_set("cityscapes19"))
+        (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)
+    """
+    found = tuple(number for number, name in enumerate(classes.names) if name.lower() in THING_NAMES)
+    return found or tuple(range(len(classes.names)))
 
 
 def pure_labels(

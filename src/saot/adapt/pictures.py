@@ -123,6 +123,9 @@ class TrainingPictures:
             raise ValueError(f"expected target pictures for the method {recipe.method}; got none: give --target")
         self.source, self.target, self.pixels, self.recipe, self.seed = source, target, pixels, recipe, seed
         sizes = recipe.pictures
+        check_sizes(source.images, sizes.source_size, sizes.crop)
+        if target is not None and recipe.needs_target:
+            check_sizes(target, sizes.target_size, sizes.crop)
         self._images = Kept(lambda i: resized(source.image(i), sizes.source_size))
         self._masks = Kept(lambda i: resized_mask(source.mask(i), sizes.source_size))
         self._targets = Kept(lambda i: resized(target.image(i), sizes.target_size)) if target is not None else None
@@ -200,6 +203,29 @@ class TrainingPictures:
         made = translate(frame, fitted, self.recipe.translator, generator)
         plain, other = crop_together(inner, frame, made)
         return plain, other
+
+
+def check_sizes(pictures: ImageSet, size: Size | None, crop: Size) -> None:
+    """Refuse a crop that some picture cannot hold, before hours are spent on the others.
+
+    Args:
+        pictures: Of which only the sizes are read, and none where all are brought to one.
+        size: What pictures are brought to; None leaves them as they are.
+        crop: Height and width.
+
+    Raises:
+        ValueError: If it is larger than a picture.
+    """
+    for number, key in enumerate(pictures.keys):
+        height, width = size or pictures.size(number)
+        if crop[0] > height or crop[1] > width:
+            what = f"{key} of {pictures.spec}" if size is None else f"{pictures.spec}, brought to that size"
+            raise ValueError(
+                f"a crop of {crop[0]}x{crop[1]} does not fit pictures of {height}x{width} (height x width): {what}; "
+                "give a smaller --crop or larger pictures"
+            )
+        if size is not None:
+            return
 
 
 def own_step(step: int, process: int) -> int:
