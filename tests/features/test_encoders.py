@@ -336,9 +336,9 @@ def test_files_that_are_no_encoders(folders, tmp_path):
     save_encoder(path, load_encoder("mit-b0", folders["mit"]))
     state = load_file(path)
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    for change in ({"format": "2"}, {"config": "{"}, {"config": "{}"}):
-        save_file(state, path, metadata=metadata | change)
+        told = json.loads(file.metadata()["saot"])
+    for change in (json.dumps(told | {"format": "2"}), "{", json.dumps(told | {"config": {}})):
+        save_file(state, path, metadata={"saot": change})
         with pytest.raises(
             ValueError, match=r"was not written by save_encoder .*; pass the encoder.safetensors of a run"
         ):
@@ -348,7 +348,7 @@ def test_files_that_are_no_encoders(folders, tmp_path):
         read_encoder(path)
     name = sorted(state)[0]
     for wrong in ({key: value for key, value in state.items() if key != name}, state | {name: torch.zeros(2)}):
-        save_file(wrong, path, metadata=metadata)
+        save_file(wrong, path, metadata={"saot": json.dumps(told)})
         with pytest.raises(
             ValueError, match=f"does not hold the weights of the mit-b0 it describes: {name} is missing"
         ):

@@ -89,8 +89,8 @@ def class_probabilities(
     enough = (pixels > settings.min_pixels).any(0)
     if not bool(enough.any()):
         raise ValueError(
-            f"no source picture has more than {settings.min_pixels} pixels of any class; lower min_pixels or give "
-            "larger masks"
+            f"no source picture has more than {settings.min_pixels} pixels of any class; lower rare.min_pixels or "
+            "give larger masks"
         )
     share = pixels.sum(0).double() / pixels.sum()
     scores = torch.where(enough, (1 - share) / settings.temperature, -torch.inf)

@@ -224,9 +224,8 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return
         for parameter in self.student.parameters():
-            if parameter.requires_grad:
-                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                shared = self.accelerator.reduce(gradient, "mean")
+            if parameter.grad is not None:  # what takes no part takes none in any process
+                shared = self.accelerator.reduce(parameter.grad, "mean")
                 assert isinstance(shared, Tensor)  # what goes in as one comes out as one
                 parameter.grad = shared
 

@@ -194,8 +194,9 @@ def save_encoder(path: Path, encoder: Encoder) -> None:
 
     # channels-last weights are stored as their shape says; reading gives them back in the network's own order
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    metadata = {"format": _FORMAT, "name": encoder.name, "config": json.dumps(encoder.settings(), sort_keys=True)}
-    write_atomic(path, save(tensors, metadata))
+    told = {"format": _FORMAT, "name": encoder.name, "config": encoder.settings()}
+    # one key alone: safetensors writes several in any order, and equal encoders should be equal files
+    write_atomic(path, save(tensors, {"saot": json.dumps(told, sort_keys=True)}))
 
 
 def read_encoder(path: Path) -> Encoder:
@@ -208,9 +209,10 @@ def read_encoder(path: Path) -> Encoder:
         raise ValueError(f"expected an encoder at {path}, found no file; pass the encoder.safetensors of an adaptation")
     tensors, metadata = _read_file(path)
     try:
-        if metadata["format"] != _FORMAT:
-            raise ValueError(f"its format is {metadata['format']}, not {_FORMAT}")
-        name, settings = metadata["name"], json.loads(metadata["config"])
+        told = json.loads(metadata["saot"])
+        if told["format"] != _FORMAT:
+            raise ValueError(f"its format is {told['format']}, not {_FORMAT}")
+        name, settings = told["name"], told["config"]
         family, network = settings["family"], settings.get("network", {})
         statistics = (tuple(settings["pixel_mean"]), tuple(settings["pixel_deviation"]))
     except (KeyError, TypeError, ValueError) as error:

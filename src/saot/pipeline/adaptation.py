@@ -19,11 +19,11 @@ from saot.adapt.pictures import TrainingPictures, check_sizes
 from saot.adapt.recipe import AdaptRecipe, recipe_differences
 from saot.adapt.sampling import count_pixels
 from saot.data import ClassSet, ImageSet, LabelledSet, open_images, open_labelled, parse_spec, write_atomic
-from saot.features.encoders import load_encoder, save_encoder
+from saot.features.encoders import load_encoder, read_encoder, save_encoder
 from saot.pipeline.adapted import segmenter_of
 from saot.pipeline.inputs import digest
 from saot.pipeline.run import RunOutcome, check_device, device_name, versions
-from saot.pipeline.settings import RUN_FORMAT, first_difference
+from saot.pipeline.settings import RUN_FORMAT
 from saot.pipeline.workspace import Workspace, commit_of_code, load_tensors, save_tensors
 from saot.recipes import as_dict
 from saot.transfer import Checkpoint
@@ -143,7 +143,8 @@ class Adaptation:
     @cached_property
     def network(self) -> Segmenter:
         """The trained student, in evaluation mode."""
-        network = new_network(self.settings, self.inputs)
+        encoder = read_encoder(self.space.path("encoder.safetensors"))
+        network = segmenter_of(encoder, len(self.inputs.classes.names), self.recipe.network, self.settings.seed)
         kept = load_tensors(self.space.path("network.safetensors"))
         if kept is None:
             raise ValueError(f"expected {self.space.path('network.safetensors')}; it is missing: train first")
@@ -207,6 +208,7 @@ def run_adaptation(
     space = Workspace(out, settings.to_dict(), progress)
     try:
         job = Adaptation(settings, space, inputs, str(accelerator.device))
+        check_data(job)
         finished = finished_adaptation(job)
         if finished is not None:
             accelerator.wait_for_everyone()  # the others wait for it in `train_beside`
@@ -328,36 +330,44 @@ def source_pixels(job: Adaptation) -> Tensor:
 
 
 def finished_adaptation(job: Adaptation) -> RunOutcome | None:
-    """The outcome of a run that is complete and of the same pictures, or None. run.json is written last.
-
-    Raises:
-        ValueError: If pictures have changed since.
-    """
+    """The outcome of a run that is complete, or None. run.json is written last."""
     needed = ("run.json", "metrics.json", "report.html", "network.safetensors", "encoder.safetensors", "log.jsonl")
     if not all(job.space.path(name).exists() for name in needed):
         return None
     run = json.loads(job.space.path("run.json").read_text())
-    changed = first_difference(data_record(job.inputs), run["data"])
-    if changed is not None:
-        raise ValueError(
-            f"{job.space.root} is finished, but its pictures have changed ({changed}): choose another --out"
-        )
     return RunOutcome(json.loads(job.space.path("metrics.json").read_text()), run, job.space.root, resumed=True)
 
 
+def check_data(job: Adaptation) -> None:
+    """Write down what the run is made of; refuse to go on with other pictures or masks.
+
+    Raises:
+        ValueError: If a set is not what it was when the run began.
+    """
+    now, then = data_record(job.inputs), job.space.facts("data")
+    changed = [name for name in now if then and now[name] != then.get(name)]
+    if changed:
+        raise ValueError(
+            f"pictures or masks of {' and '.join(changed)} have changed since {job.space.root} was begun: choose "
+            "another --out"
+        )
+    job.space.set_facts("data", now)
+
+
 def data_record(inputs: AdaptInputs) -> dict[str, Any]:
-    """Number and digest of the pictures of every set."""
-    sets = {
-        "source": inputs.source.images,
-        "target": inputs.target,
-        "eval": None if inputs.truth is None else inputs.truth.images,
-        "source_eval": None if inputs.source_truth is None else inputs.source_truth.images,
-    }
-    return {
-        name: {"images": len(images), "sha256": digest({k: images.fingerprint(i) for i, k in enumerate(images.keys)})}
-        for name, images in sets.items()
-        if images is not None
-    }
+    """Number of the pictures of every set, a digest of them and, where they are read, one of their masks."""
+    labelled = {"source": inputs.source, "eval": inputs.truth, "source_eval": inputs.source_truth}
+    found: dict[str, Any] = {}
+    for name, data in labelled.items():
+        if data is not None:
+            masks = {key: data.mask_fingerprint(number) for number, key in enumerate(data.keys)}
+            found[name] = {**_pictures(data.images), "masks_sha256": digest(masks)}
+    return found if inputs.target is None else {**found, "target": _pictures(inputs.target)}
+
+
+def _pictures(images: ImageSet) -> dict[str, Any]:
+    prints = {key: images.fingerprint(number) for number, key in enumerate(images.keys)}
+    return {"images": len(images), "sha256": digest(prints)}
 
 
 def run_record(job: Adaptation, began: float) -> dict[str, Any]:
@@ -380,7 +390,7 @@ def run_record(job: Adaptation, began: float) -> dict[str, Any]:
             {"field": path, "paper": paper, "used": used, "reason": why}
             for path, paper, used, why in recipe_differences(settings.recipe)
         ],
-        "data": data_record(job.inputs),
+        "data": space.facts("data"),
         "stages": space.facts("stages"),
         "gpu": space.facts("gpu"),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),

@@ -130,6 +130,5 @@ def check_finite(loss: torch.Tensor, step: int, what: str) -> None:
     """
     if not bool(torch.isfinite(loss)):
         raise FloatingPointError(
-            f"expected a finite loss while training {what}; got {float(loss)} at step {step}; "
-            "look at log.jsonl for the steps before it and lower the learning rate"
+            f"expected a finite loss while training {what}; got {float(loss)} at step {step}; lower the learning rate"
         )

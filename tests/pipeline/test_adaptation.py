@@ -1,0 +1,374 @@
+"""`saot adapt` as a run: complete, resumable bit for bit, blind to target labels, shared among processes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from adapt.tiny import save_segformer, tiny_recipe
+from PIL import Image
+from safetensors import safe_open
+
+from saot.adapt.predict import predict_mask
+from saot.adapt.recipe import PAPER, AdaptRecipe
+from saot.data import datasets, open_labelled
+from saot.features import read_encoder
+from saot.pipeline import adaptation, adaptation_scores, workspace
+from saot.pipeline.adaptation import AdaptSettings, run_adaptation, trained
+from saot.pipeline.adaptation_words import recipe_from_words
+from saot.pipeline.adapted import open_adapted, published_network
+from saot.pipeline.workspace import load_tensors
+
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+SIZE = "count=2,height=64,width=128"
+
+
+def tiny_run(method: str = "t2s-da", **changes) -> AdaptRecipe:
+    recipe = tiny_recipe(method)
+    return replace(recipe, pictures=replace(recipe.pictures, crop=(64, 64)), **changes)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    return save_segformer(tmp_path_factory.mktemp("models") / "mit")
+
+
+def asked(weights: str, recipe: AdaptRecipe | None = None, **changes) -> AdaptSettings:
+    settings = AdaptSettings(
+        source=f"scenes:game:train,{SIZE}",
+        target=f"scenes:street:train,{SIZE}",
+        eval=f"scenes:street:val,{SIZE}",
+        source_eval=f"scenes:game:val,{SIZE}",
+        weights=weights,
+        recipe=recipe or tiny_run(),
+    )
+    return replace(settings, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(weights, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "t2s-da"
+    run_adaptation(asked(weights), out)
+    return out
+
+
+def folder(root: Path, pictures: int = 2, classes: tuple[str, ...] = ("sky", "car"), masks: bool = True) -> Path:
+    """Pictures of 64x96 with masks of two halves."""
+    rng = np.random.default_rng(pictures)
+    (root / "images").mkdir(parents=True)
+    (root / "classes.txt").write_text("\n".join(classes) + "\n")
+    for number in range(pictures):
+        picture = rng.integers(0, 256, (64, 96, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(root / "images" / f"{number}.png")
+        if masks:
+            (root / "masks").mkdir(exist_ok=True)
+            mask = np.zeros((64, 96), np.uint8)
+            mask[:, 40 + number :] = 1
+            Image.fromarray(mask).save(root / "masks" / f"{number}.png")
+    return root
+
+
+def test_metrics_have_the_contracts_fields(finished, weights):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    settings = asked(weights)
+    classes = open_labelled(settings.source).classes
+    assert metrics["classes"] == list(classes.names)
+    assert (metrics["split"], metrics["images"]) == (settings.eval, 2)
+    for table in (metrics, metrics["source_domain"]):
+        entry = table["methods"]["t2s_da"]
+        assert list(table["methods"]) == ["t2s_da"]
+        assert set(entry) == {"miou", "miou16", "miou13", "iou", "label_budget"} and entry["label_budget"] == 0
+        known = [value for value in entry["iou"].values() if value is not None]
+        assert list(entry["iou"]) == metrics["classes"] and entry["miou"] == pytest.approx(sum(known) / len(known))
+    assert (metrics["source_domain"]["split"], metrics["source_domain"]["images"]) == (settings.source_eval, 2)
+    assert set(metrics["features"]) == {"ccd", "pdd", "similarity"}
+    assert all(list(values) == metrics["classes"] for values in metrics["features"].values())
+
+
+def test_scores_are_counts_of_the_networks_masks(finished, weights):
+    truth = open_labelled(asked(weights).eval)
+    run = open_adapted(finished, truth.classes, published_network(finished))
+    counts = torch.zeros(19, 19, dtype=torch.long)
+    for number in range(len(truth)):
+        mask, wanted = predict_mask(run.network, truth.image(number), run.pictures), truth.mask(number)
+        known = wanted != 255
+        np.add.at(counts.numpy(), (wanted[known], mask.numpy()[known]), 1)
+    kept = load_tensors(finished / "work" / "scores" / "eval.safetensors")
+    assert torch.equal(kept["counts"].sum(0), counts)
+
+
+def test_the_record_of_a_run(finished, weights):
+    run, report = json.loads((finished / "run.json").read_text()), (finished / "report.html").read_text()
+    assert (run["kind"], run["method"], run["backbone"], run["label_budget"]) == ("adaptation", "t2s-da", "mit-b0", 0)
+    fields = {row["field"]: row for row in run["differences_from_paper"]}
+    assert fields["optimizer.steps"]["paper"] == "40000" and fields["optimizer.steps"]["used"] == "6"
+    assert set(run["data"]) == {"source", "target", "eval", "source_eval"} and run["data"]["target"]["images"] == 2
+    assert run["stages"]["train"]["seconds"] > 0 and run["versions"]["accelerate"]
+    assert run["settings"] == json.loads(json.dumps(asked(weights).to_dict()))
+    for word in ("T2S-DA", "training: pull", "Features of both domains", "optimizer.steps", "Class by class"):
+        assert word in report
+    records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(6)) and all("pull" in record for record in records)
+    times = {path.name: path.stat().st_mtime_ns for path in finished.iterdir() if path.is_file()}
+    assert max(times, key=lambda name: times[name]) == "run.json"
+    assert not list((finished / "work" / "checkpoints").glob("*.pt"))  # no longer needed
+
+
+def test_the_published_network_stands_alone(finished):
+    with safe_open(finished / "network.safetensors", "pt") as file:
+        extra = json.loads(file.metadata()["saot"])
+    assert len(extra["classes"]) == len(extra["colors"]) == 19 and extra["settings"]["method"] == "t2s-da"
+    encoder = read_encoder(finished / "encoder.safetensors").state_dict()
+    tensors = load_tensors(finished / "network.safetensors")
+    assert all(torch.equal(value, tensors[f"encoder.{name}"]) for name, value in encoder.items())
+
+
+def test_run_json_is_written_last(weights, tmp_path, monkeypatch):
+    settings = asked(weights, tiny_run("source-only"), target=None, eval=None, source_eval=None)
+
+    def refuse(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation_scores, "adaptation_report", refuse)
+        with pytest.raises(KeyboardInterrupt):
+            run_adaptation(settings, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.json").exists() and not (tmp_path / "run" / "run.json").exists()
+    outcome = run_adaptation(settings, tmp_path / "run")
+    assert not outcome.resumed and outcome.run["stages"]["train"]["seconds"] > 0
+    entry = outcome.metrics["methods"]["source_only"]  # nothing to score on
+    assert outcome.metrics["images"] == 0 and entry["miou"] is None and set(entry["iou"].values()) == {None}
+    assert "features" not in outcome.metrics and "source_domain" not in outcome.metrics
+    assert "Source only" in (tmp_path / "run" / "report.html").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir() if path.name != ".lock"}
+    again = run_adaptation(settings, tmp_path / "run")
+    assert again.resumed and again.metrics == outcome.metrics
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_stopped_training_ends_like_an_undisturbed_one(finished, weights, tmp_path, monkeypatch):
+    """Stopped in steps 3 and 6 of 6 with a checkpoint every second step, and once more while it is scored."""
+    monkeypatch.setattr(workspace, "CHECKPOINT_EVERY", 2)
+    steps, kept = [], tmp_path / "run" / "work" / "checkpoints" / "adapt.pt"
+    for stage, at in (("train t2s-da", 3), ("train t2s-da", 5), ("score eval", 1), (None, 0)):
+
+        def progress(name, done, total, stage=stage, at=at):
+            if name == "train t2s-da":
+                steps.append(done)
+            if (name, done) == (stage, at):
+                raise KeyboardInterrupt
+
+        if stage is None:
+            assert not run_adaptation(asked(weights), tmp_path / "run", progress=progress).resumed
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                run_adaptation(asked(weights), tmp_path / "run", progress=progress)
+            assert kept.exists() is (stage != "score eval")
+    assert steps == [1, 2, 3, 3, 4, 5, 5, 6]
+    for name in ("network.safetensors", "metrics.json", "log.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_the_targets_masks_are_never_opened(weights, tmp_path, monkeypatch):
+    """They are no pictures at all here, and whoever asks for a mask of the target gets an error."""
+    source, target = folder(tmp_path / "source"), folder(tmp_path / "target")
+    for mask in (target / "masks").iterdir():
+        mask.write_bytes(b"not to be read")
+    real = datasets._load_mask
+
+    def watched(reader, classes, files, index):
+        assert files[index][1].parents[1].name == "source"
+        return real(reader, classes, files, index)
+
+    monkeypatch.setattr(datasets, "_load_mask", watched)
+    settings = asked(
+        weights, tiny_run(), source=f"folder:{source}", target=f"folder:{target}", eval=None, source_eval=None
+    )
+    outcome = run_adaptation(settings, tmp_path / "run")
+    assert outcome.run["notes"] == [
+        f"folder:{target} holds masks; they are ignored: the target takes part without labels."
+    ]
+    assert outcome.run["notes"][0] in (tmp_path / "run" / "report.html").read_text()
+    bare = folder(tmp_path / "bare", masks=False)
+    same = run_adaptation(replace(settings, target=f"folder:{bare}"), tmp_path / "other")
+    assert same.run["notes"] == []
+    assert same.run["data"]["target"] == outcome.run["data"]["target"]  # the same pictures
+    mine, theirs = (load_tensors(tmp_path / name / "network.safetensors") for name in ("run", "other"))
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def test_changed_pictures_are_noticed(weights, tmp_path):
+    source, target = folder(tmp_path / "source"), folder(tmp_path / "target", masks=False)
+    settings = asked(
+        weights, tiny_run("dacs"), source=f"folder:{source}", target=f"folder:{target}", eval=None, source_eval=None
+    )
+    run_adaptation(settings, tmp_path / "run")
+    assert run_adaptation(settings, tmp_path / "run").resumed
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(target / "images" / "1.png")
+    with pytest.raises(ValueError, match=r"pictures or masks of target have changed since .*another --out"):
+        run_adaptation(settings, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()  # one that is not finished is as careful
+    Image.fromarray(np.full((64, 96), 255, np.uint8)).save(source / "masks" / "0.png")
+    with pytest.raises(ValueError, match="pictures or masks of source and target have changed"):
+        run_adaptation(settings, tmp_path / "run")
+
+
+def test_a_folder_of_another_run_is_left_alone(finished, weights):
+    with pytest.raises(ValueError, match=r"holds a run with other settings .seed is 1 now but was 0"):
+        run_adaptation(asked(weights, seed=1), finished)
+
+
+def test_a_slip_leaves_no_folder(weights, tmp_path):
+    recipe = tiny_run()
+    for settings, said in (
+        (asked(str(tmp_path / "nowhere")), "config.json"),
+        (asked(weights, replace(recipe, pictures=replace(recipe.pictures, crop=(64, 60)))), "multiples of 32"),
+        (asked(weights, replace(recipe, pictures=replace(recipe.pictures, crop=(96, 64)))), "crop of 96x64 does not"),
+        (asked(weights, target=None), "expected --target for t2s-da"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run_adaptation(settings, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_network_is_trained_anew(finished, tmp_path):
+    assert trained(finished)
+    assert not trained(tmp_path)
+    (tmp_path / "network.safetensors").write_bytes((finished / "network.safetensors").read_bytes()[:1000])
+    (tmp_path / "encoder.safetensors").write_bytes(b"")
+    assert not trained(tmp_path)
+
+
+def test_accelerate_is_asked_for_by_name(weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ValueError, match=r'needs accelerate: pip install "saot\[adapt\]"'):
+        run_adaptation(asked(weights), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Process:
+    """One of two processes, whose waits are counted."""
+
+    num_processes, device = 2, torch.device("cpu")
+
+    def __init__(self, number: int) -> None:
+        self.process_index, self.is_main_process, self.waits = number, number == 0, 0
+
+    def wait_for_everyone(self) -> None:
+        self.waits += 1
+
+
+def test_all_processes_of_a_finished_run_meet_once(finished, weights, monkeypatch):
+    for number in (0, 1):
+        process = Process(number)
+        monkeypatch.setattr(adaptation, "new_accelerator", lambda device, recipe, process=process: process)
+        outcome = run_adaptation(asked(weights), finished)
+        assert process.waits == 1 and bool(outcome.metrics) is (number == 0)
+
+
+SCRIPT = """
+import hashlib
+from saot.adapt.trainer import Trainer
+from saot.cli import main
+
+def close(self, closed=Trainer.close):
+    weights = b"".join(part.detach().numpy().tobytes() for part in self.student.parameters())
+    print("rank", self.accelerator.process_index, hashlib.sha256(weights).hexdigest(), flush=True)
+    closed(self)
+
+Trainer.close = close
+main()
+"""
+
+
+def test_two_processes_end_with_equal_weights(finished, weights, tmp_path):
+    """Each draws its own batches; only if their gradients are shared do they end alike, and unlike a single one."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = ["--source", f"scenes:game:train,{SIZE}", "--target", f"scenes:street:train,{SIZE}", "--method", "dacs"]
+    words += ["--preset", "small", "--encoder", "mit-b0", "--weights", weights, "--steps", "2", "--crop", "64x64"]
+    words += ["--set", "rare.min_pixels=20", "--set", "network.channels=8", "--out", str(tmp_path / "run"), "--json"]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "script.py"), "adapt", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = dict(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert sorted(ranks) == ["0", "1"] and ranks["0"] == ranks["1"]
+    assert sum(line.startswith("{") for line in done.stdout.splitlines()) == 1  # the first one prints
+    assert (tmp_path / "run" / "run.json").exists()
+
+
+def test_words_become_a_recipe():
+    recipe = recipe_from_words("paper", "dacs", "resnet-101", 400, "256x128", ["optimizer.betas=[0.8, 0.9]"])
+    assert recipe.method == "dacs" and not recipe.pulls
+    assert (recipe.network.encoder, recipe.network.head) == ("resnet-101", "deeplab-v2")
+    assert (recipe.optimizer.steps, recipe.optimizer.warmup, recipe.optimizer.betas) == (400, 15, (0.8, 0.9))
+    assert recipe.pictures.crop == (256, 128)
+    assert recipe_from_words("paper", "t2s-da", None, None, None, []) == PAPER
+    single = [
+        "pull.weight=1", "translator.kind=blur", "mix=null", "self_training=false", "pictures.window=[64,64]",
+        "pull.fixed_weights=[1,2.5]", "network.projector_kernel=3", "pictures.source_size=null",
+    ]  # fmt: skip
+    recipe = recipe_from_words("paper", "t2s-da", None, None, None, single)
+    assert recipe.pull.weight == 1 and recipe.translator.kind == "blur" and recipe.mix is None
+    assert not recipe.self_training and recipe.pictures.window == (64, 64) and recipe.pictures.source_size is None
+    assert recipe.pull.fixed_weights == (1, 2.5) and recipe.network.projector_kernel == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("pull.weight", "--set PATH=VALUE, such as pull.weight=0.2; got 'pull.weight'"),
+        ("pul.weight=1", "got pul.weight, but --set knows name, method, network"),
+        ("pull.weigh=1", "got pull.weigh, but pull knows weight, settings"),
+        ("pull.settings.tau=1", "but pull.settings knows loss, temperature"),
+        ("pull.weight.x=1", "got pull.weight.x, but pull.weight is 0.1 and has no fields"),
+        ("method=dacs", "expected --method for what decides several settings at once"),
+        ("name=best", "expected --preset"),
+        ("optimizer.steps=null", "a whole number for optimizer.steps; got 'null'"),
+        ("optimizer.steps=2.5", "a whole number for optimizer.steps; got '2.5'"),
+        ("optimizer.steps=true", "a whole number"),
+        ("pull.weight=much", "a number for pull.weight; got 'much'"),
+        ("pull.weight=NaN", "a number for pull.weight"),
+        ("self_training=1", "true or false for self_training; got '1'"),
+        ("network.encoder=5", "a word for network.encoder"),
+        ("pull.queries=target", "one of pseudo_target, source for pull.queries; got 'target'"),
+        ("network.projector_kernel=2", "one of 1, 3 for"),
+        ("pictures.crop=64", "2 whole numbers in brackets"),
+        ("pictures.crop=[64]", "2 whole numbers in brackets"),
+        ("pictures.crop=[64,6.5]", "2 whole numbers in brackets"),
+        ("pictures.window=all", "2 whole numbers in brackets, such as .512,512. or null for pictures.window"),
+        ("mix=3", "a value for one of its fields: classes_of, .*or null for mix; got '3'"),
+        ("pull={}", "a value for one of its fields: weight"),
+        ("teacher.decay=2", "--set teacher.decay=2: expected decay and threshold between 0 and 1"),
+        ("optimizer.batch=0", "--set optimizer.batch=0: expected steps, batch"),
+    ],
+)
+def test_a_change_that_cannot_be_made_says_why(change, said):
+    with pytest.raises(ValueError, match=said):
+        recipe_from_words("small", "t2s-da", None, None, None, [change])
+
+
+def test_changes_build_on_each_other():
+    with pytest.raises(ValueError, match=r"got mix.classes_of, but mix is null and has no fields"):
+        recipe_from_words("small", "t2s-da", None, None, None, ["mix=null", "mix.classes_of=picture"])
+    with pytest.raises(ValueError, match="domain generalisation sees no target picture"):
+        recipe_from_words("small", "t2s-da-dg", None, None, None, ["translator.kind=fda"])
+    for words in (("smal", "t2s-da"), ("small", "t2s")):
+        with pytest.raises(ValueError, match="expected one of the"):
+            recipe_from_words(*words, None, None, None, [])
+    for crop in ("64", "64xa", "64x0"):
+        with pytest.raises(ValueError, match="HEIGHTxWIDTH"):
+            recipe_from_words("small", "t2s-da", None, None, crop, [])
