@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from saot.match.adapter import Adapter, Bottleneck, fuse_tokens, token_map
+from saot.match.adapter import Adapter, Bottleneck, token_map
 from saot.match.sides import Side
 
 
@@ -84,14 +84,6 @@ def test_small_grids_and_odd_widths(shape):
     assert bool(torch.isfinite(adapter.tokens(maps, shape)).all())
 
 
-def test_fused_blocks_have_the_same_say():
-    blocks = [torch.randn(5, 3, dtype=torch.float64), 100 * torch.randn(5, 7, dtype=torch.float64)]
-    fused = fuse_tokens(blocks)
-    assert_close(fused.norm(dim=1), torch.ones(5, dtype=torch.float64))
-    cosines = [F.normalize(block, dim=1) @ F.normalize(block, dim=1).T for block in blocks]
-    assert_close(fused @ fused.T, (cosines[0] + cosines[1]) / 2)
-
-
 def test_tokens_as_a_map():
     tokens = torch.randn(6, 4)
     assert_close(token_map(tokens, (2, 3))[:, 1, 2], tokens[5])
@@ -100,7 +92,6 @@ def test_tokens_as_a_map():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: fuse_tokens([]), "at least one block"),
         (lambda: Adapter(()), "at least 1"),
         (lambda: Adapter((4,), out=0), "at least 1"),
         (lambda: Adapter((4,), temperature=0.0), "temperature"),

@@ -67,6 +67,22 @@ def test_a_depth_network_is_unprojected(folders, name, predicts):
         assert lifted.points[:, 2].min() >= 1 and lifted.points[:, 2].max() <= 4.0001
 
 
+def test_networks_tell_their_weights_and_settings_apart(folders):
+    def identity(name="relative", **more):
+        return DepthModel(folders / name, **{"predicts": "disparity", **more}).identity
+
+    known = [
+        identity(),
+        identity(field_of_view=50.0),
+        identity(far_over_near=4.0),
+        identity("metric", predicts="depth"),
+    ]
+    assert len(set(known)) == 4 and identity() == known[0]
+    model = DepthModel(folders / "relative", predicts="disparity")
+    next(iter(model._model.parameters())).flatten()[0].add_(1)
+    assert model.identity != known[0]
+
+
 class Focal:
     """In the place of an image processor whose network estimates the focal length, and wants to know the size."""
 

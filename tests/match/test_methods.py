@@ -19,7 +19,6 @@ from saot.match import (
 )
 from saot.match.methods import plan_confidence
 from saot.match.pose_align import choose_pose, mirror_points, mirror_side, pose_distance
-from saot.match.propagate import Carried, confident
 from saot.match.readout import READOUTS
 
 
@@ -123,7 +122,6 @@ def test_a_token_without_label_gives_none():
     *_, last = propagate_labels([side, side], labels, PropagationSettings(MatchSettings("nn"), memory=0))
     assert last.probs.argmax(-1)[:2].tolist() == [0, 1]
     assert bool((last.probs.sum(-1) == 1).all())  # the two others take that of the labelled token most like them
-    assert confident(Carried(labels, torch.tensor([0.9, 0.1, 0.9, 0.9])), 0.5).tolist() == [True, False, False, False]
 
 
 def test_wrong_sequence_input():

@@ -11,8 +11,10 @@ from saot.match.sides import Side
 from saot.match.train_adapter import (
     AdapterPair,
     AdapterSettings,
+    HeldOut,
     drop_features,
     fit_adapter,
+    held_out_loss,
     one_cycle,
     pair_losses,
     pairs_of_step,
@@ -148,6 +150,45 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed):
         assert_close(one, other, rtol=0, atol=0)
 
 
+def held_out() -> HeldOut:
+    pairs = [pair_of(seed) for seed in (10, 11)]
+    return HeldOut(pairs, [pseudo_label(shape_of_you(pair.source, pair.target)) for pair in pairs])
+
+
+def test_held_out_pairs_choose_the_weights():
+    """A rate that ends in ruin: the best weights are those of an early look, and training itself is not changed."""
+    settings = replace(SMALL, steps=16, learning_rate=5.0, looks=4)
+    plain = fit_adapter(adapter_of(), PAIRS, settings=settings)
+    fit = fit_adapter(adapter_of(), PAIRS, settings=settings, held_out=held_out())
+    looks = {step + 1: record.pop("held_out") for step, record in enumerate(fit.history) if "held_out" in record}
+    assert list(looks) == [4, 8, 12, 16] and fit.history == plain.history and plain.chosen == 16
+    assert fit.chosen == min(looks, key=looks.__getitem__) < 16
+    assert held_out_loss(fit.adapter, held_out(), settings) == pytest.approx(looks[fit.chosen], rel=1e-6)
+    assert held_out_loss(plain.adapter, held_out(), settings) == pytest.approx(looks[16], rel=1e-6)
+
+
+def test_a_killed_training_remembers_its_best_weights(tmp_path):
+    settings, checkpoint = (
+        replace(SMALL, steps=16, learning_rate=5.0, looks=4),
+        Checkpoint(tmp_path / "adapter.pt", every=5),
+    )
+    undisturbed = fit_adapter(adapter_of(), PAIRS, settings=settings, held_out=held_out())
+    assert undisturbed.chosen < 10  # before the kill
+
+    def progress(done: int, steps: int) -> None:
+        if done == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_adapter(
+            adapter_of(), PAIRS, settings=settings, held_out=held_out(), checkpoint=checkpoint, progress=progress
+        )
+    again = fit_adapter(adapter_of(7), PAIRS, settings=settings, held_out=held_out(), checkpoint=checkpoint)
+    assert (again.history, again.chosen) == (undisturbed.history, undisturbed.chosen)
+    for one, other in zip(weights(again.adapter), weights(undisturbed.adapter), strict=True):
+        assert_close(one, other, rtol=0, atol=0)
+
+
 def test_the_seed_alone_decides():
     first, again = (fit_adapter(adapter_of(), PAIRS, settings=SMALL).history for _ in range(2))
     other = fit_adapter(adapter_of(), PAIRS, settings=replace(SMALL, seed=1)).history
@@ -244,9 +285,13 @@ def test_what_is_refused():
         fit_adapter(adapter_of(), [])
     with pytest.raises(ValueError, match="got 1 for 5"):
         fit_adapter(adapter_of(), PAIRS, [label])
+    with pytest.raises(ValueError, match="hold out"):
+        fit_adapter(adapter_of(), PAIRS, held_out=HeldOut([], []))
+    with pytest.raises(ValueError, match="got 0 for 5"):
+        fit_adapter(adapter_of(), PAIRS, held_out=HeldOut(PAIRS, []))
     with pytest.raises(ValueError, match="same sides"):
         pair_losses(adapter_of(), pair, replace(label, source_shape=(5, 4)), SMALL, torch.Generator())
-    for wrong in ({"steps": 0}, {"batch": 0}, {"beta": 2.0}, {"feature_dropout": 1.0}, {"warmup": 0.0}):
+    for wrong in ({"steps": 0}, {"batch": 0}, {"looks": 0}, {"beta": 2.0}, {"feature_dropout": 1.0}, {"warmup": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             AdapterSettings(**wrong)
 

@@ -3,22 +3,28 @@
 import json
 from dataclasses import replace
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from saot.cli import main
 from saot.data.pair_readers import open_pairs
 from saot.data.scenes import render_scene
+from saot.features import FeatureStore, load_backbone
+from saot.match.masks import Segmenter
 from saot.match.pck import KeyPointScores
 from saot.reproduce.matching import MATCH_EXPERIMENTS, MatchTableRequest, match_table
-from saot.reproduce.matching.answers import read_answers
+from saot.reproduce.matching.adapters import trained_adapter
+from saot.reproduce.matching.answers import Watch, read_answers
 from saot.reproduce.matching.counting import bootstrap_hits
 from saot.reproduce.matching.engine import seeded
+from saot.reproduce.matching.kept import Kept
 from saot.reproduce.matching.model import AdapterPlan, MatchColumn, MatchExperiment, MatchRow
 from saot.reproduce.matching.sequence import SequenceExperiment, SequenceRow, clips, sequences
-from saot.reproduce.matching.sides import distorted
+from saot.reproduce.matching.sides import Viewer, distorted, network_of
 
 PAIRS = "scenes-pairs:turned:val,count=3,size=84,classes=car"
 REQUEST = MatchTableRequest(pairs=PAIRS, size="84x84", seeds=(0, 1))
@@ -205,6 +211,9 @@ def test_labels_carried_along_a_sequence(tmp_path):
         (["gwot-ablation", "--seeds", "a"], "expected --seeds as whole numbers"),
         (["gwot-ablation", "--limit", "0"], "the limit is 0"),
         (["soy-labels", "--structure", "deep"], "expected --structure as depth:MODEL"),
+        (["soy-labels", "--counts", "huge"], "expected --counts as one of"),
+        (["gwot-ablation", "--no-final-norm", "--layers", "3"], "filterbank has neither layers nor a final norm"),
+        (["saot-table-11", "--no-final-norm"], "are of tables of matching"),
         (["match-sequence"], "pass --source camvid:PATH:day.txt"),
     ],
 )
@@ -219,3 +228,119 @@ def test_adapter_plans_differ_in_what_they_are_trained_on():
     plan = AdapterPlan(PAIRS)
     others = [replace(plan, labels="nearest"), replace(plan, label_changes={"topk": 1}), replace(plan, count=2)]
     assert len({json.dumps(one.identity()) for one in [plan, *others]}) == 4
+
+
+def test_later_settings_leave_kept_adapters_valid_and_tell_new_ones_apart():
+    plan = AdapterPlan(PAIRS, changes={"steps": 2})
+    assert len(plan.identity()) == 6  # as files of earlier tables have it
+    same = plan.asked(MatchTableRequest())
+    assert same.identity() == plan.identity()
+    asked = [MatchTableRequest(counts="paper"), MatchTableRequest(held_out=3), MatchTableRequest(training="tss:x")]
+    assert len({json.dumps(plan.asked(one).identity()) for one in [MatchTableRequest(), *asked]}) == 4
+    paper = plan.asked(asked[0])
+    assert (paper.count, paper.width, paper.changes["steps"]) == (None, 768, 200_000)
+
+
+class Counting(Segmenter):
+    """In the place of MobileSAM and of a network that lifts: counts its calls."""
+
+    def __init__(self, identity="a"):
+        self.identity, self.calls = identity, 0
+
+    def encode(self, image):
+        return image
+
+    def segment(self, image, prompts):
+        self.calls += 1
+        left, top, right, bottom = (round(edge) for edge in prompts[0].box)
+        mask = torch.zeros(1, *image.shape[:2], dtype=torch.bool)
+        mask[0, top:bottom, left : right - 3] = True
+        return SimpleNamespace(masks=mask)
+
+    def lift(self, image, grid, inside=None):
+        self.calls += 1
+        count = grid.height * grid.width
+        return SimpleNamespace(points=torch.rand(count, 3, generator=torch.Generator().manual_seed(int(inside.sum()))))
+
+
+def test_masks_and_points_of_networks_are_made_once(tmp_path):
+    network, kept = network_of(REQUEST), Kept(tmp_path / "kept")
+    side = replace(opened(seeded(PAIRS, 0))[0].source, load_mask=None)
+
+    def look(sam, lifter, box=side.box):
+        viewer = Viewer(network, None, sam, lifter, kept=kept)
+        return viewer.side_of(viewer.see(replace(side, box=box)), "object", "lifted", 0)
+
+    first, again = [Counting(), Counting()], [Counting(), Counting()]
+    one, other = look(*first), look(*again)
+    assert [part.calls for part in first] == [1, 1] and [part.calls for part in again] == [0, 0]
+    assert torch.equal(one.mask, other.mask) and torch.equal(one.points, other.points)
+    left, top, right, bottom = side.box
+    for sam, lifter, box in (("a", "b", side.box), ("a", "a", (left, top, right - 9, bottom)), ("b", "a", side.box)):
+        changed = [Counting(sam), Counting(lifter)]
+        look(*changed, box)
+        assert [part.calls for part in changed] == [int(sam == "b" or box != side.box), int(sam == "a")]
+    for path in (tmp_path / "kept").iterdir():
+        path.write_bytes(path.read_bytes()[:-9])
+    look(*again)
+    assert [part.calls for part in again] == [1, 1]  # damaged files are made anew
+
+
+def test_features_masks_and_weights_are_those_of_the_training_set(tmp_path):
+    """Pairs that a store keeps are opened when drawn; the adapter is that of pairs held in memory."""
+    request = replace(REQUEST, training=PAIRS, held_out=1, counts="tiny")
+    plan = AdapterPlan("").asked(request)
+    network = network_of(request)
+    pairs = opened(seeded(PAIRS, 0))
+    drawn = trained_adapter(plan, list(pairs), Viewer(network, None, None, None), tmp_path / "one", 0)
+    store = FeatureStore(tmp_path / "store", network.key)
+    kept = trained_adapter(plan, list(pairs), Viewer(network, store, None, None), tmp_path / "two", 0)
+    for one, other in zip(drawn.parameters(), kept.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)  # the store has half precision
+    with pytest.raises(ValueError, match="are held out"):
+        trained_adapter(replace(plan, held_out=3), list(pairs), Viewer(network, None, None, None), tmp_path, 0)
+
+
+@pytest.mark.parametrize("training", [None, PAIRS])
+def test_a_trained_row_is_a_dash_until_its_pairs_are_given(training, tmp_path):
+    rows = (MatchRow("a", NEAREST), MatchRow("trained", NEAREST, adapter=AdapterPlan(""), paper={"0.1": 67.9}))
+    request = replace(REQUEST, seeds=(0,), training=training, counts="tiny")
+    found = match_table(rows_of(*rows), request, tmp_path)
+    cell = found.rows[1].cells["0.1"]
+    assert cell.paper == 67.9 and (cell.mean is None) == (training is None)
+    assert any("trained: not trained; pass training pairs as --target" in note for note in found.notes) == (
+        not training
+    )
+    assert found.rows[0].cells["0.1"].mean is not None
+
+
+def test_answers_of_an_adapter_trained_on_other_pairs_are_not_taken(tmp_path):
+    rows = (MatchRow("trained", NEAREST, adapter=AdapterPlan("")),)
+    request = replace(REQUEST, seeds=(0,), counts="tiny")
+    for number, training in enumerate((PAIRS, PAIRS.replace("car", "bus"))):
+        match_table(rows_of(*rows), replace(request, training=training), tmp_path / str(number), runs=tmp_path / "runs")
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 2
+
+
+def test_memory_on_a_gpu_is_the_gpus(monkeypatch):
+    told = []
+    held = iter([100 * 2**20, 350 * 2**20])
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: told.append("wait"))
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda device: told.append(f"reset {device}"))
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: next(held))
+    watch = Watch("cuda:1")
+    assert watch.read()[1] == 250 and told == ["wait", "reset cuda:1", "wait"]
+
+
+def test_layers_and_norm_of_the_backbone_are_asked_for_and_told(tmp_path, monkeypatch):
+    asked = {}
+
+    def load(name, weights, **settings):
+        asked.update(settings)
+        return load_backbone(name, weights, size=settings["size"])
+
+    monkeypatch.setattr("saot.reproduce.matching.sides.load_backbone", load)
+    request = replace(REQUEST, seeds=(0,), limit=1, layers="9, 11", final_norm=False)
+    found = match_table(rows_of(MatchRow("a", NEAREST)), request, tmp_path)
+    assert asked["layers"] == ["9", "11"] and asked["final_norm"] is False
+    assert "Features: filterbank, layers all, without the network's final norm." in found.notes

@@ -104,6 +104,8 @@ def reproduce(
     backbone: str = "filterbank",
     weights: Path | None = None,
     size: str | None = None,
+    layers: str | None = None,
+    final_norm: bool | None = None,
     counts: str = "small",
     seeds: str = "0",
     columns: str = "",
@@ -111,6 +113,7 @@ def reproduce(
     limit: int | None = None,
     sam: Path | None = None,
     structure: str | None = None,
+    held_out: int = 0,
     out: Path | None = None,
     runs: Path | None = None,
     store: Path | None = None,
@@ -129,20 +132,26 @@ def reproduce(
         list_names: Name every table and figure; with --json also rows, columns and what each needs.
         source: Labelled pictures, as in `saot run`. Give source, target and eval, or none of them. Of gwot-... and
             soy-...: the pairs, such as spair:PATH:test; see docs/matching.md.
-        target: Pictures to adapt to, with masks that points are drawn from. Of soy-training: the pairs to train on.
+        target: Pictures to adapt to, with masks that points are drawn from. Of soy-...: the pairs to train on,
+            such as spair:PATH:trn.
         eval: Labelled pictures to score on.
         source_eval: Of t2s-da-...: labelled source pictures that are not trained on.
         points: Label budget, as in `saot run`; the paper's resample:20 unless given.
         backbone: As in `saot run`. Of t2s-da-...: the encoder, as in `saot adapt`; that of the counts unless given.
         weights: As in `saot run`. Of t2s-da-...: the encoder's; with --counts small those of MobileSAM.
         size: Base input size, as in `saot run`; tables that compare sizes multiply it.
+        layers: Of gwot-..., soy-... and match-...: layers of the backbone with commas, such as 9,11; its own default
+            unless given.
+        final_norm: Of the same tables: whether the backbone's final norm is applied; its own default unless given.
         counts: paper (the paper's steps, pictures and sizes, for a GPU), small (preset paper-small) or tiny (a test).
+            Of soy-...: how adapters are trained.
         seeds: Whole numbers with commas; one run each.
         columns: Keys of the columns to make, with commas, such as 0,total:20 for saot-best; all unless given.
         backbones: NAME or NAME=WEIGHTS with commas, for saot-table-19.
         limit: Of gwot-... and soy-...: at most so many pairs, spread over the set.
         sam: Of soy-...: the published mobile_sam.pt, for object masks where the set has none.
         structure: Of soy-...: depth:MODEL, metric:MODEL or vggt, for points in space.
+        held_out: Of soy-...: how many training pairs choose an adapter's weights by their loss; 0 takes the last ones.
         out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given.
         runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
         store: Where features lie; RUNS/features unless given.
@@ -171,6 +180,10 @@ def reproduce(
             backbone=backbone,
             weights=None if weights is None else str(weights),
             size=size,
+            layers=layers,
+            final_norm=final_norm,
+            counts=counts,
+            held_out=held_out,
             sam=None if sam is None else str(sam),
             structure=structure,
             limit=limit,
@@ -180,6 +193,10 @@ def reproduce(
             result = match_table(MATCH_EXPERIMENTS[table], asked, folder, runs=runs, store=store, progress=bars)
         _show_table(result, folder, json)
         return
+    if layers is not None or final_norm is not None or held_out:
+        raise ValueError(
+            f"--layers, --final-norm and --held-out are of tables of matching, not of {table}; leave them out"
+        )
     if table in ADAPT_EXPERIMENTS:
         trained = AdaptTableRequest.from_words(
             (source, target, eval, source_eval),

@@ -1,6 +1,5 @@
 """Instances of the built-in scenes: where they are, how the camera sees them, and square pieces cut out around them."""
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -64,7 +63,7 @@ def scout(style: str, split: str, index: int) -> dict[str, tuple[Found, ...]]:
         name = classes.get(item.class_index)
         if name is None:
             continue
-        left, top, right, bottom = _box(scene.instances == item.instance)
+        left, top, right, bottom = box_of(scene.instances == item.instance)
         seen = frozenset(point for point, (_, _, visible) in item.points.items() if visible and point in POINTS[name])
         if max(right - left, bottom - top) >= SMALLEST and len(seen) >= FEWEST:
             found[name] = (*found.get(name, ()), Found(index, item.instance, seen))
@@ -76,24 +75,20 @@ def scene_camera(style: str, split: str, index: int) -> Camera:
     return _world(style, split, index)[0]
 
 
-def _key(style: str, split: str) -> list[int]:
-    return [zlib.crc32(text.encode()) for text in (f"scenes-{scenes.SCENES_VERSION}", style, split)]
-
-
 def may_show(style: str, split: str, index: int, category: str) -> bool:
     """Whether a scene is worth a look: rare classes are laid out in a share of the scenes only."""
-    return category not in QUOTAS or category in scenes._present(MIXES[style], _key(style, split), index)
+    return category not in QUOTAS or category in scenes.rare_things(MIXES[style], scenes.scene_key(style, split), index)
 
 
 @lru_cache(maxsize=4)
 def _world(style: str, split: str, index: int) -> tuple[Camera, Mesh]:
     """Camera and shapes of a scene, drawn as `render_scene` draws them; a test compares the two."""
-    key = _key(style, split)
+    key = scenes.scene_key(style, split)
     world, view, _, _ = (np.random.default_rng(s) for s in np.random.SeedSequence([*key, index]).spawn(4))
     mix, mesh = MIXES[style], Mesh()
-    present = scenes._present(mix, key, index)
+    present = scenes.rare_things(mix, key, index)
     plan = draw_plan(world, mix, present)
-    camera = scenes._camera(view, mix, plan.lane)
+    camera = scenes.draw_camera(view, mix, plan.lane)
     build_world(Site(mesh, world, mix, plan, present))
     return camera, mesh
 
@@ -136,7 +131,7 @@ class Cut:
     occluded: bool = False
 
 
-def _box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
+def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
     """First column and row, and those after the last, of what is true."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
@@ -147,7 +142,7 @@ def cut_out(style: str, split: str, found: Found, names: tuple[str, ...], size: 
     scene = _rendered(style, split, found.scene)
     height, width = scene.labels.shape
     whole = scene.instances == found.instance
-    left, top, right, bottom = _box(whole)
+    left, top, right, bottom = box_of(whole)
     side = min(max(right - left, bottom - top) * float(np.exp(rng.uniform(np.log(1.1), np.log(2.2)))), float(height))
     room = np.maximum(side - np.array([right - left, bottom - top]), 0) / 2
     middle = np.array([left + right, top + bottom]) / 2 + rng.uniform(-0.8, 0.8, 2) * room
@@ -177,14 +172,14 @@ def cut_out(style: str, split: str, found: Found, names: tuple[str, ...], size: 
         mask=mask,
         depth=scene.depth[near],
         points=points,
-        visible=visible & _on(points, mask),
+        visible=visible & points_on(points, mask),
         box=(x1, y1, x2, y2),
         lens=Lens(lens.fx * scale, lens.fy * scale, float(cx), float(cy)),
         truncated=bool(border or outside),
     )
 
 
-def _on(points: Float64[np.ndarray, "p 2"], mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, " p"]:
+def points_on(points: Float64[np.ndarray, "p 2"], mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, " p"]:
     """Which points lie on a pixel of the mask."""
     cells = np.rint(points).astype(int)
     inside = np.all((cells >= 0) & (cells < np.array(mask.shape[::-1])), axis=-1)
@@ -194,7 +189,7 @@ def _on(points: Float64[np.ndarray, "p 2"], mask: Bool[np.ndarray, "h w"]) -> Bo
 
 def covered(cut: Cut, rng: np.random.Generator, other: Cut | None) -> Cut:
     """Something held in front of a part of the object: another instance, or a plain card."""
-    left, top, right, bottom = _box(cut.mask)
+    left, top, right, bottom = box_of(cut.mask)
     size = len(cut.mask)
     wide, high = (max(3, round(float(rng.uniform(0.35, 0.6)) * n)) for n in (right - left, bottom - top))
     x = int(rng.choice([left - wide // 4, right - wide + wide // 4]))
@@ -204,7 +199,7 @@ def covered(cut: Cut, rng: np.random.Generator, other: Cut | None) -> Cut:
         piece = np.clip(rng.uniform(30, 220, 3) + noise, 0, 255).astype(np.uint8)
         shape = np.ones((high, wide), bool)
     else:
-        corners = _box(other.mask)
+        corners = box_of(other.mask)
         piece = np.array(Image.fromarray(other.image).crop(corners).resize((wide, high)))
         shape = np.array(Image.fromarray(other.mask).crop(corners).resize((wide, high), Image.Resampling.NEAREST))
     card = np.zeros_like(cut.mask)
@@ -215,4 +210,6 @@ def covered(cut: Cut, rng: np.random.Generator, other: Cut | None) -> Cut:
     image[y0:y1, x0:x1][shape[inner]] = piece[inner][shape[inner]]
     depth[card] = max(float(cut.depth[cut.mask].min()) - 0.3, 0.1)
     mask = cut.mask & ~card
-    return replace(cut, image=image, mask=mask, depth=depth, visible=cut.visible & _on(cut.points, mask), occluded=True)
+    return replace(
+        cut, image=image, mask=mask, depth=depth, visible=cut.visible & points_on(cut.points, mask), occluded=True
+    )

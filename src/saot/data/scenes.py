@@ -68,13 +68,13 @@ def render_scene(style: str, split: str, index: int, height: int = 504, width: i
         ((64, 128, 3), (64, 128))
     """
     _check(style, split, index, height, width)
-    key = [zlib.crc32(text.encode()) for text in (f"scenes-{SCENES_VERSION}", style, split)]
+    key = scene_key(style, split)
     world, view, light_seed, film = (np.random.default_rng(s) for s in np.random.SeedSequence([*key, index]).spawn(4))
     mix = MIXES[style]
     mesh = Mesh()
-    present = _present(mix, key, index)
+    present = rare_things(mix, key, index)
     plan = draw_plan(world, mix, present)
-    camera = _camera(view, mix, plan.lane)
+    camera = draw_camera(view, mix, plan.lane)
     build_world(Site(mesh, world, mix, plan, present))
     points = project(mesh, camera)
     table = surfaces(mesh, points, camera)
@@ -87,7 +87,7 @@ def render_scene(style: str, split: str, index: int, height: int = 504, width: i
     if view.random() < mix.hood:
         _hood(view, color, labels, instances, depth)
     image = game_camera(color) if style == "game" else street_camera(color, film)
-    return Scene(image, labels, instances, depth, _keypoints(mesh, points, instances, depth))
+    return Scene(image, labels, instances, depth, seen_keypoints(mesh, points, instances, depth))
 
 
 def load_picture(
@@ -116,7 +116,12 @@ def _check(style: str, split: str, index: int, height: int, width: int) -> None:
         )
 
 
-def _present(mix: Mix, key: list[int], index: int) -> frozenset[str]:
+def scene_key(style: str, split: str) -> list[int]:
+    """What the dice of all pictures of a split start from; the picture's index comes behind it."""
+    return [zlib.crc32(text.encode()) for text in (f"scenes-{SCENES_VERSION}", style, split)]
+
+
+def rare_things(mix: Mix, key: list[int], index: int) -> frozenset[str]:
     """The rare things that picture `index` must show: each in its share of all pictures, evenly spread."""
     phases = np.random.default_rng(key).random(len(QUOTAS))
     return frozenset(
@@ -124,7 +129,8 @@ def _present(mix: Mix, key: list[int], index: int) -> frozenset[str]:
     )
 
 
-def _camera(rng: np.random.Generator, mix: Mix, lane: float) -> Camera:
+def draw_camera(rng: np.random.Generator, mix: Mix, lane: float) -> Camera:
+    """A camera of a style, in the lane, or now and then in the next one."""
     x = 1.7 if not lane or rng.random() < 0.6 else 5.0
     return Camera(
         x=x + float(rng.uniform(-0.4, 0.4)),
@@ -154,7 +160,7 @@ def _hood(
     labels[inside], instances[inside], depth[inside] = VOID, 0, 1.5
 
 
-def _keypoints(
+def seen_keypoints(
     mesh: Mesh, points: Projected, instances: Int32[np.ndarray, "h w"], depth: Float32[np.ndarray, "h w"]
 ) -> tuple[KeyPoints, ...]:
     """The named points of all instances that are seen; visible = its own surface shows there."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 
 from saot.data import scenes
 from saot.data.generated_pairs import TRIES, ScenePairSettings, joined, named
-from saot.data.pair_cuts import FEWEST, SCOUT, Cut, _box, _on, covered, scene_lens
+from saot.data.pair_cuts import FEWEST, SCOUT, Cut, box_of, covered, points_on, scene_lens
 from saot.data.pairs import Lens, Pair
 from saot.data.scene_cycles import park
 from saot.data.scene_mesh import BICYCLE, MOTORCYCLE, PERSON, Mesh, Vertex
@@ -156,7 +156,7 @@ def draw_actor(category: str, looks: str, rng: np.random.Generator) -> Actor:
         category=category,
         look=look,
         seed=int(rng.integers(2**62)),
-        camera=scenes._camera(rng, mix, plan.lane),
+        camera=scenes.draw_camera(rng, mix, plan.lane),
         plan=plan,
         share=float(np.exp(rng.uniform(*np.log(SHARES)))),
         across=float(rng.uniform(-1, 1)),
@@ -226,10 +226,10 @@ def look_at(actor: Actor, heading: float) -> View:
     rays = (ray.ravel() for ray in rays_of(actor.camera, SCOUT, 2 * SCOUT))
     depth = np.where(numbers > 0, depth_of(table, numbers, *rays), np.inf).astype(np.float32)
     instances = _instances(mesh, painted)
-    known = scenes._keypoints(mesh, points, instances, depth.reshape(instances.shape))
+    known = scenes.seen_keypoints(mesh, points, instances, depth.reshape(instances.shape))
     names = frozenset(named(actor.category)[0])
     seen = {n for item in known if item.instance == own for n, (_, _, visible) in item.points.items() if visible}
-    return View(actor, heading, at, radius, _box(instances == own), names & seen)
+    return View(actor, heading, at, radius, box_of(instances == own), names & seen)
 
 
 def _painted(mesh: Mesh, camera: Camera, height: int) -> tuple[Projected, Surfaces, Painted]:
@@ -265,7 +265,7 @@ def _render(view: View, height: int) -> Rendered:
     color, depth = render_color(mesh, points, painted, table, camera, draw_light(actor.look, light))
     image = game_camera(color) if actor.look == "game" else street_camera(color, film)
     instances = _instances(mesh, painted)
-    known = {item.instance: item.points for item in scenes._keypoints(mesh, points, instances, depth)}
+    known = {item.instance: item.points for item in scenes.seen_keypoints(mesh, points, instances, depth)}
     return Rendered(image, instances == own, depth, dict(known.get(own, {})))
 
 
@@ -304,7 +304,7 @@ def cut_view(view: View, size: int, rng: np.random.Generator) -> Cut:
         if name in scene.points:
             px, py, visible[row] = scene.points[name]
             points[row] = px - x, py - y
-    edges = np.array(_box(scene.whole))
+    edges = np.array(box_of(scene.whole))
     inner = np.clip(edges - (x, y, x, y), 0, size)
     x1, y1, x2, y2 = (inner - 0.5).tolist()
     lens = scene_lens(view.actor.camera, height, 2 * height)
@@ -313,7 +313,7 @@ def cut_view(view: View, size: int, rng: np.random.Generator) -> Cut:
         mask=mask,
         depth=scene.depth[window].copy(),
         points=points,
-        visible=visible & _on(points, mask),
+        visible=visible & points_on(points, mask),
         box=(x1, y1, x2, y2),
         lens=Lens(lens.fx, lens.fy, lens.cx - x, lens.cy - y),
         truncated=bool((inner != edges - (x, y, x, y)).any() or (edges[:2] == 0).any()),

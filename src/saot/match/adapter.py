@@ -9,23 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def fuse_tokens(blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n d"]:
-    """Zero-shot fusion: each block of features scaled to length 1, set side by side, and scaled again (FACTS S-11).
-
-    Every block then has the same say, whatever its width and units.
-
-    Raises:
-        ValueError: If there is no block.
-
-    Example:
-        >>> fuse_tokens([torch.tensor([[3.0, 4.0]]), torch.tensor([[9.0]])]) * 2**0.5
-        tensor([[0.6000, 0.8000, 1.0000]])
-    """
-    if not blocks:
-        raise ValueError("expected at least one block of features, got none")
-    return F.normalize(torch.cat([F.normalize(block, dim=-1) for block in blocks], dim=-1), dim=-1)
-
-
 class Bottleneck(nn.Module):
     """A ResNet bottleneck: 1x1 to `hidden`, 3x3, 1x1 to `out`, plus the input or, if widths differ, its 1x1 projection.
 

@@ -1,7 +1,9 @@
 """Networks that lift a picture: monocular depth of `transformers`, and VGGT."""
 
+import hashlib
 import inspect
 import re
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +67,16 @@ class DepthModel:
         self._name, self._predicts, self._device = str(name), predicts, device
         self._view, self._ratio = field_of_view, far_over_near
 
+    @property
+    def identity(self) -> str:
+        """All that its points depend on but for picture, grid and mask."""
+        said = (self._name, self._predicts, self._view, self._ratio, self._processor.to_json_string())
+        return f"{said} {self._check_sum}"
+
+    @cached_property
+    def _check_sum(self) -> str:
+        return _check_sum(self._model)
+
     @torch.no_grad()
     def lift(
         self, image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid, inside: Bool[Tensor, "h w"] | None = None
@@ -120,6 +132,15 @@ class VggtModel:
             raise ValueError(f"could not read VGGT from {weights} ({reason(error)}); pass another folder") from error
         self._points, self._device = points, device
 
+    @property
+    def identity(self) -> str:
+        """All that its points depend on but for picture, grid and mask; bfloat16 is another network."""
+        return f"VGGT {self._points} {self._device.partition(':')[0]} {self._check_sum}"
+
+    @cached_property
+    def _check_sum(self) -> str:
+        return _check_sum(self._model)
+
     @torch.no_grad()
     def lift(
         self, image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid, inside: Bool[Tensor, "h w"] | None = None
@@ -157,6 +178,15 @@ def _check_image(image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid) -> tuple[in
     if image.shape[:2] != size:
         raise ValueError(f"the grid is of a picture of {size} (height, width), but this one has {image.shape[:2]}")
     return size
+
+
+def _check_sum(network: torch.nn.Module) -> str:
+    """Of the weights, by name."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _load_depth(name: str) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from saot.data.files import sha256_file
 from saot.data.patches import PatchGrid, point_tokens, soft_patch_labels
 from saot.features.backbone import resize_image
 from saot.features.tinyvit import PIXEL_DEVIATION, PIXEL_MEAN, TinyViT
@@ -129,7 +130,7 @@ class GridSettings:
 
 
 class Segmenter:
-    """MobileSAM: pictures, then prompts, to masks.
+    """MobileSAM: pictures, then prompts, to masks; `identity` is the check sum of its weights.
 
     Args:
         weights: The published `mobile_sam.pt`, or the same tensors as `.safetensors`.
@@ -141,6 +142,7 @@ class Segmenter:
 
     def __init__(self, weights: str | Path, *, device: str = "cpu") -> None:
         state = read_weights(Path(weights))
+        self.identity = sha256_file(weights)
         self._encoder, self._decoder, self._device = TinyViT(), SamDecoder(), device
         self._decoder.load_published(state)
         self._encoder.load_published(state)

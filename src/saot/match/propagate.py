@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from saot.match.methods import MatchSettings, match_sides
@@ -111,8 +111,3 @@ def _carry(frame: Side, known: list[tuple[Side, Carried]], settings: Propagation
 def _normalised(probs: Float[Tensor, "n K"]) -> Float[Tensor, "n K"]:
     total = probs.sum(-1, keepdim=True)
     return torch.where(total > 0, probs / torch.where(total > 0, total, 1.0), 0.0)
-
-
-def confident(carried: Carried, least: float) -> Bool[Tensor, " n"]:
-    """Tokens whose label a person need not look at: the matcher is at least this sure, and there is a label."""
-    return (carried.confidence >= least) & (carried.probs.sum(-1) > 0)

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -36,6 +36,7 @@ class AdapterSettings:
         noise: Of its places, as a share of half the object's longer side.
         current_epsilon: Of the transport behind pi_curr.
         current_tau: Of the same; inf is balanced.
+        looks: How often held-out pairs are looked at, if there are any, evenly over the steps and at the last.
         seed: Of everything that is drawn.
     """
 
@@ -52,13 +53,14 @@ class AdapterSettings:
     noise: float = 0.1  # FACTS S-12
     current_epsilon: float = 1.0  # SoY Tab. 6, FACTS S-9
     current_tau: float = math.inf  # FACTS S-9: the parent's transport is balanced
+    looks: int = 8  # DIY-SC: every 25,000 of 200,000 steps, FACTS S-10; the paper does not say
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.dense_pairs < 1:
+        if min(self.steps, self.batch, self.dense_pairs, self.looks) < 1:
             raise ValueError(
-                f"steps, batch and dense_pairs must be at least 1, but are {self.steps}, {self.batch} and "
-                f"{self.dense_pairs}; dense_weight=0 leaves the dense loss out"
+                f"steps, batch, dense_pairs and looks must be at least 1, but are {self.steps}, {self.batch}, "
+                f"{self.dense_pairs} and {self.looks}; dense_weight=0 leaves the dense loss out"
             )
         if not (0 <= self.beta <= 1 and 0 <= self.feature_dropout < 1 and 0 < self.warmup < 1):
             raise ValueError(
@@ -94,11 +96,42 @@ class Pairs(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Pairs that choose among the weights along the way and are not trained on, and one pseudo-label each."""
+
+    pairs: Pairs
+    labels: Sequence[PseudoLabel]
+
+
+@dataclass(frozen=True, eq=False)
 class AdapterFit:
-    """A trained adapter, in evaluation mode, and one record a step."""
+    """A trained adapter, in evaluation mode, and one record a step; its weights are those after `chosen` steps."""
 
     adapter: Adapter
     history: History
+    chosen: int
+
+
+class BestWeights:
+    """The weights with the least loss on held-out pairs so far; a checkpoint holds them beside the current ones."""
+
+    def __init__(self) -> None:
+        self.loss, self.steps = math.inf, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, adapter: Adapter, loss: float, steps: int) -> None:
+        """Take the adapter's weights if their loss is less."""
+        if loss < self.loss:
+            self.loss, self.steps = loss, steps
+            self.weights = {name: value.detach().clone() for name, value in adapter.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+        return vars(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The other way round."""
+        vars(self).update(state_dict)
 
 
 def one_cycle(step: int, steps: int, top: float, warmup: float = 0.3) -> tuple[float, float]:
@@ -182,25 +215,39 @@ def pair_losses(
     return soft, dense
 
 
+def held_out_loss(adapter: Adapter, held_out: HeldOut, settings: AdapterSettings) -> float:
+    """Mean of L_soft + L_dense over held-out pairs, without dropout and noise; the adapter is as it was."""
+    quiet, total = replace(settings, feature_dropout=0.0, noise=0.0), 0.0
+    with torch.no_grad():
+        for number, label in enumerate(held_out.labels):
+            generator = generator_for(settings.seed, "held out", number)
+            soft, dense = pair_losses(adapter, held_out.pairs[number], label, quiet, generator)
+            total += float(soft + settings.dense_weight * dense)
+    return total / len(held_out.labels)
+
+
 def fit_adapter(
     adapter: Adapter,
     pairs: Pairs,
     labels: Sequence[PseudoLabel] | ShapeOfYouSettings = ShapeOfYouSettings(),
     settings: AdapterSettings = AdapterSettings(),
     *,
+    held_out: HeldOut | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> AdapterFit:
     """The adapter trained on pseudo-labels: L_soft + L_dense, AdamW, one cycle of the learning rate (sec. 4, Tab. 6).
 
     Pairs come in an order drawn anew for each pass. Whatever is drawn depends on the seed and the step alone, so that a
-    killed training goes on from its checkpoint to the same weights.
+    killed training goes on from its checkpoint to the same weights. The paper says nothing of choosing weights by a
+    validation loss; DIY-SC, whose training it takes, does (FACTS S-10). So it is done where `held_out` is given.
 
     Args:
         adapter: Changed in place and returned in evaluation mode; its device is where the work is done.
         pairs: At least one; from training pictures only, since what they show gets pseudo-labels.
         labels: One pseudo-label a pair, made before; or settings, by which one is made each time a pair is drawn.
         settings: Of the training.
+        held_out: The weights with the least loss on these, of `settings.looks` looks, are taken; else the last ones.
         checkpoint: Where to keep the state.
         progress: Called with (done, steps).
 
@@ -208,37 +255,68 @@ def fit_adapter(
         ValueError: If there is no pair, or not one label a pair.
         FloatingPointError: If the loss is not finite.
     """
-    if len(pairs) == 0:
-        raise ValueError("expected at least one pair of pictures to train the adapter on, got none")
-    if not isinstance(labels, ShapeOfYouSettings) and len(labels) != len(pairs):
-        raise ValueError(f"expected one pseudo-label a pair, got {len(labels)} for {len(pairs)} pairs")
-    rate = settings.learning_rate
-    optimizer = torch.optim.AdamW(adapter.parameters(), lr=rate, weight_decay=settings.weight_decay)
+    _check_pairs(pairs, labels, held_out)
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    best, state = BestWeights(), {"adapter": adapter, "optimizer": optimizer}
     adapter.train()
 
     def step(number: int) -> dict[str, float]:
-        for group in optimizer.param_groups:
-            group["lr"], moment = one_cycle(number, settings.steps, rate, settings.warmup)
-            group["betas"] = (moment, 0.999)
-        optimizer.zero_grad(set_to_none=True)
-        generator = generator_for(settings.seed, "adapter", number)
-        record = {"soft": 0.0, "dense": 0.0, "pseudo_pairs": 0.0}
-        for index in pairs_of_step(number, settings.batch, len(pairs), settings.seed).tolist():
-            pair = pairs[index]
-            label = _label(labels, index, pair)
-            soft, dense = pair_losses(adapter, pair, label, settings, generator)
-            loss = (soft + settings.dense_weight * dense) / settings.batch
-            check_finite(loss, number, "the adapter")
-            loss.backward()
-            for name, value in (("soft", float(soft.detach())), ("dense", float(dense.detach()))):
-                record[name] += value / settings.batch
-            record["pseudo_pairs"] += len(label) / settings.batch
-        optimizer.step()
-        return {"loss": record["soft"] + settings.dense_weight * record["dense"], **record}
+        record = _update(adapter, optimizer, pairs, labels, settings, number)
+        if held_out is not None and _look_is_due(number, settings):
+            record["held_out"] = held_out_loss(adapter, held_out, settings)
+            best.offer(adapter, record["held_out"], number + 1)
+        return record
 
-    state = {"adapter": adapter, "optimizer": optimizer}
+    if held_out is not None:
+        state["best"] = best
     history = train_steps(step, settings.steps, state, checkpoint, progress)
-    return AdapterFit(adapter.eval(), history)
+    if held_out is not None:
+        if not best.weights:
+            raise FloatingPointError("expected a finite loss on the held-out pairs; lower the learning rate")
+        adapter.load_state_dict(best.weights)
+    return AdapterFit(adapter.eval(), history, settings.steps if held_out is None else best.steps)
+
+
+def _update(
+    adapter: Adapter,
+    optimizer: torch.optim.Optimizer,
+    pairs: Pairs,
+    labels: Sequence[PseudoLabel] | ShapeOfYouSettings,
+    settings: AdapterSettings,
+    number: int,
+) -> dict[str, float]:
+    """One step, and what is to be logged of it."""
+    for group in optimizer.param_groups:
+        group["lr"], moment = one_cycle(number, settings.steps, settings.learning_rate, settings.warmup)
+        group["betas"] = (moment, 0.999)
+    optimizer.zero_grad(set_to_none=True)
+    generator = generator_for(settings.seed, "adapter", number)
+    record = {"soft": 0.0, "dense": 0.0, "pseudo_pairs": 0.0}
+    for index in pairs_of_step(number, settings.batch, len(pairs), settings.seed).tolist():
+        pair = pairs[index]
+        label = _label(labels, index, pair)
+        soft, dense = pair_losses(adapter, pair, label, settings, generator)
+        loss = (soft + settings.dense_weight * dense) / settings.batch
+        check_finite(loss, number, "the adapter")
+        loss.backward()
+        for name, value in (("soft", float(soft.detach())), ("dense", float(dense.detach()))):
+            record[name] += value / settings.batch
+        record["pseudo_pairs"] += len(label) / settings.batch
+    optimizer.step()
+    return {"loss": record["soft"] + settings.dense_weight * record["dense"], **record}
+
+
+def _look_is_due(number: int, settings: AdapterSettings) -> bool:
+    """Whether another of the looks falls on the end of this step."""
+    return (number + 1) * settings.looks // settings.steps > number * settings.looks // settings.steps
+
+
+def _check_pairs(pairs: Pairs, labels: Sequence[PseudoLabel] | ShapeOfYouSettings, held_out: HeldOut | None) -> None:
+    if len(pairs) == 0 or (held_out is not None and len(held_out.pairs) == 0):
+        raise ValueError("expected at least one pair of pictures to train the adapter on, and to hold out; got none")
+    for some, theirs in ((pairs, labels), *([] if held_out is None else [(held_out.pairs, held_out.labels)])):
+        if not isinstance(theirs, ShapeOfYouSettings) and len(theirs) != len(some):
+            raise ValueError(f"expected one pseudo-label a pair, got {len(theirs)} for {len(some)} pairs")
 
 
 def pairs_of_step(step: int, batch: int, count: int, seed: int) -> Int64[Tensor, " batch"]:

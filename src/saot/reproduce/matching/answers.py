@@ -87,7 +87,7 @@ def key_point_answer(
         started = time.perf_counter()
         flipped = viewer.mirrored(source, side)
         spent += time.perf_counter() - started
-    watch = Watch()
+    watch = Watch(viewer.device)
     if flipped is not None and mirror_is_nearer(flipped, source, target, sides, viewer):
         side = flipped
         moved, origin = mirror_points(torch.from_numpy(points), source.image.shape[1], pair.mirror)
@@ -115,15 +115,25 @@ def mirror_is_nearer(flipped: Side, source: Seen, target: Seen, sides: tuple[Sid
 
 
 class Watch:
-    """Seconds and memory since it was made."""
+    """Seconds and memory since it was made: the GPU's where matching runs on one, else the host's."""
 
-    def __init__(self) -> None:
-        reset_peak()
-        self.before, self.started = peak_bytes(), time.perf_counter()
+    def __init__(self, device: str = "cpu") -> None:
+        self.gpu = torch.device(device) if torch.device(device).type == "cuda" else None
+        if self.gpu is None:
+            reset_peak()
+        else:
+            torch.cuda.synchronize(self.gpu)  # what was begun before is not ours
+            torch.cuda.reset_peak_memory_stats(self.gpu)
+        self.before, self.started = self._peak(), time.perf_counter()
 
     def read(self) -> tuple[float, float]:
         """Seconds, and MiB above what was held at the start."""
-        return time.perf_counter() - self.started, max(0, peak_bytes() - self.before) / 2**20
+        if self.gpu is not None:
+            torch.cuda.synchronize(self.gpu)
+        return time.perf_counter() - self.started, max(0, self._peak() - self.before) / 2**20
+
+    def _peak(self) -> int:
+        return peak_bytes() if self.gpu is None else torch.cuda.max_memory_allocated(self.gpu)
 
 
 def inside_mask(pair: Pair, mask: Bool[np.ndarray, "h w"]) -> tuple[bool, ...]:
@@ -170,11 +180,11 @@ def nearest_in_mask(tokens: Tensor, side: Side) -> Tensor:
     return inside[torch.cdist(places(tokens), places(inside)).argmin(-1)]
 
 
-def flow_answer(settings: MatchSettings, pair: Pair, pictures: tuple[Seen, Seen], look: Look) -> Answer:
+def flow_answer(settings: MatchSettings, pair: Pair, pictures: tuple[Seen, Seen], look: Look, device: str) -> Answer:
     """Flow from the target's pixels to the source, bilinear between tokens: the target asks, the source answers."""
     source, target = pictures
     sides = look(target), look(source)
-    watch = Watch()
+    watch = Watch(device)
     matching = match_sides(*sides, settings)
     places = to_pixels(matching.positions.cpu(), source.grid).flip(-1)
     flow = dense_flow(places.reshape(*sides[0].shape, 2), target)

@@ -49,7 +49,7 @@ class Counted:
     def cell(self, row: MatchRow, column: MatchColumn) -> Cell:
         """The paper's number and ours."""
         paper = row.paper.get(column.key)
-        if row.quoted:
+        if row.quoted or not all(row.label in answers for answers in self.answers.values()):
             return Cell(paper)
         if column.quantity == "parameters":
             return cell_of(paper, [self.parameters / 1e6], 1)

@@ -3,18 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saot.data import sha256_file
 from saot.data.pair_readers import open_pairs
 from saot.data.pairs import Pair, PairSet
-from saot.features import Backbone, FeatureStore, load_backbone
+from saot.features import Backbone, FeatureStore
 from saot.match.lift_models import lifting_model
 from saot.match.masks import Segmenter
-from saot.pipeline.settings import parse_size, store_folder
+from saot.pipeline.settings import store_folder
 from saot.reproduce.matching.adapters import adapted, trained_adapter
 from saot.reproduce.matching.answers import (
     Answer,
@@ -25,14 +24,39 @@ from saot.reproduce.matching.answers import (
     read_answers,
 )
 from saot.reproduce.matching.counting import Counted
+from saot.reproduce.matching.kept import Kept
 from saot.reproduce.matching.model import MatchExperiment, MatchRow, MatchTableRequest
 from saot.reproduce.matching.sequence import SequenceExperiment, sequence_table
-from saot.reproduce.matching.sides import Lifter, Viewer
+from saot.reproduce.matching.sides import Lifter, Viewer, feature_note, network_of
 from saot.reproduce.output import check_folder, write_table
 from saot.reproduce.pieces import Progress
 from saot.reproduce.results import ResultRow, SettingDifference, TableResult
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What all rows of a table share.
+
+    Attributes:
+        experiment, request: As asked.
+        spec: Of the pairs.
+        rows: Those that can be run, with what the request says of their adapters.
+        viewer: Opens the pictures.
+        folder: Of answers and adapters.
+        store: Of features, masks and points.
+        progress: As everywhere.
+    """
+
+    experiment: MatchExperiment
+    request: MatchTableRequest
+    spec: str
+    rows: list[MatchRow]
+    viewer: Viewer
+    folder: Path
+    store: Path
+    progress: Progress | None
 
 
 def match_table(
@@ -57,24 +81,25 @@ def match_table(
             f"{experiment.name} needs pairs; pass --source {experiment.data or 'SPEC'}, see docs/matching.md"
         )
     check_folder(out, experiment.name)
-    network = load_backbone(request.backbone, request.weights, size=parse_size(request.size), device=request.device)
-    if not _drawn(spec) and not any(row.space == "distorted" or row.adapter for row in experiment.rows):
+    network = network_of(request)
+    rows = [row for row in (row.asked(request) for row in experiment.rows) if row.runs]
+    if not _drawn(spec) and not any(row.space == "distorted" or row.adapter for row in rows):
         request = replace(request, seeds=request.seeds[:1])  # nothing is drawn: another seed would be the same answers
     folder = runs or out / "runs"
-    if request.pairs and request.training is None and any(row.adapter for row in experiment.rows):
+    if request.pairs and request.training is None and any(row.adapter for row in rows):
         raise ValueError(
             f"{experiment.name} trains adapters: pass the pairs to train them on as --target beside --source "
             f"{request.pairs}"
         )
-    viewer = _viewer(request, network, store or folder / "features", spec)
+    place = store or folder / "features"
+    viewer = _viewer(request, network, place, spec)
+    job = _Job(experiment, request, spec, rows, viewer, folder, place, progress)
     opened = {seed: limited(open_pairs(seeded(spec, seed)), request.limit) for seed in request.seeds}
     sets = {
         seed: [pairs[number] for number in _told(range(len(pairs)), f"opening, seed {seed}", progress)]
         for seed, pairs in opened.items()
     }
-    answers = {
-        seed: _answers(experiment, request, spec, pairs, viewer, folder, seed, progress) for seed, pairs in sets.items()
-    }
+    answers = {seed: _answers(job, pairs, seed) for seed, pairs in sets.items()}
     return _finish(experiment, request, spec, sets, answers, viewer, out)
 
 
@@ -118,11 +143,17 @@ def limited(pairs: PairSet, limit: int | None) -> PairSet:
 
 
 def _viewer(request: MatchTableRequest, network: Backbone, store: Path, spec: str) -> Viewer:
-    place = store_folder(store / _digest([network.key.to_json()]), spec)
-    kept = None if _drawn(spec) else FeatureStore(place, network.key)  # pictures that are drawn have no name to keep
     sam = None if request.sam is None else Segmenter(request.sam, device=request.device)
-    models = [request.structure, None if request.sam is None else sha256_file(request.sam)]
-    return Viewer(network, kept, sam, _lifter(request), request.device, models)
+    models = [request.structure, None if sam is None else sam.identity]
+    kept = _features(network, store, spec)
+    return Viewer(network, kept, sam, _lifter(request), request.device, models, Kept(store / "masks-and-points"))
+
+
+def _features(network: Backbone, store: Path, spec: str) -> FeatureStore | None:
+    """Where a set's features lie; pictures that are drawn have no name to keep."""
+    if _drawn(spec):
+        return None
+    return FeatureStore(store_folder(store / _digest([network.key.to_json()]), spec), network.key)
 
 
 def _lifter(request: MatchTableRequest) -> Lifter | None:
@@ -131,28 +162,21 @@ def _lifter(request: MatchTableRequest) -> Lifter | None:
     model = lifting_model(request.structure, request.device)
     if model is None:
         raise ValueError(f"expected --structure as depth:MODEL, metric:MODEL or vggt; got {request.structure!r}")
-    return model.lift
+    return model
 
 
-def _answers(
-    experiment: MatchExperiment,
-    request: MatchTableRequest,
-    spec: str,
-    pairs: Sequence[Pair],
-    viewer: Viewer,
-    folder: Path,
-    seed: int,
-    progress: Progress | None,
-) -> dict[str, dict[str, Answer]]:
+def _answers(job: _Job, pairs: Sequence[Pair], seed: int) -> dict[str, dict[str, Answer]]:
     """Answers of each row, by label and key of the pair; what is on disk is not made again."""
-    rows = [row for row in experiment.rows if not row.quoted]
-    made_of = [experiment.kind, spec, viewer.network.key.to_json(), seed, viewer.models, annotated(pairs)]
-    files = {row.label: folder / f"{_digest([row.identity(experiment.base), *made_of])}.jsonl" for row in rows}
+    experiment, viewer = job.experiment, job.viewer
+    made_of = [experiment.kind, job.spec, viewer.network.key.to_json(), seed, viewer.models, annotated(pairs)]
+    if job.request.device != "cpu" and any(column.quantity != "pck" for column in experiment.columns):
+        made_of.append(job.request.device)  # another device costs something else
+    files = {row.label: job.folder / f"{_digest([row.identity(experiment.base), *made_of])}.jsonl" for row in job.rows}
     known = {path: read_answers(path) for path in files.values()}  # rows of the same identity share one
     keys = {pair.key for pair in pairs}
-    wanted = [row for row in rows if not keys <= set(known[files[row.label]])]
-    looks = {row.label: _look(row, request.training, viewer, folder, seed, progress) for row in wanted}
-    for pair in _told(pairs, f"pairs, seed {seed}", progress):
+    wanted = [row for row in job.rows if not keys <= set(known[files[row.label]])]
+    looks = {row.label: _look(job, row, seed) for row in wanted}
+    for pair in _told(pairs, f"pairs, seed {seed}", job.progress):
         if all(pair.key in known[files[row.label]] for row in wanted):
             continue
         pictures = viewer.see(pair.source), viewer.see(pair.target)
@@ -162,7 +186,7 @@ def _answers(
                 continue
             settings = row.settings(experiment.base)
             if experiment.kind == "flow":
-                answer = flow_answer(settings, pair, pictures, look)
+                answer = flow_answer(settings, pair, pictures, look, viewer.device)
             else:
                 answer = key_point_answer(row, settings, pair, pictures, look, viewer)
             append_answer(path, pair.key, answer)
@@ -178,22 +202,19 @@ def _told(things: Sequence[T], stage: str, progress: Progress | None) -> Iterato
             progress(stage, number + 1, len(things))
 
 
-def _look(
-    row: MatchRow, training: str | None, viewer: Viewer, folder: Path, seed: int, progress: Progress | None
-) -> Look:
+def _look(job: _Job, row: MatchRow, seed: int) -> Look:
     """What the row's matcher sees of a picture."""
-    plan = row.adapter
+    viewer, plan = job.viewer, row.adapter
     if plan is None:
         return lambda seen: viewer.side(seen, row, seed)
-    if training is not None:
-        plan = replace(plan, pairs=training)
     pairs = _training_pairs(seeded(plan.pairs, seed), plan.count)
-    adapter = trained_adapter(plan, pairs, viewer, folder, seed, progress)
+    training = viewer if plan.pairs == job.spec else viewer.beside(_features(viewer.network, job.store, plan.pairs))
+    adapter = trained_adapter(plan, pairs, training, job.folder, seed, job.progress)
     return lambda seen: adapted(adapter, viewer.side(seen, row, seed))
 
 
 @lru_cache(maxsize=2)
-def _training_pairs(spec: str, count: int) -> tuple[Pair, ...]:
+def _training_pairs(spec: str, count: int | None) -> tuple[Pair, ...]:
     """Made once for all adapters of a table."""
     pairs = open_pairs(spec).spread(count)
     return tuple(pairs[number] for number in range(len(pairs)))
@@ -222,11 +243,7 @@ def _finish(
         )
         for row in experiment.rows
     )
-    notes = [
-        f"{row.label}: annotation used beyond the pictures: {row.annotation()}."
-        for row in experiment.rows
-        if not row.quoted
-    ]
+    notes = [_note(row.asked(request)) for row in experiment.rows if not row.quoted]
     result = TableResult(
         name=experiment.name,
         title=experiment.title,
@@ -235,7 +252,7 @@ def _finish(
         rows=rows,
         reference=experiment.reference,
         images=sum(len(pairs) for pairs in sets.values()),
-        notes=(*experiment.notes, *notes),
+        notes=(*experiment.notes, *notes, feature_note(viewer.network)),
         differences=(
             SettingDifference("data", experiment.data or "ours", spec, "as asked"),
             SettingDifference("features", "as above", viewer.network.key.to_json(), "as asked"),
@@ -247,3 +264,10 @@ def _finish(
     )
     write_table(out, result)
     return result
+
+
+def _note(row: MatchRow) -> str:
+    if not row.runs:
+        return f"{row.label}: not trained; pass training pairs as --target, such as spair:PATH:trn."
+    text = f"{row.label}: annotation used beyond the pictures: {row.annotation()}."
+    return text if row.adapter is None else f"{text} {row.adapter.words()}"

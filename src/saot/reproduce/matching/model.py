@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from saot.match import MatchSettings, ShapeOfYouSettings
+from saot.match.train_adapter import AdapterSettings
 from saot.recipes import as_dict
 from saot.reproduce.model import Changes, Number
-from saot.reproduce.request import parse_seeds
+from saot.reproduce.request import COUNTS, parse_seeds
 
 Space = Literal["none", "grid", "exact", "distorted", "lifted"]
 Masks = Literal["all", "object"]
+WIDTH = 256  # of an adapter's features here; the paper's is 768
 
 
 @dataclass(frozen=True)
@@ -20,24 +22,49 @@ class AdapterPlan:
     """What an adapter is trained on.
 
     Attributes:
-        pairs: SPEC of the training pairs.
-        count: How many of them, spread over the set.
+        pairs: SPEC of the training pairs; empty if they must be given.
+        count: How many of them, spread over the set; None for all.
         labels: "nearest" neighbours, or Shape-of-You's "fused" transport.
         space: Where tokens lie in space, as in a row.
         label_changes: Fields of `ShapeOfYouSettings`.
         changes: Fields of `AdapterSettings`.
+        width: Numbers a token of its features.
+        held_out: How many of the pairs with labels choose its weights by their loss and are not trained on. 0 takes the
+            last weights: the paper says nothing of a choice, DIY-SC makes one.
     """
 
     pairs: str
-    count: int = 60
+    count: int | None = 60
     labels: Literal["nearest", "fused"] = "fused"
     space: Space = "exact"
     label_changes: Mapping[str, Any] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
+    width: int = WIDTH
+    held_out: int = 0
 
     def identity(self) -> list[Any]:
         """Everything the adapter depends on, but for pictures, features and seed."""
-        return [self.pairs, self.count, self.labels, self.space, as_dict(self.label_settings()), dict(self.changes)]
+        known = [self.pairs, self.count, self.labels, self.space, as_dict(self.label_settings()), dict(self.changes)]
+        added = {"width": (self.width, WIDTH), "held_out": (self.held_out, 0)}  # later fields: kept adapters stay valid
+        return known + [[name, value] for name, (value, usual) in added.items() if value != usual]
+
+    def asked(self, request: "MatchTableRequest") -> "AdapterPlan":
+        """The plan under the request's pairs, counts and held-out pairs."""
+        plan = replace(self, pairs=request.training or self.pairs, held_out=request.held_out or self.held_out)
+        match request.counts:
+            case "paper":  # all of SPair-71k's training pairs; SoY Tab. 6; width FACTS S-11
+                return replace(plan, count=None, width=768, changes={**plan.changes, "steps": 200_000})
+            case "tiny":
+                return replace(plan, count=2 + plan.held_out, changes={**plan.changes, "steps": 2})
+        return plan
+
+    def words(self) -> str:
+        """How it is trained, for whoever reads the table."""
+        chosen = f"the best weights by {self.held_out} held-out pairs" if self.held_out else "the last weights"
+        return (
+            f"Trained on {'all' if self.count is None else self.count} pairs of {self.pairs}, "
+            f"{self.changes.get('steps', AdapterSettings.steps):,} steps, {self.width} numbers a token, {chosen}."
+        )
 
     def label_settings(self) -> ShapeOfYouSettings:
         """Of the pseudo-labels."""
@@ -111,6 +138,15 @@ class MatchRow:
         for path, value in {**base, **self.changes}.items():
             settings = _changed(settings, path.split("."), value)
         return settings
+
+    def asked(self, request: "MatchTableRequest") -> "MatchRow":
+        """The row with its adapter as the request has it."""
+        return self if self.adapter is None else replace(self, adapter=self.adapter.asked(request))
+
+    @property
+    def runs(self) -> bool:
+        """Whether it can be run: not if it is quoted, or nobody said what its adapter is trained on."""
+        return not self.quoted and (self.adapter is None or bool(self.adapter.pairs))
 
     def annotation(self) -> str:
         """What it knows of the pair beyond the pictures, in words."""
@@ -188,11 +224,13 @@ class MatchTableRequest:
 
     Attributes:
         pairs: SPEC of the pairs; the preset's own unless given.
-        backbone, weights, size: Of the features.
+        backbone, weights, size, layers, final_norm: Of the features, as in `load_backbone`; layers with commas.
         training: SPEC of the pairs that adapters are trained on; the preset's own unless given.
         seeds: Of pairs that are drawn; sets of their own have one.
         sam: MobileSAM's weights, for object masks where the set has none.
         structure: Model for "lifted" rows, as in `saot match --structure`.
+        counts: Of the training of adapters: "paper" is the paper's, "small" the preset's, "tiny" two steps.
+        held_out: How many training pairs choose an adapter's weights; see `AdapterPlan`.
         limit: At most so many pairs, spread over the set; all unless given.
         device: Where networks and matching run.
     """
@@ -201,10 +239,14 @@ class MatchTableRequest:
     backbone: str = "filterbank"
     weights: str | None = None
     size: str | None = None
+    layers: str | None = None
+    final_norm: bool | None = None
     training: str | None = None
     seeds: tuple[int, ...] = (0,)
     sam: str | None = None
     structure: str | None = None
+    counts: str = "small"
+    held_out: int = 0
     limit: int | None = None
     device: str = "cpu"
 
@@ -213,9 +255,15 @@ class MatchTableRequest:
         """A request from what stands on a command line.
 
         Raises:
-            ValueError: If a seed is no whole number.
+            ValueError: If a seed is no whole number, or a count none that there is.
         """
-        return cls(seeds=parse_seeds(seeds), **given)
+        request = cls(seeds=parse_seeds(seeds), **given)
+        if request.counts not in COUNTS or request.held_out < 0:
+            raise ValueError(
+                f"expected --counts as one of {', '.join(COUNTS)} and --held-out of at least 0; got {request.counts!r} "
+                f"and {request.held_out}"
+            )
+        return request
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -17,11 +17,12 @@ from torch import Tensor
 from saot.data import LabelledSet, open_labelled, write_atomic
 from saot.data.patches import soft_patch_labels
 from saot.evaluate import ConfusionMatrix, iou_from_counts, mean_over, paired_bootstrap, predict_mask
-from saot.features import FeatureStore, load_backbone
+from saot.features import Backbone, FeatureStore
 from saot.match import PropagationSettings, Side, propagate_labels
-from saot.pipeline.settings import parse_size, store_folder
+from saot.pipeline.settings import store_folder
 from saot.recipes import as_dict
 from saot.reproduce.matching.model import MatchRow, MatchTableRequest
+from saot.reproduce.matching.sides import feature_note, network_of
 from saot.reproduce.model import Changes
 from saot.reproduce.output import check_folder, write_table
 from saot.reproduce.pieces import PairedDifference, Progress
@@ -149,7 +150,7 @@ def sequence_table(
     wanted = clips(frames.keys, max(experiment.distances), experiment.every)
     if not wanted:
         raise ValueError(f"expected at least two frames of one sequence in {request.pairs}; names differ too much")
-    network = load_backbone(request.backbone, request.weights, size=parse_size(request.size), device=request.device)
+    network = network_of(request)
     folder = runs or out / "runs"
     digest = hashlib.sha256(network.key.to_json().encode()).hexdigest()[:8]
     kept = FeatureStore(store_folder((store or folder / "features") / digest, request.pairs), network.key)
@@ -164,7 +165,7 @@ def sequence_table(
                 progress(row.label, number, len(wanted))
             parts.append(_clip_counts(frames, kept, clip, row, place, max(experiment.distances), request.device))
         counts[row.label] = torch.stack(parts)
-    return _finish(experiment, request, frames, counts, network.key.to_json(), out)
+    return _finish(experiment, request, frames, counts, network, out)
 
 
 def _clip_counts(
@@ -198,7 +199,7 @@ def _finish(
     request: MatchTableRequest,
     frames: LabelledSet,
     counts: Mapping[str, Int64[Tensor, "clips steps k k"]],
-    features: str,
+    network: Backbone,
     out: Path,
 ) -> TableResult:
     scored = frames.classes.scored
@@ -228,10 +229,10 @@ def _finish(
         rows=rows,
         reference=experiment.reference,
         images=len(next(iter(counts.values()))),
-        notes=experiment.notes,
+        notes=(*experiment.notes, feature_note(network)),
         differences=(
             SettingDifference("data", "ours", str(request.pairs), "as asked"),
-            SettingDifference("features", "ours", features, "as asked"),
+            SettingDifference("features", "ours", network.key.to_json(), "as asked"),
         ),
         request=request.to_dict(),
         counted="clips",

@@ -4,9 +4,9 @@ import hashlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,20 +15,55 @@ from torch import Tensor
 
 from saot.data.pairs import Pair, PairSide
 from saot.data.patches import PatchGrid
-from saot.features import Backbone, FeatureGrid, FeatureStore, extract
+from saot.features import Backbone, FeatureGrid, FeatureStore, extract, load_backbone
 from saot.match import Side
 from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_flat, lift_points
 from saot.match.masks import Prompt, Segmenter, token_mask
 from saot.match.pose_align import mirror_side
-from saot.reproduce.matching.model import Masks, MatchRow, Space
+from saot.pipeline.settings import parse_size
+from saot.reproduce.matching.kept import Kept
+from saot.reproduce.matching.model import Masks, MatchRow, MatchTableRequest, Space
 from saot.transfer import generator_for
 
 Inside = Bool[Tensor, "h w"] | None  # pixels whose depth counts
-Lifter = Callable[[UInt8[np.ndarray, "h w 3"], PatchGrid, Inside], LiftedTokens]
 _KEPT = 256  # masks and lifted pictures in memory
 _NOISE = 0.05  # of the depth, of the smooth noise of "distorted"
 _SHIFT = 0.2  # of the median depth, at most
 _BUMPS = 6  # of the smooth noise along a side
+
+
+@runtime_checkable
+class Lifter(Protocol):
+    """A network that lifts a picture; `identity` says all that its points depend on besides the arguments."""
+
+    @property
+    def identity(self) -> str: ...
+
+    def lift(self, image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid, inside: Inside = None, /) -> LiftedTokens: ...
+
+
+def network_of(request: MatchTableRequest) -> Backbone:
+    """The network that the features of a table come from.
+
+    Raises:
+        ValueError: If a setting does not fit it.
+    """
+    layers = None if request.layers is None else [part.strip() for part in request.layers.split(",")]
+    return load_backbone(
+        request.backbone,
+        request.weights,
+        size=parse_size(request.size),
+        layers=layers,
+        final_norm=request.final_norm,
+        device=request.device,
+    )
+
+
+def feature_note(network: Backbone) -> str:
+    """Which of a network's outputs the features are, in words."""
+    key = network.key
+    norm = "behind" if key.final_norm else "without"
+    return f"Features: {key.backbone}, layers {', '.join(key.layers)}, {norm} the network's final norm."
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +80,11 @@ class Seen:
         """How the picture lies under its tokens."""
         return self.features.grid
 
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the picture's pixels."""
+        return self.features.provenance.source
+
 
 class Viewer:
     """Opens pictures of pairs: features from the store or made, masks and space as a row wants them.
@@ -55,7 +95,8 @@ class Viewer:
         sam: For object masks where the set has none.
         lifter: For rows whose space is "lifted".
         device: Where tokens go.
-        models: Names of what `sam` and `lifter` are, for whoever keeps answers.
+        models: Names of what `lifter` and `sam` are, for whoever keeps answers.
+        kept: Where masks and points that networks made are kept.
     """
 
     def __init__(
@@ -66,12 +107,17 @@ class Viewer:
         lifter: Lifter | None,
         device: str = "cpu",
         models: Sequence[str | None] = (),
+        kept: Kept | None = None,
     ) -> None:
-        self.models = list(models)
+        self.models, self.kept = list(models), kept or Kept()
         self.network, self.store, self.sam, self.lifter, self.device = network, store, sam, lifter, device
         self._kept = set() if store is None else set(store.keys())
         self._masks: OrderedDict[str, Bool[np.ndarray, "h w"]] = OrderedDict()
-        self._points: OrderedDict[tuple[str, Space, bool, int], LiftedTokens] = OrderedDict()
+        self._points: OrderedDict[tuple[str, Space, bool, int], Tensor] = OrderedDict()
+
+    def beside(self, store: FeatureStore | None) -> "Viewer":
+        """The same networks on pictures of another set."""
+        return Viewer(self.network, store, self.sam, self.lifter, self.device, self.models, self.kept)
 
     def see(self, picture: PairSide) -> Seen:
         """The picture and its features."""
@@ -115,8 +161,7 @@ class Viewer:
             mask = self.token_mask(seen)
         if space != "none":
             key = (seen.picture.name, space, inside is not None, seed)
-            lifted = _kept(self._points, key, lambda: self._lifted(seen, space, seed, inside))
-            points = lifted.points.to(self.device)
+            points = _kept(self._points, key, lambda: self._lifted(seen, space, seed, inside)).to(self.device)
         return Side.of(seen.features.tokens.to(self.device), (grid.height, grid.width), mask, points)
 
     def token_mask(self, seen: Seen) -> Bool[Tensor, " n"]:
@@ -142,29 +187,40 @@ class Viewer:
         height, width = seen.image.shape[:2]
         x1, y1, x2, y2 = seen.picture.box
         box = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
-        mask = self.sam.segment(self.sam.encode(seen.image), [Prompt(box=box)]).masks[0].numpy()
+        sam, made_of = self.sam, ["mask", seen.fingerprint, height, width, box, self.sam.identity]
+
+        def make() -> Mapping[str, Tensor]:
+            found = sam.segment(sam.encode(seen.image), [Prompt(box=box)]).masks[0].numpy()
+            return {"bits": torch.from_numpy(np.packbits(found))}
+
+        bits = self.kept.get(made_of, make)["bits"].numpy()
+        mask = np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
         if not mask.any():
             mask[int(box[1]) : math.ceil(box[3]), int(box[0]) : math.ceil(box[2])] = True
         return mask
 
-    def _lifted(self, seen: Seen, space: Space, seed: int, inside: Inside) -> LiftedTokens:
+    def _lifted(self, seen: Seen, space: Space, seed: int, inside: Inside) -> Tensor:
         match space:
             case "grid":
-                return lift_flat(seen.grid)
+                return lift_flat(seen.grid).points
             case "exact":
                 space_map = torch.from_numpy(seen.picture.space())
-                return lift_points(space_map, seen.grid, inside=inside, source="exact depth")
+                return lift_points(space_map, seen.grid, inside=inside, source="exact depth").points
             case "distorted":
                 depth = distorted(seen.picture.depth(), seed, seen.picture.name)
                 camera = Camera.of_view(*depth.shape)
                 source = "distorted depth"
-                return lift_depth(torch.from_numpy(depth), seen.grid, camera, inside=inside, source=source)
+                return lift_depth(torch.from_numpy(depth), seen.grid, camera, inside=inside, source=source).points
             case _:
-                if self.lifter is None:
-                    raise ValueError(
-                        "this table needs a model for depth: pass --structure depth:MODEL, metric:MODEL or vggt"
-                    )
-                return self.lifter(seen.image, seen.grid, inside)
+                return self._by_network(seen, inside)
+
+    def _by_network(self, seen: Seen, inside: Inside) -> Tensor:
+        lifter = self.lifter
+        if lifter is None:
+            raise ValueError("this table needs a model for depth: pass --structure depth:MODEL, metric:MODEL or vggt")
+        within = None if inside is None else hashlib.sha256(inside.numpy().tobytes()).hexdigest()
+        made_of = ["points", seen.fingerprint, asdict(seen.grid), within, lifter.identity]
+        return self.kept.get(made_of, lambda: {"points": lifter.lift(seen.image, seen.grid, inside).points})["points"]
 
 
 def num_parameters(network: object) -> int:

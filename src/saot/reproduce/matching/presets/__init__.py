@@ -16,9 +16,9 @@ MATCH_EXPERIMENTS: dict[str, MatchExperiment | SequenceExperiment] = {
         shape_of_you.SOY_SETTINGS,
         shape_of_you.SOY_SPAIR,
         shape_of_you.SOY_TRAINING,
-        shape_of_you.ap10k("intra", 65.5),
-        shape_of_you.ap10k("species", 63.3),
-        shape_of_you.ap10k("family", 51.1),
+        shape_of_you.ap10k("intra", 65.5, 68.0),
+        shape_of_you.ap10k("species", 63.3, 65.8),
+        shape_of_you.ap10k("family", 51.1, 52.9),
         ours.WARPS,
         ours.SEQUENCE,
     )

@@ -21,8 +21,8 @@ SPAIR_CLASSES = (
 
 
 DINO_NOTE = (
-    "The paper runs DINOv2 ViT-B/14 at 840 x 840: --backbone dinov2-base --size 840. Its baseline's numbers fit "
-    "tokens before the final norm, of a picture padded to a square; here they are those after it, without padding."
+    "The paper runs DINOv2 ViT-B/14 at 840 x 840: --backbone dinov2-base --size 840 --no-final-norm. Its baseline's "
+    "numbers fit tokens before the final norm, of a picture padded to a square; here pictures are not padded."
 )
 
 
@@ -206,7 +206,7 @@ GWOT_COST = MatchExperiment(
     pairs=f"{PAIRS},count=10",
     notes=(
         "Medians over pairs; two pictures each. The paper has DINOv2 ViT-B/14 at 840 x 840, 60 x 60 tokens, on an RTX "
-        "4090; memory is that of the host.",
+        "4090; memory is the GPU's where --device is one, else the host's.",
         "Here --size 960 gives MobileSAM as many tokens. Nothing else may run meanwhile.",
     ),
 )
