@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench-transport camvid kill-test memory clean
+.PHONY: demo test lint bench-transport adapt camvid kill-test memory clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -51,6 +51,11 @@ camvid: $(VENV)/.ready
 	    --preset $$preset --store runs/camvid-features --out runs/camvid-$$preset || exit; \
 	done
 	$(BIN)/python benchmarks/results_table.py $(addprefix runs/camvid-,$(PRESETS))
+
+# The whole network trained: source only, DACS, T2S-DA and the frozen road, two hours: make adapt WEIGHTS=mobile_sam.pt
+SEEDS ?= 0,1,2
+adapt: $(VENV)/.ready-test
+	$(BIN)/saot reproduce t2s-da-roads --weights $(WEIGHTS) --seeds $(SEEDS) --out runs/t2s-da-roads --runs runs/adapt
 
 kill-test: demo               ## kill -9 at five random moments; the metrics must be the same bytes
 	rm -rf runs/killed

@@ -77,7 +77,8 @@ def run(
         eval: Labelled pictures to score on.
         points: Label budget: N a class and picture, total:N a class, resample:N (the paper), a CSV file
             (image,x,y,class), a folder of scribbles, or 0.
-        backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, or OWNER/NAME.
+        backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, OWNER/NAME, or
+            adapted, with --weights RUN of `saot adapt`.
         weights: File or folder of the backbone's weights, where it needs one.
         size: Input size, HEIGHTxWIDTH or the long side in pixels.
         preset: paper, paper-small, best or best-pull.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -231,12 +232,14 @@ def new_accelerator(device: str, recipe: AdaptRecipe) -> Any:
     """Accelerate's view of device, precision and processes.
 
     Raises:
-        ValueError: If accelerate is not installed, or another precision is in use in this process.
+        ValueError: If accelerate or scikit-learn is not installed, or another precision is in use in this process.
     """
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise ValueError('training end to end needs accelerate: pip install "saot[adapt]"') from error
+    if find_spec("sklearn") is None:  # told before the training, not by the report after it
+        raise ValueError('the report of an adaptation needs scikit-learn: pip install "saot[adapt]"')
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     return Accelerator(cpu=not device.startswith("cuda"), mixed_precision=recipe.optimizer.precision)
