@@ -10,8 +10,9 @@ from saot.adapt.recipe import PAPER, PAPER_CNN, PAPER_HRDA
 from saot.pipeline import RunSettings
 from saot.pipeline.adaptation import AdaptSettings
 from saot.reproduce.adapting import ADAPT_EXPERIMENTS, AdaptTableRequest, adapt_table
-from saot.reproduce.adapting.engine import run_name, value_of, with_class_columns
+from saot.reproduce.adapting.engine import value_of, with_class_columns
 from saot.reproduce.adapting.model import AdaptColumn, AdaptRow
+from saot.reproduce.runs import run_name
 
 SIZE = "count=2,height=64,width=128"
 TINY = AdaptTableRequest(

@@ -24,7 +24,7 @@ from saot.evaluate import (
 )
 from saot.evaluate.table import method_named
 from saot.pipeline.adaptation import Adaptation
-from saot.pipeline.scoring import PANELS, confusion_of
+from saot.pipeline.scoring import confusion_of, spread_pictures
 from saot.pipeline.summary import thinned
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.report import Difference, Figure, Panel, ReportData, Table, write_report
@@ -57,15 +57,9 @@ class AdaptationScores:
 def score_adaptation(job: Adaptation) -> AdaptationScores:
     """Scores and measures; what is on disk is read, not made again."""
     truth, source = job.inputs.truth, job.inputs.source_truth
-    counts, masks = (None, {}) if truth is None else _scored(job, "eval", truth, shown_pictures(len(truth)))
+    counts, masks = (None, {}) if truth is None else _scored(job, "eval", truth, spread_pictures(len(truth)))
     kept = None if source is None else _scored(job, "source", source, [])[0]
     return AdaptationScores(counts, kept, masks, feature_measures(job))
-
-
-def shown_pictures(total: int) -> list[int]:
-    """The pictures the report shows, spread over the set."""
-    count = min(PANELS, total)
-    return [round((k + 0.5) * total / count - 0.5) for k in range(count)]
 
 
 def _scored(job: Adaptation, name: str, data: LabelledSet, shown: list[int]) -> tuple[Tensor, dict[int, Tensor]]:

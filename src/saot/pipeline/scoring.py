@@ -36,7 +36,16 @@ class MethodScores:
 
 def panel_pictures(job: Job) -> list[int]:
     """The pictures the report shows, spread over the evaluation set."""
-    total = len(job.test)
+    return spread_pictures(len(job.test))
+
+
+def spread_pictures(total: int) -> list[int]:
+    """At most `PANELS` numbers below `total`, evenly spread.
+
+    Example:
+        >>> spread_pictures(3), spread_pictures(12)
+        ([0, 1, 2], [0, 2, 4, 6, 8, 10])
+    """
     count = min(PANELS, total)
     return [round((k + 0.5) * total / count - 0.5) for k in range(count)]
 

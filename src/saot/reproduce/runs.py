@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saot.pipeline import RunSettings
+from saot.pipeline.adaptation import AdaptSettings
 from saot.reproduce.measure import Finished
 from saot.reproduce.pieces import Progress, score, wrong_mass
 from saot.reproduce.plan import Arm
 
 
-def run_name(settings: RunSettings) -> str:
+def run_name(settings: RunSettings | AdaptSettings) -> str:
     """The folder of a run: 16 characters that stand for its settings.
 
     Example:

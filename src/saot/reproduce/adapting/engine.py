@@ -1,7 +1,5 @@
 """Tables of T2S-DA: every run behind them, done once and gone on with after a stop, then counted."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +20,8 @@ from saot.report.separation import separation_figure, similarity_figure
 from saot.reproduce.adapting.model import PAPERS, AdaptColumn, AdaptExperiment, AdaptRow, AdaptTableRequest
 from saot.reproduce.output import check_folder, write_table
 from saot.reproduce.pieces import PairedDifference, Progress, classes_of, paired_bootstrap, score
-from saot.reproduce.results import Cell, ResultRow, SettingDifference, TableResult, cell_of
+from saot.reproduce.results import ResultRow, SettingDifference, TableResult, cell_of
+from saot.reproduce.runs import run_name
 
 SOURCE = {"source_miou", "source_iou"}
 
@@ -105,11 +104,6 @@ def with_class_columns(experiment: AdaptExperiment, classes: ClassSet) -> AdaptE
     where = "iou" if experiment.classes == "target" else "source_iou"
     every = tuple(AdaptColumn(f"{where}:{name}", name, where, name) for name in classes.names)  # type: ignore[arg-type]
     return replace(experiment, columns=(*experiment.columns, *every))
-
-
-def run_name(settings: AdaptSettings | RunSettings) -> str:
-    """The folder of a run: 16 characters that stand for its settings."""
-    return hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def telling(progress: Progress | None, prefix: str) -> Progress | None:
@@ -257,6 +251,3 @@ def _differences(experiment: AdaptExperiment, request: AdaptTableRequest) -> tup
     assert recipe is not None  # the main network's recipe is always there
     found += [SettingDifference(*parts) for parts in recipe_differences(recipe, PAPERS[experiment.main])]
     return tuple(found)
-
-
-__all__ = ["Cell", "Trained", "adapt_table", "run_name", "value_of", "with_class_columns"]
