@@ -11,7 +11,7 @@ from saot.data import PatchGrid
 from saot.reproduce import EXPERIMENTS, experiment_named
 from saot.reproduce.adapting import ADAPT_EXPERIMENTS
 from saot.reproduce.engine import with_columns
-from saot.reproduce.fusion import centres, fit_weights, on_grid
+from saot.reproduce.fusion import centres, fit_weights, join, on_grid
 from saot.reproduce.matching import MATCH_EXPERIMENTS
 from saot.reproduce.model import PictureGrid
 from saot.reproduce.pieces import rank_correlation
@@ -95,6 +95,19 @@ def test_grids_of_two_sizes_lie_over_each_other():
     expected = centres(fine)[1].float().reshape(8, 8)
     torch.testing.assert_close(moved[:, 1:-1], expected[:, 1:-1], atol=1.0, rtol=0)  # a pixel: centres are rounded
     assert torch.equal(on_grid(ramp, coarse, coarse), ramp)
+
+
+def test_joined_sizes_keep_the_cells_of_the_finest():
+    """Cells are finer than the tokens of a larger input: the sum lies on them, and each class has its own weights."""
+    grids = [PatchGrid(112, 112, 56, 56, 14, 4, 4), PatchGrid(112, 112, 112, 112, 14, 8, 8)]
+    cells, tokens = torch.zeros(16 * 16, 2), torch.zeros(64, 2)
+    cells[7 * 16 + 5, 1] = 9.0  # one cell is sure of class 1
+    tokens[:, 0] = 2.0  # the tokens prefer class 0
+    weights = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # class 0 from the tokens, class 1 from the cells
+    scores, grid = join(grids, [cells, tokens], weights)
+    assert grid == grids[0].subdivide(4) and scores.shape == (256, 2)
+    assert torch.allclose(scores[:, 0], torch.sigmoid(torch.tensor(2.0)))
+    assert torch.allclose(scores[:, 1], cells.softmax(1)[:, 1])
 
 
 def test_rank_correlation_is_spearmans():

@@ -43,7 +43,14 @@ from saot.evaluate.table import (
     method_named,
     table_rows,
 )
-from saot.evaluate.upsample import interpolation_matrix, predict_confidence, predict_mask, scores_at, upsample_scores
+from saot.evaluate.upsample import (
+    interpolation_matrix,
+    on_cells,
+    predict_confidence,
+    predict_mask,
+    scores_at,
+    upsample_scores,
+)
 
 __all__ = [
     "GROUPS",
@@ -81,6 +88,7 @@ __all__ = [
     "mean_over",
     "method_entry",
     "method_named",
+    "on_cells",
     "one_per_group",
     "paired_bootstrap",
     "predict_confidence",

@@ -6,7 +6,7 @@ each class. The points are those the run has declared, so nothing is chosen on t
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -14,11 +14,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from saot.data import ClassSet, PatchGrid, read_points_csv
-from saot.evaluate import ConfusionMatrix, predict_mask, scores_at
+from saot.evaluate import ConfusionMatrix, on_cells, predict_mask, scores_at
+from saot.pipeline.choice import chosen_adjustment
 from saot.pipeline.decoders import saot_decoder
-from saot.pipeline.domains import draw_tokens
+from saot.pipeline.domains import Domain, draw_tokens
 from saot.pipeline.job import Job
-from saot.pipeline.methods import method_builders
 from saot.pipeline.workspace import load_tensors, save_tensors
 from saot.reproduce.measure import Finished
 from saot.reproduce.model import Experiment
@@ -97,19 +97,14 @@ def _fused(runs: Sequence[Finished], made: Runs, classes: ClassSet) -> dict[str,
             torch.cat([labels for *_, labels in points]) if points else torch.zeros(0, dtype=torch.int64),
             len(classes.names),
         )
-        scores = [method_builders(job)[DECODER]().score for job in jobs]
+        answers = [_answers(job, job.test) for job in jobs]
         truth, began, counts = jobs[0].truth, time.perf_counter(), []
         assert truth is not None, "tables are scored on labelled pictures"
         for number in range(len(truth)):
             grids = [job.test.grid(number) for job in jobs]
-            largest = max(grids, key=lambda grid: grid.num_tokens)
-            parts = [
-                torch.softmax(on_grid(score(number).cpu(), grid, largest), -1)
-                for score, grid in zip(scores, grids, strict=True)
-            ]
+            joined, grid = join(grids, [answer(number) for answer in answers], weights)
             matrix = ConfusionMatrix(len(classes.names))
-            joined = (weights.unsqueeze(1) * torch.stack(parts)).sum(0)
-            matrix.update(predict_mask(joined, largest), torch.from_numpy(truth.mask(number)))
+            matrix.update(predict_mask(joined, grid), torch.from_numpy(truth.mask(number)))
             counts.append(matrix.counts)
     return {
         "counts": torch.stack(counts),
@@ -135,13 +130,34 @@ def centres(grid: PatchGrid) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
     return rows.repeat_interleave(grid.width), columns.repeat(grid.height)
 
 
+def join(
+    grids: Sequence[PatchGrid], logits: Sequence[Float[Tensor, "_ K"]], weights: Float[Tensor, "S K"]
+) -> tuple[Float[Tensor, "m K"], PatchGrid]:
+    """Weighted sum of several decoders' probabilities on the finest of their grids, over one picture.
+
+    Args:
+        grids: The tokens of each decoder.
+        logits: Its answers for those tokens, or for r x r cells of each.
+        weights: Of each decoder for each class.
+
+    Returns:
+        The sum, and the grid it lies on: tokens or cells, whichever was finest.
+
+    Example:
+        >>> coarse, fine = PatchGrid(4, 4, 4, 4, 4, 1, 1), PatchGrid(4, 4, 4, 4, 2, 2, 2)
+        >>> scores, grid = join([coarse, fine], [torch.zeros(1, 2), torch.zeros(4, 2)], torch.full((2, 2), 0.5))
+        >>> grid == fine, scores.tolist()
+        (True, [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
+    """
+    parts = [on_cells(values, grid) for values, grid in zip(logits, grids, strict=True)]
+    finest = max((grid for _, grid in parts), key=lambda grid: grid.num_tokens)
+    joined = [torch.softmax(on_grid(values, grid, finest), -1) for values, grid in parts]
+    return (weights.unsqueeze(1) * torch.stack(joined)).sum(0), finest
+
+
 def on_grid(scores: Float[Tensor, "n K"], grid: PatchGrid, other: PatchGrid) -> Float[Tensor, "m K"]:
-    """Token scores of one grid, upsampled bilinearly, at the token centres of another grid over the same picture."""
-    return (
-        scores
-        if grid == other and len(scores) == other.num_tokens
-        else scores_at(scores, grid, *centres(other)).to(scores)
-    )
+    """Scores of one grid, upsampled bilinearly, at the centres of another grid over the same picture."""
+    return scores if grid == other else scores_at(scores, grid, *centres(other)).to(scores)
 
 
 def declared_pixels(job: Job) -> list[tuple[int, Tensor, Tensor, Tensor]]:
@@ -168,12 +184,22 @@ def declared_pixels(job: Job) -> list[tuple[int, Tensor, Tensor, Tensor]]:
     return [part for part in found if len(part[-1])]
 
 
+def _answers(job: Job, domain: Domain) -> Callable[[int], Tensor]:
+    """Logits of a run's decoder for a picture of a domain, its own logit adjustment added."""
+    decoder = saot_decoder(job)
+    bias = chosen_adjustment(job, decoder, DECODER)
+
+    def answer(number: int) -> Tensor:
+        logits = domain.logits(decoder, number).float().cpu()
+        return logits if bias is None else logits + bias.to(logits)
+
+    return answer
+
+
 def _at_points(job: Job, points: Sequence[tuple[int, Tensor, Tensor, Tensor]]) -> Float[Tensor, "p K"]:
     """Class probabilities of a run's decoder at pixels of target pictures."""
     if not points:
         return torch.zeros(0, job.num_classes)
-    decoder, parts = saot_decoder(job), []
-    for number, rows, columns, _ in points:
-        logits = job.target.logits(decoder, number).float().cpu()
-        parts.append(torch.softmax(scores_at(logits, job.target.grid(number), rows, columns), -1).float())
-    return torch.cat(parts)
+    answer = _answers(job, job.target)
+    parts = [scores_at(answer(number), job.target.grid(number), rows, columns) for number, rows, columns, _ in points]
+    return torch.softmax(torch.cat(parts), -1)
