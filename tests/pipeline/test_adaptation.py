@@ -19,7 +19,9 @@ from saot.adapt.recipe import PAPER, AdaptRecipe
 from saot.data import datasets, open_labelled
 from saot.features import read_encoder
 from saot.pipeline import adaptation, adaptation_scores, workspace
-from saot.pipeline.adaptation import AdaptSettings, run_adaptation, trained
+from saot.pipeline.adaptation import run_adaptation
+from saot.pipeline.adaptation_job import AdaptSettings
+from saot.pipeline.adaptation_training import trained
 from saot.pipeline.adaptation_words import recipe_from_words
 from saot.pipeline.adapted import open_adapted, published_network
 from saot.pipeline.workspace import load_tensors

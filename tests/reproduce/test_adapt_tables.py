@@ -8,7 +8,7 @@ import pytest
 
 from saot.adapt.recipe import PAPER, PAPER_CNN, PAPER_HRDA
 from saot.pipeline import RunSettings
-from saot.pipeline.adaptation import AdaptSettings
+from saot.pipeline.adaptation_job import AdaptSettings
 from saot.reproduce.adapting import ADAPT_EXPERIMENTS, AdaptTableRequest, adapt_table
 from saot.reproduce.adapting.engine import value_of, with_class_columns
 from saot.reproduce.adapting.model import AdaptColumn, AdaptRow

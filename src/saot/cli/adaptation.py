@@ -53,7 +53,8 @@ def adapt(
         device: cpu or cuda.
     """
     from saot.evaluate import format_table
-    from saot.pipeline.adaptation import AdaptSettings, run_adaptation
+    from saot.pipeline.adaptation import run_adaptation
+    from saot.pipeline.adaptation_job import AdaptSettings
     from saot.pipeline.adaptation_words import recipe_from_words
 
     recipe = recipe_from_words(preset, method, encoder, steps, crop, set or [])

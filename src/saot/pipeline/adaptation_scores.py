@@ -23,7 +23,7 @@ from saot.evaluate import (
     method_entry,
 )
 from saot.evaluate.table import method_named
-from saot.pipeline.adaptation import Adaptation
+from saot.pipeline.adaptation_job import Adaptation
 from saot.pipeline.scoring import confusion_of, spread_pictures
 from saot.pipeline.summary import thinned
 from saot.pipeline.workspace import load_tensors, save_tensors

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saot.pipeline import RunSettings
-from saot.pipeline.adaptation import AdaptSettings
+from saot.pipeline.adaptation_job import AdaptSettings
 from saot.reproduce.measure import Finished
 from saot.reproduce.pieces import Progress, score, wrong_mass
 from saot.reproduce.plan import Arm

@@ -13,7 +13,8 @@ from saot.adapt.recipe import recipe_differences
 from saot.data import ClassSet
 from saot.evaluate import iou_from_counts, mean_over
 from saot.pipeline import RunSettings
-from saot.pipeline.adaptation import AdaptSettings, run_adaptation
+from saot.pipeline.adaptation import run_adaptation
+from saot.pipeline.adaptation_job import AdaptSettings
 from saot.pipeline.workspace import load_tensors
 from saot.report.figures import figure_png
 from saot.report.separation import separation_figure, similarity_figure

@@ -17,7 +17,7 @@ from saot.adapt.recipe import (
     with_method,
 )
 from saot.pipeline import RunSettings
-from saot.pipeline.adaptation import AdaptSettings
+from saot.pipeline.adaptation_job import AdaptSettings
 from saot.recipes import BEST
 from saot.reproduce.model import Changes, Number
 from saot.reproduce.request import parse_seeds, tiny
