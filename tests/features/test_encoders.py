@@ -315,7 +315,7 @@ def test_the_hub_is_asked_by_the_published_name(folders, monkeypatch):
 
 
 def test_transformers_is_named_if_it_is_absent(monkeypatch):
-    monkeypatch.setattr("saot.features.encoders.find_spec", lambda name: None)
+    monkeypatch.setattr("saot.features.encoder_files.find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match=r"mit-b5 needs transformers, which is not installed; pip install 'saot\[vit\]'"
     ):
@@ -353,3 +353,12 @@ def test_files_that_are_no_encoders(folders, tmp_path):
             ValueError, match=f"does not hold the weights of the mit-b0 it describes: {name} is missing"
         ):
             read_encoder(path)
+
+
+def test_weights_of_another_published_size_are_refused(tmp_path):
+    """A folder of mit-b0 under the name mit-b1 would train another network than was asked for."""
+    config = transformers.SegformerConfig(depths=[2, 2, 2, 2], hidden_sizes=[32, 64, 160, 256])
+    transformers.SegformerModel(config).save_pretrained(tmp_path)
+    assert load_encoder("mit-b0", tmp_path).widths == (32, 64, 160, 256)
+    with pytest.raises(ValueError, match=r"encoder mit-b1 was asked for, but .* holds mit-b0; pass its folder"):
+        load_encoder("mit-b1", tmp_path)

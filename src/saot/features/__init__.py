@@ -1,7 +1,8 @@
 """Networks that make tokens, the files that keep them, and encoders that can be trained."""
 
 from saot.features.backbone import Backbone, FeatureSettings, extract, load_backbone
-from saot.features.encoders import Encoder, load_encoder, read_encoder, save_encoder
+from saot.features.encoder_files import load_encoder, read_encoder, save_encoder
+from saot.features.encoders import Encoder
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 from saot.features.store import FeatureStore
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saot.data.files import sha256_file
 from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
-from saot.features.encoders import read_encoder
+from saot.features.encoder_files import read_encoder
 from saot.features.grid import FeatureKey
 
 _FILE = "encoder.safetensors"

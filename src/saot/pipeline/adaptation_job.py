@@ -9,7 +9,7 @@ from saot.adapt.networks import Segmenter
 from saot.adapt.pictures import check_sizes
 from saot.adapt.recipe import AdaptRecipe
 from saot.data import ClassSet, ImageSet, LabelledSet, open_images, open_labelled, parse_spec
-from saot.features.encoders import load_encoder, read_encoder
+from saot.features.encoder_files import load_encoder, read_encoder
 from saot.pipeline.adapted import segmenter_of
 from saot.pipeline.settings import RUN_FORMAT
 from saot.pipeline.workspace import Workspace, load_tensors

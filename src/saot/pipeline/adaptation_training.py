@@ -14,7 +14,7 @@ from saot.adapt.feature_distance import things_of
 from saot.adapt.pictures import TrainingPictures
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import count_pixels
-from saot.features.encoders import save_encoder
+from saot.features.encoder_files import save_encoder
 from saot.pipeline.adaptation_job import Adaptation, AdaptInputs, AdaptSettings, new_network
 from saot.pipeline.workspace import Workspace, load_tensors, save_tensors
 from saot.transfer import Checkpoint
