@@ -89,6 +89,7 @@ def _numbers(data: ReportData) -> dict[str, Any]:
         "notes": data.notes,
         "facts": _facts(data.run),
         "stages": _stages(data.run),
+        "stage_words": _stage_words(_stages(data.run)),
         "run_json": json.dumps(data.run, indent=2, default=str),
         "images": data.metrics.get("images"),
         "split": data.metrics.get("split"),
@@ -141,6 +142,13 @@ def _stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for name, stage in stages.items()
     ]
+
+
+def _stage_words(stages: Sequence[Mapping[str, Any]]) -> str:
+    """What stands over the folded table of stages."""
+    seconds = _seconds(sum(stage["seconds"] or 0 for stage in stages))
+    peak = _memory(max((stage["memory"] or 0 for stage in stages), default=0) or None)
+    return f"Time and memory: {len(stages)} stages, {seconds}, at most {peak}"
 
 
 def _grouped(rows: Sequence[TableRow]) -> list[tuple[str, str, list[TableRow]]]:
