@@ -53,7 +53,7 @@ def test_the_papers_numbers():
         ("source-only", (False, False, False, False, False, False, False)),
         ("dacs", (True, False, True, False, False, True, True)),
         ("t2s-da", (True, True, True, True, True, True, True)),
-        ("t2s-da-dg", (False, True, False, False, True, True, True)),
+        ("t2s-da-dg", (False, True, False, False, True, False, False)),
     ],
 )
 def test_the_switches_of_every_method(preset, method, switches):
@@ -124,6 +124,28 @@ def test_fda_needs_a_target_even_where_nothing_else_does():
 def test_numbers_out_of_range(make):
     with pytest.raises(ValueError, match=r"expected .* came"):
         make()
+
+
+FIXED = replace(PAPER, pull=PullRecipe(reweight="fixed", fixed_weights=(1.0, 2.0)))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: PullRecipe(weight=-0.1), "pull.weight of 0 or more; got -0.1"),
+        (lambda: PullRecipe(fixed_weights=(0.0, 0.0)), "pull.fixed_weights of 0 or more, not all 0"),
+        (lambda: AdaptRecipe(feature_distance=-1.0), "feature_distance of 0 or more"),
+        (lambda: replace(PAPER, pictures=PicturesRecipe(crop=(128, 128))), "got 135 ignored rows of 128"),
+        (lambda: PAPER.check_classes(3) or FIXED.check_classes(3), "a weight for each of 3 classes; got 2"),
+    ],
+)
+def test_slips_are_told_before_anything_is_trained(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_source_pictures_are_scored_at_their_own_size():
+    assert PAPER.pictures.of_source().target_size == (720, 1280) and PAPER.pictures.of_source().crop == (512, 512)
 
 
 def test_one_field_is_replaced_and_the_others_stay():

@@ -15,7 +15,7 @@ from saot.adapt.networks import Prediction, build_segmenter
 from saot.adapt.recipe import OptimizerRecipe
 from saot.adapt.schedule import rate_factor
 from saot.adapt.teacher import TeacherSettings, weighted_cross_entropy
-from saot.adapt.two_scale import DetailPrediction
+from saot.adapt.two_scale import DetailPrediction, TwoScaleSettings
 from saot.decoder.pull import class_confidence, class_weights
 
 accelerate = pytest.importorskip("accelerate")
@@ -105,14 +105,23 @@ def test_the_teacher_follows_the_formula(decay):
 
 
 def test_statistics_of_batch_norm_are_the_teachers_own():
-    trainer, still = make(), make(tiny_recipe(teacher_mode="eval"))
+    trainer = make()
     train(trainer, 2)
-    train(still, 2)
     mine, students = (dict(net.named_buffers()) for net in (trainer.teacher, trainer.student))
     means = [name for name in mine if name.endswith("running_mean")]
     assert means and all(float(mine[name].abs().sum()) > 0 for name in means)
     assert not any(torch.equal(mine[name], students[name]) for name in means)
-    assert all(float(value.abs().sum()) == 0 for name, value in still.teacher.named_buffers() if name in means)
+
+
+def test_a_teacher_in_evaluation_mode_has_the_students_statistics():
+    """Those at the start of the step: it gathers none of its own, and without any its answers mean nothing."""
+    still = make(tiny_recipe(teacher_mode="eval"))
+    still.step(0)
+    before = {name: value.clone() for name, value in still.student.named_buffers()}
+    still.step(1)
+    still.close()
+    assert any(name.endswith("running_mean") and float(value.abs().sum()) > 0 for name, value in before.items())
+    assert all(torch.equal(value, before[name]) for name, value in still.teacher.named_buffers())
 
 
 def test_source_only_asks_no_teacher_and_no_target():
@@ -397,6 +406,17 @@ def test_two_scales_train_and_weigh_the_detail():
     own = weighted_cross_entropy(module.upsampled(detail, (8, 8)), labels[:, 4:12, 8:16], weights[:, 4:12, 8:16])
     assert_close(found, 0.75 * whole + 0.25 * own)
     assert_close(trainer._cross_entropy(Prediction(logits, (), None, None), labels, weights), whole)
+
+
+def test_queries_from_the_detail_scale_cover_what_keys_and_labels_cover():
+    """A projector on the detail gets the windows of the whole crop, not the one drawn for the cross-entropy."""
+    settings = TwoScaleSettings(projector_scale="detail")
+    network = build_segmenter(tiny_network().encoder, 5, channels=4, two_scale=settings)
+    trainer = make(tiny_recipe(), network=network)
+    assert trainer.student.projects_detail
+    record = train(trainer, 1)[0]
+    assert record["queries"] > 0 and record["pull"] == record["pull"]
+    assert any("projector" in name for name in reached(trainer.student))
 
 
 @pytest.mark.parametrize(

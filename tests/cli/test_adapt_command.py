@@ -164,6 +164,6 @@ def test_a_loss_that_is_not_finite(capsys, made, tmp_path):
 
 def test_no_target_is_needed_for_domain_generalisation(capsys, made, tmp_path):
     words = request(made, tmp_path / "run", method="t2s-da-dg", target=None)
-    code, out, err = call(capsys, *words, "--set", "rare.min_pixels=20", "--json")
+    code, out, err = call(capsys, *words, "--json")
     assert code == 0, err
     assert list(json.loads(out)["methods"]) == ["t2s_da_dg"]

@@ -362,3 +362,11 @@ def test_weights_of_another_published_size_are_refused(tmp_path):
     assert load_encoder("mit-b0", tmp_path).widths == (32, 64, 160, 256)
     with pytest.raises(ValueError, match=r"encoder mit-b1 was asked for, but .* holds mit-b0; pass its folder"):
         load_encoder("mit-b1", tmp_path)
+
+
+def test_another_published_resnet_is_refused(tmp_path):
+    small = {"hidden_sizes": [8, 8, 8, 8], "embedding_size": 8}
+    config = transformers.ResNetConfig(depths=[3, 4, 6, 3], layer_type="bottleneck", **small)
+    transformers.ResNetModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"encoder resnet-101 was asked for, but .* holds resnet-50"):
+        load_encoder("resnet-101", tmp_path)

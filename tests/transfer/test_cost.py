@@ -1,3 +1,4 @@
+import zipfile
 from dataclasses import replace
 from itertools import pairwise
 
@@ -205,3 +206,30 @@ def test_fixed_cost_is_two_minus_two_cos():
     result = solve_pair(source, torch.zeros(5, dtype=torch.uint8), target, None, TransportRecipe(k=6))
     dense = solve_transport(2 - 2 * source @ target.T, epsilon=0.1, tau=0.3, max_iter=30)
     assert_close(result.plan, dense.plan, rtol=1e-4, atol=1e-9)  # float32, 30 sweeps
+
+
+def test_a_checkpoint_of_another_device_is_read_and_one_that_memory_does_not_hold_is_not_taken_for_damaged(
+    tmp_path, monkeypatch
+):
+    """A run that goes on elsewhere must not start anew without a word."""
+    path = tmp_path / "state.pt"
+    Checkpoint(path).save({"weights": torch.arange(3.0)})
+    parts = zipfile.ZipFile(path)
+    moved = {name: parts.read(name) for name in parts.namelist()}
+    pickled = next(name for name in moved if name.endswith("data.pkl"))
+    assert b"X\x03\x00\x00\x00cpu" in moved[pickled]
+    moved[pickled] = moved[pickled].replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in moved.items():
+            archive.writestr(name, content)
+    kept = Checkpoint(path).load()
+    assert kept is not None and torch.equal(kept["weights"], torch.arange(3.0))
+    path.write_bytes(path.read_bytes()[:-40])
+    assert Checkpoint(path).load() is None
+
+    def full(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(RuntimeError, match="allocate"):
+        Checkpoint(path).load()

@@ -60,6 +60,11 @@ class Segmenter(nn.Module):
         """Both sides of the input must be a multiple of it, pixels."""
         return self.encoder.multiple if self.two_scale is None else self.two_scale.multiple(self.encoder)
 
+    @property
+    def projects_detail(self) -> bool:
+        """Whether the projector is fed from the detail scale, which covers whole pictures by slid windows alone."""
+        return self.two_scale is not None and self.two_scale.settings.projector_scale == "detail"
+
     def forward(
         self, pixels: Float[Tensor, "b 3 h w"], project: bool = False, generator: torch.Generator | None = None
     ) -> Prediction:

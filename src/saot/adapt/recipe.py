@@ -49,6 +49,10 @@ class PicturesRecipe:
     window: tuple[int, int] | None = None  # of a sliding window for scoring; None is the whole picture (DAFormer)
     stride: tuple[int, int] | None = None  # of that window; None is two thirds of it
 
+    def of_source(self) -> "PicturesRecipe":
+        """The same, with the size of source pictures as that at which pictures are scored."""
+        return replace(self, target_size=self.source_size)
+
     def __post_init__(self) -> None:
         sizes = (self.source_size, self.target_size, self.crop, self.window, self.stride)
         if any(side < 1 for size in sizes if size is not None for side in size):
@@ -66,7 +70,7 @@ class OptimizerRecipe:
 
     steps: int = 40_000  # sec. 4
     batch: int = 2  # sec. 4: so many source and so many target pictures
-    accumulate: int = 1  # batches of which a step sums the gradients
+    accumulate: int = 1  # batches whose gradients a step averages
     rate: float = 6e-5  # sec. 4: of the encoder
     head_factor: float = 10.0  # sec. 4: of head and projector
     betas: tuple[float, float] = (0.9, 0.999)  # sec. 4
@@ -88,6 +92,12 @@ class PullRecipe:
     positives: Literal["source", "pseudo_target", "target"] = "source"  # idem
     reweight: Literal["pull", "target", "none", "fixed"] = "pull"  # sec. 4.2: DRW on L_pull, on L_target, or nowhere
     fixed_weights: tuple[float, ...] = ()  # Tab. S5, "fixed": one a class, scaled to sum 1
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"expected pull.weight of 0 or more; got {self.weight}")
+        if min(self.fixed_weights, default=0) < 0 or (self.fixed_weights and sum(self.fixed_weights) == 0):
+            raise ValueError(f"expected pull.fixed_weights of 0 or more, not all 0; got {self.fixed_weights}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,18 @@ class AdaptRecipe:
     def __post_init__(self) -> None:
         if self.optimizer.steps < 1 or self.optimizer.batch < 1 or self.optimizer.accumulate < 1:
             raise ValueError(f"expected steps, batch and accumulate of 1 or more, but {self.optimizer} came")
+        if self.feature_distance < 0 or not 0 <= self.detail_weight <= 1:
+            raise ValueError(
+                "expected feature_distance of 0 or more and detail_weight between 0 and 1; got "
+                f"{self.feature_distance} and {self.detail_weight}"
+            )
+        ignored, height = self.teacher.ignore_top + self.teacher.ignore_bottom, self.pictures.crop[0]
+        if self.self_training and max(ignored - height, 2 * self.teacher.ignore_sides - self.pictures.crop[1]) >= 0:
+            raise ValueError(
+                f"expected margins of pseudo-labels smaller than the crop; got {ignored} ignored rows of {height} and "
+                f"2 x {self.teacher.ignore_sides} ignored columns of {self.pictures.crop[1]}: no target pixel would "
+                "count; lower teacher.ignore_top and teacher.ignore_bottom"
+            )
         if self.method == "t2s-da-dg" and (self.self_training or self.translator.kind == "fda"):
             raise ValueError(
                 "domain generalisation sees no target picture: expected self_training off and a translator that needs "
@@ -122,6 +144,18 @@ class AdaptRecipe:
             raise ValueError(
                 "domain generalisation sees no target picture: expected pull.positives of source or pseudo_target, but "
                 "target came"
+            )
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse weights that are not one a class.
+
+        Raises:
+            ValueError: If fixed weights are used and their number is not that of the classes.
+        """
+        if self.pulls and self.pull.reweight == "fixed" and len(self.pull.fixed_weights) != num_classes:
+            raise ValueError(
+                f"expected pull.fixed_weights with a weight for each of {num_classes} classes; got "
+                f"{len(self.pull.fixed_weights)}"
             )
 
     @property
@@ -150,9 +184,9 @@ def with_method(recipe: AdaptRecipe, method: str) -> AdaptRecipe:
     """The recipe with the switches of a method.
 
     "source-only" is cross-entropy alone, as the table's first row is read: no rare-class sampling, no feature
-    distance. "t2s-da-dg" drops L_target, the re-weighting and target negatives (sec. 4.4). Its translator, that of
-    Kundu et al., is not to be had; colour jitter with blur takes its place, which needs no target picture either and
-    which the paper's own comparison of translators finds to do as well.
+    distance. "t2s-da-dg" is that with the pull loss, without re-weighting and target negatives (sec. 4.4). Its
+    translator, that of Kundu et al., is not to be had; colour jitter with blur takes its place, which needs no target
+    picture either and which the paper's own comparison of translators finds to do as well.
 
     Raises:
         ValueError: If the method is not known.
@@ -176,6 +210,8 @@ def with_method(recipe: AdaptRecipe, method: str) -> AdaptRecipe:
             recipe,
             method=method,
             self_training=False,
+            rare=None,
+            feature_distance=0.0,
             translator=replace(recipe.translator, kind="colour-jitter+blur"),
             pull=replace(recipe.pull, reweight="none", settings=settings),
         )
@@ -196,7 +232,7 @@ PAPER_HRDA = AdaptRecipe(
         source_size=(1440, 2560), target_size=(1024, 2048), crop=(1024, 1024), window=(1024, 1024), stride=(512, 512)
     ),
     rare=RareClassSettings(min_crop_ratio=2.0),  # FACTS T-4
-    teacher=TeacherSettings(ignore_top=30, ignore_bottom=240),  # FACTS T-4
+    teacher=TeacherSettings(ignore_top=30, ignore_bottom=240, ignore_sides=30),  # FACTS T-4
 )
 
 SMALL = AdaptRecipe(

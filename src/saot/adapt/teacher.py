@@ -20,10 +20,12 @@ class TeacherSettings:
     share_of: Literal["batch", "picture"] = "batch"  # DAFormer's code, FACTS T-1; Eq. (S2) prints one q a picture
     ignore_top: int = 15  # rows without weight; FACTS T-1, for 512-pixel crops of Cityscapes
     ignore_bottom: int = 120  # idem: the bonnet
+    ignore_sides: int = 0  # columns without weight on the left and on the right; FACTS T-4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay <= 1 or not 0 <= self.threshold <= 1 or min(self.ignore_top, self.ignore_bottom) < 0:
-            raise ValueError(f"expected decay and threshold between 0 and 1 and no negative rows, but {self} came")
+        margins = (self.ignore_top, self.ignore_bottom, self.ignore_sides)
+        if not 0 <= self.decay <= 1 or not 0 <= self.threshold <= 1 or min(margins) < 0:
+            raise ValueError(f"expected decay and threshold between 0 and 1 and no negative margin, but {self} came")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class PseudoLabels:
     Attributes:
         labels: (b, h, w) most probable class.
         confidence: (b, h, w) its probability.
-        weights: (b, h, w) q of Eq. (S2), 0 in the ignored rows.
+        weights: (b, h, w) q of Eq. (S2), 0 in the ignored margins.
         share: (b,) q.
     """
 
@@ -72,14 +74,21 @@ def update_ema(teacher: nn.Module, student: nn.Module, step: int, decay: float =
     update_teacher(teacher, student, momentum(step, decay))
 
 
+def copy_buffers(teacher: nn.Module, student: nn.Module) -> None:
+    """The student's batch-norm statistics for a teacher in evaluation mode, which has no way to gather its own."""
+    for old, new in zip(teacher.buffers(), student.buffers(), strict=True):
+        old.copy_(new)
+
+
 def pseudo_labels(logits: Float[Tensor, "b K h w"], settings: TeacherSettings = TeacherSettings()) -> PseudoLabels:
     """Labels by the most probable class, weighted by q: the share of pixels with p >= delta_p, Eq. (S2).
 
-    The share is counted over all pixels, those of ignored rows included, as DAFormer does; Eq. (S2) prints p > delta_p.
+    The share is counted over all pixels, those of ignored margins included, as DAFormer does; Eq. (S2) prints
+    p > delta_p.
 
     Args:
         logits: The teacher's, of target pictures at label size.
-        settings: Threshold, rows, and whether q is of the whole batch or of each picture.
+        settings: Threshold, margins, and whether q is of the whole batch or of each picture.
 
     Example:
         >>> probs = torch.tensor([[0.99, 0.6], [0.01, 0.4]]).view(1, 2, 1, 2)  # two pixels, one of them sure
@@ -95,6 +104,8 @@ def pseudo_labels(logits: Float[Tensor, "b K h w"], settings: TeacherSettings = 
     weights = share.view(-1, 1, 1).expand_as(confidence).clone()
     weights[:, : settings.ignore_top] = 0
     weights[:, max(weights.shape[1] - settings.ignore_bottom, 0) :] = 0
+    weights[..., : settings.ignore_sides] = 0
+    weights[..., max(weights.shape[2] - settings.ignore_sides, 0) :] = 0
     return PseudoLabels(labels, confidence, weights, share)
 
 

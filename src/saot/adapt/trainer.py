@@ -22,7 +22,7 @@ from saot.adapt.pictures import Ahead, Batch, TrainingPictures
 from saot.adapt.predict import upsampled
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.schedule import set_rates, silence_dropout
-from saot.adapt.teacher import PseudoLabels, pseudo_labels, update_ema, weighted_cross_entropy
+from saot.adapt.teacher import PseudoLabels, copy_buffers, pseudo_labels, update_ema, weighted_cross_entropy
 from saot.data import IGNORE_INDEX
 from saot.decoder.pull import pull_batch
 from saot.transfer import generator_for
@@ -42,7 +42,7 @@ class Trainer:
         things: Classes that the feature distance counts.
 
     Raises:
-        ValueError: If the crop does not fit the encoder.
+        ValueError: If the crop does not fit the encoder, or fixed weights are not one a class.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Trainer:
         things: tuple[int, ...] = THINGS,
     ) -> None:
         check_crop(network, recipe)
+        recipe.check_classes(network.num_classes)
         self.recipe, self.pictures, self.accelerator, self.things = recipe, pictures, accelerator, things
         self.student = network.to(accelerator.device).train()
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
@@ -89,6 +90,8 @@ class Trainer:
         recipe, record = self.recipe, {}
         rate = set_rates(self.optimizer, number, recipe.optimizer)
         update_ema(self.teacher, self.student, number, recipe.teacher.decay)
+        if recipe.teacher_mode == "eval":
+            copy_buffers(self.teacher, self.student)
         self.teacher.train(recipe.teacher_mode == "train")
         silence_dropout(self.teacher)
         self.student.train()
@@ -187,7 +190,8 @@ class Trainer:
                 assert batch.translated is not None
                 keyed = self.teacher(batch.translated, project=True).projected
         with self.accelerator.autocast():
-            queries = self.student(pixels, project=True, generator=generator).projected
+            drawn = None if self.student.projects_detail else generator  # of the whole crop, as keys and labels are
+            queries = self.student(pixels, project=True, generator=drawn).projected
             assert queries is not None and source is not None  # networks here have a projector
             target = source[:0] if projected is None else projected  # none: only source pixels are pushed away from
             told_of = torch.zeros(0, self.student.num_classes, 1, 1, device=source.device) if probs is None else probs

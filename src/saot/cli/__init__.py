@@ -12,6 +12,7 @@ from saot.cli.shell import app, console
 __all__ = ["adaptation", "app", "jobs", "main", "tables"]
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+SMALLER = "give a smaller --size (saot adapt: --crop)"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,11 +26,11 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(_refuse(str(error)))
     except MemoryError:
-        sys.exit(_refuse("out of memory: give a smaller --size, or free some and give the same command again"))
+        sys.exit(_refuse(f"out of memory: {SMALLER}, or free some and give the same command again"))
     except RuntimeError as error:
         if "out of memory" not in str(error).lower():
             raise
-        sys.exit(_refuse("out of memory on the device: give a smaller --size or --device cpu"))
+        sys.exit(_refuse(f"out of memory on the device: {SMALLER} or --device cpu"))
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         sys.exit(INTERRUPTED)

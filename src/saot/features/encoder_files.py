@@ -19,6 +19,14 @@ _FORMAT = "saot-encoder-1"
 _MIT_DEPTHS = ((2, 2, 2, 2), (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 18, 3), (3, 8, 27, 3), (3, 6, 40, 3))  # B0 .. B5
 _MIT_WIDTHS = ((32, 64, 160, 256), *((64, 128, 320, 512),) * 5)
 _RESNET_DEPTHS = (3, 4, 23, 3)  # ResNet-101
+_RESNETS = {  # kind of layer and depths
+    ("basic", (2, 2, 2, 2)): "resnet-18",
+    ("bottleneck", (2, 2, 2, 2)): "resnet-26",
+    ("basic", (3, 4, 6, 3)): "resnet-34",
+    ("bottleneck", (3, 4, 6, 3)): "resnet-50",
+    ("bottleneck", _RESNET_DEPTHS): "resnet-101",
+    ("bottleneck", (3, 8, 36, 3)): "resnet-152",
+}
 _MODELS = {"segformer": "Segformer", "resnet": "ResNet"}  # family: what its classes in transformers begin with
 _HEADS = ("classifier.", "decode_head.")  # parts of a published model that the maps do not pass through
 _NAMES = "mit-b0 .. mit-b5, resnet-101, mobile-sam"
@@ -133,8 +141,10 @@ def _published_settings(name: str) -> tuple[str, dict[str, Any]]:
 
 def _published_name(config: Any) -> str | None:
     """Which of the published sizes a configuration has; None for a network of another size."""
+    if config.model_type == "resnet":
+        return _RESNETS.get((config.layer_type, tuple(config.depths)))
     for number, size in enumerate(zip(_MIT_DEPTHS, _MIT_WIDTHS, strict=True)):
-        if config.model_type == "segformer" and (tuple(config.depths), tuple(config.hidden_sizes)) == size:
+        if (tuple(config.depths), tuple(config.hidden_sizes)) == size:
             return f"mit-b{number}"
     return None
 

@@ -157,6 +157,7 @@ def check_fit(settings: AdaptSettings, inputs: AdaptInputs) -> None:
     from saot.adapt.trainer import check_crop
 
     sizes = settings.recipe.pictures
+    settings.recipe.check_classes(len(inputs.classes.names))
     check_crop(new_network(settings, inputs), settings.recipe)
     check_sizes(inputs.source.images, sizes.source_size, sizes.crop)
     if inputs.target is not None:

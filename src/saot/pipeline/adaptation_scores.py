@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from saot.adapt.predict import last_features, predict_mask
+from saot.adapt.recipe import PicturesRecipe
 from saot.data import LabelledSet, write_atomic
 from saot.evaluate import (
     ClassMoments,
@@ -56,20 +57,23 @@ class AdaptationScores:
 
 def score_adaptation(job: Adaptation) -> AdaptationScores:
     """Scores and measures; what is on disk is read, not made again."""
-    truth, source = job.inputs.truth, job.inputs.source_truth
-    counts, masks = (None, {}) if truth is None else _scored(job, "eval", truth, spread_pictures(len(truth)))
-    kept = None if source is None else _scored(job, "source", source, [])[0]
+    truth, source, sizes = job.inputs.truth, job.inputs.source_truth, job.recipe.pictures
+    shown = [] if truth is None else spread_pictures(len(truth))
+    counts, masks = (None, {}) if truth is None else _scored(job, "eval", truth, shown, sizes)
+    kept = None if source is None else _scored(job, "source", source, [], sizes.of_source())[0]
     return AdaptationScores(counts, kept, masks, feature_measures(job))
 
 
-def _scored(job: Adaptation, name: str, data: LabelledSet, shown: list[int]) -> tuple[Tensor, dict[int, Tensor]]:
+def _scored(
+    job: Adaptation, name: str, data: LabelledSet, shown: list[int], sizes: PicturesRecipe
+) -> tuple[Tensor, dict[int, Tensor]]:
     path = job.space.work("scores", f"{name}.safetensors")
     kept = load_tensors(path)
     if kept is None:
         kept, counts = {}, []
         with job.space.stage(f"score {name}", resumes=False):
             for number in range(len(data)):
-                mask = predict_mask(job.network, data.image(number), job.recipe.pictures)
+                mask = predict_mask(job.network, data.image(number), sizes)
                 matrix = ConfusionMatrix(len(job.inputs.classes.names))
                 matrix.update(mask, torch.from_numpy(data.mask(number)))
                 counts.append(matrix.counts)
@@ -119,11 +123,12 @@ def feature_measures(job: Adaptation) -> dict[str, Any]:
 def _measured(job: Adaptation, data: LabelledSet, name: str) -> tuple[ClassMoments, Tensor, ClassSample]:
     """Moments in a first pass, discrimination in a second, and a sample for t-SNE."""
     classes = len(job.inputs.classes.names)
+    sizes = job.recipe.pictures if name == "target" else job.recipe.pictures.of_source()
     numbers = np.unique(np.linspace(0, len(data) - 1, min(MEASURED, len(data))).round().astype(int)).tolist()
 
     def features(what: str) -> Iterator[tuple[Tensor, Tensor]]:
         for done, number in enumerate(numbers):
-            yield last_features(job.network, data.image(number), data.mask(number), job.recipe.pictures)
+            yield last_features(job.network, data.image(number), data.mask(number), sizes)
             job.space.tell(f"{name} {what}")(done + 1, len(numbers))
 
     sample = ClassSample(classes, generator_for(job.settings.seed, "t-sne", name), SAMPLED)

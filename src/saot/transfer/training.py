@@ -34,15 +34,22 @@ class Checkpoint:
     every: int = 100
 
     def load(self) -> dict[str, Any] | None:
-        """The last state written; None if there is none or it is damaged, and then training starts anew.
+        """The last state written, on the CPU; None if there is none or it is damaged, and then training starts anew.
 
         Tensors and plain values only: nothing else is unpickled.
+
+        Raises:
+            RuntimeError: If memory does not hold it.
         """
         if not self.path.exists():
             return None
         try:
-            return torch.load(self.path, weights_only=True)
-        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
+            return torch.load(self.path, weights_only=True, map_location="cpu")
+        except (EOFError, KeyError, ValueError, pickle.UnpicklingError):
+            return None
+        except RuntimeError as error:
+            if "PytorchStreamReader" not in str(error):  # not what a damaged file says
+                raise
             return None
 
     def save(self, state: dict[str, Any]) -> None:
@@ -101,11 +108,11 @@ def train_steps(
         checkpoint: Where to keep it; None keeps nothing.
         progress: Called with (done, steps).
     """
-    history: History = []
-    if checkpoint is not None and (kept := checkpoint.load()) is not None:
-        history = kept["history"]
+    kept = None if checkpoint is None else checkpoint.load()
+    history: History = [] if kept is None else kept["history"]
+    if kept is not None:
         for name, part in state.items():
-            part.load_state_dict(kept[name])
+            part.load_state_dict(kept.pop(name))  # let go at once: large networks are held twice otherwise
     for number in range(len(history), steps):
         history.append(step(number))
         done = number + 1

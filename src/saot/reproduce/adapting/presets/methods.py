@@ -88,7 +88,7 @@ TABLE_3 = AdaptExperiment(
         AdaptRow("Baseline", "source-only", paper=row19(
             "76.1 18.7 84.6 29.8 31.4 34.5 44.8 23.4 87.5 42.6 87.3 63.4 21.2 81.1 39.3 44.6 2.9 33.2 29.7",
             "46.1 ± 1.2")),
-        AdaptRow("T2S-DA", "t2s-da-dg", {"rare": None, "feature_distance": 0.0}, paper=row19(
+        AdaptRow("T2S-DA", "t2s-da-dg", paper=row19(
             "80.7 27.9 85.9 35.2 31.9 36.6 45.1 30.6 87.6 44.5 87.6 64.3 24.4 88.5 42.8 41.0 12.0 30.8 26.3",
             "48.6 ± 1.2")),
     ),
