@@ -130,6 +130,20 @@ def test_unbalanced_leaves_the_sources_free():
     assert float(result.objective[-1][0]) < float(result.objective[0][0])
     with pytest.raises(ValueError, match="give step as a number"):
         solve_gwot(costs(), SOURCE, TARGET, GwotSettings(marginals="unbalanced"))
+    with pytest.raises(FloatingPointError, match="give a smaller number as step"):
+        solve_gwot(costs(), SOURCE, TARGET, replace(loose, structure=5.0, step=50.0, steps=5))
+
+
+@pytest.mark.parametrize("settings", [{}, {"epsilon": 0.07}, {"structure": 0.0, "symmetry": 0.2}])
+def test_an_unbalanced_step_is_the_gradients(settings):
+    """No constant of it may be lost: rows are free, so that each changes the mass of the plan."""
+    loose = GwotSettings(marginals="unbalanced", step=0.3, steps=1, **settings)
+    cost = costs()
+    plan = torch.full((2, N, M), 1 / (N * M), dtype=torch.float64, requires_grad=True)
+    objective(plan, cost, SOURCE, TARGET, loose, PAIRS if loose.symmetry else None).sum().backward()
+    assert plan.grad is not None
+    result = solve_gwot(cost, SOURCE, TARGET, loose, None, PAIRS)
+    assert_close(result.plan, plan.detach() * torch.exp(-0.3 * plan.grad), rtol=1e-9, atol=0)
 
 
 def test_masked_tokens_take_no_part():

@@ -1,6 +1,7 @@
 """saot match on files: what it writes, and what it says to wrong input."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,9 +122,16 @@ def test_features_from_files(pictures, tmp_path, capsys):
     assert code == 2 and "must hold `features`" in " ".join(told.split())
 
 
+def test_points_from_a_spreadsheet_with_a_byte_order_mark(pictures, tmp_path, capsys):
+    (tmp_path / "points.csv").write_text("x,y,name\n120,80,nose\n", encoding="utf-8-sig")
+    found = matched(pictures, tmp_path / "out", capsys, "--points", tmp_path / "points.csv", "--method", "nn")
+    assert [point["name"] for point in found["pairs"][0]["points"]] == ["nose"]
+
+
 def test_labels_are_carried(pictures, tmp_path, capsys):
     found = matched(pictures, tmp_path, capsys, "--labels", pictures / "1-labels.png", "--method", "nn")
     (one,) = found["labels"]
+    assert found["label_settings"]["memory"] == 1 and list(found["label_settings"]["match"]) == ["readout"]
     mask = np.asarray(Image.open(tmp_path / one["mask"]))
     truth = np.asarray(Image.open(pictures / "5-labels.png"))
     assert mask.shape == truth.shape and set(np.unique(mask)) <= set(range(19)) | {255}
@@ -142,10 +150,25 @@ def test_labels_are_carried(pictures, tmp_path, capsys):
         (["--structure", "deep"], "is for the method shape-of-you"),
         (["--structure", "deep", "--method", "shape-of-you"], "expected --structure as grid"),
         (["--labels", "missing.png"], "missing"),
+        (["--labels", "one-class.png"], "expected two classes or more in one-class.png, and 255 for none; got [0]"),
+        (["--labels", "deep.png"], "expected class indices from 0 to 254 in deep.png, and 255 for none; got 0 to 300"),
+        (["--labels", "half.png", "--masks", "right.png,-"], "no label of half.png lies within the source's mask"),
+        (["--points", "none.csv"], "expected at least one point in none.csv"),
+        (["--points", "latin.csv"], "expected latin.csv as a CSV file in UTF-8"),
+        (["--device", "toaster"], "expected a device torch can use, such as cpu or cuda; 'toaster' is none here"),
         (["--readout", "guess"], "expected a read-out among"),
     ],
 )
-def test_wrong_input_gets_a_sentence(pictures, tmp_path, capsys, more, sentence):
+def test_wrong_input_gets_a_sentence(pictures, tmp_path, capsys, monkeypatch, more, sentence):
+    monkeypatch.chdir(tmp_path)
+    half = np.full((128, 256), 255, np.uint8)
+    half[:, :60], half[:, 60:100] = 0, 1
+    Image.fromarray(half).save("half.png")
+    Image.fromarray(np.where(half == 255, 0, 255).astype(np.uint8)).save("one-class.png")
+    Image.fromarray(np.where(half == 1, 300, 0).astype(np.uint16)).save("deep.png")
+    Image.fromarray(np.where(np.arange(256) > 200, 255, 0).astype(np.uint8)[None].repeat(128, 0)).save("right.png")
+    Path("none.csv").write_text("x,y,name\n")
+    Path("latin.csv").write_bytes("x,y,name\n3,4,K\xf6rper\n".encode("latin-1"))
     code, _, told = run(
         ["match", pictures / "1.png", pictures / "5.png", "--size", "126x252", "--out", tmp_path, *more], capsys
     )

@@ -286,6 +286,31 @@ def test_masks_and_points_of_networks_are_made_once(tmp_path):
     assert [part.calls for part in again] == [1, 1]  # damaged files are made anew
 
 
+def test_two_cuts_of_a_name_have_points_of_their_own():
+    """Cut pairs name a picture by its scene and object; its crop and occluder are each pair's."""
+    viewer = Viewer(network_of(REQUEST), None, None, None)
+    pairs = opened(seeded(PAIRS, 0))
+    cuts = [replace(pair.source, name="the same") for pair in (pairs[0], pairs[1])]
+    alone = [
+        Viewer(network_of(REQUEST), None, None, None).side_of(viewer.see(cut), "object", "exact", 0) for cut in cuts
+    ]
+    together = [viewer.side_of(viewer.see(cut), "object", "exact", 0) for cut in cuts]
+    assert not torch.equal(alone[0].points, alone[1].points)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.points, other.points) and torch.equal(one.mask, other.mask)
+
+
+def test_tables_that_count_otherwise_share_a_folder_of_runs(tmp_path):
+    rows = {
+        "plain": MatchRow("Nearest neighbour", NEAREST, masks="object"),
+        "on the mask": MatchRow("Nearest neighbour", NEAREST, masks="object", counted="mask"),
+    }
+    for name, row in rows.items():
+        experiment = replace(tiny("soy-labels"), rows=(row,), reference=None)
+        match_table(experiment, REQUEST, tmp_path / name, runs=tmp_path / "runs")
+    assert rows["plain"].identity({}) != rows["on the mask"].identity({})
+
+
 def test_features_masks_and_weights_are_those_of_the_training_set(tmp_path):
     """Pairs that a store keeps are opened when drawn; the adapter is that of pairs held in memory."""
     request = replace(REQUEST, training=PAIRS, held_out=1, counts="tiny")

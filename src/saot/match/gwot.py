@@ -183,11 +183,15 @@ def _descend(problem: _Problem) -> GwotResult:
     if not bool(torch.isfinite(values).all()):
         raise FloatingPointError(
             f"the objective of GWOT is no longer finite after {int(values.isfinite().all(1).sum())} steps of length "
-            f"{float(step.max()):.3g}; take step='safe'"
+            f"{float(step.max()):.3g}; {_advice(s)}"
         )
     if bool((values[-1] > values[0]).any()):
-        warnings.warn("GWOT ended above the objective it began with; take step='safe', or more weight", stacklevel=3)
+        warnings.warn(f"GWOT ended above the objective it began with; {_advice(s)}, or more weight", stacklevel=3)
     return GwotResult(plan, values, step, safe)
+
+
+def _advice(settings: GwotSettings) -> str:
+    return "give a smaller number as step" if settings.marginals == "unbalanced" else "take step='safe'"
 
 
 def _step_length(problem: _Problem, start: Tensor, safe: Tensor) -> Tensor:
@@ -210,7 +214,7 @@ def _step_length(problem: _Problem, start: Tensor, safe: Tensor) -> Tensor:
 def _gradient(problem: _Problem, plan: Tensor, block: tuple[int, int]) -> tuple[Tensor, Tensor, slice]:
     """dF of cost, structure and symmetry in some rows, these terms' part of F, and the rows.
 
-    Constant over a row, and so without effect under T 1 = p: the 1 in the gradients of entropy and divergence.
+    Constant over a row, and so without effect under T 1 = p: the 1 in the gradient of the entropy.
     """
     s, local = problem.settings, problem.local
     columns = local.source[1]
@@ -236,8 +240,6 @@ def _sweep(problem: _Problem, plan: Tensor, new: Tensor, step: Tensor | None) ->
     value = torch.zeros_like(problem.count)
     ratio = torch.where((q > 0) & (sums > 0), sums / q.clamp(min=torch.finfo(q.dtype).tiny), 1.0)
     pull = s.marginal * ratio.log()
-    if s.marginals == "unbalanced":
-        pull = pull + s.marginal
     for block in problem.local.blocks(plan):
         gradient, part, rows = _gradient(problem, plan, block)
         value = value + part
@@ -252,7 +254,8 @@ def _sweep(problem: _Problem, plan: Tensor, new: Tensor, step: Tensor | None) ->
         gradient += pull.unsqueeze(-2)
         if s.marginals == "unbalanced":
             mass = mine.sum(-1, keepdim=True)  # p is 1 here
-            gradient += s.marginal * (torch.where(mass > 0, mass, 1.0).log() + 1) + s.epsilon
+            gradient += s.marginal * torch.where(mass > 0, mass, 1.0).log()
+            gradient += s.epsilon * (1 - problem.count.log())[:, None, None]  # of T log T, where P log P is moved
         _move(mine, gradient, step, s, new[:, rows])
     if s.marginals != "balanced":
         value = value + s.marginal * divergence(sums, q)

@@ -163,7 +163,10 @@ def plan_confidence(
 
 
 def _mutual(source: Side, target: Side, similarity: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions shifted like the nearest mutual token, and which tokens are mutual; as they are if none is."""
+    """Positions shifted like the nearest mutual token, and which tokens are mutual; as they are if none is.
+
+    What is shifted off the target's mask goes to the mask's nearest token.
+    """
     forth = torch.where(target.mask, similarity, -torch.inf).argmax(-1)
     back = torch.where(source.mask.unsqueeze(-1), similarity, -torch.inf).argmax(0)
     mutual = (back[forth] == torch.arange(len(forth), device=forth.device)) & source.mask
@@ -173,6 +176,12 @@ def _mutual(source: Side, target: Side, similarity: Tensor, positions: Tensor) -
     nearest = mutual.nonzero()[:, 0][torch.cdist(places, places[mutual]).argmin(-1)]
     last = positions.new_tensor(target.shape) - 1
     shifted = torch.minimum((places + (positions - places)[nearest]).clamp(min=0), last)
+    inside = target.mask.nonzero()[:, 0]
+    if len(inside) < len(target.mask):
+        token = (shifted.round() * shifted.new_tensor([target.shape[1], 1])).sum(-1).long()
+        allowed = token_positions(target.shape, positions)[inside]
+        back_on = allowed[torch.cdist(shifted, allowed).argmin(-1)]
+        shifted = torch.where(target.mask[token].unsqueeze(-1), shifted, back_on)
     return torch.where(mutual.unsqueeze(-1), positions, shifted), mutual
 
 

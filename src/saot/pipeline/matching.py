@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from saot.data import IGNORE_INDEX, read_image, read_mask, write_atomic
+from saot.data import IGNORE_INDEX, read_image, write_atomic
 from saot.data.patches import PatchGrid, soft_patch_labels
 from saot.evaluate import predict_mask
 from saot.features import load_backbone
@@ -28,7 +28,8 @@ from saot.match import (
     propagate_labels,
     to_pixels,
 )
-from saot.pipeline.matching_inputs import MatchRequest, Picture, Progress, key_points, prepare
+from saot.pipeline.matching_inputs import MatchRequest, Picture, Progress, key_points, prepare, read_labels
+from saot.pipeline.run import check_device
 from saot.pipeline.settings import parse_size
 from saot.recipes import as_dict
 from saot.report.matches import DrawnMatch, draw_matches
@@ -45,6 +46,7 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
         ValueError: If a picture, mask, key point or network is not as it should be.
     """
     tell = progress or (lambda stage, done, total: None)
+    check_device(request.device)
     if not request.targets:
         raise ValueError("expected at least one picture to match to; got none")
     shaped = request.settings.method == "shape-of-you"
@@ -57,18 +59,22 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
         request = dataclasses.replace(request, settings=_flat(request.settings))
     images = [read_image(path) for path in request.pictures]
     names, points = key_points(request.points, images[0])
+    labels = None if request.labels is None else read_labels(request.labels, images[0], request.source)
+    out.mkdir(parents=True, exist_ok=True)
     network = None
     if request.features is None:
         size = parse_size(request.size)
         network = load_backbone(request.backbone, request.weights, size=size, device=request.device)
     pictures = prepare(request, images, network, tell)
     first, found, drawn = pictures[0], [], []
+    shares = None if labels is None else _token_shares(request, first, labels)
     for number, picture in enumerate(pictures[1:]):
         matching = match_sides(first.side, picture.side, request.settings)
         found.append(_record(first, picture, matching, names, points))
         drawn.append(_drawn(first, picture, matching, points))
         tell("matches", number + 1, len(request.targets))
-    carried = [] if request.labels is None else _carry_labels(request, pictures, out, tell)
+    steps = PropagationSettings(_for_labels(request.settings))
+    carried = [] if shares is None else _carry_labels(shares, steps, pictures, out, tell)
     result = {
         "format": FORMAT,
         "method": request.settings.method,
@@ -79,31 +85,31 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
         "source": _described(first),
         "pairs": found,
         "labels": carried,
+        "label_settings": None if shares is None else {**as_dict(steps), "match": _used(steps.match)},
     }
-    out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "matches.json", (json.dumps(result, indent=1) + "\n").encode())
     write_atomic(out / "matches.png", draw_matches(drawn, request.settings.method))
     return result
 
 
+def _token_shares(request: MatchRequest, first: Picture, labels: UInt8[np.ndarray, "h w"]) -> Float[Tensor, "n k"]:
+    """The share of each class in each token of the source."""
+    classes = int(labels[labels != IGNORE_INDEX].max()) + 1
+    shares, _ = soft_patch_labels(labels, first.grid, num_classes=classes)
+    if not bool((shares.sum(-1) > 0)[first.side.mask.cpu()].any()):
+        raise ValueError(f"no label of {request.labels} lies within the source's mask; leave --masks out, or mark both")
+    return shares.to(request.device)
+
+
 def _carry_labels(
-    request: MatchRequest, pictures: Sequence[Picture], out: Path, tell: Progress
+    shares: Float[Tensor, "n k"],
+    settings: PropagationSettings,
+    pictures: Sequence[Picture],
+    out: Path,
+    tell: Progress,
 ) -> list[dict[str, Any]]:
-    """The source's mask carried along the targets: a mask and a picture of confidence (0 to 255) for each."""
-    assert request.labels is not None
-    first, mask = pictures[0], read_mask(request.labels).astype(np.int64)
-    if mask.shape != first.image.shape[:2]:
-        raise ValueError(
-            f"labels {request.labels} are {mask.shape} pixels but {first.path} is {first.image.shape[:2]}; use a mask "
-            "of its size"
-        )
-    known = mask[mask != IGNORE_INDEX]
-    if known.size == 0 or known.min() < 0 or known.max() >= IGNORE_INDEX:
-        raise ValueError(f"expected class indices below 255 in {request.labels}, and 255 for none; got no such pixel")
-    classes = int(known.max()) + 1
-    shares, _ = soft_patch_labels(mask.astype(np.uint8), first.grid, num_classes=classes)
-    settings = PropagationSettings(_for_labels(request.settings))
-    steps = propagate_labels((picture.side for picture in pictures), shares.to(request.device), settings)
+    """The source's labels carried along the targets: a mask and a picture of confidence (0 to 255) for each."""
+    steps = propagate_labels((picture.side for picture in pictures), shares, settings)
     found = []
     for number, (picture, carried) in enumerate(zip(pictures, steps, strict=True)):
         tell("labels", number + 1, len(pictures))

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from saot.data import read_mask, sha256_file
+from saot.data import IGNORE_INDEX, read_mask, sha256_file
 from saot.data.patches import PatchGrid
 from saot.features import Backbone, FeatureGrid, extract
 from saot.match import MatchSettings, Side
@@ -183,17 +183,48 @@ def _lifter(request: MatchRequest) -> Lifter:
     return lambda number, image, grid, inside: lift_file(files[number], grid, inside=inside)
 
 
+def read_labels(path: str, image: UInt8[np.ndarray, "h w 3"], of: Path) -> UInt8[np.ndarray, "h w"]:
+    """The source's mask to carry along: a class index a pixel, 255 for none.
+
+    Raises:
+        ValueError: If it is not of the source's size, has no class or one alone, or numbers above 255.
+    """
+    mask = read_mask(path).astype(np.int64)
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"labels {path} are {mask.shape} pixels but {of} is {image.shape[:2]}; use a mask of its size")
+    if mask.min() < 0 or mask.max() > IGNORE_INDEX:
+        raise ValueError(
+            f"expected class indices from 0 to 254 in {path}, and 255 for none; got {mask.min()} to {mask.max()}"
+        )
+    known = np.unique(mask[mask != IGNORE_INDEX])
+    if len(known) < 2:
+        raise ValueError(
+            f"expected two classes or more in {path}, and 255 for none; got {known.tolist()}: every token would get "
+            "the same. In a mask of one object give the object 1 and the rest 0"
+        )
+    return mask.astype(np.uint8)
+
+
+def _rows(file: Iterable[str], name: str) -> Iterator[dict[str, str]]:
+    try:
+        yield from csv.DictReader(file)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"expected {name} as a CSV file in UTF-8 with columns x and y; got other bytes") from error
+
+
 def key_points(text: str | None, image: UInt8[np.ndarray, "h w 3"]) -> tuple[list[str], Float[Tensor, "k 2"]]:
     """Names, and x and y of each, pixels of the source."""
     if text is None:
         return [], torch.zeros(0, 2)
     rows: list[tuple[str, str, str]] = []
     if not re.fullmatch(r"[\d.,;\s+-]+", text) and Path(text).is_file():
-        with Path(text).open(newline="") as file:
-            for row in csv.DictReader(file):
+        with Path(text).open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte-order mark
+            for row in _rows(file, text):
                 if row.get("x") is None or row.get("y") is None:
                     raise ValueError(f"expected columns x and y in {text}, and perhaps name; got {', '.join(row)}")
                 rows.append((row["x"], row["y"], row.get("name") or ""))
+        if not rows:
+            raise ValueError(f"expected at least one point in {text}; got a file without any")
     else:
         for part in text.split(";"):
             x, _, y = part.partition(",")

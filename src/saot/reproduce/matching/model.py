@@ -165,6 +165,8 @@ class MatchRow:
         """Everything its predictions depend on, but for the pictures."""
         adapter = None if self.adapter is None else self.adapter.identity()
         known = [self.masks, self.space, self.pose_align, self.symmetric, adapter]
+        if self.counted == "mask":
+            known.append("with what lies on the mask")  # kept beside the places
         return json.dumps([as_dict(self.settings(base)), known], sort_keys=True, default=str)
 
 

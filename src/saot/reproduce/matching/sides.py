@@ -20,6 +20,7 @@ from saot.match import Side
 from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_flat, lift_points
 from saot.match.masks import Prompt, Segmenter, token_mask
 from saot.match.pose_align import mirror_side
+from saot.pipeline.run import check_device
 from saot.pipeline.settings import parse_size
 from saot.reproduce.matching.kept import Kept
 from saot.reproduce.matching.model import Masks, MatchRow, MatchTableRequest, Space
@@ -48,6 +49,7 @@ def network_of(request: MatchTableRequest) -> Backbone:
     Raises:
         ValueError: If a setting does not fit it.
     """
+    check_device(request.device)
     layers = None if request.layers is None else [part.strip() for part in request.layers.split(",")]
     return load_backbone(
         request.backbone,
@@ -113,7 +115,7 @@ class Viewer:
         self.network, self.store, self.sam, self.lifter, self.device = network, store, sam, lifter, device
         self._kept = set() if store is None else set(store.keys())
         self._masks: OrderedDict[str, Bool[np.ndarray, "h w"]] = OrderedDict()
-        self._points: OrderedDict[tuple[str, Space, bool, int], Tensor] = OrderedDict()
+        self._points: OrderedDict[tuple[str, str, Space, bool, int], Tensor] = OrderedDict()
 
     def beside(self, store: FeatureStore | None) -> "Viewer":
         """The same networks on pictures of another set."""
@@ -160,7 +162,7 @@ class Viewer:
             inside = torch.from_numpy(np.ascontiguousarray(self.object_mask(seen)))
             mask = self.token_mask(seen)
         if space != "none":
-            key = (seen.picture.name, space, inside is not None, seed)
+            key = (seen.fingerprint, seen.picture.name, space, inside is not None, seed)  # cuts may share a name
             points = _kept(self._points, key, lambda: self._lifted(seen, space, seed, inside)).to(self.device)
         return Side.of(seen.features.tokens.to(self.device), (grid.height, grid.width), mask, points)
 
@@ -174,7 +176,8 @@ class Viewer:
 
     def object_mask(self, seen: Seen) -> Bool[np.ndarray, "h w"]:
         """Of the set, else MobileSAM's from the object's box; the box itself where MobileSAM finds nothing in it."""
-        return _kept(self._masks, f"{seen.picture.name} {seen.picture.box}", lambda: self._mask(seen))
+        key = f"{seen.fingerprint} {seen.picture.name} {seen.picture.box}"  # cuts may share a name
+        return _kept(self._masks, key, lambda: self._mask(seen))
 
     def _mask(self, seen: Seen) -> Bool[np.ndarray, "h w"]:
         if seen.picture.load_mask is not None:
