@@ -32,7 +32,7 @@ from saot.pipeline.matching_inputs import MatchRequest, Picture, Progress, key_p
 from saot.pipeline.run import check_device
 from saot.pipeline.settings import parse_size
 from saot.recipes import as_dict
-from saot.report.matches import DrawnMatch, draw_matches
+from saot.report.matches import DrawnMatch, draw_pages
 
 FORMAT = 1
 BESIDE = 1.5  # tokens beyond the mask from which a key point's answer counts for nothing
@@ -71,7 +71,7 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
     for number, picture in enumerate(pictures[1:]):
         matching = match_sides(first.side, picture.side, request.settings)
         found.append(_record(first, picture, matching, names, points))
-        drawn.append(_drawn(first, picture, matching, points))
+        drawn.append(_drawn(first, picture, matching, points, names))
         tell("matches", number + 1, len(request.targets))
     steps = PropagationSettings(_for_labels(request.settings))
     carried = [] if shares is None else _carry_labels(shares, steps, pictures, out, tell)
@@ -88,7 +88,8 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
         "label_settings": None if shares is None else {**as_dict(steps), "match": _used(steps.match)},
     }
     write_atomic(out / "matches.json", (json.dumps(result, indent=1) + "\n").encode())
-    write_atomic(out / "matches.png", draw_matches(drawn, request.settings.method))
+    for name, picture in draw_pages(drawn, request.settings.method):
+        write_atomic(out / name, picture)
     return result
 
 
@@ -210,7 +211,9 @@ def _described(picture: Picture) -> dict[str, Any]:
     }
 
 
-def _drawn(first: Picture, picture: Picture, matching: Matching, points: Float[Tensor, "k 2"]) -> DrawnMatch:
+def _drawn(
+    first: Picture, picture: Picture, matching: Matching, points: Float[Tensor, "k 2"], names: Sequence[str]
+) -> DrawnMatch:
     height, width = picture.image.shape[:2]
     places = to_pixels(matching.positions.cpu(), picture.grid).flip(-1)
     field = (places + 0.5) / places.new_tensor([width, height])
@@ -231,6 +234,7 @@ def _drawn(first: Picture, picture: Picture, matching: Matching, points: Float[T
         _per_pixel(picture.side.mask.cpu().view(*picture.side.shape, 1), picture.grid)[..., 0].numpy(),
         lines.numpy(),
         sure.numpy(),
+        tuple(names),
     )
 
 
