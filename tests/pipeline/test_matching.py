@@ -129,7 +129,9 @@ def test_points_from_a_spreadsheet_with_a_byte_order_mark(pictures, tmp_path, ca
 
 
 def test_labels_are_carried(pictures, tmp_path, capsys):
+    (tmp_path / "matches-2.png").write_bytes(b"of an earlier request with more targets")
     found = matched(pictures, tmp_path, capsys, "--labels", pictures / "1-labels.png", "--method", "nn")
+    assert [path.name for path in tmp_path.glob("matches*.png")] == ["matches.png"]
     (one,) = found["labels"]
     assert found["label_settings"]["memory"] == 1 and list(found["label_settings"]["match"]) == ["readout"]
     mask = np.asarray(Image.open(tmp_path / one["mask"]))

@@ -88,6 +88,8 @@ def match_pictures(request: MatchRequest, out: Path, progress: Progress | None =
         "label_settings": None if shares is None else {**as_dict(steps), "match": _used(steps.match)},
     }
     write_atomic(out / "matches.json", (json.dumps(result, indent=1) + "\n").encode())
+    for old in out.glob("matches-*.png"):  # pages of an earlier request with more targets
+        old.unlink()
     for name, picture in draw_pages(drawn, request.settings.method):
         write_atomic(out / name, picture)
     return result
