@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from saot.adapt import load_encoder
 from saot.adapt.networks import build_segmenter
 from saot.adapt.pictures import TrainingPictures
 from saot.adapt.recipe import METHODS, AdaptRecipe, adapt_preset, with_method
 from saot.adapt.sampling import count_pixels
 from saot.adapt.trainer import Trainer
 from saot.data import ImageSet, LabelledSet, class_set
-from saot.features import load_encoder
 
 CARDS = {"A100 (312 TFLOP/s)": 312e12, "H100 (989 TFLOP/s)": 989e12}
 SHARE = 0.4

@@ -18,9 +18,9 @@ import torch
 
 from saot.match.gwot import solve_gwot
 from saot.match.gwot_terms import GwotSettings
+from saot.match.local_structure import LocalStructure
 from saot.match.shape_of_you import ShapeOfYouSettings, pseudo_label, shape_of_you
 from saot.match.sides import Side
-from saot.transport.local import LocalStructure
 
 
 class Matrices(LocalStructure):

@@ -41,10 +41,10 @@ def train(options: argparse.Namespace) -> None:
     """Train the cost alone, as `saot run` would, and print what its stage took."""
     from dataclasses import replace
 
-    from saot.pipeline import RunSettings
-    from saot.pipeline.cost import learned_cost
+    from saot.label import RunSettings
+    from saot.label.paper import learned_cost
     from saot.recipes import DEMO_SIZE, DEMO_SOURCE, DEMO_TARGET, PAPER_SMALL
-    from saot.reproduce.pieces import opened
+    from saot.tables.pieces import opened
 
     recipe = replace(PAPER_SMALL, name="cost-alone", cost=replace(PAPER_SMALL.cost, steps=options.steps))
     settings = RunSettings(

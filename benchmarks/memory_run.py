@@ -31,7 +31,7 @@ def main() -> None:
 def child(count: int, out: Path) -> None:
     from dataclasses import replace
 
-    from saot.pipeline import RunSettings, run_job
+    from saot.label import RunSettings, run_job
     from saot.recipes import DEMO
 
     recipe = replace(

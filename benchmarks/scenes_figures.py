@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from saot.data.classes import class_set
-from saot.data.scenes import render_scene
+from saot.scenes.scene import render_scene
 
 LIMIT = 250_000  # bytes of a figure
 PAIRS = {"game": (("val", 0), ("val", 8)), "street": (("val", 4), ("val", 8))}

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from saot.data.patches import patch_labels
-from saot.data.scenes import SCENES_VERSION, render_scene
 from saot.features import extract, load_backbone
+from saot.scenes.scene import SCENES_VERSION, render_scene
 
 K = 19
 

@@ -13,7 +13,7 @@ from saot.decoder import cells_of_tokens
 from saot.evaluate import ConfusionMatrix, predict_mask, scores_at
 from saot.evaluate.confusion import iou_from_counts, mean_over
 from saot.features import FeatureStore
-from saot.pipeline.settings import store_folder
+from saot.label.settings import store_folder
 
 IGNORE, PARTS = 255, 4
 Point = tuple[int, int, int, int]  # picture, row, column, class

@@ -13,7 +13,8 @@ from saot.decoder import FineDecoder, cells_of_tokens, make_decoder, seen_tokens
 from saot.decoder.distill import confidence_weighted_kl
 from saot.decoder.fine import cell_loss, grid_of_cells
 from saot.recipes import BEST, DecoderRecipe
-from saot.transfer import class_correction, cosine_rate, generator_for
+from saot.runs import cosine_rate, generator_for
+from saot.transfer import class_correction
 from saot.transport import solve_transport, squared_euclidean_cost
 
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor | None]]  # seen tokens, targets, offset of the logits

@@ -7,9 +7,16 @@ import torch
 from torch.testing import assert_close
 
 from saot.adapt.contrast import loss_weights, pixel_weights, positive_keys, pull
+from saot.adapt.pull import (
+    PullBatch,
+    PullSettings,
+    class_confidence,
+    class_weights,
+    pull_loss,
+    source_prototypes,
+)
 from saot.adapt.recipe import PullRecipe
 from saot.adapt.teacher import PseudoLabels
-from saot.decoder.pull import PullBatch, PullSettings, class_confidence, class_weights, pull_loss, source_prototypes
 
 SETTINGS = PullSettings(base_queries=6, negatives=8)
 RECIPE = PullRecipe(settings=SETTINGS)

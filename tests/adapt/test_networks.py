@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
+from saot.adapt import Encoder, load_encoder
 from saot.adapt.heads import DAFormerHead, DeepLabV2Head
 from saot.adapt.networks import Segmenter, build_segmenter
 from saot.adapt.teacher import update_ema
 from saot.adapt.two_scale import TwoScaleSettings
-from saot.features import Encoder, load_encoder
 
 
 class Small(Encoder):

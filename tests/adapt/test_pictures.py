@@ -10,12 +10,12 @@ from adapt.tiny import labelled, mask_of, tiny_recipe, told_picture, training_pi
 from torch.testing import assert_close
 
 from saot.adapt import pictures as module
+from saot.adapt.fourier import fourier_translate, fourier_translate_batch
 from saot.adapt.pictures import Ahead, Kept, check_sizes, own_step, resized, resized_mask
 from saot.adapt.recipe import OptimizerRecipe, PicturesRecipe
 from saot.adapt.sampling import RareClassSettings
 from saot.adapt.translate import TranslatorSettings
 from saot.data import ImageSet, LabelledSet
-from saot.data.fourier import fourier_translate, fourier_translate_batch
 
 
 def same(a, b) -> bool:

@@ -12,11 +12,11 @@ from saot.adapt import trainer as module
 from saot.adapt.contrast import pixel_weights
 from saot.adapt.crops import Crop
 from saot.adapt.networks import Prediction, build_segmenter
+from saot.adapt.pull import class_confidence, class_weights
 from saot.adapt.recipe import OptimizerRecipe
 from saot.adapt.schedule import rate_factor
 from saot.adapt.teacher import TeacherSettings, weighted_cross_entropy
 from saot.adapt.two_scale import DetailPrediction, TwoScaleSettings
-from saot.decoder.pull import class_confidence, class_weights
 
 accelerate = pytest.importorskip("accelerate")
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from saot.adapt.fourier import fourier_translate
 from saot.adapt.mixing import gaussian_blur, kernel_size
 from saot.adapt.translate import TranslatorSettings, simclr_jitter, translate
-from saot.data.fourier import fourier_translate
 
 KINDS = ("fda", "colour-jitter", "blur", "colour-jitter+blur", "none")
 

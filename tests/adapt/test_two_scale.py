@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
+from saot.adapt import Encoder
 from saot.adapt.crops import Crop
 from saot.adapt.two_scale import (
     ScaleAttention,
@@ -16,7 +17,6 @@ from saot.adapt.two_scale import (
     fuse,
     slide_boxes,
 )
-from saot.features import Encoder
 
 
 class Means(Encoder):

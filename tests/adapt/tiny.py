@@ -7,22 +7,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from saot.adapt.encoders import Encoder
 from saot.adapt.heads import DeepLabV2Head, Projector
 from saot.adapt.networks import Segmenter
 from saot.adapt.pictures import TrainingPictures
-from saot.adapt.recipe import (
-    SMALL,
-    AdaptRecipe,
-    NetworkRecipe,
-    OptimizerRecipe,
-    PicturesRecipe,
-    with_method,
-)
+from saot.adapt.recipe import SMALL, AdaptRecipe, NetworkRecipe, OptimizerRecipe, PicturesRecipe, with_method
 from saot.adapt.sampling import RareClassSettings, count_pixels
 from saot.adapt.teacher import TeacherSettings
 from saot.data import ImageSet, LabelledSet
 from saot.data.classes import folder_class_set
-from saot.features.encoders import Encoder
 
 CLASSES = ("sky", "road", "tree", "car", "sign")
 NEUTRAL = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.data.fourier import fit_to_size, fourier_translate, fourier_translate_batch, window_half_width
+from saot.adapt.fourier import fit_to_size, fourier_translate, fourier_translate_batch, window_half_width
 
 ROUNDING = 2e-5  # of single precision at 255
 

@@ -5,13 +5,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from saot.data import pair_cuts
-from saot.data.generated_pairs import ScenePairSettings, scene_pairs
-from saot.data.pair_cuts import POINTS, scene_camera, scene_lens
-from saot.data.pair_readers import open_pairs
-from saot.data.pairs import Pair
-from saot.data.scene_paint import project
-from saot.data.scenes import render_scene
+from saot.match.pairs import cuts as pair_cuts
+from saot.match.pairs.cuts import POINTS, scene_camera, scene_lens
+from saot.match.pairs.generated import ScenePairSettings, scene_pairs
+from saot.match.pairs.pairs import Pair
+from saot.match.pairs.readers import open_pairs
+from saot.scenes.paint import project
+from saot.scenes.scene import render_scene
 
 CLASSES = ("car", "person", "bicycle")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saot.data.pair_ap10k import ap10k_pairs, write_ap10k_pairs
-from saot.data.pair_readers import open_pairs
-from saot.data.pair_tables import AP10K_GROUPS, AP10K_POINTS
+from saot.match.pairs.ap10k import ap10k_pairs, write_ap10k_pairs
+from saot.match.pairs.readers import open_pairs
+from saot.match.pairs.tables import AP10K_GROUPS, AP10K_POINTS
 
 
 def write_json(path, value):

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from saot.data import pair_pascal
-from saot.data.pair_files import FLOW_MAGIC, options, read_flow
-from saot.data.pair_readers import open_pairs
-from saot.data.pair_tables import (
+from saot.match.pairs import pascal as pair_pascal
+from saot.match.pairs.files import FLOW_MAGIC, options, read_flow
+from saot.match.pairs.pairs import DenseFlow, Lens, Pair, PairSide, mirrored
+from saot.match.pairs.readers import open_pairs
+from saot.match.pairs.tables import (
     AP10K_GROUPS,
     AP10K_MIRROR,
     AP10K_POINTS,
@@ -20,7 +21,6 @@ from saot.data.pair_tables import (
     spair_groups,
     spair_mirror,
 )
-from saot.data.pairs import DenseFlow, Lens, Pair, PairSide, mirrored
 
 
 def picture(path, size, value=50):

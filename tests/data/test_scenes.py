@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saot.data import scene_mesh, scene_paint
-from saot.data.scene_cycles import park
-from saot.data.scene_shade import open_pattern
-from saot.data.scene_site import occurs
-from saot.data.scenes import SCENES_VERSION, SPLITS, Scene, load_mask, load_picture, render_scene
+from saot.scenes import mesh as scene_mesh
+from saot.scenes import paint as scene_paint
+from saot.scenes.cycles import park
+from saot.scenes.scene import SCENES_VERSION, SPLITS, Scene, load_mask, load_picture, render_scene
+from saot.scenes.shade import open_pattern
+from saot.scenes.site import occurs
 
 SKY = 10
 THINGS = range(11, 19)
@@ -22,7 +23,7 @@ SMALL = (126, 252)
 
 DIGEST = """
 import hashlib, sys
-from saot.data.scenes import render_scene
+from saot.scenes.scene import render_scene
 for style in ("street", "game"):
     scene = render_scene(style, "val", 7, 126, 252)
     for part in (scene.image, scene.labels, scene.instances, scene.depth):

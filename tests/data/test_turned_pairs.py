@@ -6,13 +6,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from saot.data import turned_pairs
-from saot.data.pair_cuts import POINTS
-from saot.data.pair_readers import open_pairs
-from saot.data.pairs import Lens, Pair, PairSide
-from saot.data.scene_mesh import BICYCLE, PERSON, Mesh
-from saot.data.scene_paint import project
-from saot.data.turned_pairs import add_actor, cut_view, draw_actor, look_at, turned_views
+from saot.match.pairs import turned as turned_pairs
+from saot.match.pairs.cuts import POINTS
+from saot.match.pairs.pairs import Lens, Pair, PairSide
+from saot.match.pairs.readers import open_pairs
+from saot.match.pairs.turned import add_actor, cut_view, draw_actor, look_at, turned_views
+from saot.scenes.mesh import BICYCLE, PERSON, Mesh
+from saot.scenes.paint import project
 
 VEHICLES = ("car", "truck", "bus", "train")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saot.data.pair_readers import open_pairs
-from saot.data.warps import (
+from saot.match.pairs.readers import open_pairs
+from saot.match.pairs.warps import (
     Projective,
     WarpSettings,
     change_light,

@@ -18,7 +18,7 @@ from saot.decoder import (
 )
 from saot.decoder.crops import CropReader
 from saot.recipes import DecoderRecipe, RefineRecipe
-from saot.transfer import Checkpoint, generator_for
+from saot.runs import Checkpoint, generator_for
 
 ROWS, COLUMNS, DIM, CLASSES = 7, 9, 6, 3
 CONV = DecoderRecipe(

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.decoder import Pull, Term, fit_decoder, make_decoder, token_pool
-from saot.decoder import bridge as bridge_file
-from saot.decoder.bridge import pull_step
+from saot.adapt import Pull
+from saot.adapt import frozen_pull as bridge_file
+from saot.adapt.frozen_pull import pull_step
+from saot.decoder import Term, fit_decoder, make_decoder, token_pool
 from saot.recipes import BridgeRecipe, DecoderRecipe
-from saot.transfer import Checkpoint
+from saot.runs import Checkpoint
 
 DIM, CLASSES, SEED = 6, 3, 4
 BRIDGE = BridgeRecipe(weight=0.5, queries=4, negatives=16, width=8)

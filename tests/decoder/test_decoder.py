@@ -5,12 +5,21 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.decoder import Decoder, TargetTokens, Term, TokenDecoder, TokenPool, fit_decoder, refine_decoder, token_pool
+from saot.decoder import (
+    Decoder,
+    TargetTokens,
+    Term,
+    TokenDecoder,
+    TokenPool,
+    fit_decoder,
+    refine_decoder,
+    token_pool,
+)
 from saot.decoder.distill import confidence_weighted_kl
 from saot.decoder.pool import BlockReader, point_pool
 from saot.decoder.refine import teacher_labels, update_teacher
 from saot.recipes import DecoderRecipe, RefineRecipe
-from saot.transfer import Checkpoint, generator_for
+from saot.runs import Checkpoint, generator_for
 
 SMALL = DecoderRecipe(hidden=16, blocks=1, steps=60, batch=32, dropout=0.1, learning_rate=1e-2)
 TEACH = RefineRecipe(steps=12, batch=32, ema_decay=0.9, regenerate=4)

@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import interpolate
 from torch.testing import assert_close
 
-from saot.decoder import pull
-from saot.decoder.pull import PullBatch, PullSettings, class_weights, pull_loss, query_counts, source_prototypes
+from saot.adapt import pull
+from saot.adapt.pull import PullBatch, PullSettings, class_weights, pull_loss, query_counts, source_prototypes
 from saot.transfer import Prototypes
 
 DOUBLE = torch.float64

@@ -4,18 +4,10 @@ import pytest
 import torch
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
+from saot.certify import Calibration, ScoreHistogram, class_shares, fit_logistic, fit_temperature, log_odds
+from saot.certify.calibration import SCORE_BINS, SCORE_LIMIT
 from saot.data.patches import PatchGrid
-from saot.evaluate import (
-    Calibration,
-    ScoreHistogram,
-    class_shares,
-    fit_logistic,
-    fit_temperature,
-    log_odds,
-    scores_at,
-    upsample_scores,
-)
-from saot.evaluate.calibration import SCORE_BINS, SCORE_LIMIT
+from saot.evaluate import scores_at, upsample_scores
 
 
 def labelled(number=20_000, classes=4, temperature=1.0, seed=0):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from saot.evaluate import (
+from saot.certify import (
     binomial_p_value,
     bounded_mean_p_value,
     class_error_threshold,

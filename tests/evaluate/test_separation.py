@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.evaluate import (
+from saot.adapt import (
     ClassMoments,
     ClassSample,
     PixelDiscrimination,

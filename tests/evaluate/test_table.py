@@ -4,14 +4,7 @@ import pytest
 import torch
 
 from saot.data.classes import class_set, folder_class_set
-from saot.evaluate import (
-    METHODS,
-    ConfusionMatrix,
-    format_table,
-    method_entry,
-    method_named,
-    table_rows,
-)
+from saot.evaluate import METHODS, ConfusionMatrix, format_table, method_entry, method_named, table_rows
 
 CONTRACT = (
     "nearest_neighbor knn_global linear_probe prototypes ot uot rwot label_propagation "

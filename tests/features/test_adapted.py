@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from saot.adapt import load_encoder, read_encoder, save_encoder
 from saot.data.files import sha256_file
-from saot.features import Backbone, extract, load_backbone, load_encoder, read_encoder, save_encoder
+from saot.features import Backbone, extract, load_backbone
 from saot.features.backbone import library_versions
 
 

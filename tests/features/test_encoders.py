@@ -9,8 +9,8 @@ from features.test_tinyvit import published_state
 from torch import nn
 from torch.testing import assert_close
 
-from saot.features import load_encoder, read_encoder, save_encoder
-from saot.features.encoders import Encoder
+from saot.adapt import load_encoder, read_encoder, save_encoder
+from saot.adapt.encoders import Encoder
 from saot.features.tinyvit import PIXEL_DEVIATION, PIXEL_MEAN, TinyViT
 from saot.features.weights import read_weights
 
@@ -315,7 +315,7 @@ def test_the_hub_is_asked_by_the_published_name(folders, monkeypatch):
 
 
 def test_transformers_is_named_if_it_is_absent(monkeypatch):
-    monkeypatch.setattr("saot.features.encoder_files.find_spec", lambda name: None)
+    monkeypatch.setattr("saot.adapt.encoder_files.find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match=r"mit-b5 needs transformers, which is not installed; pip install 'saot\[vit\]'"
     ):

@@ -9,7 +9,7 @@ from features.test_tinyvit import published_state
 
 from saot.features import FeatureKey, FeatureStore, Provenance, extract, load_backbone
 from saot.features.backbone import library_versions, resize_image
-from saot.features.fused import resample_tokens
+from saot.features.joined import resample_tokens
 
 transformers = pytest.importorskip("transformers")
 

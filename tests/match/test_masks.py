@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from saot.data.patches import PatchGrid
+from saot.features.sam_decoder import SamDecoder
+from saot.features.segmenter import EncodedPicture, GridSettings, Prompt, Segmenter
 from saot.features.tinyvit import TinyViT
 from saot.features.weights import read_weights
 from saot.match import masks
-from saot.match.masks import EncodedPicture, GridSettings, Prompt, Segmenter, token_mask
-from saot.match.sam_decoder import SamDecoder
+from saot.match.masks import token_mask
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "weights"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.data.pairs import DenseFlow, Pair, PairSide
+from saot.match.pairs.pairs import DenseFlow, Pair, PairSide
 from saot.match.pck import FlowScores, KeyPointScores, flow_hits, point_hits
 
 ALPHAS = (0.02, 0.1, 0.3)

@@ -19,7 +19,7 @@ from saot.match.train_adapter import (
     pair_losses,
     pairs_of_step,
 )
-from saot.transfer import Checkpoint, generator_for
+from saot.runs import Checkpoint, generator_for
 
 SHAPE = (4, 5)
 SMALL = AdapterSettings(steps=12, batch=2, learning_rate=5e-3, dense_pairs=8)

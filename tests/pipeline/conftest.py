@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from saot.pipeline import RunSettings, run_job
+from saot.label import RunSettings, run_job
 from saot.recipes import (
     BaselineRecipe,
     CostRecipe,

@@ -14,17 +14,19 @@ from adapt.tiny import save_segformer, tiny_recipe
 from PIL import Image
 from safetensors import safe_open
 
+from saot.adapt import read_encoder
+from saot.adapt import run as adaptation
+from saot.adapt import scores as adaptation_scores
+from saot.adapt.finished import open_adapted, published_network
+from saot.adapt.job import AdaptSettings
 from saot.adapt.predict import predict_mask
 from saot.adapt.recipe import PAPER, AdaptRecipe
+from saot.adapt.run import run_adaptation
+from saot.adapt.training import trained
+from saot.adapt.words import recipe_from_words
 from saot.data import datasets, open_labelled
-from saot.features import read_encoder
-from saot.pipeline import adaptation, adaptation_scores, workspace
-from saot.pipeline.adaptation import run_adaptation
-from saot.pipeline.adaptation_job import AdaptSettings
-from saot.pipeline.adaptation_training import trained
-from saot.pipeline.adaptation_words import recipe_from_words
-from saot.pipeline.adapted import open_adapted, published_network
-from saot.pipeline.workspace import load_tensors
+from saot.runs import folder as workspace
+from saot.runs.folder import load_tensors
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from saot.data import open_labelled
-from saot.pipeline import evaluate_run, predict_pictures
+from saot.label import evaluate_run, predict_pictures
 
 from .conftest import tiny_settings
 

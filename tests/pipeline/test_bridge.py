@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from saot.adapt.fourier import fourier_translate
+from saot.adapt.translated import translated_pictures
 from saot.data import open_images
-from saot.data.fourier import fourier_translate
 from saot.decoder import seen_tokens
-from saot.pipeline import Workspace, run_job
-from saot.pipeline.bridge import pull_of
-from saot.pipeline.inputs import open_inputs
-from saot.pipeline.job import open_job
-from saot.pipeline.partial import score_some
-from saot.pipeline.settings import first_difference
-from saot.pipeline.translated import translated_pictures
-from saot.pipeline.workspace import load_tensors
+from saot.label import run_job
+from saot.label.inputs import open_inputs
+from saot.label.job import open_job
+from saot.label.partial import score_some
+from saot.label.pull import pull_of
 from saot.recipes import BEST, BridgeRecipe, differences, preset
-from saot.reproduce.request import tiny
+from saot.runs import Workspace
+from saot.runs.folder import first_difference, load_tensors
+from saot.tables.request import tiny
 
 from .conftest import TINY, tiny_settings
 
@@ -94,7 +94,7 @@ def test_a_run_pulls_the_teachers_alone_and_ends_with_metrics(pulled):
 
 
 def test_a_killed_run_ends_with_the_same_bytes(pulled, tmp_path, monkeypatch):
-    monkeypatch.setattr("saot.pipeline.workspace.CHECKPOINT_EVERY", 2)  # so that trainings resume in their middle
+    monkeypatch.setattr("saot.runs.folder.CHECKPOINT_EVERY", 2)  # so that trainings resume in their middle
 
     for stage in ("features translated", "train teacher-0", "train teacher-1"):
 

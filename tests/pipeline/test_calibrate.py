@@ -9,14 +9,14 @@ from PIL import Image
 
 from saot.cli import main
 from saot.evaluate import ConfusionMatrix, predict_mask
-from saot.pipeline import predict_pictures
-from saot.pipeline.answers import METHODS, evaluation_answers, held_points, open_models, pixel_lattice
-from saot.pipeline.apply import open_run
-from saot.pipeline.calibrate import ALPHAS, abstention_threshold, calibrate
-from saot.pipeline.inputs import open_inputs
-from saot.pipeline.job import open_job
-from saot.pipeline.workspace import Workspace
+from saot.label import predict_pictures
+from saot.label.answers import METHODS, evaluation_answers, held_points, open_models, pixel_lattice
+from saot.label.calibrate import ALPHAS, abstention_threshold, calibrate
+from saot.label.finished import open_run
+from saot.label.inputs import open_inputs
+from saot.label.job import open_job
 from saot.report import ReportData, render_report
+from saot.runs.folder import Workspace
 
 from .conftest import tiny_settings
 

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from saot.data import read_points_csv
-from saot.pipeline import Workspace
-from saot.pipeline.inputs import manifest, open_inputs, source_choice, target_choice, target_labels
-from saot.pipeline.job import Job, open_job
-from saot.pipeline.settings import RunSettings
+from saot.label.inputs import manifest, open_inputs, source_choice, target_choice, target_labels
+from saot.label.job import Job, open_job
+from saot.label.settings import RunSettings
+from saot.runs import Workspace
 
 from .conftest import SIZE, tiny_settings
 from .test_run import make_folder

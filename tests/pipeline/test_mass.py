@@ -3,11 +3,11 @@ import torch
 from torch.testing import assert_close
 
 from saot.data import patch_labels
-from saot.pipeline import Workspace
-from saot.pipeline.cost import load_cost, similarities
-from saot.pipeline.inputs import open_inputs
-from saot.pipeline.job import open_job
-from saot.pipeline.mass import mass_between_classes, wrong_class_mass, wrong_shares
+from saot.label.inputs import open_inputs
+from saot.label.job import open_job
+from saot.label.paper import load_cost, similarities
+from saot.runs import Workspace
+from saot.tables.mass import mass_between_classes, wrong_class_mass, wrong_shares
 from saot.transfer.fit import solve_pair
 from saot.transport import cosine_cost, solve_transport, topk_support
 

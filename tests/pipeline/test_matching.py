@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from saot.cli import main
-from saot.data.scenes import render_scene
+from saot.scenes.scene import render_scene
 
 
 @pytest.fixture(scope="module")

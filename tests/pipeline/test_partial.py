@@ -9,16 +9,17 @@ import torch
 from saot.data import class_set
 from saot.decoder import GridDecoder
 from saot.evaluate import ConfusionMatrix, method_entry
-from saot.pipeline import Workspace, evaluate_run, run_job
-from saot.pipeline.choice import _logits_at, held_out_scores
-from saot.pipeline.inputs import open_inputs
-from saot.pipeline.interventions import rare_classes
-from saot.pipeline.job import open_job
-from saot.pipeline.networks import points_pool
-from saot.pipeline.partial import PartialOutcome, score_some
-from saot.pipeline.settings import RunSettings
-from saot.pipeline.workspace import load_tensors
+from saot.label import evaluate_run, run_job
+from saot.label.choice import _logits_at, held_out_scores
+from saot.label.inputs import open_inputs
+from saot.label.job import open_job
+from saot.label.networks import points_pool
+from saot.label.partial import PartialOutcome, score_some
+from saot.label.settings import RunSettings
 from saot.recipes import InterventionRecipe, TaughtRecipe
+from saot.runs import Workspace
+from saot.runs.folder import load_tensors
+from saot.tables.interventions import rare_classes
 
 from .conftest import TINY, tiny_settings
 

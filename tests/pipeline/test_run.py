@@ -12,12 +12,14 @@ from safetensors import safe_open
 
 from saot.data import read_points_csv
 from saot.data.datasets import open_images
-from saot.pipeline import RunSettings, Workspace, run_job
-from saot.pipeline.choice import estimated_miou
-from saot.pipeline.domains import TokenPoints, draw_tokens
-from saot.pipeline.inputs import open_inputs, points_request
-from saot.pipeline.partial import score_some
-from saot.pipeline.settings import first_difference, store_folder
+from saot.label import RunSettings, run_job
+from saot.label.choice import estimated_miou
+from saot.label.domains import TokenPoints, draw_tokens
+from saot.label.inputs import open_inputs, points_request
+from saot.label.partial import score_some
+from saot.label.settings import store_folder
+from saot.runs import Workspace
+from saot.runs.folder import first_difference
 
 from .conftest import SIZE, TINY, tiny_settings
 
@@ -110,7 +112,7 @@ class StopAt:
 
 
 def test_a_run_interrupted_again_and_again_ends_with_the_same_bytes(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr("saot.pipeline.workspace.CHECKPOINT_EVERY", 2)  # so that trainings resume in their middle
+    monkeypatch.setattr("saot.runs.folder.CHECKPOINT_EVERY", 2)  # so that trainings resume in their middle
     out, interrupted = tmp_path / "run", 0
     for after in (2, 9, 11, 14, 16, 10, 5, 23, 17, 31, 45):
         try:
@@ -302,7 +304,7 @@ def test_wrong_requests_are_refused_in_one_sentence(changes, said, tmp_path):
 
 
 def test_the_target_of_a_job_has_no_way_to_its_labels(tmp_path):
-    from saot.pipeline.job import open_job
+    from saot.label.job import open_job
 
     settings = tiny_settings()
     space = Workspace(tmp_path / "run", settings.to_dict())

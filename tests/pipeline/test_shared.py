@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from saot.pipeline import Workspace
-from saot.pipeline import shared as shared_file
-from saot.pipeline.inputs import open_inputs
-from saot.pipeline.job import Job, open_job
-from saot.pipeline.partial import PartialOutcome, score_some
-from saot.pipeline.shared import adopt, cost_part, pseudo_part, publish
+from saot.label import shared as shared_file
+from saot.label.inputs import open_inputs
+from saot.label.job import Job, open_job
+from saot.label.partial import PartialOutcome, score_some
+from saot.label.shared import adopt, cost_part, pseudo_part, publish
+from saot.runs import Workspace
 
 from .conftest import TINY, tiny_settings
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from saot.data import PatchGrid
-from saot.pipeline.cells import inside_cells, point_cells, source_shares
-from saot.pipeline.inputs import open_inputs
-from saot.pipeline.job import class_frequencies, open_job
-from saot.pipeline.partial import score_some
-from saot.pipeline.workspace import Workspace, load_tensors
+from saot.label.cells import inside_cells, point_cells, source_shares
+from saot.label.inputs import open_inputs
+from saot.label.job import class_frequencies, open_job
+from saot.label.partial import score_some
 from saot.recipes import TaughtRecipe
+from saot.runs.folder import Workspace, load_tensors
 from tests.pipeline.conftest import TINY, tiny_settings
 
 RECIPE = replace(

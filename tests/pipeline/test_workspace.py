@@ -1,12 +1,12 @@
 import pytest
 
-from saot.pipeline.workspace import Workspace
+from saot.runs.folder import Workspace
 
 
 @pytest.fixture
 def space(tmp_path, monkeypatch):
     ticks = iter(range(0, 1_000, 10))  # every look at the clock is ten seconds later
-    monkeypatch.setattr("saot.pipeline.workspace.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("saot.runs.folder.time.perf_counter", lambda: float(next(ticks)))
     space = Workspace(tmp_path / "run", {})
     yield space
     space.close()

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.text import Annotation
 from PIL import Image
 
-from saot.report import matches
+from saot.match import drawing as matches
 
 
 def pair(lines, sure=None, names=("a.png", "b.png"), point_names=(), grey=255, shape=(200, 300)):

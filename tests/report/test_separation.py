@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from saot.adapt.figures import separation_figure, similarity_figure, tsne_figure
 from saot.data.classes import folder_class_set
 from saot.report import Figure, ReportData, Table, render_report
 from saot.report.figures import figure_png, png_uri
-from saot.report.separation import separation_figure, similarity_figure, tsne_figure
 
 NAMES = ("road", "sky", "$x$ & <b>")
 CLASSES = folder_class_set(NAMES)

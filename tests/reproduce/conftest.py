@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reproduce.trees import camvid, cityscapes, gta5, synthia, voc
-from saot.reproduce import Request
+from saot.tables import Request
 
 SIZE = "42x84"
 

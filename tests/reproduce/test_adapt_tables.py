@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from saot.adapt.job import AdaptSettings
 from saot.adapt.recipe import PAPER, PAPER_CNN, PAPER_HRDA
-from saot.pipeline import RunSettings
-from saot.pipeline.adaptation_job import AdaptSettings
-from saot.reproduce.adapting import ADAPT_EXPERIMENTS, AdaptTableRequest, adapt_table
-from saot.reproduce.adapting.engine import value_of, with_class_columns
-from saot.reproduce.adapting.model import AdaptColumn, AdaptRow
-from saot.reproduce.runs import run_name
+from saot.label import RunSettings
+from saot.tables.adapting import AdaptTableRequest, adapt_table
+from saot.tables.adapting.engine import value_of, with_class_columns
+from saot.tables.adapting.model import AdaptColumn, AdaptRow
+from saot.tables.adapting.presets import ADAPT_EXPERIMENTS
+from saot.tables.runs import run_name
 
 SIZE = "count=2,height=64,width=128"
 TINY = AdaptTableRequest(
@@ -116,7 +117,7 @@ def test_values(runs, tmp_path):
     import torch
 
     from saot.data import class_set
-    from saot.reproduce.adapting.engine import Trained
+    from saot.tables.adapting.engine import Trained
 
     counts = torch.zeros(2, 19, 19, dtype=torch.long)
     counts[:, 0, 0], counts[:, 1, 0] = 3, 1  # road 3 of 4, sidewalk never right

@@ -8,15 +8,15 @@ import torch
 
 from saot import cli
 from saot.data import PatchGrid
-from saot.reproduce import EXPERIMENTS, experiment_named
-from saot.reproduce.adapting import ADAPT_EXPERIMENTS
-from saot.reproduce.engine import with_columns
-from saot.reproduce.fusion import centres, fit_weights, join, on_grid
-from saot.reproduce.matching import MATCH_EXPERIMENTS
-from saot.reproduce.model import PictureGrid
-from saot.reproduce.pieces import rank_correlation
-from saot.reproduce.qualitative import best_picture, spread_pictures
-from saot.reproduce.results import cell_of
+from saot.tables.adapting.presets import ADAPT_EXPERIMENTS
+from saot.tables.engine import with_columns
+from saot.tables.fusion import centres, fit_weights, join, on_grid
+from saot.tables.matching.presets import MATCH_EXPERIMENTS
+from saot.tables.model import PictureGrid
+from saot.tables.pieces import rank_correlation
+from saot.tables.presets import EXPERIMENTS, experiment_named
+from saot.tables.qualitative import best_picture, spread_pictures
+from saot.tables.results import cell_of
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:

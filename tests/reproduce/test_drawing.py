@@ -2,9 +2,9 @@
 
 import pytest
 
-from saot.reproduce import experiment_named
-from saot.reproduce.drawing import _curves
-from saot.reproduce.results import Cell, ResultRow, TableResult
+from saot.tables.drawing import _curves
+from saot.tables.presets import experiment_named
+from saot.tables.results import Cell, ResultRow, TableResult
 
 
 def _result(columns, rows):

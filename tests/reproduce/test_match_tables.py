@@ -11,20 +11,21 @@ import torch
 from PIL import Image
 
 from saot.cli import main
-from saot.data.pair_readers import open_pairs
-from saot.data.scenes import render_scene
 from saot.features import FeatureStore, load_backbone
-from saot.match.masks import Segmenter
+from saot.features.segmenter import Segmenter
+from saot.match.pairs.readers import open_pairs
 from saot.match.pck import KeyPointScores
-from saot.reproduce.matching import MATCH_EXPERIMENTS, MatchTableRequest, match_table
-from saot.reproduce.matching.adapters import trained_adapter
-from saot.reproduce.matching.answers import Watch, read_answers
-from saot.reproduce.matching.counting import bootstrap_hits
-from saot.reproduce.matching.engine import seeded
-from saot.reproduce.matching.kept import Kept
-from saot.reproduce.matching.model import AdapterPlan, MatchColumn, MatchExperiment, MatchRow
-from saot.reproduce.matching.sequence import SequenceExperiment, SequenceRow, clips, sequences
-from saot.reproduce.matching.sides import Viewer, distorted, network_of
+from saot.scenes.scene import render_scene
+from saot.tables.matching import MatchTableRequest, match_table
+from saot.tables.matching.adapters import trained_adapter
+from saot.tables.matching.answers import Watch, read_answers
+from saot.tables.matching.counting import bootstrap_hits
+from saot.tables.matching.engine import seeded
+from saot.tables.matching.kept import Kept
+from saot.tables.matching.model import AdapterPlan, MatchColumn, MatchExperiment, MatchRow
+from saot.tables.matching.presets import MATCH_EXPERIMENTS
+from saot.tables.matching.sequence import SequenceExperiment, SequenceRow, clips, sequences
+from saot.tables.matching.sides import Viewer, distorted, network_of
 
 PAIRS = "scenes-pairs:turned:val,count=3,size=84,classes=car"
 REQUEST = MatchTableRequest(pairs=PAIRS, size="84x84", seeds=(0, 1))
@@ -40,7 +41,7 @@ def opened(spec):
 
 @pytest.fixture(autouse=True)
 def _opened_once(monkeypatch):
-    monkeypatch.setattr("saot.reproduce.matching.engine.open_pairs", opened)
+    monkeypatch.setattr("saot.tables.matching.engine.open_pairs", opened)
 
 
 def tiny(name):
@@ -107,7 +108,7 @@ def test_numbers_are_those_of_the_answers_on_disk_and_are_not_made_again(tmp_pat
             scores.add(pair, np.array(answers[pair.key].places))
         value = scores.result().box.overall.points[0]
         assert 100 * value in {by_row["a"][seed], by_row["masked"][seed]}
-    monkeypatch.setattr("saot.reproduce.matching.engine.key_point_answer", None)  # nothing may be asked
+    monkeypatch.setattr("saot.tables.matching.engine.key_point_answer", None)  # nothing may be asked
     again = match_table(experiment, REQUEST, tmp_path / "two", runs=tmp_path / "runs")
     assert again.rows == first.rows
 
@@ -364,7 +365,7 @@ def test_layers_and_norm_of_the_backbone_are_asked_for_and_told(tmp_path, monkey
         asked.update(settings)
         return load_backbone(name, weights, size=settings["size"])
 
-    monkeypatch.setattr("saot.reproduce.matching.sides.load_backbone", load)
+    monkeypatch.setattr("saot.tables.matching.sides.load_backbone", load)
     request = replace(REQUEST, seeds=(0,), limit=1, layers="9, 11", final_norm=False)
     found = match_table(rows_of(MatchRow("a", NEAREST)), request, tmp_path)
     assert asked["layers"] == ["9", "11"] and asked["final_norm"] is False

@@ -6,12 +6,13 @@ import math
 import pytest
 
 from saot.recipes import PAPER, preset
-from saot.reproduce import EXPERIMENTS, Request, experiment_named
-from saot.reproduce.measure import filled
-from saot.reproduce.model import Count, Size
-from saot.reproduce.plan import arm_of
-from saot.reproduce.presets.names import CITYSCAPES
-from saot.reproduce.request import base_recipe, changed, scaled_count, scaled_size, settings_for
+from saot.tables import Request
+from saot.tables.measure import filled
+from saot.tables.model import Count, Size
+from saot.tables.plan import arm_of
+from saot.tables.presets import EXPERIMENTS, experiment_named
+from saot.tables.presets.names import CITYSCAPES
+from saot.tables.request import base_recipe, changed, scaled_count, scaled_size, settings_for
 
 
 @pytest.mark.parametrize("name", ["saot-table-10", "saot-table-16"])

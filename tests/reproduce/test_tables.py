@@ -6,9 +6,10 @@ import time
 import pytest
 
 from reproduce.trees import STREET
-from saot.reproduce import EXPERIMENTS, reproduce, text_table
-from saot.reproduce.pieces import classes_of
-from saot.reproduce.plan import expanded
+from saot.tables import reproduce, text_table
+from saot.tables.pieces import classes_of
+from saot.tables.plan import expanded
+from saot.tables.presets import EXPERIMENTS
 
 
 def data_of(name: str) -> str:

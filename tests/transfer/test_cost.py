@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from saot.recipes import CostRecipe, TransportRecipe
+from saot.runs import Checkpoint
 from saot.transfer import (
-    Checkpoint,
     PairData,
     SemanticCost,
     TargetExample,

@@ -8,7 +8,15 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from saot.transport import Support, candidates, cosine_cost, select, similarity, squared_euclidean_cost, topk_support
+from saot.transport import (
+    Support,
+    candidates,
+    cosine_cost,
+    select,
+    similarity,
+    squared_euclidean_cost,
+    topk_support,
+)
 from saot.transport.candidates import measure_recall, topk_candidates
 
 

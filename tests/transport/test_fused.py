@@ -11,11 +11,7 @@ from transport_problems import DOUBLE, brute_gradient, brute_value, geometries, 
 
 from saot.transport import SparseCost, Support, solve_transport
 from saot.transport.fused import FusedSettings, solve_fused
-from saot.transport.structure import (
-    PointGeometry,
-    grid_points,
-    structure_gradient,
-)
+from saot.transport.structure import PointGeometry, grid_points, structure_gradient
 
 SHARP = {"max_iter": 20000, "tol": 1e-14}
 

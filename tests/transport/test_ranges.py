@@ -8,7 +8,15 @@ import torch
 from torch.testing import assert_close
 from transport_problems import DOUBLE
 
-from saot.transport import SparseCost, Support, TransportStatus, cosine_cost, loop, solve_transport, topk_support
+from saot.transport import (
+    SparseCost,
+    Support,
+    TransportStatus,
+    cosine_cost,
+    loop,
+    solve_transport,
+    topk_support,
+)
 
 
 def _clustered(n=150, m=130, k=20, seed=0):

@@ -12,13 +12,7 @@ from transport_problems import DOUBLE, brute_gradient, brute_value, geometries
 
 from saot.transport import SparseCost, Support, solve_transport
 from saot.transport.fused import FusedSettings, solve_fused
-from saot.transport.structure import (
-    DistanceGeometry,
-    PointGeometry,
-    grid_points,
-    structure_gradient,
-    structure_value,
-)
+from saot.transport.structure import DistanceGeometry, PointGeometry, grid_points, structure_gradient, structure_value
 
 KINDS = ["points-points", "matrix-matrix", "points-matrix", "matrix-points"]
 EXACT = {"rtol": 1e-12, "atol": 1e-13}  # sums of some hundred terms of size 1 in float64

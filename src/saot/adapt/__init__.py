@@ -1,1 +1,71 @@
 """T2S-DA: networks trained end to end on labelled source and unlabelled target pictures."""
+
+from saot.adapt.backbone import Adapted
+from saot.adapt.encoder_files import load_encoder, read_encoder, save_encoder
+from saot.adapt.encoders import Encoder
+from saot.adapt.figures import separation_figure, similarity_figure
+from saot.adapt.finished import AdaptedRun, open_adapted, published_network
+from saot.adapt.frozen_pull import FrozenPull, Pull, pull_step
+from saot.adapt.job import AdaptSettings
+from saot.adapt.recipe import (
+    PAPER,
+    PAPER_CNN,
+    PAPER_HRDA,
+    SMALL,
+    AdaptRecipe,
+    Method,
+    NetworkRecipe,
+    changed,
+    recipe_differences,
+    with_method,
+)
+from saot.adapt.run import run_adaptation
+from saot.adapt.separation import (
+    ClassMoments,
+    ClassSample,
+    PixelDiscrimination,
+    center_similarity,
+    class_center_distance,
+    sample_per_class,
+)
+from saot.adapt.translated import translated_pictures
+from saot.adapt.wing import BACKBONES, FINISHED
+from saot.adapt.words import recipe_from_words
+
+__all__ = [
+    "BACKBONES",
+    "FINISHED",
+    "PAPER",
+    "PAPER_CNN",
+    "PAPER_HRDA",
+    "SMALL",
+    "AdaptRecipe",
+    "AdaptSettings",
+    "Adapted",
+    "AdaptedRun",
+    "ClassMoments",
+    "ClassSample",
+    "Encoder",
+    "FrozenPull",
+    "Method",
+    "NetworkRecipe",
+    "PixelDiscrimination",
+    "Pull",
+    "center_similarity",
+    "changed",
+    "class_center_distance",
+    "load_encoder",
+    "open_adapted",
+    "published_network",
+    "pull_step",
+    "read_encoder",
+    "recipe_differences",
+    "recipe_from_words",
+    "run_adaptation",
+    "sample_per_class",
+    "save_encoder",
+    "separation_figure",
+    "similarity_figure",
+    "translated_pictures",
+    "with_method",
+]

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from saot.adapt.pull import PullBatch, PullResult, class_confidence, class_weights, pull_loss, source_prototypes
 from saot.adapt.recipe import PullRecipe
 from saot.adapt.teacher import PseudoLabels
-from saot.decoder.pull import PullBatch, PullResult, class_confidence, class_weights, pull_loss, source_prototypes
-from saot.transfer.cost import Prototypes
+from saot.transfer import Prototypes
 
 
 def loss_weights(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Integer, Shaped
 from torch import Tensor
 
-from saot.data.classes import IGNORE_INDEX
+from saot.data import IGNORE_INDEX
 
 CAT_MAX_RATIO = 0.75  # FACTS T-1: no class may fill more of a source crop
 RETRIES = 10  # DAFormer: then the last window is taken as it is

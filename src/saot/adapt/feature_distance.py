@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 
-from saot.data.classes import IGNORE_INDEX, ClassSet
+from saot.data import IGNORE_INDEX, ClassSet
 
 THINGS = (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)  # FACTS T-3: lights, signs and all that moves, of Cityscapes' 19
 PURITY = 0.75  # FACTS T-3

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saot.adapt.encoders import Encoder
 from saot.adapt.heads import DAFormerHead, DeepLabV2Head, Projector
 from saot.adapt.two_scale import DetailPrediction, ScaleAttention, TwoScale, TwoScaleSettings
-from saot.features import Encoder
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _POSITIONS = "positions"  # what parameters of positions are called

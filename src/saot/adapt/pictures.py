@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from saot.adapt.crops import Crop, crop_together, draw_crop
+from saot.adapt.fourier import fit_to_size
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import draw_rare, draw_rare_crop
 from saot.adapt.translate import translate
 from saot.data import IGNORE_INDEX, ImageSet, LabelledSet
-from saot.data.fourier import fit_to_size
-from saot.transfer import generator_for
+from saot.runs import generator_for
 
 CACHE_BYTES = 2**30  # of resized pictures kept in memory; more are decoded again
 Size = tuple[int, int]

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from saot.adapt.crops import CAT_MAX_RATIO
 from saot.adapt.mixing import MixSettings
+from saot.adapt.pull import PullSettings
 from saot.adapt.sampling import RareClassSettings
 from saot.adapt.teacher import TeacherSettings
 from saot.adapt.translate import TranslatorSettings
-from saot.decoder.pull import PullSettings
 
 Method = Literal["source-only", "dacs", "t2s-da", "t2s-da-dg"]
 METHODS: dict[str, str] = {

@@ -9,8 +9,8 @@ from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
 from saot.adapt.crops import CAT_MAX_RATIO, Crop, crop_together, draw_crop
-from saot.data.classes import IGNORE_INDEX
-from saot.transfer.training import generator_for
+from saot.data import IGNORE_INDEX
+from saot.runs import generator_for
 
 
 @dataclass(frozen=True)

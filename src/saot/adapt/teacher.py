@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 
-from saot.data.classes import IGNORE_INDEX
-from saot.decoder.refine import update_teacher
+from saot.data import IGNORE_INDEX
+from saot.decoder import update_teacher
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,12 @@ from saot.adapt.mixing import augment, class_masks, class_mix
 from saot.adapt.networks import Prediction, Segmenter
 from saot.adapt.pictures import Ahead, Batch, TrainingPictures
 from saot.adapt.predict import upsampled
+from saot.adapt.pull import pull_batch
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.schedule import set_rates, silence_dropout
 from saot.adapt.teacher import PseudoLabels, copy_buffers, pseudo_labels, update_ema, weighted_cross_entropy
 from saot.data import IGNORE_INDEX
-from saot.decoder.pull import pull_batch
-from saot.transfer import generator_for
-from saot.transfer.training import check_finite
+from saot.runs import check_finite, generator_for
 
 Record = dict[str, float]
 

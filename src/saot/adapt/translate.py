@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saot.adapt.fourier import BETA, fourier_translate_batch
 from saot.adapt.mixing import adjust_colours, gaussian_blur, kernel_size
-from saot.data.fourier import BETA, fourier_translate_batch
 
 Kind = Literal["fda", "colour-jitter", "blur", "colour-jitter+blur", "none"]
 GREY = (0.299, 0.587, 0.114)

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saot.adapt.crops import Crop, crop_together
+from saot.adapt.encoders import Encoder
 from saot.adapt.heads import StageEmbedding, classifier, conv_block
-from saot.features import Encoder
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,8 @@ def adapt(
         seed: Fixes every draw.
         device: cpu or cuda.
     """
+    from saot.adapt import AdaptSettings, recipe_from_words, run_adaptation
     from saot.evaluate import format_table
-    from saot.pipeline.adaptation import run_adaptation
-    from saot.pipeline.adaptation_job import AdaptSettings
-    from saot.pipeline.adaptation_words import recipe_from_words
 
     recipe = recipe_from_words(preset, method, encoder, steps, crop, set or [])
     settings = AdaptSettings(source, target, eval, source_eval, weights, seed, recipe)

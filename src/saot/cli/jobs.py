@@ -8,10 +8,11 @@ from saot.cli.shell import Bars, Json, app, console, print_json
 
 def _run(settings: Any, out: Path, as_json: bool, store: Path | None = None, device: str = "cpu") -> None:
     from saot.evaluate import format_table
-    from saot.pipeline import run_job
+    from saot.label import run_job
+    from saot.tables import ALL_WINGS
 
     with Bars() as bars:
-        outcome = run_job(settings, out, store=store, device=device, progress=bars)
+        outcome = run_job(settings, out, store=store, device=device, wings=ALL_WINGS, progress=bars)
     if as_json:
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
@@ -33,7 +34,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Json = False) ->
         out: The run folder.
         seed: Fixes every draw.
     """
-    from saot.pipeline import RunSettings
+    from saot.label import RunSettings
     from saot.recipes import DEMO, DEMO_SIZE, DEMO_SOURCE, DEMO_TARGET, DEMO_TEST
 
     settings = RunSettings(
@@ -86,7 +87,7 @@ def run(
         store: Folder for features, to share them between runs.
         device: cpu, cuda, cuda:1 ...
     """
-    from saot.pipeline import RunSettings
+    from saot.label import RunSettings
     from saot.recipes import preset as preset_named
 
     settings = RunSettings(
@@ -128,12 +129,12 @@ def extract(
     """
     import os
 
-    from saot.data import open_images
-    from saot.features import FeatureStore, load_backbone
-    from saot.pipeline.settings import parse_size, store_folder
+    from saot.features import FeatureStore
+    from saot.label import parse_size, store_folder
+    from saot.tables import ALL_WINGS
 
-    images = open_images(spec)
-    network = load_backbone(backbone, weights, size=parse_size(size))
+    images = ALL_WINGS.images(spec)
+    network = ALL_WINGS.backbone(backbone, weights, size=parse_size(size))
     features = FeatureStore(store_folder(out, spec), network.key)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with Bars() as bars:
@@ -167,11 +168,18 @@ def predict(
         abstain: Label only pixels sure enough that at most this share of them is wrong (0.01, 0.05 or 0.1), by the
             run's held-out points; the others are 255. See docs/calibration.md.
     """
-    from saot.pipeline import predict_pictures
+    from saot.label import predict_pictures
+    from saot.tables import ALL_WINGS
 
     with Bars() as bars:
         records = predict_pictures(
-            run, images, out, [f.strip() for f in format.split(",") if f.strip()], bars.stage("predict"), abstain
+            run,
+            images,
+            out,
+            [f.strip() for f in format.split(",") if f.strip()],
+            bars.stage("predict"),
+            abstain,
+            ALL_WINGS,
         )
     if json:
         print_json({"out": str(out), "pictures": records})
@@ -190,10 +198,11 @@ def evaluate(run: Path, spec: str, /, *, json: Json = False) -> None:
         spec: Labelled pictures: NAME:PATH[:SPLIT].
     """
     from saot.evaluate import format_table
-    from saot.pipeline import evaluate_run
+    from saot.label import evaluate_run
+    from saot.tables import ALL_WINGS
 
     with Bars() as bars:
-        metrics = evaluate_run(run, spec, bars.stage("evaluate"))
+        metrics = evaluate_run(run, spec, bars.stage("evaluate"), ALL_WINGS)
     if json:
         print_json(metrics)
     else:

@@ -55,8 +55,8 @@ def match(
         labels: Mask of the source (class index per pixel, 255 for none), to carry along the targets in their order.
         device: cpu, cuda, cuda:1 ...
     """
-    from saot.match import MatchSettings
-    from saot.pipeline import MatchRequest, match_pictures
+    from saot.match import MatchRequest, MatchSettings, match_pictures
+    from saot.tables import ALL_WINGS
 
     request = MatchRequest(
         source=source,
@@ -74,7 +74,7 @@ def match(
         device=device,
     )
     with Bars() as bars:
-        result = match_pictures(request, out, bars)
+        result = match_pictures(request, out, bars, ALL_WINGS)
     if json:
         print_json({"out": str(out), **result})
         return
@@ -157,10 +157,13 @@ def reproduce(
         store: Where features lie; RUNS/features unless given.
         device: As in `saot run`.
     """
-    from saot.reproduce import EXPERIMENTS, Request, experiment_named
-    from saot.reproduce import reproduce as make
-    from saot.reproduce.adapting import ADAPT_EXPERIMENTS, AdaptTableRequest, adapt_table
-    from saot.reproduce.matching import MATCH_EXPERIMENTS, MatchTableRequest, match_table
+    from saot.tables import Request
+    from saot.tables import reproduce as make
+    from saot.tables.adapting import AdaptTableRequest, adapt_table
+    from saot.tables.adapting.presets import ADAPT_EXPERIMENTS
+    from saot.tables.matching import MatchTableRequest, match_table
+    from saot.tables.matching.presets import MATCH_EXPERIMENTS
+    from saot.tables.presets import EXPERIMENTS, experiment_named
 
     if list_names:
         known = {**EXPERIMENTS, **MATCH_EXPERIMENTS, **ADAPT_EXPERIMENTS}
@@ -228,7 +231,7 @@ def reproduce(
 
 
 def _show_table(result: Any, folder: Path, as_json: bool) -> None:
-    from saot.reproduce import text_table
+    from saot.tables import text_table
 
     if as_json:
         print_json({"out": str(folder), **result.to_dict()})

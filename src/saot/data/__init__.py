@@ -1,6 +1,7 @@
 """Pixels, classes and files: what the other rooms may use."""
 
 from saot.data.classes import (
+    CITYSCAPES_NAMES,
     CLASS_SET_NAMES,
     IGNORE_INDEX,
     ClassSet,
@@ -8,23 +9,38 @@ from saot.data.classes import (
     class_set,
     folder_class_set,
 )
-from saot.data.datasets import DataSpec, ImageSet, LabelledSet, open_images, open_labelled, parse_spec
+from saot.data.datasets import (
+    NO_READERS,
+    DataSpec,
+    ImageSet,
+    LabelledSet,
+    OpenSet,
+    open_images,
+    open_labelled,
+    parse_spec,
+)
 from saot.data.files import sha256_file, write_atomic
-from saot.data.images import image_size, read_image, read_mask
+from saot.data.images import BROKEN, image_size, read_image, read_mask
+from saot.data.listing import columns, read_text, walk
 from saot.data.patches import PatchGrid, patch_labels, point_tokens, soft_patch_labels
 from saot.data.points import Points, draw_points, read_points_csv, read_scribbles, write_points_csv
 
 __all__ = [
+    "BROKEN",
+    "CITYSCAPES_NAMES",
     "CLASS_SET_NAMES",
     "IGNORE_INDEX",
+    "NO_READERS",
     "ClassSet",
     "DataSpec",
     "ImageSet",
     "LabelledSet",
+    "OpenSet",
     "PatchGrid",
     "Points",
     "check_same_names",
     "class_set",
+    "columns",
     "draw_points",
     "folder_class_set",
     "image_size",
@@ -37,8 +53,10 @@ __all__ = [
     "read_mask",
     "read_points_csv",
     "read_scribbles",
+    "read_text",
     "sha256_file",
     "soft_patch_labels",
+    "walk",
     "write_atomic",
     "write_points_csv",
 ]

@@ -1,10 +1,11 @@
 """Opening a data set from what the user typed: pictures alone, or pictures with their masks."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,9 +14,6 @@ from saot.data.classes import ClassSet, check_same_names, class_set, folder_clas
 from saot.data.files import sha256_file
 from saot.data.images import image_size, read_image
 from saot.data.readers import Reader, largest_index, read_class_names, reader_of
-
-SCENE_COUNTS = {"train": 40, "val": 20}  # pictures a split has unless `count` says otherwise
-SCENE_HEIGHT, SCENE_WIDTH = 252, 504  # pixels; 18 x 36 tokens of patch size 14
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,11 @@ def parse_spec(text: str) -> DataSpec:
     return DataSpec(name, drive + path, split or None)
 
 
-def open_images(spec: str, classes: ClassSet | None = None) -> ImageSet:
+OpenSet = Callable[[str, DataSpec, "ClassSet | None"], LabelledSet]
+NO_READERS: Mapping[str, OpenSet] = MappingProxyType({})
+
+
+def open_images(spec: str, classes: ClassSet | None = None, readers: Mapping[str, OpenSet] = NO_READERS) -> ImageSet:
     """Pictures of a data set; its masks are neither looked for nor remembered.
 
     Args:
@@ -145,34 +147,39 @@ def open_images(spec: str, classes: ClassSet | None = None) -> ImageSet:
             number and size in it: "scenes:street:val,count=8,height=252,width=504".
         classes: Classes the user works with; they replace those of the data set. A `classes.txt` must agree
             with them.
+        readers: Readers of further NAMEs, such as `saot.scenes.READERS`.
 
     Raises:
         ValueError: If the data set is not where or what it is said to be; one sentence.
     """
     parts = parse_spec(spec)
-    if parts.name == "scenes":
-        return _open_scenes(spec, parts, classes).images
+    if parts.name in readers:
+        return readers[parts.name](spec, parts, classes).images
     reader, root = reader_of(parts.name), _root(parts)
     return _image_set(spec, _own_classes(reader, root, spec, classes), reader.pictures(root, parts.split))
 
 
-def open_labelled(spec: str, classes: ClassSet | None = None) -> LabelledSet:
+def open_labelled(
+    spec: str, classes: ClassSet | None = None, readers: Mapping[str, OpenSet] = NO_READERS
+) -> LabelledSet:
     """Pictures of a data set with their masks.
 
     Args:
         spec: NAME:PATH[:SPLIT], see `open_images`.
         classes: Classes the user works with, from the source; None takes the data set's own. A folder without
             `classes.txt` adopts them, or else gets as many classes as its masks use, "class 0" and so on.
+        readers: Readers of further NAMEs, such as `saot.scenes.READERS`.
 
     Raises:
         ValueError: If masks are missing, the class names differ from `classes`, or the data set is not where
             or what it is said to be; one sentence.
     """
     parts = parse_spec(spec)
-    if parts.name == "scenes":
+    if parts.name in readers:
+        labelled = readers[parts.name](spec, parts, classes)
         if classes is not None:
-            check_same_names(classes, class_set("cityscapes19").names, spec)
-        return _open_scenes(spec, parts, classes)
+            check_same_names(classes, labelled.classes.names, spec)
+        return labelled
     reader, root = reader_of(parts.name), _root(parts)
     pictures = reader.pictures(root, parts.split)
     masks = reader.masks(root, parts.split, pictures)
@@ -240,43 +247,3 @@ def _load_mask(
             + ("turn the mask the way viewers show the picture" if turned else "give both the same size")
         )
     return mask
-
-
-def _open_scenes(spec: str, parts: DataSpec, classes: ClassSet | None) -> LabelledSet:
-    """The built-in scenes; they are drawn when asked for."""
-    from saot.data import scenes
-
-    if parts.path not in ("game", "street"):
-        raise ValueError(f"the built-in scenes are scenes:game and scenes:street, but not {spec!r}")
-    split, *options = (parts.split or "train").split(",")
-    if split not in SCENE_COUNTS:
-        raise ValueError(f"the scenes have the splits {' and '.join(SCENE_COUNTS)}, but not {split!r}")
-    numbers = {"count": SCENE_COUNTS[split], "height": SCENE_HEIGHT, "width": SCENE_WIDTH}
-    for option in options:
-        name, _, value = option.partition("=")
-        if name.strip() not in numbers or not value.strip().isdecimal() or int(value) < 1:
-            raise ValueError(f"scenes take count=, height= and width= with a number of at least 1, but not {option!r}")
-        numbers[name.strip()] = int(value)
-    style, height, width = parts.path, numbers["height"], numbers["width"]
-    name = f"scenes-v{scenes.SCENES_VERSION.removeprefix('v')}:{style}:{split}"
-    images = ImageSet(
-        spec=spec,
-        classes=classes or class_set("cityscapes19"),
-        keys=tuple(f"{style}/{split}/{index:05d}" for index in range(numbers["count"])),
-        load=partial(_scene, scenes.load_picture, style, split, (height, width)),
-        fingerprint=partial(_scene_name, name, (height, width)),
-        measure=partial(_scene_size, (height, width)),
-    )
-    return LabelledSet(images, partial(_scene, scenes.load_mask, style, split, (height, width)), images.fingerprint)
-
-
-def _scene(draw: Callable, style: str, split: str, size: tuple[int, int], index: int):
-    return draw(style, split, index, *size)
-
-
-def _scene_name(name: str, size: tuple[int, int], index: int) -> str:
-    return f"{name}:{index}:{size[0]}x{size[1]}"
-
-
-def _scene_size(size: tuple[int, int], index: int) -> tuple[int, int]:
-    return size

@@ -14,18 +14,7 @@ from jaxtyping import Integer, UInt8
 
 from saot.data.classes import CITYSCAPES_IDS, IGNORE_INDEX, MAX_CLASSES, SYNTHIA_IDS, ClassSet
 from saot.data.images import read_mask
-from saot.data.listing import (
-    Files,
-    by_stem,
-    columns,
-    listed,
-    pair,
-    pair_listed,
-    read_text,
-    select,
-    stem_of,
-    walk,
-)
+from saot.data.listing import Files, by_stem, columns, listed, pair, pair_listed, read_text, select, stem_of, walk
 
 CAMVID_VOID = 11  # the SegNet release of CamVid stores "unlabelled" as the class after the last
 

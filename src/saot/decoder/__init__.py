@@ -1,8 +1,7 @@
 """From pair-wise labels to one network."""
 
-from saot.decoder.bridge import Pull
-from saot.decoder.distill import DecoderFit, Focal, Term, fit_decoder
-from saot.decoder.fine import FineDecoder, cells_of_tokens, cross_tokens, seen_rows, seen_tokens, seen_width
+from saot.decoder.distill import DecoderFit, ExtraLoss, Focal, Term, fit_decoder
+from saot.decoder.fine import IGNORE, FineDecoder, cells_of_tokens, cross_tokens, seen_rows, seen_tokens, seen_width
 from saot.decoder.network import (
     Decoder,
     GridDecoder,
@@ -12,18 +11,21 @@ from saot.decoder.network import (
     make_decoder,
     picture_logits,
 )
-from saot.decoder.pool import TokenPool, point_pool, token_pool
+from saot.decoder.pool import BlockReader, Rows, TokenPool, point_pool, token_pool
 from saot.decoder.pyramid import pyramid
-from saot.decoder.refine import TargetTokens, refine_decoder
+from saot.decoder.refine import TargetTokens, refine_decoder, update_teacher
 
 __all__ = [
+    "IGNORE",
+    "BlockReader",
     "Decoder",
     "DecoderFit",
+    "ExtraLoss",
     "FineDecoder",
     "Focal",
     "GridDecoder",
     "MLPDecoder",
-    "Pull",
+    "Rows",
     "TargetTokens",
     "Term",
     "TokenDecoder",
@@ -41,4 +43,5 @@ __all__ = [
     "seen_tokens",
     "seen_width",
     "token_pool",
+    "update_teacher",
 ]

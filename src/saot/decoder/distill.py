@@ -5,20 +5,27 @@ The same loop trains every MLP competitor: they differ in their terms alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saot.decoder.bridge import Pull, pull_step
 from saot.decoder.crops import CropReader
 from saot.decoder.fine import FineDecoder, cell_loss
 from saot.decoder.network import Decoder, GridDecoder
 from saot.decoder.pool import BlockReader, TokenPool
 from saot.recipes import DecoderRecipe, RefineRecipe
-from saot.transfer import Checkpoint, cosine_rate, generator_for, train_steps
-from saot.transfer.training import History, Progress, check_finite, set_rate
+from saot.runs import (
+    Checkpoint,
+    History,
+    Progress,
+    check_finite,
+    cosine_rate,
+    generator_for,
+    set_rate,
+    train_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,34 @@ class Term:
     pool: TokenPool
     weight: float = 1.0
     focal: Focal | None = None
+
+
+class ExtraLoss(Protocol):
+    """One more loss of stage 1, with weights and draws of its own, such as T2S-DA's pull loss."""
+
+    @property
+    def name(self) -> str:
+        """Stands in the log."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Factor of the loss."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What equal trainings have in common, as plain values."""
+        ...
+
+    def start(
+        self, config: DecoderRecipe, seed: int, decoder: Decoder
+    ) -> tuple[nn.Module, Callable[[int], Float[Tensor, ""]]]:
+        """Weights that are trained along and thrown away, and step to loss.
+
+        Raises:
+            ValueError: If it does not fit the decoder.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -174,7 +209,7 @@ def fit_decoder(
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
     part: Literal["all", "head"] = "all",
-    pull: Pull | None = None,
+    extra: ExtraLoss | None = None,
 ) -> DecoderFit:
     """The decoder trained on the weighted sum of its terms, AdamW with cosine annealing (T12).
 
@@ -188,10 +223,11 @@ def fit_decoder(
 
     Other:
         part: "head" trains the last linear layer alone, on a body without dropout.
-        pull: T2S-DA's pull loss as one more term, for all of a decoder of single tokens.
+        extra: One more loss, beside the terms.
 
     Raises:
-        ValueError: If there is no term, or a decoder that looks at neighbours gets tokens without a grid, or a `pull`.
+        ValueError: If there is no term, or a decoder that looks at neighbours gets tokens without a grid, or `extra`
+            does not fit the decoder.
         FloatingPointError: If the loss is not finite.
     """
     if not terms:
@@ -203,11 +239,11 @@ def fit_decoder(
     losses_of = term_losses(terms, config, seed, "distill", decoder, crop=config.crop)
     names, weights = [term.name for term in terms], [term.weight for term in terms]
     state = {"decoder": decoder, "optimizer": optimizer}
-    if pull is not None:  # last, so that the draws of the other terms are the same with and without it
-        projector, pulled = pull_step(pull, config, seed, decoder)
-        optimizer.add_param_group({"params": list(projector.parameters())})
-        state["projector"] = projector
-        losses_of, names, weights = [*losses_of, pulled], [*names, "pull"], [*weights, pull.recipe.weight]
+    if extra is not None:  # last, so that the draws of the other terms are the same with and without it
+        beside, loss_beside = extra.start(config, seed, decoder)
+        optimizer.add_param_group({"params": list(beside.parameters())})
+        state["beside"] = beside
+        losses_of, names, weights = [*losses_of, loss_beside], [*names, extra.name], [*weights, extra.weight]
     decoder.train(part == "all")
 
     def step(number: int) -> dict[str, float]:

@@ -13,8 +13,15 @@ from saot.decoder.distill import DecoderFit, Term, term_losses
 from saot.decoder.network import Decoder, GridDecoder, picture_logits
 from saot.decoder.pool import Grid, Rows, TokenPool, token_pool
 from saot.recipes import DecoderRecipe, RefineRecipe
-from saot.transfer import Checkpoint, cosine_rate, generator_for, train_steps
-from saot.transfer.training import Progress, check_finite, set_rate
+from saot.runs import (
+    Checkpoint,
+    Progress,
+    check_finite,
+    cosine_rate,
+    generator_for,
+    set_rate,
+    train_steps,
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saot.data.classes import ClassSet
+from saot.data import ClassSet
 from saot.evaluate.confusion import ConfusionMatrix
 
 GROUPS = {

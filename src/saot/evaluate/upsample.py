@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from saot.data.patches import PatchGrid
+from saot.data import PatchGrid
 
 STRIP_VALUES = 1 << 23  # scores alive at a time in predict_mask: 32 MiB of float32
 TILE_WIDTH = 2048  # pixels; keeps the interpolation matrices of huge pictures small

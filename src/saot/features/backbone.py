@@ -4,9 +4,10 @@ A backbone says how large it wants the picture and turns the resized picture int
 everything that is the same for all of them: resize, L2 normalise, write down the provenance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -99,6 +100,10 @@ class Keyed:
         return self._key.dim
 
 
+OpenBackbone = Callable[[FeatureSettings], Backbone]
+NO_BACKBONES: Mapping[str, OpenBackbone] = MappingProxyType({})
+
+
 def load_backbone(
     name: str,
     weights: str | Path | None = None,
@@ -109,6 +114,7 @@ def load_backbone(
     l2_norm: bool = True,
     pad: bool = True,
     device: str = "cpu",
+    others: Mapping[str, OpenBackbone] = NO_BACKBONES,
 ) -> Backbone:
     """A frozen network by name.
 
@@ -117,25 +123,25 @@ def load_backbone(
     Args:
         name: `filterbank` (no weights), `mobile-sam`, `dinov2-small` .. `dinov2-giant`, each also with
             `-reg`, `dinov3-small` .. `dinov3-large`, `vit-base`, `vit-large`, or a hub name `OWNER/NAME` of
-            such a model; `stable-diffusion` (features/diffusion.py); `adapted`, an encoder that `saot adapt`
-            trained (features/adapted.py); or several of these joined by `+`, whose tokens are fused on the first
-            one's grid (features/fused.py).
+            such a model; `stable-diffusion` (features/diffusion.py); or several of these joined by `+`, whose tokens
+            lie on the first one's grid (features/joined.py).
         weights: mobile-sam: the published `.pt` or a `.safetensors`; transformers: a local folder, in which
-            case nothing is looked up anywhere else; stable-diffusion: a folder or a hub name of a pipeline;
-            adapted: the `encoder.safetensors` or the run folder that holds it.
-            Fused: a piece for each part, joined by `+` and empty for none, as in `mobile_sam.pt+`; a string
+            case nothing is looked up anywhere else; stable-diffusion: a folder or a hub name of a pipeline.
+            Joined: a piece for each part, joined by `+` and empty for none, as in `mobile_sam.pt+`; a string
             without `+` belongs to the only part that needs one.
         size: Network input, pixels: `(height, width)`, or an int for the long side (the aspect ratio is kept,
-            to the nearest patch). None is the backbone's default. Fused: of the first part; the others take
+            to the nearest patch). None is the backbone's default. Joined: of the first part; the others take
             it if it fits them, else their default.
         layers: Layers to concatenate; None is the last one (mobile-sam: the neck; stable-diffusion: `up1` of
             `up0` .. `up3`, sd-dino's `s2` .. `s5`, each with `@T` for another timestep than 100). Not for
-            fused ones.
+            joined ones.
         final_norm: None is the backbone's default: on for ViTs (`x_norm_patchtokens`).
         l2_norm: Scale each token to length 1.
         pad: mobile-sam only: pad to a square as published. False is faster for wide pictures, and not the
             same.
         device: Where the network runs, such as `cuda`.
+        others: Makers of further backbones by name, such as `saot.adapt.BACKBONES` with `adapted`, an encoder that
+            `saot adapt` trained.
 
     Returns:
         The backbone; its `key` holds every choice made.
@@ -159,9 +165,9 @@ def load_backbone(
         device=device,
     )
     if "+" in name:
-        from saot.features.fused import Fused
+        from saot.features.joined import Joined
 
-        return Fused(settings)
+        return Joined(settings, others)
     if name == "filterbank":
         from saot.features.filterbank import FilterBank
 
@@ -174,10 +180,8 @@ def load_backbone(
         from saot.features.diffusion import StableDiffusion
 
         return StableDiffusion(settings)
-    if name == "adapted":
-        from saot.features.adapted import Adapted
-
-        return Adapted(settings)
+    if name in others:
+        return others[name](settings)
     from saot.features.hub import HubViT, hub_name
 
     if hub_name(name) is None:

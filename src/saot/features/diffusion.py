@@ -36,11 +36,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.data.files import sha256_file
+from saot.data import sha256_file
 from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
-from saot.features.fused import resample_tokens
 from saot.features.grid import FeatureKey
 from saot.features.hub import hub_name
+from saot.features.joined import resample_tokens
 
 _DEFAULT = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _LAYER = "up1"  # DIFT's

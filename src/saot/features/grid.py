@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from saot.data.patches import PatchGrid
+from saot.data import PatchGrid
 
 FORMAT_VERSION = 1
 

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from saot.data.files import sha256_file
+from saot.data import sha256_file
 from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
 from saot.features.grid import FeatureKey
 

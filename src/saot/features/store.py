@@ -22,9 +22,7 @@ import torch
 from jaxtyping import Float16, Int
 from torch import Tensor
 
-from saot.data.datasets import ImageSet
-from saot.data.files import write_atomic
-from saot.data.patches import PatchGrid
+from saot.data import ImageSet, PatchGrid, write_atomic
 from saot.features.backbone import Backbone, extract
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 

@@ -1,35 +1,72 @@
 """Dense correspondence of two pictures: GWOT, Shape-of-You, and what they are compared with."""
 
+from saot.match.adapter import Adapter, token_map
 from saot.match.gwot import GwotResult, match_gwot, solve_gwot
 from saot.match.gwot_terms import GWOT_SPAIR, GWOT_TSS, GwotSettings
+from saot.match.inputs import MatchRequest
+from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_flat, lift_points
+from saot.match.lift_models import lifting_model
+from saot.match.local_structure import Disk, LocalStructure
+from saot.match.masks import token_mask
 from saot.match.methods import METHODS, Matching, MatchSettings, UotSettings, match_sides, plan_confidence
+from saot.match.pck import KeyPointScores, PckTable, flow_hits, point_hits
+from saot.match.pose_align import choose_pose, mirror_points, mirror_side
 from saot.match.propagate import Carried, PropagationSettings, propagate_labels
-from saot.match.readout import Readout, from_pixels, read_out, to_pixels
-from saot.match.shape_of_you import ShapeOfYouSettings, pseudo_label, shape_of_you
+from saot.match.readout import Readout, from_pixels, in_mask, read_out, to_pixels
+from saot.match.run import match_pictures
+from saot.match.shape_of_you import PseudoLabel, ShapeOfYouSettings, nearest_label, pseudo_label, shape_of_you
 from saot.match.sides import Side
+from saot.match.train_adapter import AdapterPair, AdapterSettings, HeldOut, fit_adapter
 
 __all__ = [
     "GWOT_SPAIR",
     "GWOT_TSS",
     "METHODS",
+    "Adapter",
+    "AdapterPair",
+    "AdapterSettings",
+    "Camera",
     "Carried",
+    "Disk",
     "GwotResult",
     "GwotSettings",
+    "HeldOut",
+    "KeyPointScores",
+    "LiftedTokens",
+    "LocalStructure",
+    "MatchRequest",
     "MatchSettings",
     "Matching",
+    "PckTable",
     "PropagationSettings",
+    "PseudoLabel",
     "Readout",
     "ShapeOfYouSettings",
     "Side",
     "UotSettings",
+    "choose_pose",
+    "fit_adapter",
+    "flow_hits",
     "from_pixels",
+    "in_mask",
+    "lift_depth",
+    "lift_flat",
+    "lift_points",
+    "lifting_model",
     "match_gwot",
+    "match_pictures",
     "match_sides",
+    "mirror_points",
+    "mirror_side",
+    "nearest_label",
     "plan_confidence",
+    "point_hits",
     "propagate_labels",
     "pseudo_label",
     "read_out",
     "shape_of_you",
     "solve_gwot",
     "to_pixels",
+    "token_map",
+    "token_mask",
 ]

@@ -29,9 +29,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from saot.match.gwot_terms import GWOT_TSS, GwotSettings, divergence, structure_weight, symmetry_weight
+from saot.match.local_structure import LocalStructure
 from saot.match.sides import Side
 from saot.match.symmetry import SymmetricPairs
-from saot.transport import LocalStructure, solve_transport
+from saot.transport import solve_transport
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from saot.match.local_structure import LocalStructure
 from saot.match.symmetry import SymmetricPairs
-from saot.transport import LocalStructure
 
 Scale = Literal["neighbour_mean", "raw", "row_mass_one"]
 Marginals = Literal["semi-relaxed", "balanced", "unbalanced"]

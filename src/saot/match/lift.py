@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from saot.data.patches import PatchGrid
+from saot.data import PatchGrid
 
 DEFAULT_VIEW = 60.0  # degrees along the longer side, as of a phone or a 31 mm lens on film: an assumption
 _TOLERANCE = 14  # pixels by which the aspect ratio of a map may be off: one patch of the network that made it

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from saot.data.patches import PatchGrid
-from saot.features.backbone import resize_image
+from saot.data import PatchGrid
+from saot.features import resize_image
 from saot.match.lift import (
     DEFAULT_VIEW,
     Camera,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from saot.data.pairs import Pair
+from saot.match.pairs.pairs import Pair
 
 Alphas = tuple[float, ...]
 Shares = tuple[float | None, ...]  # one for each alpha; None where nothing was counted
@@ -144,7 +144,7 @@ def point_hits(
         ValueError: If the number of rows differs, a common point's prediction is not finite, or there is no box.
 
     Example:
-        >>> from saot.data.pairs import PairSide
+        >>> from saot.match.pairs.pairs import PairSide
         >>> points = np.array([[2.0, 2.0], [6.0, 2.0]])
         >>> side = PairSide("a", (10, 20), points, np.ones(2, bool), lambda: np.zeros((10, 20, 3), np.uint8))
         >>> pair = Pair("0", "cat", side, side, ("ear", "tail"))
@@ -199,7 +199,7 @@ def flow_hits(
         ValueError: If the pair has no dense truth, the size differs, or a counted pixel's flow is not finite.
 
     Example:
-        >>> from saot.data.warps import Projective, WarpSettings, warp_pair
+        >>> from saot.match.pairs.warps import Projective, WarpSettings, warp_pair
         >>> same = warp_pair(np.zeros((4, 10, 3), np.uint8), 0, WarpSettings(light=False), warp=Projective(np.eye(3)))
         >>> off = np.zeros((4, 10, 2)) + [1.0, 0.0]
         >>> hits, pixels = flow_hits(off, same, (0.1, 0.2))  # one pixel: < 2, but not < 1
@@ -247,7 +247,7 @@ class KeyPointScores:
         ValueError: If there is no alpha, or one is not positive.
 
     Example:
-        >>> from saot.data.pairs import PairSide
+        >>> from saot.match.pairs.pairs import PairSide
         >>> def pair(key, category, places):
         ...     points = np.array(places)
         ...     seen, picture = np.ones(len(points), bool), np.zeros((10, 10, 3), np.uint8)

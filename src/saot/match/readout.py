@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from saot.data.patches import PatchGrid
+from saot.data import PatchGrid
 
 Shape = tuple[int, int]
 READOUTS = ("argmax", "soft", "window", "parabola", "mass")

@@ -14,8 +14,7 @@ from saot.match.losses import current_plan, dense_loss, noise_deviation, noisy_p
 from saot.match.readout import token_positions
 from saot.match.shape_of_you import PseudoLabel, ShapeOfYouSettings, pseudo_label, shape_of_you
 from saot.match.sides import Side
-from saot.transfer import Checkpoint, generator_for, train_steps
-from saot.transfer.training import History, Progress, check_finite
+from saot.runs import Checkpoint, History, Progress, check_finite, generator_for, train_steps
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a run leaves to look at: one HTML file, figures, and masks as files for other tools."""
 
+from saot.report.contents import Difference, Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 from saot.report.export import (
     CocoItem,
     coco_document,
@@ -9,20 +10,25 @@ from saot.report.export import (
     write_color_overlay,
     write_index_png,
 )
-from saot.report.html import (
-    Difference,
-    Figure,
-    MassMap,
-    Panel,
-    PatchStory,
-    ReportData,
-    SourcePatch,
-    Table,
-    render_report,
-    write_report,
+from saot.report.figures import (
+    INK,
+    SERIES,
+    WIDTH,
+    _ink,
+    _plain,
+    figure_png,
+    figure_svg,
+    per_class_bars,
+    png_uri,
+    shrink,
+    shrink_mask,
 )
+from saot.report.html import render_report, write_report
 
 __all__ = [
+    "INK",
+    "SERIES",
+    "WIDTH",
     "CocoItem",
     "Difference",
     "Figure",
@@ -32,10 +38,18 @@ __all__ = [
     "ReportData",
     "SourcePatch",
     "Table",
+    "_ink",
+    "_plain",
     "coco_document",
+    "figure_png",
+    "figure_svg",
     "overlay",
     "palette_png",
+    "per_class_bars",
+    "png_uri",
     "render_report",
+    "shrink",
+    "shrink_mask",
     "write_coco",
     "write_color_overlay",
     "write_index_png",

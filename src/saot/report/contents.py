@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from saot.data.classes import ClassSet
+from saot.data import ClassSet
 
 Box = tuple[int | float, int | float, int | float, int | float]  # x0, y0, x1, y1, pixels of the picture
 Curve = Sequence[tuple[int | float, int | float]]  # step, value

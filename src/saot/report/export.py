@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from saot.data.classes import IGNORE_INDEX, ClassSet
-from saot.data.files import write_atomic
+from saot.data import IGNORE_INDEX, ClassSet, write_atomic
 
 VOID_COLOR = (224, 224, 192)  # the cream that PASCAL VOC draws "ignore" in
 

@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Int64
 from torch import Tensor
 
-from saot.data.files import write_atomic
+from saot.data import write_atomic
 from saot.evaluate import GROUPS, METHODS, TableRow, extra_means, method_named, table_rows
 from saot.report.contents import Difference, Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 

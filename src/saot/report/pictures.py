@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from saot.data.classes import IGNORE_INDEX, ClassSet
+from saot.data import IGNORE_INDEX, ClassSet
 from saot.evaluate import method_named
 from saot.report import figures
 from saot.report.contents import Box, MassMap, Panel, PatchStory

@@ -1,22 +1,22 @@
 """SAOT: from source labels to target label probabilities."""
 
-from saot.transfer.cost import Prototypes, SemanticCost, class_prototypes
-from saot.transfer.fit import CostFit, PairData, TargetExample, fit_cost, fit_prior, transfer_pair
+from saot.transfer.cost import Prototypes, SemanticCost, class_prototypes, prototype_sums, prototypes_from_sums
+from saot.transfer.fit import CostFit, PairData, TargetExample, fit_cost, fit_prior, solve_pair, transfer_pair
 from saot.transfer.labels import (
     LabelTransfer,
     aggregate_transfers,
     diversity_loss,
     entropy_loss,
     fill_uncovered,
+    one_hot,
     point_loss,
     sharpen,
     transfer_labels,
 )
 from saot.transfer.shares import class_correction
-from saot.transfer.training import Checkpoint, cosine_rate, generator_for, train_steps
+from saot.transfer.supports import pair_support
 
 __all__ = [
-    "Checkpoint",
     "CostFit",
     "LabelTransfer",
     "PairData",
@@ -26,16 +26,18 @@ __all__ = [
     "aggregate_transfers",
     "class_correction",
     "class_prototypes",
-    "cosine_rate",
     "diversity_loss",
     "entropy_loss",
     "fill_uncovered",
     "fit_cost",
     "fit_prior",
-    "generator_for",
+    "one_hot",
+    "pair_support",
     "point_loss",
+    "prototype_sums",
+    "prototypes_from_sums",
     "sharpen",
-    "train_steps",
+    "solve_pair",
     "transfer_labels",
     "transfer_pair",
 ]

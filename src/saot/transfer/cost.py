@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from saot.data.classes import IGNORE_INDEX
+from saot.data import IGNORE_INDEX
 from saot.recipes import CostRecipe
 from saot.transport import SparseCost, Support, squared_euclidean_cost
 

@@ -8,23 +8,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from saot.recipes import TransportRecipe
+from saot.runs import Checkpoint, History, Progress, check_finite, generator_for, train_steps
 from saot.transfer.cost import Prototypes, SemanticCost
-from saot.transfer.labels import (
-    LabelTransfer,
-    diversity_loss,
-    entropy_loss,
-    point_loss,
-    transfer_labels,
-)
+from saot.transfer.labels import LabelTransfer, diversity_loss, entropy_loss, point_loss, transfer_labels
 from saot.transfer.supports import SupportKeeper, pair_support
-from saot.transfer.training import (
-    Checkpoint,
-    History,
-    Progress,
-    check_finite,
-    generator_for,
-    train_steps,
-)
 from saot.transport import Support, TransportResult, solve_transport, squared_euclidean_cost
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from saot.data.classes import IGNORE_INDEX
+from saot.data import IGNORE_INDEX
 from saot.transport import TransportResult
 
 

@@ -4,7 +4,6 @@ from .batch import block_diagonal, split_result
 from .candidates import Candidates, Recall, measure_recall, topk_candidates, topk_support
 from .cost import SparseCost, cosine_cost, squared_euclidean_cost
 from .fused import FusedResult, FusedSettings, solve_fused
-from .local import Disk, LocalStructure
 from .multiscale import SearchedSupport, faiss_support, multiscale_support
 from .result import TransportError, TransportResult, TransportStatus
 from .sinkhorn import solve_transport
@@ -13,11 +12,9 @@ from .support import Support
 
 __all__ = [
     "Candidates",
-    "Disk",
     "DistanceGeometry",
     "FusedResult",
     "FusedSettings",
-    "LocalStructure",
     "PointGeometry",
     "Recall",
     "SearchedSupport",

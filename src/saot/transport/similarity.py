@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from . import products
+from saot.transport import products
 
 _BLOCK_BYTES = 14 * 2**20  # of similarities at one time: they stay in the cache between product and selection
 _LARGEST_BLOCK_BYTES = 64 * 2**20  # where 14 MiB are too few rows for a quick product

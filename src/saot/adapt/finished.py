@@ -1,0 +1,96 @@
+"""A finished `saot adapt` at work: from its run folder alone, without the weights it started from."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from saot.adapt.encoder_files import read_encoder
+from saot.adapt.encoders import Encoder
+from saot.adapt.networks import Segmenter, build_segmenter
+from saot.adapt.predict import predict_mask
+from saot.adapt.recipe import NetworkRecipe, PicturesRecipe
+from saot.adapt.two_scale import TwoScaleSettings
+from saot.data import ClassSet
+from saot.label import classes_of
+from saot.runs import load_tensors
+
+
+@dataclass(frozen=True)
+class AdaptedRun:
+    """A network trained end to end, ready to label pictures.
+
+    Attributes:
+        classes: What the indices mean.
+        network: In evaluation mode.
+        pictures: The size pictures are brought to, and the window.
+        method: Its name in metrics.json.
+        label_budget: No target label is behind it.
+    """
+
+    classes: ClassSet
+    network: Segmenter
+    pictures: PicturesRecipe
+    method: str
+    label_budget: int = 0
+
+    def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
+        """Class index of every pixel, at the picture's own size."""
+        return predict_mask(self.network, image, self.pictures)
+
+
+def segmenter_of(encoder: Encoder, num_classes: int, parts: NetworkRecipe, seed: int) -> Segmenter:
+    """The network that a recipe describes around an encoder, its other weights drawn from the seed."""
+    return build_segmenter(
+        encoder,
+        num_classes,
+        parts.head,
+        two_scale=TwoScaleSettings(projector_scale=parts.pull_scale) if parts.two_scale else False,
+        projector_kernel=parts.projector_kernel,
+        projector_last=parts.projector_last,
+        seed=seed,
+        channels=parts.channels,
+    )
+
+
+def published_network(folder: Path) -> dict[str, Any]:
+    """What network.safetensors says of itself: classes, colours, settings.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    path = folder / "network.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {})["saot"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"expected {path} of a finished run; it is missing or damaged: give the same `saot adapt` command again"
+        ) from error
+
+
+def open_adapted(folder: Path) -> AdaptedRun:
+    """The network of a finished run.
+
+    Raises:
+        ValueError: If a file is missing or damaged.
+    """
+    published = published_network(folder)
+    classes, recipe = classes_of(published), published["settings"]["recipe"]
+    sizes: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in recipe["pictures"].items()
+    }
+    network = segmenter_of(
+        read_encoder(folder / "encoder.safetensors"), len(classes.names), NetworkRecipe(**recipe["network"]), 0
+    )
+    tensors = load_tensors(folder / "network.safetensors")
+    assert tensors is not None  # its metadata was read
+    with torch.no_grad():
+        network.load_state_dict(tensors)
+    method = str(published["settings"]["method"]).replace("-", "_")
+    return AdaptedRun(classes, network.eval(), PicturesRecipe(**sizes), method)

@@ -1,0 +1,164 @@
+"""What a run of `saot adapt` is asked, what it opens, and the network it begins and ends with."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from saot.adapt.encoder_files import load_encoder, read_encoder
+from saot.adapt.finished import segmenter_of
+from saot.adapt.networks import Segmenter
+from saot.adapt.pictures import check_sizes
+from saot.adapt.recipe import AdaptRecipe
+from saot.data import ClassSet, ImageSet, LabelledSet, open_images, open_labelled, parse_spec
+from saot.recipes import as_dict
+from saot.runs import RUN_FORMAT, Workspace, load_tensors
+from saot.scenes import READERS
+
+KIND = "adaptation"
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """The whole request behind a run folder of `saot adapt`.
+
+    Attributes:
+        source: SPEC of the labelled pictures.
+        target: SPEC of the pictures to adapt to; their labels are never opened. None for methods that need none.
+        eval: SPEC of labelled pictures to score on; None scores nothing.
+        source_eval: SPEC of labelled source pictures that are not trained on, to see whether the source is kept.
+        weights: File or folder of the encoder's weights; None is the published place, "random" starts from nothing.
+        seed: Fixes every draw.
+        recipe: All other settings, the method among them.
+    """
+
+    source: str
+    target: str | None
+    eval: str | None = None
+    source_eval: str | None = None
+    weights: str | None = None
+    seed: int = 0
+    recipe: AdaptRecipe = field(default_factory=AdaptRecipe)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for run.json."""
+        return {
+            "format": RUN_FORMAT,
+            "kind": KIND,
+            "source": self.source,
+            "target": self.target,
+            "eval": self.eval,
+            "source_eval": self.source_eval,
+            "backbone": self.recipe.network.encoder,
+            "weights": self.weights,
+            "seed": self.seed,
+            "preset": self.recipe.name,
+            "method": self.recipe.method,
+            "recipe": as_dict(self.recipe),
+        }
+
+    @property
+    def method(self) -> str:
+        """The method's name in metrics.json."""
+        return self.recipe.method.replace("-", "_")
+
+
+@dataclass(frozen=True)
+class AdaptInputs:
+    """Opened sets; the target has no way to its labels."""
+
+    source: LabelledSet
+    target: ImageSet | None
+    truth: LabelledSet | None
+    source_truth: LabelledSet | None
+
+    @property
+    def classes(self) -> ClassSet:
+        """Those of the source."""
+        return self.source.classes
+
+    def notes(self) -> list[str]:
+        """What a user should know of the sets."""
+        if self.target is None:
+            return []
+        spec = parse_spec(self.target.spec)
+        masks = Path(spec.path).expanduser() / "masks"
+        if spec.name == "folder" and masks.is_dir() and any(masks.iterdir()):
+            return [f"{self.target.spec} holds masks; they are ignored: the target takes part without labels."]
+        return []
+
+
+def open_adapt_inputs(settings: AdaptSettings) -> AdaptInputs:
+    """Open every set. Nothing is written, so a slip in the command costs nothing.
+
+    Raises:
+        ValueError: If a set is empty or not as it should be, or a needed one is missing.
+    """
+    source = open_labelled(settings.source, readers=READERS)
+    target = None
+    if settings.recipe.needs_target:
+        if settings.target is None:
+            raise ValueError(
+                f"expected --target for {settings.recipe.method}, which learns from target pictures; got none"
+            )
+        target = open_images(settings.target, source.classes, READERS)
+    truth = None if settings.eval is None else open_labelled(settings.eval, source.classes, READERS)
+    kept = None if settings.source_eval is None else open_labelled(settings.source_eval, source.classes, READERS)
+    specs = (settings.source, settings.target, settings.eval, settings.source_eval)
+    for spec, pictures in zip(specs, (source, target, truth, kept), strict=True):
+        if pictures is not None and len(pictures) == 0:
+            raise ValueError(f"expected at least one picture in {spec}; got none")
+    return AdaptInputs(source, target, truth, kept)
+
+
+@dataclass
+class Adaptation:
+    """A run of `saot adapt` under way: what was asked, what is opened, the network once it is trained."""
+
+    settings: AdaptSettings
+    space: Workspace
+    inputs: AdaptInputs
+    device: str
+
+    @property
+    def recipe(self) -> AdaptRecipe:
+        """All settings."""
+        return self.settings.recipe
+
+    @cached_property
+    def network(self) -> Segmenter:
+        """The trained student, in evaluation mode."""
+        encoder = read_encoder(self.space.path("encoder.safetensors"))
+        network = segmenter_of(encoder, len(self.inputs.classes.names), self.recipe.network, self.settings.seed)
+        kept = load_tensors(self.space.path("network.safetensors"))
+        if kept is None:
+            raise ValueError(f"expected {self.space.path('network.safetensors')}; it is missing: train first")
+        network.load_state_dict(kept)
+        return network.to(self.device).eval()
+
+
+def new_network(settings: AdaptSettings, inputs: AdaptInputs) -> Segmenter:
+    """The network before training.
+
+    Raises:
+        ValueError: If the encoder is not known, or its weights are missing or of another network.
+    """
+    parts = settings.recipe.network
+    encoder = load_encoder(parts.encoder, settings.weights, settings.seed)
+    return segmenter_of(encoder, len(inputs.classes.names), parts, settings.seed)
+
+
+def check_fit(settings: AdaptSettings, inputs: AdaptInputs) -> None:
+    """Refuse weights of another network, and a crop that the network or a picture cannot take.
+
+    Raises:
+        ValueError: If something does not fit.
+    """
+    from saot.adapt.trainer import check_crop
+
+    sizes = settings.recipe.pictures
+    settings.recipe.check_classes(len(inputs.classes.names))
+    check_crop(new_network(settings, inputs), settings.recipe)
+    check_sizes(inputs.source.images, sizes.source_size, sizes.crop)
+    if inputs.target is not None:
+        check_sizes(inputs.target, sizes.target_size, sizes.crop)

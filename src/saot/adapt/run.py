@@ -1,0 +1,141 @@
+"""`saot adapt`: a network trained end to end, in a run folder like any other; safe to kill at any moment."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saot.adapt.job import KIND, Adaptation, AdaptInputs, AdaptSettings, check_fit, open_adapt_inputs
+from saot.adapt.recipe import recipe_differences
+from saot.adapt.training import new_accelerator, train, train_beside
+from saot.data import ImageSet, write_atomic
+from saot.label import RunOutcome, check_device, device_name, digest, versions
+from saot.runs import RUN_FORMAT, Workspace, commit_of_code
+
+Progress = Callable[[str, int, int], None]
+
+
+def run_adaptation(
+    settings: AdaptSettings, out: Path, *, device: str = "cpu", progress: Progress | None = None
+) -> RunOutcome:
+    """Train, score, report; the same call again goes on where it stopped and ends with the same weights.
+
+    Under `accelerate launch -m saot.cli adapt ...` several processes share the work: each draws its own pictures,
+    gradients are averaged, and the first one writes.
+
+    Args:
+        settings: What is asked.
+        out: The run folder.
+        device: "cpu" or "cuda".
+        progress: Called with (stage, done, total).
+
+    Raises:
+        ValueError: If an input is not as it should be, or accelerate is not installed.
+    """
+    from saot.adapt.scores import adaptation_report, score_adaptation, write_adaptation_metrics
+
+    check_device(device)
+    inputs = open_adapt_inputs(settings)
+    accelerator = new_accelerator(device, settings.recipe)
+    if not accelerator.is_main_process:
+        train_beside(settings, inputs, out, accelerator)
+        return RunOutcome({}, {}, Path(out), resumed=False)
+    if not Path(out).exists():  # a slip in weights or crop is told before a folder holds on to it
+        check_fit(settings, inputs)
+    space = Workspace(out, settings.to_dict(), progress)
+    try:
+        job = Adaptation(settings, space, inputs, str(accelerator.device))
+        check_data(job)
+        finished = finished_adaptation(job)
+        if finished is not None:
+            accelerator.wait_for_everyone()  # the others wait for it in `train_beside`
+            return finished
+        began = time.time()
+        train(job, accelerator)
+        scores = score_adaptation(job)
+        metrics = write_adaptation_metrics(job, scores)
+        space.write_log()
+        with space.stage("report"):
+            adaptation_report(job, run_record(job, began), metrics, scores)
+        run = run_record(job, began)
+        write_atomic(space.path("run.json"), (json.dumps(run, indent=1) + "\n").encode())
+        return RunOutcome(metrics, run, Path(out), resumed=False)
+    finally:
+        space.close()
+
+
+def finished_adaptation(job: Adaptation) -> RunOutcome | None:
+    """The outcome of a run that is complete, or None. run.json is written last."""
+    needed = ("run.json", "metrics.json", "report.html", "network.safetensors", "encoder.safetensors", "log.jsonl")
+    if not all(job.space.path(name).exists() for name in needed):
+        return None
+    run = json.loads(job.space.path("run.json").read_text())
+    return RunOutcome(json.loads(job.space.path("metrics.json").read_text()), run, job.space.root, resumed=True)
+
+
+def check_data(job: Adaptation) -> None:
+    """Write down what the run is made of; refuse to go on with other pictures or masks.
+
+    Raises:
+        ValueError: If a set is not what it was when the run began.
+    """
+    now, then = data_record(job.inputs), job.space.facts("data")
+    changed = [name for name in now if then and now[name] != then.get(name)]
+    if changed:
+        raise ValueError(
+            f"pictures or masks of {' and '.join(changed)} have changed since {job.space.root} was begun: choose "
+            "another --out"
+        )
+    job.space.set_facts("data", now)
+
+
+def data_record(inputs: AdaptInputs) -> dict[str, Any]:
+    """Number of the pictures of every set, a digest of them and, where they are read, one of their masks."""
+    labelled = {"source": inputs.source, "eval": inputs.truth, "source_eval": inputs.source_truth}
+    found: dict[str, Any] = {}
+    for name, data in labelled.items():
+        if data is not None:
+            masks = {key: data.mask_fingerprint(number) for number, key in enumerate(data.keys)}
+            found[name] = {**_pictures(data.images), "masks_sha256": digest(masks)}
+    return found if inputs.target is None else {**found, "target": _pictures(inputs.target)}
+
+
+def _pictures(images: ImageSet) -> dict[str, Any]:
+    prints = {key: images.fingerprint(number) for number, key in enumerate(images.keys)}
+    return {"images": len(images), "sha256": digest(prints)}
+
+
+def run_record(job: Adaptation, began: float) -> dict[str, Any]:
+    """run.json: everything but the scores."""
+    settings, space = job.settings, job.space
+    return {
+        "format": RUN_FORMAT,
+        "kind": KIND,
+        "settings": settings.to_dict(),
+        "source": settings.source,
+        "target": settings.target,
+        "eval": settings.eval,
+        "backbone": settings.recipe.network.encoder,
+        "preset": settings.recipe.name,
+        "method": settings.recipe.method,
+        "points": "0",
+        "seed": settings.seed,
+        "label_budget": 0,
+        "differences_from_paper": [
+            {"field": path, "paper": paper, "used": used, "reason": why}
+            for path, paper, used, why in recipe_differences(settings.recipe)
+        ],
+        "data": space.facts("data"),
+        "stages": space.facts("stages"),
+        "gpu": space.facts("gpu"),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+        "notes": job.inputs.notes(),
+        "versions": versions((*("saot", "torch", "numpy", "safetensors", "pillow", "transformers"), "accelerate")),
+        "commit": commit_of_code(),
+        "device": device_name(torch.device(job.device)),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,278 @@
+"""What a finished `saot adapt` is worth: scores on target and source, how well its features separate classes."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from saot.adapt.figures import separation_figure, similarity_figure, tsne_figure
+from saot.adapt.job import Adaptation
+from saot.adapt.predict import last_features, predict_mask
+from saot.adapt.recipe import PicturesRecipe
+from saot.adapt.separation import (
+    ClassMoments,
+    ClassSample,
+    PixelDiscrimination,
+    center_similarity,
+    class_center_distance,
+)
+from saot.data import LabelledSet, write_atomic
+from saot.evaluate import ConfusionMatrix, method_entry, method_named
+from saot.label import confusion_of, spread_pictures, thinned
+from saot.report import Difference, Figure, Panel, ReportData, Table, figure_png, write_report
+from saot.runs import generator_for, load_tensors, save_tensors
+
+SAMPLED = 128  # cells of each class and domain in the t-SNE picture; the paper shows 256, four times as slow
+MEASURED = 200  # pictures of each domain that the feature measures look at, at most
+LOSSES = ("source", "target", "pull", "feature_distance", "sure")
+
+
+@dataclass(frozen=True)
+class AdaptationScores:
+    """What scoring left behind.
+
+    Attributes:
+        counts: (N, K, K) of each evaluation picture, rows truth; None without evaluation labels.
+        source_counts: The same of held-out source pictures; None where none are given.
+        masks: Predicted masks of the pictures the report shows, by number.
+        measures: Of the features, as plain JSON values; empty without evaluation labels.
+    """
+
+    counts: Int64[Tensor, "N K K"] | None
+    source_counts: Int64[Tensor, "M K K"] | None
+    masks: dict[int, Tensor]
+    measures: dict[str, Any]
+
+
+def score_adaptation(job: Adaptation) -> AdaptationScores:
+    """Scores and measures; what is on disk is read, not made again."""
+    truth, source, sizes = job.inputs.truth, job.inputs.source_truth, job.recipe.pictures
+    shown = [] if truth is None else spread_pictures(len(truth))
+    counts, masks = (None, {}) if truth is None else _scored(job, "eval", truth, shown, sizes)
+    kept = None if source is None else _scored(job, "source", source, [], sizes.of_source())[0]
+    return AdaptationScores(counts, kept, masks, feature_measures(job))
+
+
+def _scored(
+    job: Adaptation, name: str, data: LabelledSet, shown: list[int], sizes: PicturesRecipe
+) -> tuple[Tensor, dict[int, Tensor]]:
+    path = job.space.work("scores", f"{name}.safetensors")
+    kept = load_tensors(path)
+    if kept is None:
+        kept, counts = {}, []
+        with job.space.stage(f"score {name}", resumes=False):
+            for number in range(len(data)):
+                mask = predict_mask(job.network, data.image(number), sizes)
+                matrix = ConfusionMatrix(len(job.inputs.classes.names))
+                matrix.update(mask, torch.from_numpy(data.mask(number)))
+                counts.append(matrix.counts)
+                if number in shown:
+                    kept[f"mask-{number:06d}"] = mask
+                job.space.tell(f"score {name}")(number + 1, len(data))
+        kept["counts"] = torch.stack(counts)
+        save_tensors(path, kept)
+    masks = {int(key.removeprefix("mask-")): value for key, value in kept.items() if key.startswith("mask-")}
+    return kept["counts"], masks
+
+
+def feature_measures(job: Adaptation) -> dict[str, Any]:
+    """Class centre distance, pixel-wise discrimination distance and similarity across domains, Eqs. (14), (15), Fig. 2.
+
+    Of the encoder's last stage on evaluation pictures; the source's side are held-out source pictures where given,
+    else training ones. The evaluation's labels are used to measure alone.
+    """
+    truth = job.inputs.truth
+    if truth is None:
+        return {}
+    path = job.space.work("facts", "measures.json")
+    if path.exists() and job.space.work("scores", "sample.safetensors").exists():
+        return json.loads(path.read_text())
+    classes = len(job.inputs.classes.names)
+    with job.space.stage("measures", resumes=False):
+        target, discrimination, sample = _measured(job, truth, "target")
+        source, _, source_sample = _measured(job, job.inputs.source_truth or job.inputs.source, "source")
+        similarity = center_similarity(source, target)
+    measures = {
+        "ccd": _plain(class_center_distance(target)),
+        "pdd": _plain(discrimination),
+        "similarity": _plain(similarity),
+    }
+    tensors = {
+        "target_features": sample.features.float(),
+        "target_labels": sample.labels,
+        "source_features": source_sample.features.float(),
+        "source_labels": source_sample.labels,
+    }
+    assert len(measures["ccd"]) == classes
+    save_tensors(job.space.work("scores", "sample.safetensors"), tensors)
+    job.space.set_facts("measures", measures)
+    return measures
+
+
+def _measured(job: Adaptation, data: LabelledSet, name: str) -> tuple[ClassMoments, Tensor, ClassSample]:
+    """Moments in a first pass, discrimination in a second, and a sample for t-SNE."""
+    classes = len(job.inputs.classes.names)
+    sizes = job.recipe.pictures if name == "target" else job.recipe.pictures.of_source()
+    numbers = np.unique(np.linspace(0, len(data) - 1, min(MEASURED, len(data))).round().astype(int)).tolist()
+
+    def features(what: str) -> Iterator[tuple[Tensor, Tensor]]:
+        for done, number in enumerate(numbers):
+            yield last_features(job.network, data.image(number), data.mask(number), sizes)
+            job.space.tell(f"{name} {what}")(done + 1, len(numbers))
+
+    sample = ClassSample(classes, generator_for(job.settings.seed, "t-sne", name), SAMPLED)
+    moments: ClassMoments | None = None
+    for part, labels in features("features"):
+        moments = moments or ClassMoments(classes, part.shape[1])
+        moments.update(part, labels)
+        sample.update(part, labels)
+    assert moments is not None  # sets are not empty
+    second = PixelDiscrimination(moments.centers)
+    if name == "target":
+        for part, labels in features("discrimination"):
+            second.update(part, labels)
+    return moments, second.values, sample
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def write_adaptation_metrics(job: Adaptation, scores: AdaptationScores) -> dict[str, Any]:
+    """metrics.json: the contract's table, and beside it the source domain's and the feature measures."""
+    classes, name = job.inputs.classes, job.settings.method
+
+    def entry(counts: Tensor | None) -> dict[str, Any]:
+        return method_entry(None if counts is None else confusion_of(counts.sum(0)), classes, 0)
+
+    metrics: dict[str, Any] = {
+        "classes": list(classes.names),
+        "split": job.settings.eval,
+        "images": 0 if scores.counts is None else len(scores.counts),
+        "methods": {name: entry(scores.counts)},
+    }
+    if scores.source_counts is not None:
+        metrics["source_domain"] = {
+            "split": job.settings.source_eval,
+            "images": len(scores.source_counts),
+            "methods": {name: entry(scores.source_counts)},
+        }
+    if scores.measures:
+        metrics["features"] = {
+            measure: dict(zip(classes.names, values, strict=True)) for measure, values in scores.measures.items()
+        }
+    write_atomic(job.space.path("metrics.json"), (json.dumps(metrics, indent=1) + "\n").encode())
+    return metrics
+
+
+def adaptation_report(job: Adaptation, run: dict[str, Any], metrics: dict[str, Any], scores: AdaptationScores) -> None:
+    """report.html."""
+    name = job.settings.method
+    counts = scores.counts
+    data = ReportData(
+        title=f"{method_named(name).title}: {job.settings.source} to {job.settings.target or 'unseen domains'}",
+        run=run,
+        metrics=metrics,
+        classes=job.inputs.classes,
+        differences=tuple(
+            Difference(d["field"], d["paper"], d["used"], d["reason"]) for d in run["differences_from_paper"]
+        ),
+        panels=tuple(_panel(job, number, mask, scores) for number, mask in sorted(scores.masks.items())),
+        confusions={} if counts is None else {name: counts.sum(0)},
+        curves=_curves(job),
+        notes=tuple(run["notes"]),
+        figures=_figures(job, metrics, scores),
+        tables=_tables(job, metrics),
+    )
+    write_report(job.space.path("report.html"), data)
+
+
+def _panel(job: Adaptation, number: int, mask: Tensor, scores: AdaptationScores) -> Panel:
+    truth = job.inputs.truth
+    assert truth is not None and scores.counts is not None  # masks are shown of scored pictures
+    value = confusion_of(scores.counts[number]).mean_iou()
+    name = job.settings.method
+    return Panel(
+        truth.keys[number],
+        truth.image(number),
+        truth.mask(number),
+        {name: mask.numpy()},
+        {name: None if value != value else value},
+    )
+
+
+def _curves(job: Adaptation) -> dict[str, list[tuple[float, float]]]:
+    path = job.space.log_path("adapt")
+    if not path.exists():
+        return {}
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    found = {}
+    for loss in LOSSES:
+        values = [(record["step"], record[loss]) for record in records if loss in record]
+        if values:
+            found[f"training: {loss.replace('_', ' ')}"] = thinned(values)
+    return found
+
+
+def _figures(job: Adaptation, metrics: dict[str, Any], scores: AdaptationScores) -> tuple[Figure, ...]:
+    """t-SNE of both domains, distances a class, similarity against IoU."""
+    sample = load_tensors(job.space.work("scores", "sample.safetensors"))
+    if sample is None or not scores.measures:
+        return ()
+    classes, title = job.inputs.classes, method_named(job.settings.method).title
+    iou = list(metrics["methods"][job.settings.method]["iou"].values())
+    drawn = [
+        (
+            "Features of both domains",
+            "Cells of the encoder's last stage, at most 128 a class and domain, laid out by t-SNE. Where rings lie "
+            "among dots of their colour, the target's features have come to the source's.",
+            tsne_figure(
+                sample["source_features"], sample["source_labels"], sample["target_features"],
+                sample["target_labels"], classes, job.settings.seed,
+            ),
+        ),
+        (
+            "How well features separate classes",
+            "Class centre distance and pixel-wise discrimination distance on the evaluation pictures; lower is better.",
+            separation_figure(classes.names, {title: scores.measures["ccd"]}, {title: scores.measures["pdd"]}),
+        ),
+        (
+            "Similarity across domains and IoU",
+            "Cosine between a class's mean feature in the source and in the target, against its IoU.",
+            similarity_figure(classes.names, {title: scores.measures["similarity"]}, {title: iou}),
+        ),
+    ]  # fmt: skip
+    return tuple(Figure(heading, text, figure_png(figure)) for heading, text, figure in drawn)
+
+
+def _tables(job: Adaptation, metrics: dict[str, Any]) -> tuple[Table, ...]:
+    """Per class: IoU on target and source, and the measures."""
+    if metrics["methods"][job.settings.method]["miou"] is None:
+        return ()
+    target = metrics["methods"][job.settings.method]["iou"]
+    source = metrics.get("source_domain", {}).get("methods", {}).get(job.settings.method, {}).get("iou", {})
+    features = metrics.get("features", {})
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f}"
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    rows = tuple(
+        (
+            name,
+            percent(target.get(name)),
+            percent(source.get(name)),
+            *(number(features.get(measure, {}).get(name)) for measure in ("similarity", "ccd", "pdd")),
+        )
+        for name in metrics["classes"]
+    )
+    columns = ("class", "IoU % target", "IoU % source", "similarity", "CCD", "PDD")
+    return (Table("Class by class", "Source: held-out source pictures, where given.", columns, rows),)

@@ -1,0 +1,168 @@
+"""Tokens of several backbones side by side: the zero-shot fusion of GeoAware-SC and Shape-of-You.
+
+Both join Stable Diffusion and DINOv2 so: each network's tokens are scaled to length 1, brought to one grid,
+concatenated, and the whole is scaled to length 1. The cosine of two fused tokens is then the mean of the parts'
+cosines.
+
+Choices of ours, where several would do:
+
+- The first part leads: the picture is resized to its input, and the tokens lie on its grid. The other parts see
+  *that* picture, resized by their own filter to their own input size, so all of them look at the same pixels.
+- An explicit size is the first part's. Another part takes it too if it accepts it (a multiple of its own patch);
+  otherwise, and if no size is given, it keeps its default. `dinov2-base+stable-diffusion` at 840 is thus
+  sd-dino's pair of inputs, 840 and 960 pixels, both with 60 tokens a long side.
+- Tokens are normalised before they are resampled; between tokens that disagree, a resampled part is therefore
+  shorter than 1 and weighs less. Parts on equal grids are not changed by resampling at all.
+- A part that pads (mobile-sam) drops the tokens wholly in padding; its last row or column may still reach beyond
+  the picture, so places are compared in shares of the picture, not of the grid.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from saot.features.backbone import Backbone, FeatureSettings, Keyed, SizePolicy, load_backbone, resize_image
+from saot.features.grid import FeatureKey
+
+_NO_WEIGHTS = ("filterbank",)
+_NEED_WEIGHTS = ("mobile-sam", "adapted")  # the rest has a published place to look for them
+_SAID_ELSEWHERE = ("backbone", "weights_sha256", "l2_norm", "format_version")  # of the parts' keys
+
+
+class Joined(Keyed):
+    """Backbones joined by `+` as one `Backbone`; the tokens lie on the first one's grid.
+
+    `key.weights_sha256` holds the parts' hashes, joined by `+`; `key.layers` one entry a part, with all that the
+    part's own key says; `key.dim` the sum. The fields about the picture (size, padding, patch, filter, pixel
+    statistics, final norm) are those of the first part.
+    """
+
+    def __init__(self, settings: FeatureSettings, others: Mapping[str, Callable[[FeatureSettings], Backbone]]) -> None:
+        names = _split_names(settings.name)
+        if settings.layers is not None or settings.final_norm is not None:
+            raise ValueError(
+                f"layers and final_norm mean something else for each part of {settings.name}; leave both out, "
+                "the parts use their defaults"
+            )
+        if not settings.l2_norm:
+            raise ValueError(f"l2_norm=False does not fit {settings.name}: fusion is made of unit tokens; leave it out")
+        weights = _split_weights(names, settings.weights)
+        options = {"pad": settings.pad, "device": settings.device, "others": others}
+        first = load_backbone(names[0], weights[0], size=settings.size, **options)
+        rest = [
+            _load_other(name, file, settings.size, options) for name, file in zip(names[1:], weights[1:], strict=True)
+        ]
+        self._parts: tuple[Backbone, ...] = (first, *rest)
+        keys = [part.key for part in self._parts]
+        lead = asdict(keys[0])
+        lead["backbone"] = settings.name
+        lead["weights_sha256"] = "+".join(key.weights_sha256 for key in keys)
+        lead["layers"] = tuple(_describe(key) for key in keys)
+        lead["dim"] = sum(key.dim for key in keys)
+        self._key = FeatureKey(**lead)
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        return self._parts[0].input_size(height, width)
+
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
+        size = (image.shape[0], image.shape[1])
+        blocks = []
+        for number, part in enumerate(self._parts):
+            own = part.input_size(*size) if number else size
+            tokens = F.normalize(part.tokens(resize_image(image, own, part.key.resize)), dim=-1)
+            blocks.append(resample_tokens(tokens, own, part.patch_size, size, self.patch_size))
+        return torch.cat(blocks, -1)
+
+
+def resample_tokens(
+    tokens: Float[Tensor, "n d"],
+    size: tuple[int, int],
+    patch_size: int,
+    wanted_size: tuple[int, int],
+    wanted_patch_size: int,
+) -> Float[Tensor, "m d"]:
+    """Tokens of a picture on another grid, bilinearly; beyond the outermost centres the outermost token counts.
+
+    Where both grids end with the picture, this is `F.interpolate(..., mode="bilinear", align_corners=False)`.
+    If a grid reaches beyond the picture (padding), each token keeps its true place.
+
+    Args:
+        tokens: Row-major; one for each begun patch.
+        size: Height and width of the picture under them, pixels.
+        patch_size: Pixels a token, in the same measure.
+        wanted_size: Height and width of the picture under the wanted grid, pixels of that input.
+        wanted_patch_size: Pixels a wanted token, in that measure.
+
+    Example:
+        >>> resample_tokens(torch.tensor([[0.0], [1.0]]), (8, 16), 8, (8, 32), 8).flatten()
+        tensor([0.0000, 0.2500, 0.7500, 1.0000])
+    """
+    if (size, patch_size) == (wanted_size, wanted_patch_size):
+        return tokens
+    down, across = (_hats(size[i], patch_size, wanted_size[i], wanted_patch_size).to(tokens) for i in (0, 1))
+    grid = tokens.unflatten(0, (down.shape[1], across.shape[1]))
+    return torch.einsum("yr,rcd,xc->yxd", down, grid, across).flatten(0, 1)
+
+
+def _hats(side: int, patch_size: int, wanted_side: int, wanted_patch_size: int) -> Float[Tensor, "wanted given"]:
+    """Weight of each given token in each wanted one, along one axis; rows sum to 1."""
+    given, wanted = -(-side // patch_size), -(-wanted_side // wanted_patch_size)
+    shares = (torch.arange(wanted, dtype=torch.float64) + 0.5) * wanted_patch_size / wanted_side
+    places = (shares * side / patch_size - 0.5).clamp(0, given - 1)
+    return (1 - (places[:, None] - torch.arange(given)).abs()).clamp_min(0)
+
+
+def _split_names(name: str) -> list[str]:
+    names = name.split("+")
+    if not all(names):
+        raise ValueError(f"expected backbones joined by +, such as dinov2-base+stable-diffusion; got {name!r}")
+    twice = [part for part, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{name} names {twice[0]} twice, which adds nothing; name each backbone once")
+    return names
+
+
+def _split_weights(names: list[str], weights: str | None) -> list[str | None]:
+    """Weights of each part: pieces between `+`, or one string for the only part that it can be meant for."""
+    if weights is None:
+        return [None] * len(names)
+    if "+" in weights:
+        pieces = weights.split("+")
+        if len(pieces) != len(names):
+            raise ValueError(
+                f"{weights!r} has {len(pieces)} pieces between its + but {'+'.join(names)} has {len(names)} parts; "
+                "give one for each, empty for none"
+            )
+        return [piece or None for piece in pieces]
+    takers = [name for name in names if name in _NEED_WEIGHTS] or [name for name in names if name not in _NO_WEIGHTS]
+    if len(takers) != 1:
+        example = "+".join([weights, *[""] * (len(names) - 1)])
+        raise ValueError(
+            f"it is not clear which part of {'+'.join(names)} has the weights {weights!r}; write a piece for each "
+            f"part, empty for none, such as {example!r} for the first"
+        )
+    return [weights if name == takers[0] else None for name in names]
+
+
+def _load_other(name: str, weights: str | None, size: SizePolicy, options: dict[str, Any]) -> Backbone:
+    """A part behind the first: at the given size if it accepts that, else at its default."""
+    if size is not None:
+        try:
+            return load_backbone(name, weights, size=size, **options)
+        except ValueError:  # any other trouble than the size comes again below
+            pass
+    return load_backbone(name, weights, **options)
+
+
+def _describe(key: FeatureKey) -> str:
+    """All that a part's key says and the fused key's other fields do not."""
+    values = {name: value for name, value in asdict(key).items() if name not in _SAID_ELSEWHERE}
+    values["layers"] = "/".join(key.layers)
+    return f"{key.backbone}({', '.join(f'{name}={value}' for name, value in values.items())})"

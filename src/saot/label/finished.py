@@ -1,0 +1,252 @@
+"""A finished run at work: masks for new pictures, scores on labelled ones."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from saot.data import CLASS_SET_NAMES, IGNORE_INDEX, ClassSet, PatchGrid, class_set, read_image
+from saot.decoder import Decoder, picture_logits
+from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask
+from saot.features import Backbone, extract
+from saot.label.calibrate import abstention_threshold
+from saot.label.networks import load_decoder
+from saot.label.run import published_settings
+from saot.label.settings import parse_size
+from saot.label.wings import NO_WINGS, Labeller, Wings
+from saot.report import CocoItem, write_coco, write_color_overlay, write_index_png
+from saot.runs import RUN_FORMAT
+
+FORMATS = ("png", "color", "coco")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The parts of a run that label new pictures.
+
+    Attributes:
+        classes: What the indices mean.
+        decoder: The small network.
+        backbone: The frozen one.
+        bias: Logit adjustment, or None.
+        label_budget: Target labels behind the network.
+        threshold: Least confidence of a pixel that is labelled; 0 labels all.
+        method: Its name in metrics.json.
+    """
+
+    classes: ClassSet
+    decoder: Decoder
+    backbone: Backbone
+    bias: Float[Tensor, " K"] | None
+    label_budget: int
+    threshold: float = 0.0
+    method: str = "saot_decoder"
+
+    def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
+        """Class index of every pixel, at the picture's own size; 255 where the confidence is below the threshold."""
+        features = extract(self.backbone, image, fingerprint)
+        return self.mask_of(features.tokens, features.grid)
+
+    def mask_of(self, tokens: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
+        """Class index of every pixel from a picture's tokens."""
+        with torch.no_grad():
+            tokens = tokens.half().float()  # as a store keeps them, so that scores agree to the bit
+            logits = picture_logits(self.decoder, tokens, grid.height, grid.width)
+        mask = predict_mask(logits, grid, self.bias)
+        if self.threshold > 0:
+            mask[predict_confidence(logits, grid, self.bias) < self.threshold] = IGNORE_INDEX
+        return mask
+
+
+def open_run(folder: Path, wings: Wings = NO_WINGS) -> Labeller:
+    """A finished run, of `saot run` or of a kind that a wing opens, ready to label pictures.
+
+    Raises:
+        ValueError: If the folder is missing, unfinished, or of another format.
+    """
+    folder = Path(folder)
+    record = folder / "run.json"
+    if not folder.is_dir():
+        raise ValueError(f"expected the folder of a run; {folder} does not exist: give the --out of `saot run`")
+    if not record.exists():
+        raise ValueError(
+            f"expected a finished run in {folder}; it has no run.json: give the same `saot run` command again"
+        )
+    run = json.loads(record.read_text())
+    if run.get("format") != RUN_FORMAT:
+        raise ValueError(
+            f"expected a run of format {RUN_FORMAT}; {folder} has format {run.get('format')}: "
+            "use the version that made it"
+        )
+    kind = run.get("kind")
+    if kind is not None:
+        if kind not in wings.finished:
+            raise ValueError(f"expected a run of `saot run`; {folder} holds one of kind {kind!r}: use the command line")
+        return wings.finished[kind](folder)
+    decoder = load_decoder(folder / "decoder.safetensors")
+    if decoder is None:
+        raise ValueError(
+            f"expected {folder / 'decoder.safetensors'}; it is missing or damaged: "
+            "give the same `saot run` command again"
+        )
+    settings = run["settings"]
+    backbone = wings.backbone(settings["backbone"], settings["weights"], size=parse_size(settings["size"]))
+    made_with, now = run["features"], json.loads(backbone.key.to_json())
+    for name, value in made_with.items():
+        if now.get(name) != value:
+            raise ValueError(
+                f"expected the backbone the run was made with; {name} is {now.get(name)!r} now but was {value!r}: "
+                "use the same weights"
+            )
+    published = published_settings(folder / "decoder.safetensors")
+    bias = None if run["decoder_bias"] is None else torch.tensor(run["decoder_bias"])
+    return FinishedRun(classes_of(published), decoder, backbone, bias, int(run["label_budget"]))
+
+
+def classes_of(published: dict[str, Any]) -> ClassSet:
+    """The class set of a decoder: a known one where names agree, else the names and colours it brings."""
+    names = tuple(published["classes"])
+    for name in CLASS_SET_NAMES:
+        known = class_set(name)
+        if known.names == names:
+            return known
+    colors = tuple((int(r), int(g), int(b)) for r, g, b in published["colors"])
+    return ClassSet(name="run", names=names, colors=colors, id_map=None, subsets={})
+
+
+def find_pictures(paths: Sequence[Path], out: Path) -> list[Path]:
+    """The pictures named, and those of the folders named, in order; what lies below `out` is an earlier answer.
+
+    Raises:
+        ValueError: If a path does not exist or nothing is found.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+            found += inside if out.resolve() == path.resolve() else [p for p in inside if not _below(p, out)]
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ValueError(f"expected a picture or a folder of pictures; {path} does not exist")
+    if not found:
+        raise ValueError(f"expected at least one picture; found none in {', '.join(map(str, paths))}")
+    return found
+
+
+def _below(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
+
+
+def _output(path: Path, out: Path, kind: str) -> Path:
+    return out / (f"{path.stem}.png" if kind == "png" else f"{path.stem}_color.png")
+
+
+def _check_outputs(files: Sequence[Path], out: Path, formats: Sequence[str]) -> None:
+    stems = [path.stem for path in files]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise ValueError(f"expected pictures of different names; two are called {twice!r}: predict them one by one")
+    inputs = {path.resolve() for path in files}
+    for path in files:
+        for kind in ("png", "color"):
+            if kind in formats and _output(path, out, kind).resolve() in inputs:
+                raise ValueError(
+                    f"expected an --out that leaves your pictures alone; {_output(path, out, kind)} is one of them: "
+                    "choose another --out"
+                )
+
+
+def predict_pictures(
+    folder: Path,
+    pictures: Sequence[Path],
+    out: Path,
+    formats: Sequence[str] = ("png",),
+    progress: Callable[[int, int], None] | None = None,
+    abstain: float | None = None,
+    wings: Wings = NO_WINGS,
+) -> list[dict[str, Any]]:
+    """Masks of new pictures at their own sizes; one record a picture.
+
+    Args:
+        folder: A finished run.
+        pictures: Files, or folders of files.
+        out: Where to write `STEM.png` (class indices), `STEM_color.png` (overlay) and `annotations.json` (COCO RLE).
+        formats: Among "png", "color" and "coco".
+        progress: Called with (done, total).
+        abstain: Error allowed among the labelled pixels; the others get 255, by the threshold the run found on its
+            held-out points. `docs/calibration.md` says what that guarantees.
+
+    Raises:
+        ValueError: If a format is unknown, a file would be written twice or over a picture, an input is not as it
+            should be, or the run has no threshold for `abstain`.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"expected formats among {', '.join(FORMATS)}; got {', '.join(unknown) or 'none'}")
+    run, files = open_run(folder, wings), find_pictures(pictures, out)
+    if abstain is not None:
+        if not isinstance(run, FinishedRun):
+            raise ValueError(
+                "expected a run of `saot run` for --abstain; networks of `saot adapt` have no held-out points"
+            )
+        run = replace(run, threshold=abstention_threshold(folder, abstain))
+    _check_outputs(files, out, formats)
+    out.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+
+    def label() -> Iterator[CocoItem]:
+        for done, path in enumerate(files, start=1):
+            image = read_image(path)
+            mask = run.mask(image, str(path)).numpy()
+            record: dict[str, Any] = {"image": str(path), "height": mask.shape[0], "width": mask.shape[1]}
+            if abstain is not None:
+                record["labelled"] = float((mask != IGNORE_INDEX).mean())
+            if "png" in formats:
+                write_index_png(_output(path, out, "png"), mask, run.classes)
+                record["mask"] = str(_output(path, out, "png"))
+            if "color" in formats:
+                write_color_overlay(_output(path, out, "color"), image, mask, run.classes)
+                record["color"] = str(_output(path, out, "color"))
+            records.append(record)
+            yield CocoItem(path.name, mask)
+            if progress is not None:
+                progress(done, len(files))
+
+    if "coco" in formats:
+        write_coco(out / "annotations.json", label(), run.classes)
+    else:
+        for _ in label():
+            pass
+    return records
+
+
+def evaluate_run(
+    folder: Path, spec: str, progress: Callable[[int, int], None] | None = None, wings: Wings = NO_WINGS
+) -> dict[str, Any]:
+    """The decoder's scores on labelled pictures, in the form of metrics.json.
+
+    Raises:
+        ValueError: If the run is unfinished or the pictures have no masks.
+    """
+    run = open_run(folder, wings)
+    data = wings.labelled(spec, run.classes)
+    matrix = ConfusionMatrix(len(run.classes.names))
+    for number in range(len(data)):
+        mask = run.mask(data.image(number), data.images.fingerprint(number))
+        matrix.update(mask, torch.from_numpy(data.mask(number)))
+        if progress is not None:
+            progress(number + 1, len(data))
+    classes = run.classes
+    return {
+        "classes": list(classes.names),
+        "split": spec,
+        "images": len(data),
+        "methods": {run.method: method_entry(matrix, classes, run.label_budget)},
+    }

@@ -1,0 +1,222 @@
+"""What a run reads: opened and checked before anything is written, and recognised when the run goes on."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saot.data import ClassSet, ImageSet, LabelledSet, sha256_file, write_atomic
+from saot.features import Backbone
+from saot.label.settings import RunSettings, parse_size
+from saot.label.wings import NO_WINGS, Wings
+from saot.runs import Workspace
+
+Manifest = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened inputs of a run.
+
+    Attributes:
+        source: Labelled pictures in use.
+        target: Pictures in use to adapt to; no way to their labels.
+        truth: Labelled pictures to score on, or None.
+        classes: Those of the source.
+        backbone: The frozen network; its weights load when first used.
+        wings: What opened them.
+    """
+
+    source: LabelledSet
+    target: ImageSet
+    truth: LabelledSet | None
+    classes: ClassSet
+    backbone: Backbone
+    wings: Wings = NO_WINGS
+
+
+def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS) -> Inputs:
+    """Open everything a run reads. Nothing is written, so a slip in the command costs nothing.
+
+    Raises:
+        ValueError: If a set, the backbone or the request for points is not as it should be.
+    """
+    source = wings.labelled(settings.source)
+    classes = source.classes
+    target = wings.images(settings.target, classes)
+    truth = None if settings.eval is None else wings.labelled(settings.eval, classes)
+    for spec, pictures in ((settings.source, source), (settings.target, target), (settings.eval, truth)):
+        if pictures is not None and len(pictures) == 0:
+            raise ValueError(f"expected at least one picture in {spec}; got none")
+    source = restrict_labelled(source, source_choice(len(source), settings))
+    target = restrict_images(target, target_choice(len(target), settings))
+    _, count = points_request(settings.points)
+    if count is None and not Path(settings.points).exists():
+        raise ValueError(
+            "expected --points as a number, total:N, resample:N, a CSV file (image,x,y,class) or a folder of "
+            f"scribbles; got {settings.points!r}, which is none of them"
+        )
+    backbone = wings.backbone(settings.backbone, settings.weights, size=parse_size(settings.size), device=device)
+    return Inputs(source, target, truth, classes, backbone, wings)
+
+
+def source_choice(total: int, settings: RunSettings) -> list[int]:
+    """Which source pictures are used: all, or the paper's random choice (E.9), in the order of the data set.
+
+    Raises:
+        ValueError: If more are asked for than there are, or fewer than one.
+
+    Example:
+        >>> source_choice(5, RunSettings("a:b", "c:d", source_pictures=3))
+        [2, 3, 4]
+    """
+    count = _checked_count("source_pictures", settings.source_pictures, total, settings.source)
+    if count is None:
+        return list(range(total))
+    return sorted(np.random.default_rng(0).choice(total, count, replace=False).tolist())
+
+
+def target_choice(total: int, settings: RunSettings) -> list[int]:
+    """Which target pictures are used: all, or the first ones (E.9).
+
+    Raises:
+        ValueError: If more are asked for than there are, or fewer than one.
+    """
+    count = _checked_count("target_pictures", settings.target_pictures, total, settings.target)
+    return list(range(total if count is None else count))
+
+
+def _checked_count(name: str, count: int | None, total: int, spec: str) -> int | None:
+    if count is not None and not 1 <= count <= total:
+        raise ValueError(
+            f"expected {name} from 1 to {total}, the number of pictures in {spec}; got {count}: ask for no more, or "
+            "leave it out to use all"
+        )
+    return count
+
+
+def restrict_images(images: ImageSet, chosen: Sequence[int]) -> ImageSet:
+    """The chosen pictures of a set, in this order."""
+    if list(chosen) == list(range(len(images))):
+        return images
+    return replace(
+        images,
+        keys=tuple(images.keys[number] for number in chosen),
+        load=_at(images.load, chosen),
+        fingerprint=_at(images.fingerprint, chosen),
+        measure=None if images.measure is None else _at(images.measure, chosen),
+    )
+
+
+def restrict_labelled(data: LabelledSet, chosen: Sequence[int]) -> LabelledSet:
+    """The chosen pictures of a set with their masks, in this order."""
+    if list(chosen) == list(range(len(data))):
+        return data
+    named = None if data.name_mask is None else _at(data.name_mask, chosen)
+    return LabelledSet(restrict_images(data.images, chosen), _at(data.mask, chosen), named)
+
+
+def _at(function: Callable[[int], Any], chosen: Sequence[int]) -> Callable[[int], Any]:
+    return lambda index: function(chosen[index])
+
+
+def target_labels(settings: RunSettings, inputs: Inputs, *, all_of_them: bool = False) -> LabelledSet:
+    """The masks of the target pictures in use: to draw points from, and for the oracle. Nothing else may call it.
+
+    Args:
+        settings: What was asked.
+        inputs: The opened inputs.
+        all_of_them: Whether every picture in use must have a mask.
+
+    Raises:
+        ValueError: If there are no masks, or not all of them.
+    """
+    labelled, used = inputs.wings.labelled(settings.target, inputs.classes), set(inputs.target.keys)
+    labelled = restrict_labelled(labelled, [number for number, key in enumerate(labelled.keys) if key in used])
+    if all_of_them and labelled.keys != inputs.target.keys:
+        missing = next(key for key in inputs.target.keys if key not in set(labelled.keys))
+        raise ValueError(f"expected a mask of every picture in {settings.target}; {missing} has none: add it")
+    return labelled
+
+
+def points_request(text: str) -> tuple[str, int | None]:
+    """How points are to be had: ("picture" | "total" | "resample", N), or ("file", None).
+
+    Example:
+        >>> points_request("20"), points_request("total:5"), points_request("clicks.csv")
+        (('picture', 20), ('total', 5), ('file', None))
+    """
+    scope, _, number = text.rpartition(":")
+    if number.isdecimal() and scope in ("", "total", "resample"):
+        return (scope or "picture"), int(number)
+    return "file", None
+
+
+def manifest(inputs: Inputs, settings: RunSettings) -> Manifest:
+    """The content of every picture, mask and points file, by name. Masks of the target are not looked at."""
+
+    def labelled(data: LabelledSet) -> dict[str, str]:
+        return {
+            key: f"{data.images.fingerprint(number)} {data.mask_fingerprint(number)}"
+            for number, key in enumerate(data.keys)
+        }
+
+    found: Manifest = {
+        "source": labelled(inputs.source),
+        "target": {key: inputs.target.fingerprint(number) for number, key in enumerate(inputs.target.keys)},
+        "eval": {} if inputs.truth is None else labelled(inputs.truth),
+        "points": {},
+    }
+    if points_request(settings.points)[1] is None:
+        path = Path(settings.points)
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        found["points"] = {file.name: sha256_file(file) for file in files if file.is_file()}
+    return found
+
+
+def digest(entries: dict[str, str]) -> str:
+    """One name for the content of a set."""
+    return hashlib.sha256(json.dumps(list(entries.items())).encode()).hexdigest()
+
+
+def kept_manifest(space: Workspace) -> Manifest | None:
+    """What the run in this folder was made from; None while it has nothing that hangs on it."""
+    path = space.work("data.json")
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def keep_manifest(space: Workspace, found: Manifest) -> None:
+    """Write down what the run is made from, just before the first file that hangs on it."""
+    write_atomic(space.work("data.json"), json.dumps(found, indent=1).encode())
+
+
+def check_manifest(found: Manifest, kept: Manifest) -> None:
+    """Refuse to go on with other data than a run began with.
+
+    Raises:
+        ValueError: If a picture, mask or points file was added, removed or changed; names the first.
+    """
+    for role, entries in found.items():
+        before = kept[role]
+        if list(entries.items()) == list(before.items()):
+            continue
+        names = [name for name in {**before, **entries} if entries.get(name) != before.get(name)]
+        what = "came in another order"
+        if names:
+            what = f"{names[0]} " + (
+                "was added" if names[0] not in before else "is gone" if names[0] not in entries else "has changed"
+            )
+        raise ValueError(
+            f"expected the data this run was made from; in the {role} {what}: put it back, or choose another --out "
+            "(give --store to keep the features)"
+        )
+
+
+def shared_pictures(found: Manifest) -> int:
+    """How many evaluation pictures are target pictures too."""
+    target = set(found["target"].values())
+    return sum(value.split()[0] in target for value in found["eval"].values())

@@ -1,0 +1,82 @@
+"""What a run was asked to do, as one frozen value that is written down and compared."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saot.data import parse_spec
+from saot.recipes import PAPER_SMALL, Recipe, as_dict
+from saot.runs import RUN_FORMAT
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The whole request behind a run folder.
+
+    Attributes:
+        source: SPEC of the labelled pictures.
+        target: SPEC of the pictures to adapt to.
+        eval: SPEC of labelled pictures to score on; None scores nothing.
+        points: "0", "20" (a class and picture), "total:20" (a class), "resample:20" (anew each step, the paper), a
+            CSV file or a folder of scribbles.
+        backbone: Name for `load_backbone`.
+        weights: Its weights, where it needs a path.
+        size: Input size for the backbone: "HEIGHTxWIDTH", "LONG" (long side) or None for its default.
+        seed: Fixes every draw.
+        recipe: All other settings.
+        source_pictures: How many source pictures to use, drawn as in the paper (E.9), whatever the seed; None is all.
+        target_pictures: How many target pictures to use, the first ones (E.9); None is all.
+    """
+
+    source: str
+    target: str
+    eval: str | None = None
+    points: str = "0"
+    backbone: str = "filterbank"
+    weights: str | None = None
+    size: str | None = None
+    seed: int = 0
+    recipe: Recipe = field(default_factory=lambda: PAPER_SMALL)
+    source_pictures: int | None = None
+    target_pictures: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for run.json."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
+        return {"format": RUN_FORMAT, **plain, "preset": self.recipe.name, "recipe": as_dict(self.recipe)}
+
+
+def parse_size(text: str | None) -> tuple[int, int] | int | None:
+    """The size policy behind "HEIGHTxWIDTH", "LONG" or None.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> parse_size("252x504"), parse_size("1024")
+        ((252, 504), 1024)
+    """
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"expected a size as HEIGHTxWIDTH or a long side in pixels; got {text!r}")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def store_folder(root: Path, spec: str) -> Path:
+    """Where a data set's features live below a store: one folder a data set, shared by its splits.
+
+    Scenes of different sizes are different pictures and get folders of their own.
+    """
+    parts = parse_spec(spec)
+    if parts.name == "scenes":
+        options = [part for part in (parts.split or "").split(",")[1:] if not part.startswith("count")]
+        identity = json.dumps([parts.name, parts.path, sorted(options)])
+    else:
+        identity = json.dumps([parts.name, str(Path(parts.path).expanduser().resolve())])
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return root / f"{parts.name}-{Path(parts.path).name or 'data'}-{digest}"

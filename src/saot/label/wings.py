@@ -1,0 +1,81 @@
+"""What the core does not know, handed in by its caller: the command line has all of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from saot.data import ClassSet, ImageSet, LabelledSet, OpenSet, open_images, open_labelled
+from saot.decoder import ExtraLoss, TokenPool
+from saot.features import Backbone, OpenBackbone, load_backbone
+from saot.recipes import BridgeRecipe
+
+
+class Labeller(Protocol):
+    """A finished network that labels pictures of any size."""
+
+    @property
+    def classes(self) -> ClassSet:
+        """What the indices mean."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """Its name in metrics.json."""
+        ...
+
+    @property
+    def label_budget(self) -> int:
+        """Target labels behind it."""
+        ...
+
+    def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
+        """Class index of every pixel."""
+        ...
+
+
+class PullWing(Protocol):
+    """T2S-DA's pull loss on frozen features."""
+
+    def translate(self, source: ImageSet, target: ImageSet, bridge: BridgeRecipe, seed: int) -> ImageSet:
+        """The source's pictures in the target's colours, number by number."""
+        ...
+
+    def loss(self, source: TokenPool, target: TokenPool, bridge: BridgeRecipe) -> ExtraLoss:
+        """The loss that draws from both; features of `source` are each token's and its translation's."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wings:
+    """What a caller hands in.
+
+    Attributes:
+        readers: Readers of data sets, by the NAME of a SPEC.
+        backbones: Makers of backbones, by name.
+        finished: Openers of finished runs, by the `kind` of their run.json.
+        pull: The pull loss, or None.
+    """
+
+    readers: Mapping[str, OpenSet] = field(default_factory=dict)
+    backbones: Mapping[str, OpenBackbone] = field(default_factory=dict)
+    finished: Mapping[str, Callable[[Path], Labeller]] = field(default_factory=dict)
+    pull: PullWing | None = None
+
+    def images(self, spec: str, classes: ClassSet | None = None) -> ImageSet:
+        """`saot.data.open_images` with these readers."""
+        return open_images(spec, classes, self.readers)
+
+    def labelled(self, spec: str, classes: ClassSet | None = None) -> LabelledSet:
+        """`saot.data.open_labelled` with these readers."""
+        return open_labelled(spec, classes, self.readers)
+
+    def backbone(self, name: str, weights: str | Path | None = None, **options: Any) -> Backbone:
+        """`saot.features.load_backbone` with these backbones."""
+        return load_backbone(name, weights, **options, others=self.backbones)
+
+
+NO_WINGS = Wings()

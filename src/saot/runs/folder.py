@@ -1,0 +1,215 @@
+"""A run folder: what was asked, what is done, how long it took; safe to kill at any moment."""
+
+import fcntl
+import json
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from saot.data import write_atomic
+from saot.runs.training import Checkpoint
+from saot.runs.training import History
+
+Progress = Callable[[str, int, int], None]
+RUN_FORMAT = 1
+CHECKPOINT_EVERY = 100  # steps at most between two checkpoints
+
+
+class Workspace:
+    """The files of one run; accumulates what is known of its stages.
+
+    Args:
+        root: The run folder; made if missing.
+        settings: What is asked, as plain JSON values.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        ValueError: If the folder holds a run with other settings, of another format, or something else entirely.
+    """
+
+    def __init__(self, root: Path, settings: Mapping[str, Any], progress: Progress | None = None) -> None:
+        self.root, self.settings, self.progress = Path(root), dict(settings), progress
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(f"expected a folder for the run; {self.root} is a file: choose another --out")
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        self._check_settings()
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        self._lock.close()
+
+    def path(self, *parts: str) -> Path:
+        """A file of the run."""
+        return self.root.joinpath(*parts)
+
+    def work(self, *parts: str) -> Path:
+        """An intermediate file."""
+        return self.root.joinpath("work", *parts)
+
+    def tell(self, stage: str) -> Callable[[int, int], None]:
+        """The progress callback of one stage."""
+
+        def callback(done: int, total: int) -> None:
+            if self.progress is not None:
+                self.progress(stage, done, total)
+
+        return callback
+
+    def checkpoint(self, stage: str, every: int = 100) -> Checkpoint:
+        """Where a training stage keeps its state."""
+        return Checkpoint(self.work("checkpoints", f"{stage}.pt"), min(every, CHECKPOINT_EVERY))
+
+    @contextmanager
+    def stage(self, name: str, *, resumes: bool = True) -> Iterator[None]:
+        """Time a stage and measure its peak memory; one that goes on after a stop adds up, another counts anew."""
+        began = time.perf_counter()
+        reset_peak()
+        try:
+            yield
+        finally:
+            stages = self.facts("stages")
+            none = {"seconds": 0.0, "peak_memory_bytes": 0}
+            before = stages.get(name, none) if resumes else none
+            stages[name] = {
+                "seconds": round(before["seconds"] + time.perf_counter() - began, 3),
+                "peak_memory_bytes": max(before["peak_memory_bytes"], peak_bytes()),
+            }
+            self.set_facts("stages", stages)
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What a stage wrote down about itself; empty if nothing."""
+        path = self.work("facts", f"{name}.json")
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def set_facts(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write down facts of a stage."""
+        write_atomic(self.work("facts", f"{name}.json"), json.dumps(values, indent=1).encode())
+
+    def log(self, stage: str, history: History) -> None:
+        """Keep the records of a training stage; `write_log` joins them into log.jsonl."""
+        lines = [json.dumps({"stage": stage, "step": step, **record}) for step, record in enumerate(history)]
+        write_atomic(self.log_path(stage), ("\n".join(lines) + "\n").encode())
+
+    def log_path(self, stage: str) -> Path:
+        """Where the records of a training stage are kept."""
+        return self.work("log", f"{stage}.jsonl")
+
+    def write_log(self) -> None:
+        """log.jsonl: every training record, stage after stage in the order of their names."""
+        parts = sorted(self.work("log").glob("*.jsonl")) if self.work("log").exists() else []
+        write_atomic(self.path("log.jsonl"), b"".join(part.read_bytes() for part in parts))
+
+    def _take_lock(self) -> Any:
+        lock = open(self.root / ".lock", "w")  # noqa: SIM115  held as long as the workspace
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise ValueError(
+                f"another process is working in {self.root}: wait for it or choose another --out"
+            ) from error
+        return lock
+
+    def _check_settings(self) -> None:
+        path = self.work("settings.json")
+        if not path.exists():
+            others = [entry.name for entry in self.root.iterdir() if entry.name != ".lock"]
+            if others and not self.work().exists():
+                raise ValueError(
+                    f"expected a new or unfinished run folder; {self.root} holds {others[0]!r} but no run of this "
+                    "version: choose another --out"
+                )
+            write_atomic(path, json.dumps(self.settings, indent=1).encode())
+            return
+        kept = json.loads(path.read_text())
+        if kept.get("format") != RUN_FORMAT:
+            raise ValueError(
+                f"expected a run of format {RUN_FORMAT}; {self.root} has format {kept.get('format')}: choose another "
+                "--out, or use the version that made it"
+            )
+        difference = first_difference(self.settings, kept)
+        if difference is not None:
+            raise ValueError(
+                f"{self.root} holds a run with other settings ({difference}): choose another --out, or give the same "
+                "settings to go on"
+            )
+
+
+def first_difference(mine: Any, theirs: Any, path: str = "") -> str | None:
+    """The first field in which two settings differ, as a phrase; None if they are the same.
+
+    Example:
+        >>> first_difference({"seed": 1}, {"seed": 2})
+        'seed is 1 now but was 2'
+    """
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for key in sorted({*mine, *theirs}):
+            found = first_difference(mine.get(key), theirs.get(key), f"{path}.{key}" if path else str(key))
+            if found is not None:
+                return found
+        return None
+    return None if mine == theirs else f"{path} is {mine!r} now but was {theirs!r}"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors atomically as safetensors."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(contiguous, metadata=dict(metadata or {})))
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor] | None:
+    """The tensors of a file, or None if it is missing or damaged: then it is to be made again."""
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError):
+        return None
+
+
+def reset_peak() -> None:
+    """Begin to watch the peak of resident memory anew, where the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_bytes() -> int:
+    """Peak resident memory since the last reset, bytes (of the whole process where it cannot be reset)."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def commit_of_code() -> str:
+    """The commit the code stands at, or the installed version where it is no checkout."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    here = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+        if answer.returncode == 0 and answer.stdout.strip():
+            return answer.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    try:
+        return f"saot {version('saot')}"
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,141 @@
+"""The one training loop: steps whose randomness depends on the step alone, so that a killed run ends the same."""
+
+import hashlib
+import io
+import math
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from saot.data import write_atomic
+
+Progress = Callable[[int, int], None]
+History = list[dict[str, float]]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What a checkpoint can hold: a module, an optimiser."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training stage keeps its state, and how often in steps."""
+
+    path: Path
+    every: int = 100
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state written, on the CPU; None if there is none or it is damaged, and then training starts anew.
+
+        Tensors and plain values only: nothing else is unpickled.
+
+        Raises:
+            RuntimeError: If memory does not hold it.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            return torch.load(self.path, weights_only=True, map_location="cpu")
+        except (EOFError, KeyError, ValueError, pickle.UnpicklingError):
+            return None
+        except RuntimeError as error:
+            if "PytorchStreamReader" not in str(error):  # not what a damaged file says
+                raise
+            return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state in one atomic step.
+
+        Raises:
+            OSError: If it cannot be written; a full disk is told in one sentence.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self.path, buffer.getvalue())
+
+    def clear(self) -> None:
+        """Forget the state: the stage has written its result."""
+        self.path.unlink(missing_ok=True)
+
+
+def generator_for(seed: int, *names: object) -> torch.Generator:
+    """A generator that depends on the seed and the names alone, the same on every machine.
+
+    Example:
+        >>> a, b = generator_for(0, "cost", 3), generator_for(0, "cost", 3)
+        >>> bool((torch.rand(2, generator=a) == torch.rand(2, generator=b)).all())
+        True
+    """
+    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def cosine_rate(step: int, steps: int, first: float, last: float) -> float:
+    """Learning rate of cosine annealing from `first` at step 0 to `last` at the end.
+
+    Example:
+        >>> cosine_rate(0, 10, 1.0, 0.0), cosine_rate(5, 10, 1.0, 0.0)
+        (1.0, 0.5)
+    """
+    return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1)))
+
+
+def train_steps(
+    step: Callable[[int], dict[str, float]],
+    steps: int,
+    state: Mapping[str, Stateful],
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> History:
+    """The records of `step(0)` to `step(steps - 1)`, going on from the last checkpoint where there is one.
+
+    `step` must draw its randomness from its number alone; then an interrupted training ends with the same weights,
+    bit for bit, as an undisturbed one.
+
+    Args:
+        step: Does one update and returns what is to be logged.
+        steps: How many there are in all.
+        state: Everything `step` changes, by name.
+        checkpoint: Where to keep it; None keeps nothing.
+        progress: Called with (done, steps).
+    """
+    kept = None if checkpoint is None else checkpoint.load()
+    history: History = [] if kept is None else kept["history"]
+    if kept is not None:
+        for name, part in state.items():
+            part.load_state_dict(kept.pop(name))  # let go at once: large networks are held twice otherwise
+    for number in range(len(history), steps):
+        history.append(step(number))
+        done = number + 1
+        if checkpoint is not None and done % checkpoint.every == 0:
+            checkpoint.save({"history": history, **{name: dict(part.state_dict()) for name, part in state.items()}})
+        if progress is not None:
+            progress(done, steps)
+    return history
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def check_finite(loss: torch.Tensor, step: int, what: str) -> None:
+    """Stop a training whose loss is not a number, naming the step.
+
+    Raises:
+        FloatingPointError: If the loss is infinite or NaN.
+    """
+    if not bool(torch.isfinite(loss)):
+        raise FloatingPointError(
+            f"expected a finite loss while training {what}; got {float(loss)} at step {step}; lower the learning rate"
+        )
