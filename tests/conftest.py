@@ -22,3 +22,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder `shared` beside the repository is absent")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A finished tiny run."""
+    from helpers.runs import tiny_settings
+
+    from saot.label import run_job
+    from saot.tables import ALL_WINGS
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run_job(tiny_settings(), out, wings=ALL_WINGS)
+    return out

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from adapt.tiny import labelled, mask_of, tiny_recipe, told_picture, training_pictures, unlabelled
+from helpers.adapt import labelled, mask_of, tiny_recipe, told_picture, training_pictures, unlabelled
 from torch.testing import assert_close
 
 from saot.adapt import pictures as module

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from adapt.tiny import Passing, TinyEncoder, mask_of, tiny_network, told_picture
+from helpers.adapt import Passing, TinyEncoder, mask_of, tiny_network, told_picture
 from torch import nn
 from torch.testing import assert_close
 

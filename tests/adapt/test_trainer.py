@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adapt.tiny import CLASSES, labelled, tiny_network, tiny_recipe, training_pictures, unlabelled
+from helpers.adapt import CLASSES, labelled, tiny_network, tiny_recipe, training_pictures, unlabelled
 from torch.testing import assert_close
 
 from saot.adapt import trainer as module

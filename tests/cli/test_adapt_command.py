@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapt.tiny import save_segformer
+from helpers.adapt import save_segformer
 from PIL import Image
 
 from saot import cli

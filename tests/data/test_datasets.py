@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.runs import open_images, open_labelled
 from PIL import Image
 
-from saot.data import class_set, folder_class_set, open_images, open_labelled, parse_spec, sha256_file
+from saot.data import class_set, folder_class_set, parse_spec, sha256_file
 
 SIZE = (4, 6)  # height, width
 

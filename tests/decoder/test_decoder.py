@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.decoder import SMALL, pictures, pool_of
 from torch.testing import assert_close
 
 from saot.decoder import (
@@ -10,7 +11,6 @@ from saot.decoder import (
     TargetTokens,
     Term,
     TokenDecoder,
-    TokenPool,
     fit_decoder,
     refine_decoder,
     token_pool,
@@ -18,29 +18,10 @@ from saot.decoder import (
 from saot.decoder.distill import confidence_weighted_kl
 from saot.decoder.pool import BlockReader, point_pool
 from saot.decoder.refine import teacher_labels, update_teacher
-from saot.recipes import DecoderRecipe, RefineRecipe
+from saot.recipes import RefineRecipe
 from saot.runs import Checkpoint, generator_for
 
-SMALL = DecoderRecipe(hidden=16, blocks=1, steps=60, batch=32, dropout=0.1, learning_rate=1e-2)
 TEACH = RefineRecipe(steps=12, batch=32, ema_decay=0.9, regenerate=4)
-
-
-def pictures(count: int = 4, tokens: int = 30, seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Pictures whose token class shows in its features; class 2 is rare, token 0 of each is ignored."""
-    generator = torch.Generator().manual_seed(seed)
-    features, labels = [], []
-    for _ in range(count):
-        label = torch.randint(0, 2, (tokens,), generator=generator)
-        label[3] = 2
-        noise = 0.3 * torch.randn(tokens, 6, generator=generator)
-        features.append(torch.nn.functional.normalize(torch.eye(6)[label] + noise, dim=-1))
-        label[0] = 255
-        labels.append(label.to(torch.uint8))
-    return features, labels
-
-
-def pool_of(features: list[torch.Tensor], labels: list[torch.Tensor]) -> TokenPool:
-    return token_pool(labels, 3, lambda picture, tokens: features[picture][tokens].half(), 6)
 
 
 def test_the_decoder_has_the_papers_size():

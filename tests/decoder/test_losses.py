@@ -3,14 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.decoder import SMALL, pictures, pool_of
 from torch.testing import assert_close
 
 from saot.decoder import Focal, TargetTokens, Term, TokenDecoder, fit_decoder
 from saot.decoder.distill import confidence_weighted_kl, focal_loss, label_loss
 from saot.decoder.refine import PseudoLabels, teacher_labels
 from saot.recipes import RefineRecipe
-
-from .test_decoder import SMALL, pictures, pool_of
 
 
 def test_focal_loss_by_hand():

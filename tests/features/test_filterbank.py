@@ -3,8 +3,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers.runs import open_labelled
 
-from saot.data import open_labelled, patch_labels
+from saot.data import patch_labels
 from saot.features import extract, load_backbone
 from saot.features.backbone import FeatureSettings
 from saot.features.filterbank import FilterBank

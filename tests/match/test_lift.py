@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from match.lift_grids import CAMERA, GRID, PADDED, token_places
+from helpers.lift import CAMERA, GRID, PADDED, token_places
 from torch.testing import assert_close
 
 from saot.data.patches import PatchGrid

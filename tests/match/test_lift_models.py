@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from match.lift_grids import GRID, PADDED, token_places
+from helpers.lift import GRID, PADDED, token_places
 
 from saot.data.patches import PatchGrid
 from saot.match import lift_models

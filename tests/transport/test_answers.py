@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 import torch
+from helpers.transport import DOUBLE, naive_plan, objective, sample, solve
 from torch.testing import assert_close
-from transport_problems import DOUBLE, naive_plan, objective, sample, solve
 
 from saot.transport import SparseCost, Support, TransportStatus, solve_transport
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from helpers.transport import DOUBLE, sample
 from torch.testing import assert_close
-from transport_problems import DOUBLE, sample
 
 from saot.transport import (
     PointGeometry,

@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 import torch
+from helpers.transport import DOUBLE, brute_gradient, brute_value, geometries, objective, sample
 from torch.testing import assert_close
-from transport_problems import DOUBLE, brute_gradient, brute_value, geometries, objective, sample
 
 from saot.transport import SparseCost, Support, solve_transport
 from saot.transport.fused import FusedSettings, solve_fused

@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 import torch
+from helpers.transport import DOUBLE, sample, solve
 from torch.testing import assert_close
-from transport_problems import DOUBLE, sample, solve
 
 from saot.transport import SparseCost, Support, products, solve_transport
 

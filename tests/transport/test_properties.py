@@ -3,10 +3,10 @@
 import math
 
 import torch
+from helpers.transport import DOUBLE, objective, sample, solve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from transport_problems import DOUBLE, objective, sample, solve
 
 from saot.transport import SparseCost, Support, solve_transport
 

@@ -5,10 +5,10 @@ import warnings
 
 import pytest
 import torch
+from helpers.transport import DOUBLE, brute_gradient, brute_value, geometries
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transport_problems import DOUBLE, brute_gradient, brute_value, geometries
 
 from saot.transport import SparseCost, Support, solve_transport
 from saot.transport.fused import FusedSettings, solve_fused

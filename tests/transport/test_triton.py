@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.transport import sample
 from torch.testing import assert_close
-from transport_problems import sample
 
 from saot.transport import implicit, solve_transport, triton_kernels
 from saot.transport.pairs import SparsePairs

@@ -5,7 +5,7 @@ The same loop trains every MLP competitor: they differ in their terms alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -58,6 +58,7 @@ class Term:
     focal: Focal | None = None
 
 
+@runtime_checkable
 class ExtraLoss(Protocol):
     """One more loss of stage 1, with weights and draws of its own, such as T2S-DA's pull loss."""
 

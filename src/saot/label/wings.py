@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -14,6 +14,7 @@ from saot.features import Backbone, OpenBackbone, load_backbone
 from saot.recipes import BridgeRecipe
 
 
+@runtime_checkable
 class Labeller(Protocol):
     """A finished network that labels pictures of any size."""
 
@@ -37,6 +38,7 @@ class Labeller(Protocol):
         ...
 
 
+@runtime_checkable
 class PullWing(Protocol):
     """T2S-DA's pull loss on frozen features."""
 

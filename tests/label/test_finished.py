@@ -4,12 +4,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers.runs import evaluate_run, predict_pictures, tiny_settings
 from PIL import Image
 
 from saot.data import open_labelled
-from saot.label import evaluate_run, predict_pictures
-
-from .conftest import tiny_settings
 
 
 @pytest.fixture

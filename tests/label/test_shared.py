@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.runs import TINY, score_some, tiny_settings
 
 from saot.label import shared as shared_file
 from saot.label.inputs import open_inputs
 from saot.label.job import Job, open_job
-from saot.label.partial import PartialOutcome, score_some
+from saot.label.partial import PartialOutcome
 from saot.label.shared import adopt, cost_part, pseudo_part, publish
 from saot.runs import Workspace
-
-from .conftest import TINY, tiny_settings
 
 OTHER_DECODER = tiny_settings(
     recipe=replace(TINY, refine=replace(TINY.refine, steps=0), decoder=replace(TINY.decoder, mlp_widths=(0.5, 0.5)))

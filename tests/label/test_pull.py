@@ -6,22 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.runs import TINY, open_images, run_job, score_some, tiny_settings
 
 from saot.adapt.fourier import fourier_translate
 from saot.adapt.translated import translated_pictures
-from saot.data import open_images
 from saot.decoder import seen_tokens
-from saot.label import run_job
 from saot.label.inputs import open_inputs
 from saot.label.job import open_job
-from saot.label.partial import score_some
 from saot.label.pull import pull_of
 from saot.recipes import BEST, BridgeRecipe, differences, preset
 from saot.runs import Workspace
 from saot.runs.folder import first_difference, load_tensors
 from saot.tables.request import tiny
-
-from .conftest import TINY, tiny_settings
 
 SETTINGS = tiny_settings(recipe=tiny(preset("best-pull")))
 ON = SETTINGS.recipe.bridge

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from features.test_tinyvit import published_state
+from helpers.mobile_sam import published_state
 from torch import nn
 from torch.testing import assert_close
 

@@ -3,8 +3,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from helpers.trees import camvid, cityscapes, gta5, synthia, voc
 
-from reproduce.trees import camvid, cityscapes, gta5, synthia, voc
 from saot.tables import Request
 
 SIZE = "42x84"

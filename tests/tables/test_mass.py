@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers.runs import tiny_settings
 from torch.testing import assert_close
 
 from saot.data import patch_labels
@@ -10,8 +11,6 @@ from saot.runs import Workspace
 from saot.tables.mass import mass_between_classes, wrong_class_mass, wrong_shares
 from saot.transfer.fit import solve_pair
 from saot.transport import cosine_cost, solve_transport, topk_support
-
-from .conftest import tiny_settings
 
 
 def unit(count: int, seed: int) -> torch.Tensor:

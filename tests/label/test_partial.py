@@ -5,23 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.runs import TINY, evaluate_run, run_job, score_some, tiny_settings
 
 from saot.data import class_set
 from saot.decoder import GridDecoder
 from saot.evaluate import ConfusionMatrix, method_entry
-from saot.label import evaluate_run, run_job
 from saot.label.choice import _logits_at, held_out_scores
 from saot.label.inputs import open_inputs
 from saot.label.job import open_job
 from saot.label.networks import points_pool
-from saot.label.partial import PartialOutcome, score_some
+from saot.label.partial import PartialOutcome
 from saot.label.settings import RunSettings
 from saot.recipes import InterventionRecipe, TaughtRecipe
 from saot.runs import Workspace
 from saot.runs.folder import load_tensors
 from saot.tables.interventions import rare_classes
-
-from .conftest import TINY, tiny_settings
 
 WITHOUT_COST = ["mlp", "saot_decoder_focal"]
 INTERVENTIONS = [

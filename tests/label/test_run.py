@@ -7,21 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.runs import SIZE, TINY, make_folder, open_images, run_job, score_some, tiny_settings
 from PIL import Image
 from safetensors import safe_open
 
 from saot.data import read_points_csv
-from saot.data.datasets import open_images
-from saot.label import RunSettings, run_job
+from saot.label import RunSettings
 from saot.label.choice import estimated_miou
 from saot.label.domains import TokenPoints, draw_tokens
 from saot.label.inputs import open_inputs, points_request
-from saot.label.partial import score_some
 from saot.label.settings import store_folder
 from saot.runs import Workspace
 from saot.runs.folder import first_difference
-
-from .conftest import SIZE, TINY, tiny_settings
 
 METHODS = [
     "nearest_neighbor",
@@ -135,22 +132,6 @@ def test_a_damaged_intermediate_file_is_made_again(finished, tmp_path):
     (out / "run.json").unlink()
     run_job(tiny_settings(), out)
     assert (out / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
-
-
-def make_folder(root: Path, seed: int, masked: bool = True) -> str:
-    """A folder set of two pictures, blue above and red below."""
-    rng = np.random.default_rng(seed)
-    for part in ("images", "masks") if masked else ("images",):
-        (root / part).mkdir(parents=True)
-    (root / "classes.txt").write_text("sky\nroof\n")
-    for number in range(2):
-        mask = np.zeros((56, 112), np.uint8)
-        mask[20 + 8 * number :] = 1
-        picture = np.where(mask[..., None] == 1, (200, 60, 40), (30, 90, 200)) + rng.integers(-20, 20, (56, 112, 3))
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / "images" / f"{number}.png")
-        if masked:
-            Image.fromarray(mask).save(root / "masks" / f"{number}.png")
-    return f"folder:{root}"
 
 
 @pytest.fixture

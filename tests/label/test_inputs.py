@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.runs import SIZE, make_folder, tiny_settings
 from PIL import Image
 
 from saot.data import read_points_csv
@@ -10,9 +11,6 @@ from saot.label.inputs import manifest, open_inputs, source_choice, target_choic
 from saot.label.job import Job, open_job
 from saot.label.settings import RunSettings
 from saot.runs import Workspace
-
-from .conftest import SIZE, tiny_settings
-from .test_run import make_folder
 
 
 def opened(settings: RunSettings, out) -> Job:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from features.test_tinyvit import published_state
+from helpers.mobile_sam import published_state
 
 from saot.features import FeatureKey, FeatureStore, Provenance, extract, load_backbone
 from saot.features.backbone import library_versions, resize_image

@@ -40,7 +40,7 @@ def pictures(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """The best preset with the step counts of a test."""
-    from pipeline.conftest import TINY
+    from helpers.runs import TINY
 
     from saot import recipes
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.runs import predict_pictures, tiny_settings
 from PIL import Image
 
 from saot.cli import main
 from saot.evaluate import ConfusionMatrix, predict_mask
-from saot.label import predict_pictures
 from saot.label.answers import METHODS, evaluation_answers, held_points, open_models, pixel_lattice
 from saot.label.calibrate import ALPHAS, abstention_threshold, calibrate
 from saot.label.finished import open_run
@@ -17,8 +17,6 @@ from saot.label.inputs import open_inputs
 from saot.label.job import open_job
 from saot.report import ReportData, render_report
 from saot.runs.folder import Workspace
-
-from .conftest import tiny_settings
 
 
 def numbers(value):

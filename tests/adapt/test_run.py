@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapt.tiny import save_segformer, tiny_recipe
+from helpers.adapt import save_segformer, tiny_recipe
+from helpers.runs import open_labelled
 from PIL import Image
 from safetensors import safe_open
 
@@ -24,7 +25,7 @@ from saot.adapt.recipe import PAPER, AdaptRecipe
 from saot.adapt.run import run_adaptation
 from saot.adapt.training import trained
 from saot.adapt.words import recipe_from_words
-from saot.data import datasets, open_labelled
+from saot.data import datasets
 from saot.runs import folder as workspace
 from saot.runs.folder import load_tensors
 

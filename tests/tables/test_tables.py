@@ -4,8 +4,8 @@ import json
 import time
 
 import pytest
+from helpers.trees import STREET
 
-from reproduce.trees import STREET
 from saot.tables import reproduce, text_table
 from saot.tables.pieces import classes_of
 from saot.tables.plan import expanded
