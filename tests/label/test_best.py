@@ -4,11 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.runs import TINY, score_some, tiny_settings
+from saot.label.job import open_job
 
 from saot.data import PatchGrid
-from saot.label.cells import inside_cells, point_cells, source_shares
+from saot.label.data import class_frequencies
 from saot.label.inputs import open_inputs
-from saot.label.job import class_frequencies, open_job
+from saot.label.terms import inside_cells, point_cells, source_shares
 from saot.recipes import TaughtRecipe
 from saot.runs.folder import Workspace, load_tensors
 

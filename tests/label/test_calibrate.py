@@ -7,14 +7,14 @@ import pytest
 import torch
 from helpers.runs import predict_pictures, tiny_settings
 from PIL import Image
+from saot.label.job import open_job
 
 from saot.cli import main
 from saot.evaluate import ConfusionMatrix, predict_mask
-from saot.label.answers import METHODS, evaluation_answers, held_points, open_models, pixel_lattice
-from saot.label.calibrate import ALPHAS, abstention_threshold, calibrate
+from saot.label.calibration import ALPHAS, abstention_threshold, calibrate
 from saot.label.finished import open_run
+from saot.label.held_out import METHODS, evaluation_answers, held_points, open_models, pixel_lattice
 from saot.label.inputs import open_inputs
-from saot.label.job import open_job
 from saot.report import ReportData, render_report
 from saot.runs.folder import Workspace
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.label import (
+from saot.recipes import TransportRecipe
+from saot.tables import (
     TokenBank,
     balanced_transport,
     choose_probe,
@@ -14,8 +15,7 @@ from saot.label import (
     reliable_transport,
     unbalanced_transport,
 )
-from saot.label.competitors import similar, token_miou
-from saot.recipes import TransportRecipe
+from saot.tables.competitors import similar, token_miou
 from saot.transfer import class_prototypes, transfer_labels
 from saot.transport import TransportStatus, solve_transport
 

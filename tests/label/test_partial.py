@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.runs import TINY, evaluate_run, run_job, score_some, tiny_settings
+from saot.label.job import open_job
 
 from saot.data import class_set
 from saot.decoder import GridDecoder
 from saot.evaluate import ConfusionMatrix, method_entry
 from saot.label.choice import _logits_at, held_out_scores
 from saot.label.inputs import open_inputs
-from saot.label.job import open_job
-from saot.label.networks import points_pool
-from saot.label.partial import PartialOutcome
+from saot.label.run import PartialOutcome
 from saot.label.settings import RunSettings
+from saot.label.terms import points_pool
 from saot.recipes import InterventionRecipe, TaughtRecipe
 from saot.runs import Workspace
 from saot.runs.folder import load_tensors

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.runs import TINY, open_images, run_job, score_some, tiny_settings
+from saot.label.job import open_job
 
 from saot.adapt.fourier import fourier_translate
 from saot.adapt.translated import translated_pictures
 from saot.decoder import seen_tokens
 from saot.label.inputs import open_inputs
-from saot.label.job import open_job
-from saot.label.pull import pull_of
+from saot.label.terms import pull_of
 from saot.recipes import BEST, BridgeRecipe, differences, preset
 from saot.runs import Workspace
 from saot.runs.folder import first_difference, load_tensors

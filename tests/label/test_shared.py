@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.runs import TINY, score_some, tiny_settings
+from saot.label.job import Job, open_job
+from saot.label.shared import adopt, cost_part, pseudo_part
 
 from saot.label import shared as shared_file
 from saot.label.inputs import open_inputs
-from saot.label.job import Job, open_job
-from saot.label.partial import PartialOutcome
-from saot.label.shared import adopt, cost_part, pseudo_part, publish
+from saot.label.run import PartialOutcome, publish
 from saot.runs import Workspace
 
 OTHER_DECODER = tiny_settings(
