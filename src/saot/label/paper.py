@@ -269,9 +269,12 @@ def pseudo_labels(bench: Bench, data: TrainingData, previous: Trained | None, fo
         return Kept(maps, {"uncovered_share": uncovered / len(data.target)})
 
     shared = "pseudo-labels" if previous is None else ""
-    kept = bench.space.once(
-        f"work/{folder}", identity, make, title="pseudo-labels", beside=f"work/{place}", shared=shared
-    )
+    files = [bench.space.work(place, f"{number:06d}.safetensors") for number in range(len(data.target))]
+    name, options = f"work/{folder}", {"title": "pseudo-labels", "beside": f"work/{place}", "shared": shared}
+    kept = bench.space.once(name, identity, make, **options)
+    if any(load_tensors(file) is None for file in files):  # one of them is gone or damaged: it is made again
+        bench.space.path(f"{name}.safetensors").unlink()
+        kept = bench.space.once(name, identity, make, **options)
     maps = tuple(kept.tensors[name] for name in sorted(kept.tensors))
     return PseudoLabels(bench.space.work(place), maps, kept.facts["uncovered_share"], identity)
 

@@ -1,17 +1,5 @@
 """The tables and figures of the paper, on the data at hand, with the paper's numbers beside ours."""
 
-from saot.tables.competitors import (
-    TokenBank,
-    balanced_transport,
-    choose_probe,
-    fit_linear_probe,
-    knn,
-    label_propagation,
-    nearest_neighbor,
-    prototype_scores,
-    reliable_transport,
-    unbalanced_transport,
-)
 from saot.tables.engine import reproduce
 from saot.tables.interventions import all_rivals
 from saot.tables.model import Column, Count, Experiment, Row, Size
@@ -30,18 +18,8 @@ __all__ = [
     "Row",
     "Size",
     "TableResult",
-    "TokenBank",
     "all_rivals",
-    "balanced_transport",
-    "choose_probe",
-    "fit_linear_probe",
-    "knn",
-    "label_propagation",
-    "nearest_neighbor",
-    "prototype_scores",
-    "reliable_transport",
     "reproduce",
     "run_rivals",
     "text_table",
-    "unbalanced_transport",
 ]

@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from saot.recipes import TransportRecipe
-from saot.tables import (
+from saot.tables.competitors import (
     TokenBank,
     balanced_transport,
     choose_probe,
@@ -13,9 +13,10 @@ from saot.tables import (
     nearest_neighbor,
     prototype_scores,
     reliable_transport,
+    similar,
+    token_miou,
     unbalanced_transport,
 )
-from saot.tables.competitors import similar, token_miou
 from saot.transfer import class_prototypes, transfer_labels
 from saot.transport import TransportStatus, solve_transport
 
