@@ -23,16 +23,14 @@ def _without_code(text: str) -> str:
 def _anchors(text: str) -> list[str]:
     """Anchors as GitHub makes them: lower case, no punctuation, hyphens for spaces."""
     heads = re.findall(r"^#+ (.*)$", _without_code(text), flags=re.MULTILINE)
-    return [
-        re.sub(r"[^\w\- ]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", head).lower()).replace(" ", "-") for head in heads
-    ]
+    plain = (re.sub(r"\[(.*?)\]\(.*?\)", r"\1", head).lower() for head in heads)
+    return [re.sub(r"[^\w\- ]", "", head).replace(" ", "-") for head in plain]
 
 
 def _commands(text: str) -> list[list[str]]:
     """Every `saot ...` of a page, in blocks and in lines, as words; `python -m saot.cli` is one too."""
-    blocks = re.findall(
-        r"^```sh\n(.*?)^```|^((?:    saot .*\n(?:        .*\n)*)+)", text, flags=re.DOTALL | re.MULTILINE
-    )
+    shown = r"^```sh\n(.*?)^```|^((?:    saot .*\n(?:        .*\n)*)+)"
+    blocks = re.findall(shown, text, flags=re.DOTALL | re.MULTILINE)
     lines = "\n".join(a or b for a, b in blocks).replace("\\\n", " ").splitlines()
     lines += re.findall(r"`((?:\.venv/bin/)?saot [^`]*)`", _without_code(text))
     found = (re.search(r"(?:^|[ /])saot(?:\.cli)? +(.*)", line) for line in lines)
