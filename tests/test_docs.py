@@ -71,3 +71,14 @@ def test_commands_and_options_exist(page):
         assert asked <= known | {"--help"}, f"{page.name}: saot {command} has no {sorted(asked - known)}"
         if command == "reproduce" and rest and re.fullmatch(r"[a-z0-9-]+", rest[0]) and not rest[0].startswith("--"):
             assert rest[0] in _tables(), f"{page.name}: saot reproduce has no table {rest[0]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_with_their_folder_exist(page):
+    for name in re.findall(r"(?<![\w/.])((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|html|txt))\b", page.read_text()):
+        assert any((root / name).exists() for root in (ROOT, ROOT / "src" / "saot")), f"{page.name}: no file {name}"
+
+
+def test_the_results_are_short():
+    lines = (ROOT / "docs" / "results.md").read_text().splitlines()
+    assert len(lines) <= 250, f"results.md has {len(lines)} lines; what was tried belongs into log.md"
