@@ -10,7 +10,7 @@ from PIL import Image
 from saot import label
 from saot.data import read_points_csv
 from saot.label import TrainingData
-from saot.label.inputs import Inputs, manifest, source_choice, target_choice, target_labels
+from saot.label.inputs import Inputs, source_choice, target_choice
 from saot.label.settings import RunSettings
 from saot.tables import ALL_WINGS
 
@@ -34,7 +34,7 @@ def test_source_pictures_are_the_papers_choice():
         assert np.array_equal(inputs.source.image(place), whole.source.image(number))
         assert np.array_equal(inputs.source.mask(place), whole.source.mask(number))
         assert inputs.source.images.size(place) == whole.source.images.size(number)
-    assert list(manifest(inputs, settings)["source"]) == list(inputs.source.keys)
+    assert list(inputs.found["source"]) == list(inputs.source.keys)
 
 
 def test_all_pictures_are_the_same_as_no_choice():
@@ -89,7 +89,7 @@ def test_a_missing_target_mask_is_named_where_all_are_needed(tmp_path):
             )
     settings = tiny_settings(target=f"gta5:{tmp_path / 'gta'}", points="0")
     inputs = open_inputs(settings)
-    assert target_labels(settings, inputs).keys == ("b.png",)
+    assert inputs.target_masks().keys == ("b.png",)
     with pytest.raises(ValueError, match=r"a\.png has none"):
-        target_labels(settings, inputs, all_of_them=True)
+        inputs.target_masks(all_of_them=True)
     assert torch.equal(torch.tensor(inputs.target.image(0).shape), torch.tensor([28, 56, 3]))

@@ -12,7 +12,7 @@ from helpers.runs import TINY, open_images, run_job, score_some, tiny_settings
 from saot.adapt.fourier import fourier_translate
 from saot.adapt.translated import translated_pictures
 from saot.decoder import seen_tokens
-from saot.label.terms import pull_of
+from saot.label.networks import pull_of
 from saot.recipes import BEST, BridgeRecipe, differences, preset
 from saot.runs.folder import first_difference, load_tensors
 from saot.tables.request import tiny

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saot.data import ClassSet, PatchGrid
 from saot.evaluate import ConfusionMatrix, on_cells, predict_mask, scores_at
-from saot.label import Contest, Domain, chosen_adjustment, draw_tokens, saot_decoder
+from saot.label import Contest, Domain, chosen_adjustment, draw_tokens
 from saot.runs import generator_for, load_tensors, save_tensors
 from saot.tables.measure import Finished
 from saot.tables.model import Experiment
@@ -183,7 +183,7 @@ def declared_pixels(contest: Contest) -> list[tuple[int, Tensor, Tensor, Tensor]
 
 def _answers(contest: Contest, domain: Domain) -> Callable[[int], Tensor]:
     """Logits of a run's decoder for a picture of a domain, its own logit adjustment added."""
-    decoder = saot_decoder(contest.bench, contest.data).decoder
+    decoder = contest.decoder().decoder
     bias = chosen_adjustment(contest.bench, contest.data, decoder).bias
 
     def answer(number: int) -> Tensor:
