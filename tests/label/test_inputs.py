@@ -48,9 +48,7 @@ def test_target_pictures_are_the_first_and_points_are_drawn_on_them_alone(tmp_pa
     assert data.target.images.keys == whole[:2] and len(data.target) == 2
     points = read_points_csv(tmp_path / "run" / "points.csv", open_inputs(tiny_settings()).target, data.classes)
     assert set(points.keys) == set(whole[:2]) and len(points) == data.points.budget
-    assert (
-        target_labels(tiny_settings(target_pictures=2), open_inputs(tiny_settings(target_pictures=2))).keys == whole[:2]
-    )
+    assert open_inputs(tiny_settings(target_pictures=2)).target_masks().keys == whole[:2]
     kept = json.loads((tmp_path / "run" / "work" / "settings.json").read_text())
     assert kept["target_pictures"] == 2 and kept["source_pictures"] is None
     with pytest.raises(ValueError, match="target_pictures is 1 now but was 2"):

@@ -37,13 +37,14 @@ from saot.label.scoring import (
     Contest,
     MethodScores,
     Rivals,
+    all_methods,
     chosen_methods,
     ordered,
     score_methods,
     write_metrics,
 )
 from saot.label.settings import RunSettings
-from saot.label.summary import report_data
+from saot.label.summary import report_data, run_record
 from saot.label.wings import NO_WINGS, Wings
 from saot.report import write_report
 from saot.runs import (

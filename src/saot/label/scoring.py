@@ -289,7 +289,7 @@ def own_methods(contest: Contest) -> Builders:
     return {
         "saot": lambda: _saot(contest, 1),
         "saot_multi": lambda: _saot(contest, multi),
-        "saot_decoder": lambda: network_scorer(contest, saot_decoder(bench, data), "saot_decoder", data.points.budget),
+        "saot_decoder": lambda: network_scorer(contest, contest.decoder(), "saot_decoder", data.points.budget),
     }
 
 
