@@ -26,7 +26,6 @@ from .balanced import connected_parts, project_out
 from .pairs import DensePairs, Pairs, largest_exponent
 from .problem import Problem
 from .products import csr, csr_transposed, has_sparse_kernels
-from .reductions import LogReduction
 from .triton_kernels import has_triton, segment_sum_product
 
 _MAX_ITER = 5000
@@ -156,10 +155,10 @@ def _linearise(problem: Problem, f: Tensor, g: Tensor) -> "_PlanPoint | _Point":
 
 
 def _log_point(problem: Problem, f: Tensor, g: Tensor) -> "_Point":
-    log_kernel = problem.log_kernel()
-    lse = LogReduction(problem.pairs, log_kernel)
+    pairs, log_kernel = problem.pairs, problem.log_kernel()
     x, y = problem.rows.scale(f, problem.epsilon), problem.cols.scale(g, problem.epsilon)
-    row_lse, col_lse = (torch.where(v.isfinite(), v, torch.inf) for v in (lse.rows(y), lse.cols(x)))
+    sums = pairs.lse_rows(log_kernel, y), pairs.lse_cols(pairs.in_columns(log_kernel), x)
+    row_lse, col_lse = (torch.where(v.isfinite(), v, torch.inf) for v in sums)
     f, g = (torch.where(v.isfinite(), v, 0.0) for v in (f, g))
     return _Point(problem, f, g, log_kernel, x, y, row_lse, col_lse)
 

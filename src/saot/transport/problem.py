@@ -11,6 +11,33 @@ from .pairs import DensePairs, Pairs, SparsePairs
 from .result import TransportError, TransportStatus
 
 Reference = Literal["product", "counting"]
+Gradient = Literal["implicit", "unrolled", "none"]
+
+
+@dataclass(frozen=True)
+class SolveSettings:
+    """How a problem is solved: the last four arguments of `solve_transport`, which explains them.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+
+    reference: Reference = "product"
+    max_iter: int = 100
+    tol: float | int = 1e-5
+    gradient: Gradient = "implicit"
+
+    def __post_init__(self) -> None:
+        if self.reference not in ("product", "counting"):
+            raise ValueError(f'reference must be "product" (Eq. 1) or "counting" (Eq. 8), but is {self.reference!r}')
+        if self.gradient not in ("implicit", "unrolled", "none"):
+            raise ValueError(f'gradient must be "implicit", "unrolled" or "none", but is {self.gradient!r}')
+        if self.max_iter < 1:
+            raise ValueError(
+                f"max_iter must be at least 1, but is {self.max_iter}; one iteration is one row and column update"
+            )
+        if not self.tol >= 0:
+            raise ValueError(f"tol must be 0 or above, but is {self.tol}; 0 runs exactly max_iter iterations")
 
 
 @dataclass(frozen=True, eq=False)
