@@ -37,9 +37,9 @@ class Plain:
         """Of the row update in the last sweep, (..., n)."""
         return f - f_old
 
-    def next(self, start: Tensor, y: State, progress: Progress) -> tuple[Tensor, State]:
+    def next(self, start: Tensor, y: State, now: Progress) -> tuple[Tensor, State]:
         """The g (..., m) from which the next sweep starts, after one from `start` to `y`; and in the updates' form."""
-        return progress.g, State(progress.g) if bool(progress.frozen.any()) else y
+        return now.g, State(now.g) if bool(now.frozen.any()) else y
 
 
 class Accelerator:
@@ -75,9 +75,9 @@ class Accelerator:
         """Of the row update in the last sweep, (..., n), where that sweep just went on from the one before; else 0."""
         return torch.where(_column(self._continues), f - f_old, 0.0)
 
-    def next(self, start: Tensor, y: State, progress: Progress) -> tuple[Tensor, State]:
+    def next(self, start: Tensor, y: State, now: Progress) -> tuple[Tensor, State]:
         """The g (..., m) from which the next sweep starts, after one from `start` to `y`; and in the updates' form."""
-        start = self._propose(start, progress.f, progress.g)
+        start = self._propose(start, now.f, now.g)
         return start, State(start)
 
     def _propose(self, start: Tensor, f: Tensor, g: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .assemble import plan_values, weights_are_positive
 from .balanced import connected_parts, project_out
 from .pairs import DensePairs, Pairs, largest_exponent
+from .plan import plan_values, weights_are_positive
 from .problem import Problem
 from .products import csr, csr_transposed, has_sparse_kernels
 from .triton_kernels import has_triton, segment_sum_product
@@ -226,17 +226,12 @@ def _dense_maps(m: Tensor) -> tuple[Map, Map]:
         return (lambda v: m @ v), (lambda u: m.mT @ u)
     members = [one.clone() for one in m.reshape(-1, *m.shape[-2:])]
 
-    def forward(v: Tensor) -> Tensor:
-        parts = v.reshape(-1, v.shape[-1])
-        product = torch.stack([one @ x.clone() for one, x in zip(members, parts, strict=True)])
-        return product.view(m.shape[:-1])
+    def product(matrices: list[Tensor], x: Tensor, size: int) -> Tensor:
+        vectors = x.reshape(-1, x.shape[-1])
+        return torch.stack([a @ v.clone() for a, v in zip(matrices, vectors, strict=True)]).view(*m.shape[:-2], size)
 
-    def backward(u: Tensor) -> Tensor:
-        parts = u.reshape(-1, u.shape[-1])
-        product = torch.stack([one.mT @ x.clone() for one, x in zip(members, parts, strict=True)])
-        return product.view(*m.shape[:-2], m.shape[-1])
-
-    return forward, backward
+    transposed = [one.mT for one in members]
+    return (lambda v: product(members, v, m.shape[-2])), (lambda u: product(transposed, u, m.shape[-1]))
 
 
 def _conjugate_gradients(operator: Map, right: Tensor, project: Map) -> Tensor:
@@ -290,10 +285,7 @@ def _pull_back(
     cost_bar = cost_bar.mul_(pairs.scalar(p))
     strength = p * epsilon
     if problem.reference == "counting":
-        a_bar, b_bar = (
-            _divide(strength * lam, problem.rows.weight),
-            _divide(strength * mu, problem.cols.weight),
-        )
+        a_bar, b_bar = _divide(strength * lam, problem.rows.weight), _divide(strength * mu, problem.cols.weight)
     else:
         a_out, b_out = _pull_on_zero_weights(point, lam, mu) if isinstance(point, _Point) else (0.0, 0.0)
         a_bar = -strength * (_divide(row_pull, problem.rows.weight) + a_out)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from .accelerate import Accelerator, Plain
 from .problem import Problem, Side, SolveSettings
-from .progress import Iterate, Progress, stack
+from .progress import Progress, stack
 from .updates import KernelUpdates, LogUpdates, State, Updates, has_fast_path
 
 
-def iterate(problem: Problem, settings: SolveSettings) -> Iterate:
+def iterate(problem: Problem, settings: SolveSettings) -> Progress:
     """Row and column updates from g = 0 until the residual is within tol, or max_iter of them.
 
     With a tol, and where no gradient runs through the loop, updates start from where `Accelerator` says. A
@@ -28,7 +28,7 @@ def iterate(problem: Problem, settings: SolveSettings) -> Iterate:
     return _finish(problem, end, updates.log)
 
 
-def sinkhorn(problem: Problem, updates: Updates, settings: SolveSettings, starts: Accelerator | Plain) -> Iterate:
+def sinkhorn(problem: Problem, updates: Updates, settings: SolveSettings, starts: Accelerator | Plain) -> Progress:
     """The iterations of Eq. (8), for the reference measure of the problem; r_i and r_j are its two factors.
 
     f and g are potentials, u = log a + f / epsilon the paper's. `x` and `y` hold them in the form of the updates.
@@ -38,18 +38,19 @@ def sinkhorn(problem: Problem, updates: Updates, settings: SolveSettings, starts
     for _ in range(unchecked):
         x = updates.rows(y)
         y = updates.cols(x)
-    progress, start = Progress(problem, settings.tol, updates.f(x), updates.g(y), unchecked), updates.g(y)
+    start = updates.g(y)
+    now = Progress.at(updates.f(x), start, unchecked)
     for _ in range(unchecked, settings.max_iter):
         x = updates.rows(y)  # f_i <- p epsilon (log(a_i / r_i) - LSE_j(log r_j + (g_j - C_ij) / epsilon)), Eq. (8)
         y = updates.cols(x)  # g_j <- p epsilon (log(b_j / r_j) - LSE_i(log r_i + (f_i - C_ij) / epsilon)), Eq. (8)
         f, g = updates.f(x), updates.g(y)
         with torch.no_grad():
-            error = residual(problem, starts.change(progress.f, f), g - start, f, g)
-        progress.record(f, g, error)
-        if progress.is_over:
+            error = residual(problem, starts.change(now.f, f), g - start, f, g)
+        now = now.after(f, g, error, settings.tol)  # members that have ended are frozen
+        if bool(now.ended.all()):
             break
-        start, y = starts.next(start, y, progress)
-    return progress.end()
+        start, y = starts.next(start, y, now)  # from where it is, or accelerated
+    return now
 
 
 def residual(problem: Problem, f_change: Tensor, g_change: Tensor, f: Tensor, g: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def residual(problem: Problem, f_change: Tensor, g_change: Tensor, f: Tensor, g:
     return change / (epsilon.squeeze(-1) + torch.maximum(f_size.abs().amax(-1), g_size.abs().amax(-1)))
 
 
-def _finish(problem: Problem, end: Iterate, log: LogUpdates) -> Iterate:
+def _finish(problem: Problem, end: Progress, log: LogUpdates) -> Progress:
     """What the loop left open: the balanced residual, and tokens that take no part."""
     rows, cols = problem.rows, problem.cols
     if problem.balanced:
@@ -81,7 +82,7 @@ def _finish(problem: Problem, end: Iterate, log: LogUpdates) -> Iterate:
     return replace(end, f=f, g=g)
 
 
-def _balanced_end(problem: Problem, end: Iterate, log: LogUpdates) -> Iterate:
+def _balanced_end(problem: Problem, end: Progress, log: LogUpdates) -> Progress:
     """With the L1 error of the marginals after the last column update, and the change of f to come."""
     rows, cols = problem.rows, problem.cols
     change = torch.where(rows.active, log.f(log.rows(State(end.g))) - end.f, 0.0)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .candidates import Recall, check_features, measure_recall
-from .similarity import exact_product, row_blocks, unit
+from .candidates import Recall, check_features, exact_product, measure_recall, row_blocks
+from .cost import unit
 from .support import Support, assemble
 
 _SAMPLE = 512  # sources on which the number of probes is chosen, and as many others to measure recall

@@ -1,18 +1,24 @@
 """How far each member of a batch has come; one that has ended is frozen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from .problem import Problem
-
 
 @dataclass(frozen=True, eq=False)
-class Iterate:
-    """Where the loop stopped: potentials in cost units, and per problem how it went.
+class Progress:
+    """Where the loop stands: potentials in cost units, and per problem how it goes.
 
-    `f_change` is what one more row update would change, where transport is balanced (else zeros).
+    Attributes:
+        f: Last finite potentials (..., n).
+        g: Last finite potentials (..., m).
+        f_change: What one more row update would change, where transport is balanced and the loop has ended; else 0.
+        residual: That of the last iteration (...).
+        iterations: Iterations done.
+        non_finite: Whether a potential left the range of the floating type.
+        frozen: Members that the last iteration did not move.
+        ended: Members that the next one will not move: within tol, or out of range.
     """
 
     f: Tensor
@@ -21,52 +27,38 @@ class Iterate:
     residual: Tensor
     iterations: Tensor
     non_finite: Tensor
+    frozen: Tensor
+    ended: Tensor
+
+    @classmethod
+    def at(cls, f: Tensor, g: Tensor, iterations: int) -> "Progress":
+        """At potentials that nobody has looked at; zeros where a member of them has left the range."""
+        f, g = (torch.where(p.isfinite().all(-1, keepdim=True), p, 0.0) for p in (f, g))
+        residual = torch.zeros(f.shape[:-1], dtype=f.dtype, device=f.device)
+        count, no = (
+            torch.full_like(residual, iterations, dtype=torch.int64),
+            torch.zeros_like(residual, dtype=torch.bool),
+        )
+        return cls(f, g, torch.zeros_like(f), residual, count, no, no, no)
+
+    def after(self, f: Tensor, g: Tensor, residual: Tensor, tol: float | int) -> "Progress":
+        """After one more iteration to these potentials, of the members that had not ended."""
+        finite, going = residual.isfinite(), ~self.ended
+        frozen = self.ended | ~finite
+        f, g = (torch.where(frozen.unsqueeze(-1), old, new) for old, new in ((self.f, f), (self.g, g)))
+        return replace(
+            self,
+            f=f,
+            g=g,
+            residual=torch.where(going, residual, self.residual),
+            iterations=torch.where(going, self.iterations + 1, self.iterations),
+            non_finite=self.non_finite | (going & ~finite),
+            frozen=frozen,
+            ended=frozen | (residual <= tol),
+        )
 
 
-def stack(members: list[Iterate], batch_shape: torch.Size) -> Iterate:
+def stack(members: list[Progress], batch_shape: torch.Size) -> Progress:
     """The members of a flattened dense batch as one."""
-    stacked = {name: torch.stack([getattr(one, name) for one in members]) for name in Iterate.__annotations__}
-    return Iterate(**{name: t.unflatten(0, batch_shape) for name, t in stacked.items()})
-
-
-class Progress:
-    """The last finite potentials of each member, and whether it has ended: within tol, or out of range.
-
-    Starts from potentials that nobody has looked at, after so many iterations.
-    """
-
-    def __init__(self, problem: Problem, tol: float | int, f: Tensor, g: Tensor, iterations: int) -> None:
-        shape, device = problem.batch_shape, problem.epsilon.device
-        self.f, self.g = _finite_member(f), _finite_member(g)
-        self.residual = torch.zeros(shape, dtype=f.dtype, device=device)
-        self.iterations = torch.full(shape, iterations, device=device)
-        self.ended = self.non_finite = torch.zeros(shape, dtype=torch.bool, device=device)
-        self.frozen, self._tol = self.ended, tol
-
-    def record(self, f: Tensor, g: Tensor, residual: Tensor) -> None:
-        """Takes in one more iteration, of the members that have not ended."""
-        ended, finite = self.ended, residual.isfinite()
-        self.frozen = ended | ~finite
-        self.f, self.g = _keep(self.frozen, self.f, f), _keep(self.frozen, self.g, g)
-        self.residual = torch.where(ended, self.residual, residual)
-        self.iterations = torch.where(ended, self.iterations, self.iterations + 1)
-        self.non_finite = self.non_finite | (~ended & ~finite)
-        self.ended = self.frozen | (residual <= self._tol)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all members have ended."""
-        return bool(self.ended.all())
-
-    def end(self) -> Iterate:
-        """Where the members stand."""
-        return Iterate(self.f, self.g, torch.zeros_like(self.f), self.residual, self.iterations, self.non_finite)
-
-
-def _finite_member(potential: Tensor) -> Tensor:
-    """The potentials of each member, or zeros where one has left the range unseen."""
-    return torch.where(potential.isfinite().all(-1, keepdim=True), potential, 0.0)
-
-
-def _keep(frozen: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    return torch.where(frozen.unsqueeze(-1), old, new)
+    stacked = {f.name: torch.stack([getattr(one, f.name) for one in members]) for f in fields(Progress)}
+    return Progress(**{name: t.unflatten(0, batch_shape) for name, t in stacked.items()})

@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .assemble import dual_value, duality_gap, envelope, make_plan, primal_value
 from .balanced import fix_gauge, infeasible, keep_masses_equal
 from .batch import solve_blocks
 from .cost import SparseCost
 from .implicit import attach
 from .loop import iterate
 from .pairs import SparsePairs
+from .plan import dual_value, duality_gap, envelope, make_plan, primal_value
 from .problem import Gradient, Problem, Reference, SolveSettings, build_problem
-from .progress import Iterate
+from .progress import Progress
 from .result import TransportResult, TransportStatus
 
 
@@ -106,7 +106,7 @@ def solve_quietly(
         return _result(problem, end, f, g, settings.tol, unrolled)
 
 
-def _result(problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | int, unrolled: bool) -> TransportResult:
+def _result(problem: Problem, end: Progress, f: Tensor, g: Tensor, tol: float | int, unrolled: bool) -> TransportResult:
     plan = make_plan(problem, f, g)
     value = primal_value(problem, plan, f, g)
     with torch.no_grad():
@@ -132,7 +132,7 @@ def _result(problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | i
     )
 
 
-def _status(problem: Problem, end: Iterate, converged: Tensor) -> Tensor:
+def _status(problem: Problem, end: Progress, converged: Tensor) -> Tensor:
     status = torch.full_like(end.iterations, int(TransportStatus.MAX_ITER))
     status[converged] = int(TransportStatus.CONVERGED)
     if problem.balanced and not bool(converged.all()):
