@@ -35,10 +35,9 @@ Map = Callable[[Tensor], Tensor]
 
 def attach(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """The potentials f and g, as differentiable functions of the problem's cost, a, b, epsilon and tau."""
-    tensors = (problem.pairs.cost, problem.rows.weight, problem.cols.weight, problem.epsilon, problem.tau)
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in problem.tensors):
         return f, g
-    return _Implicit.apply(*tensors, f, g, problem.detach())
+    return _Implicit.apply(*problem.tensors, f, g, problem.detach())
 
 
 class _Implicit(torch.autograd.Function):
@@ -294,8 +293,7 @@ def _pull_back(
     epsilon_bar, tau_bar = torch.zeros_like(epsilon), torch.zeros_like(epsilon)
     if needs_epsilon:
         pulled = (row_pull * point.f).sum(-1, keepdim=True) + (col_pull * point.g).sum(-1, keepdim=True)
-        cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
-        epsilon_bar = (p * (potentials + pulled) - pairs.sum_all(cost_bar * cost)) / epsilon
+        epsilon_bar = (p * (potentials + pulled) - pairs.sum_all(cost_bar * problem.finite_cost)) / epsilon
     if not problem.balanced:
         tau_bar = (epsilon / (problem.tau + epsilon)).square() / strength * potentials
     return cost_bar, a_bar, b_bar, epsilon_bar, tau_bar

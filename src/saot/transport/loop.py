@@ -29,9 +29,11 @@ def iterate(problem: Problem, settings: SolveSettings) -> Progress:
 
 
 def sinkhorn(problem: Problem, updates: Updates, settings: SolveSettings, starts: Accelerator | Plain) -> Progress:
-    """The iterations of Eq. (8), for the reference measure of the problem; r_i and r_j are its two factors.
+    """The iterations of Eq. (8), with p = tau / (tau + epsilon) and a reference measure r_i r_j.
 
-    f and g are potentials, u = log a + f / epsilon the paper's. `x` and `y` hold them in the form of the updates.
+    r = 1 ("counting") is Eq. (8) as printed, with u = f / epsilon and v = g / epsilon. For Eq. (1) r_i = a_i and
+    r_j = b_j ("product"): then u = log a + f / epsilon, and log a is not damped. `x` and `y` are f and g in the form
+    that the updates work on.
     """
     x, y = State(torch.zeros_like(problem.rows.weight)), State(torch.zeros_like(problem.cols.weight))  # f = g = 0
     unchecked = settings.max_iter - 1 if settings.tol == 0 else 0  # with tol = 0 the last iteration alone is looked at
@@ -44,8 +46,7 @@ def sinkhorn(problem: Problem, updates: Updates, settings: SolveSettings, starts
         x = updates.rows(y)  # f_i <- p epsilon (log(a_i / r_i) - LSE_j(log r_j + (g_j - C_ij) / epsilon)), Eq. (8)
         y = updates.cols(x)  # g_j <- p epsilon (log(b_j / r_j) - LSE_i(log r_i + (f_i - C_ij) / epsilon)), Eq. (8)
         f, g = updates.f(x), updates.g(y)
-        with torch.no_grad():
-            error = residual(problem, starts.change(now.f, f), g - start, f, g)
+        error = residual(problem, starts.change(now.f, f), g - start, f, g)
         now = now.after(f, g, error, settings.tol)  # members that have ended are frozen
         if bool(now.ended.all()):
             break
@@ -53,6 +54,7 @@ def sinkhorn(problem: Problem, updates: Updates, settings: SolveSettings, starts
     return now
 
 
+@torch.no_grad()
 def residual(problem: Problem, f_change: Tensor, g_change: Tensor, f: Tensor, g: Tensor) -> Tensor:
     """Largest change of a potential over (epsilon + the largest potential), of tokens that take part.
 

@@ -90,12 +90,23 @@ class Problem:
         """Leading dimensions; empty for one problem."""
         return self.rows.weight.shape[:-1]
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What a gradient may reach: cost, a, b, epsilon, tau."""
+        return self.pairs.cost, self.rows.weight, self.cols.weight, self.epsilon, self.tau
+
+    @property
+    def finite_cost(self) -> Tensor:
+        """The cost of the pairs, 0 where there is none."""
+        pairs = self.pairs
+        return pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
+
     def log_kernel(self) -> Tensor:
         """-C / epsilon on the pairs, -inf where there is no pair; a new tensor."""
         pairs, scale = self.pairs, -self.pairs.scalar(self.epsilon)
         if pairs.finite is None:
             return pairs.cost / scale
-        return torch.where(pairs.finite, torch.where(pairs.finite, pairs.cost, 0.0) / scale, -torch.inf)
+        return torch.where(pairs.finite, self.finite_cost / scale, -torch.inf)
 
     def with_tensors(self, cost: Tensor, a: Tensor, b: Tensor, epsilon: Tensor, tau: Tensor) -> "Problem":
         """The same structure with other tensors of the same values, such as saved or detached ones."""
@@ -111,8 +122,7 @@ class Problem:
 
     def detach(self) -> "Problem":
         """The same problem without gradients."""
-        tensors = (self.pairs.cost, self.rows.weight, self.cols.weight, self.epsilon, self.tau)
-        return self.with_tensors(*(t.detach() for t in tensors))
+        return self.with_tensors(*(t.detach() for t in self.tensors))
 
     def member(self, index: int) -> "Problem":
         """One problem of a dense batch with one leading dimension."""

@@ -35,11 +35,8 @@ class Progress:
         """At potentials that nobody has looked at; zeros where a member of them has left the range."""
         f, g = (torch.where(p.isfinite().all(-1, keepdim=True), p, 0.0) for p in (f, g))
         residual = torch.zeros(f.shape[:-1], dtype=f.dtype, device=f.device)
-        count, no = (
-            torch.full_like(residual, iterations, dtype=torch.int64),
-            torch.zeros_like(residual, dtype=torch.bool),
-        )
-        return cls(f, g, torch.zeros_like(f), residual, count, no, no, no)
+        count, no = torch.full_like(residual, iterations, dtype=torch.int64), residual > 0
+        return cls(f, g, torch.zeros_like(f), residual, count, non_finite=no, frozen=no, ended=no)
 
     def after(self, f: Tensor, g: Tensor, residual: Tensor, tol: float | int) -> "Progress":
         """After one more iteration to these potentials, of the members that had not ended."""
