@@ -32,7 +32,8 @@ class LogUpdates:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._strength, self._sums = problem.damping * problem.epsilon, _log_sums(problem)
+        self._sums = _log_sums(problem)  # before the strength: gradients of epsilon add up in this order
+        self._strength = problem.damping * problem.epsilon
 
     @property
     def log(self) -> "LogUpdates":
