@@ -155,7 +155,7 @@ def topk_candidates(
     """
     check_features(source, target, k, cover, form, search)
     with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
-        x, y = _unit_features(source, target)
+        x, y = unit_features(source, target)
         return _find(x, y, k, cover or 0, form, search)
 
 
@@ -201,7 +201,7 @@ def measure_recall(
     if sample < n:
         rows = torch.randperm(n, generator=generator)[:sample].sort().values.to(source.device)
     with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
-        x, y = _unit_features(source[rows], target)
+        x, y = unit_features(source[rows], target)
         found, worst = _count_found(support, rows, x, y, min(k, m))
     return Recall(found / (rows.numel() * min(k, m)), worst, rows.numel())
 
@@ -250,7 +250,7 @@ def _at_least_float32(features: Tensor) -> torch.dtype:
     return torch.promote_types(features.dtype, torch.float32)
 
 
-def _unit_features(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def unit_features(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both with rows of length 1, in their common type, float32 or better."""
     dtype = torch.promote_types(_at_least_float32(source), target.dtype)
     return unit(source.detach().to(dtype)), unit(target.detach().to(dtype))
