@@ -1,6 +1,8 @@
 """Dense correspondence of two pictures: GWOT, Shape-of-You, and what they are compared with."""
 
 from saot.match.adapter import Adapter, token_map
+from saot.match.fused_gromov import FusedResult, FusedSettings, solve_fused
+from saot.match.gromov import DistanceGeometry, PointGeometry, grid_points, structure_gradient, structure_value
 from saot.match.gwot import GwotResult, match_gwot, solve_gwot
 from saot.match.gwot_terms import GWOT_SPAIR, GWOT_TSS, GwotSettings
 from saot.match.inputs import MatchRequest
@@ -28,6 +30,9 @@ __all__ = [
     "Camera",
     "Carried",
     "Disk",
+    "DistanceGeometry",
+    "FusedResult",
+    "FusedSettings",
     "GwotResult",
     "GwotSettings",
     "HeldOut",
@@ -38,6 +43,7 @@ __all__ = [
     "MatchSettings",
     "Matching",
     "PckTable",
+    "PointGeometry",
     "PropagationSettings",
     "PseudoLabel",
     "Readout",
@@ -48,6 +54,7 @@ __all__ = [
     "fit_adapter",
     "flow_hits",
     "from_pixels",
+    "grid_points",
     "in_mask",
     "lift_depth",
     "lift_flat",
@@ -65,7 +72,10 @@ __all__ = [
     "pseudo_label",
     "read_out",
     "shape_of_you",
+    "solve_fused",
     "solve_gwot",
+    "structure_gradient",
+    "structure_value",
     "to_pixels",
     "token_map",
     "token_mask",

@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
-from helpers.transport import DOUBLE, brute_gradient, brute_value, geometries, objective, sample
+from helpers.gromov import brute_gradient, brute_value, geometries
+from helpers.transport import DOUBLE, objective, sample
 from torch.testing import assert_close
 
+from saot.match import FusedSettings, PointGeometry, grid_points, solve_fused, structure_gradient
 from saot.transport import SparseCost, Support, solve_transport
-from saot.transport.fused import FusedSettings, solve_fused
-from saot.transport.structure import PointGeometry, grid_points, structure_gradient
 
 SHARP = {"max_iter": 20000, "tol": 1e-14}
 

@@ -9,11 +9,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .cost import SparseCost
-from .problem import Reference
-from .result import TransportResult
-from .sinkhorn import Gradient, solve_quietly, solve_transport
-from .structure import Geometry, check_fit, linearise, sum_pairs
+from saot.match.gromov import Geometry, check_fit, linearise, sum_pairs
+from saot.transport import (
+    Gradient,
+    Reference,
+    SolveSettings,
+    SparseCost,
+    TransportResult,
+    solve_quietly,
+    solve_transport,
+)
 
 _SHORTEST_STEP = 2.0**-20
 _ENOUGH = 1e-4  # share of the predicted descent that a step must bring (Armijo)
@@ -119,7 +124,7 @@ def solve_fused(
     Example:
         By appearance source 1 may go to target 1 or 2; by structure, only to 1:
 
-        >>> from saot.transport.structure import PointGeometry
+        >>> from saot.match import PointGeometry
         >>> line = PointGeometry(torch.tensor([[0.0], [1.0], [3.0]]))
         >>> cost = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.5, 0.5], [1.0, 1.0, 0.0]])
         >>> plan = solve_fused(cost, line, line, alpha=0.1).transport.plan
@@ -134,8 +139,12 @@ def solve_fused(
 
     def solve(shift: Tensor | float, quietly: bool = False) -> TransportResult:
         shifted = SparseCost(cost.values + shift, cost.support) if isinstance(cost, SparseCost) else cost + shift
-        solver, s = solve_quietly if quietly else solve_transport, settings
-        return solver(shifted, a, b, s.epsilon, s.tau, s.reference, s.max_iter, s.tol, s.gradient)
+        s = settings
+        if quietly:
+            return solve_quietly(
+                shifted, a, b, s.epsilon, s.tau, SolveSettings(s.reference, s.max_iter, s.tol, s.gradient)
+            )
+        return solve_transport(shifted, a, b, s.epsilon, s.tau, s.reference, s.max_iter, s.tol, s.gradient)
 
     def evaluate(shift: Tensor, result: TransportResult) -> _Iterate:
         linear = alpha * linearise(result.plan_values.detach(), source, target, support)

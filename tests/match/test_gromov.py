@@ -5,14 +5,22 @@ import warnings
 
 import pytest
 import torch
-from helpers.transport import DOUBLE, brute_gradient, brute_value, geometries
+from helpers.gromov import brute_gradient, brute_value, geometries
+from helpers.transport import DOUBLE
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from saot.transport import SparseCost, Support, solve_transport
-from saot.transport.fused import FusedSettings, solve_fused
-from saot.transport.structure import DistanceGeometry, PointGeometry, grid_points, structure_gradient, structure_value
+from saot.match import (
+    DistanceGeometry,
+    FusedSettings,
+    PointGeometry,
+    grid_points,
+    solve_fused,
+    structure_gradient,
+    structure_value,
+)
+from saot.transport import SparseCost, Support, block_diagonal, solve_transport
 
 KINDS = ["points-points", "matrix-matrix", "points-matrix", "matrix-points"]
 EXACT = {"rtol": 1e-12, "atol": 1e-13}  # sums of some hundred terms of size 1 in float64
@@ -245,6 +253,7 @@ def test_wrong_geometries_and_settings_are_told(make, message):
 def test_wrong_plans_are_told():
     source, target, *_ = geometries("points-matrix")
     values, support, dense = plans()
+    one = SparseCost(values, support)
     for call, message in (
         (lambda: structure_gradient(dense.T, source, target), "source geometry has 7 tokens but the problem has 5"),
         (lambda: structure_gradient(dense[:, :4], source, target), "target geometry has 5 tokens.*has 4 targets"),
@@ -254,6 +263,7 @@ def test_wrong_plans_are_told():
         (lambda: solve_fused(dense, source, target, -1.0), "alpha must be 0 or above"),
         (lambda: solve_fused(dense, source, target, math.inf), "alpha must be 0 or above and finite"),
         (lambda: solve_fused(dense.T, source, target, 1.0), "source geometry has 7 tokens"),
+        (lambda: solve_fused(block_diagonal([one, one]), source, target, 1.0), "block diagonal of 2"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -97,8 +97,7 @@ def _density(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
     if pairs.finite is not None:
         mask = mask & pairs.finite
     f, g = (torch.where(v.isfinite(), v, 0.0) for v in (f, g))
-    cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
-    exponent = (pairs.spread_rows(f) + pairs.spread_cols(g) - cost) / pairs.scalar(problem.epsilon)
+    exponent = (pairs.spread_rows(f) + pairs.spread_cols(g) - problem.finite_cost) / pairs.scalar(problem.epsilon)
     # a pair without mass must not overflow: its density only shows what a first grain of weight would do
     mask = mask & (exponent.detach() < largest_exponent(f.dtype))
     return torch.where(mask, torch.where(mask, exponent, 0.0).exp(), 0.0)
@@ -161,8 +160,8 @@ def duality_gap(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
 
 def envelope(problem: Problem, plan: Plan, f: Tensor, g: Tensor, value: Tensor) -> Tensor:
     """`value` with its gradient by the envelope theorem: the dual's at fixed potentials, no adjoint."""
-    tensors = (problem.pairs.cost, problem.rows.weight, problem.cols.weight, problem.epsilon, problem.tau)
-    return _Envelope.apply(*tensors, problem.detach(), plan.values.detach(), f.detach(), g.detach(), value.detach())
+    values = (t.detach() for t in (plan.values, f, g, value))
+    return _Envelope.apply(*problem.tensors, problem.detach(), *values)
 
 
 class _Envelope(torch.autograd.Function):
@@ -186,8 +185,7 @@ class _Envelope(torch.autograd.Function):
         b_slope, b_tau = _slopes(problem, cols, g, col_missing)
         moved = (row_sums * torch.where(rows.active, f, 0.0)).sum(-1, keepdim=True)
         moved = moved + (col_sums * torch.where(cols.active, g, 0.0)).sum(-1, keepdim=True)
-        cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
-        exponents = (moved - pairs.sum_all(plan * cost)) / problem.epsilon
+        exponents = (moved - pairs.sum_all(plan * problem.finite_cost)) / problem.epsilon
         epsilon_slope = _reference_mass(problem) - row_sums.sum(-1, keepdim=True) + exponents
         slopes = (a_slope * bar, b_slope * bar, epsilon_slope * bar, (a_tau + b_tau) * bar)
         return (plan * pairs.scalar(bar), *slopes, None, None, None, None, None)
