@@ -7,14 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saot.transport import (
-    SparseCost,
-    Support,
-    TransportResult,
-    cosine_cost,
-    solve_transport,
-    topk_support,
-)
+from saot.transport import SparseCost, Support, TransportResult, cosine_cost, solve_transport, topk_support
 
 DOUBLE = torch.float64
 

@@ -7,14 +7,7 @@ import torch
 from helpers.transport import DOUBLE, sample
 from torch.testing import assert_close
 
-from saot.transport import (
-    SparseCost,
-    Support,
-    TransportError,
-    block_diagonal,
-    solve_transport,
-    split_result,
-)
+from saot.transport import SparseCost, Support, TransportError, block_diagonal, solve_transport, split_result
 from saot.transport.support import Support as PlainSupport
 
 SIZES = ((9, 7), (1, 1), (80, 70), (4, 90))  # the third takes the fast path

@@ -8,9 +8,7 @@ from helpers.transport import (
     features,
 )
 
-from saot.transport import (
-    select,
-)
+from saot.transport import select
 
 BLOCKS = {
     "random": torch.randn(50, 700, generator=torch.Generator().manual_seed(1)),

@@ -23,14 +23,7 @@ from saot.label.data import (
     open_features,
     open_points,
 )
-from saot.label.inputs import (
-    Inputs,
-    check_manifest,
-    keep_manifest,
-    kept_manifest,
-    open_inputs,
-    shared_pictures,
-)
+from saot.label.inputs import Inputs, check_manifest, keep_manifest, kept_manifest, open_inputs, shared_pictures
 from saot.label.networks import Trained, packed
 from saot.label.paper import learned_cost, similarities
 from saot.label.scoring import (
@@ -47,12 +40,7 @@ from saot.label.settings import RunSettings
 from saot.label.summary import report_data, run_record
 from saot.label.wings import NO_WINGS, Wings
 from saot.report import write_report
-from saot.runs import (
-    Shared,
-    Workspace,
-    check_device,
-    write_kept,
-)
+from saot.runs import Shared, Workspace, check_device, write_kept
 
 
 @dataclass(frozen=True)
