@@ -15,8 +15,8 @@ from saot.adapt.recipe import (
     AdaptRecipe,
     Method,
     NetworkRecipe,
-    changed,
     recipe_differences,
+    recipe_from_words,
     with_method,
 )
 from saot.adapt.run import run_adaptation
@@ -30,7 +30,6 @@ from saot.adapt.separation import (
 )
 from saot.adapt.translated import translated_pictures
 from saot.adapt.wing import BACKBONES, FINISHED
-from saot.adapt.words import recipe_from_words
 
 __all__ = [
     "BACKBONES",
@@ -52,7 +51,6 @@ __all__ = [
     "PixelDiscrimination",
     "Pull",
     "center_similarity",
-    "changed",
     "class_center_distance",
     "load_encoder",
     "open_adapted",

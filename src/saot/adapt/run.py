@@ -125,10 +125,7 @@ def run_record(job: Adaptation, began: float) -> dict[str, Any]:
         "points": "0",
         "seed": settings.seed,
         "label_budget": 0,
-        "differences_from_paper": [
-            {"field": path, "paper": paper, "used": used, "reason": why}
-            for path, paper, used, why in recipe_differences(settings.recipe)
-        ],
+        "differences_from_paper": [vars(each) for each in recipe_differences(settings.recipe)],
         "data": space.facts("data"),
         "stages": space.facts("stages"),
         "gpu": space.facts("gpu"),

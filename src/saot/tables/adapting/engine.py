@@ -253,5 +253,5 @@ def _differences(experiment: AdaptExperiment, request: AdaptTableRequest) -> tup
     ]
     recipe = request.recipe(AdaptRow("", "t2s-da", network=experiment.main), experiment.main)
     assert recipe is not None  # the main network's recipe is always there
-    found += [SettingDifference(*parts) for parts in recipe_differences(recipe, PAPERS[experiment.main])]
+    found += [SettingDifference(**vars(d)) for d in recipe_differences(recipe, PAPERS[experiment.main])]
     return tuple(found)
