@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from saot.data import IGNORE_INDEX, PatchGrid, read_mask, sha256_file
-from saot.features import Backbone, FeatureGrid, Prompt, Segmenter, extract
+from saot.features import Backbone, FeatureGrid, Prompt, PromptSegmenter, extract
 from saot.match.lift import LiftedTokens, lift_file, lift_flat, read_arrays
 from saot.match.lift_models import lifting_model
 from saot.match.masks import token_mask
@@ -136,13 +136,13 @@ def _tokens(
     return tokens.flatten(0, 1).float(), grid
 
 
-def _segmenter(request: MatchRequest) -> Segmenter | None:
+def _segmenter(request: MatchRequest) -> PromptSegmenter | None:
     if request.masks != "sam":
         return None
     weights = request.sam or (request.weights if request.backbone == "mobile-sam" else None)
     if weights is None:
         raise ValueError("masks from MobileSAM need its weights; pass --sam PATH of the published mobile_sam.pt")
-    return Segmenter(weights, device=request.device)
+    return PromptSegmenter(weights, device=request.device)
 
 
 def _given_masks(

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
 from saot.data import PatchGrid
-from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, Segmenter, extract
+from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, PromptSegmenter, extract
 from saot.label import check_device, parse_size
 from saot.match import (
     Camera,
@@ -111,7 +111,7 @@ class Viewer:
         self,
         network: Backbone,
         store: FeatureStore | None,
-        sam: Segmenter | None,
+        sam: PromptSegmenter | None,
         lifter: Lifter | None,
         device: str = "cpu",
         models: Sequence[str | None] = (),
