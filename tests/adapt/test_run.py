@@ -19,7 +19,7 @@ from saot.adapt import read_encoder
 from saot.adapt import run as adaptation
 from saot.adapt import scores as adaptation_scores
 from saot.adapt.finished import open_adapted, published_network
-from saot.adapt.job import AdaptSettings
+from saot.adapt.inputs import AdaptSettings
 from saot.adapt.predict import predict_mask
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.run import run_adaptation

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from saot.adapt.job import KIND, Adaptation, AdaptInputs, AdaptSettings, check_fit, open_adapt_inputs
+from saot.adapt.inputs import KIND, Adaptation, AdaptInputs, AdaptSettings, check_fit, open_adapt_inputs
 from saot.adapt.recipe import recipe_differences
 from saot.adapt.training import new_accelerator, train, train_beside
 from saot.data import ImageSet, write_atomic

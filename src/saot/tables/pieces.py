@@ -11,10 +11,11 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from saot.data import ClassSet
-from saot.evaluate import PairedDifference, paired_bootstrap, predict_mask
+from saot.evaluate import predict_mask
 from saot.label import Job, RunSettings, load_maps, method_builders, open_inputs, open_job, parse_size
 from saot.recipes import DecoderRecipe
 from saot.runs import Workspace
+from saot.tables.bootstrap import PairedDifference, paired_bootstrap
 from saot.tables.wings import ALL_WINGS
 
 Progress = Callable[[str, int, int], None]

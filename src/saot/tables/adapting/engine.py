@@ -17,11 +17,12 @@ from saot.adapt import (
     similarity_figure,
 )
 from saot.data import ClassSet
-from saot.evaluate import PairedDifference, iou_from_counts, mean_over, paired_bootstrap
+from saot.evaluate import iou_from_counts, mean_over
 from saot.label import RunSettings
 from saot.report import figure_png
 from saot.runs import load_tensors
 from saot.tables.adapting.model import PAPERS, AdaptColumn, AdaptExperiment, AdaptRow, AdaptTableRequest
+from saot.tables.bootstrap import PairedDifference, paired_bootstrap
 from saot.tables.output import check_folder, write_table
 from saot.tables.pieces import Progress, classes_of, score
 from saot.tables.results import ResultRow, SettingDifference, TableResult, cell_of

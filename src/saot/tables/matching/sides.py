@@ -19,13 +19,13 @@ from saot.label import check_device, parse_size
 from saot.match import (
     Camera,
     LiftedTokens,
-    Side,
     lift_depth,
     lift_flat,
     lift_points,
     mirror_side,
     token_mask,
 )
+from saot.match import MatchSide as Side
 from saot.match.pairs import Pair, PairSide
 from saot.runs import generator_for
 from saot.tables.matching.kept import Kept
