@@ -48,7 +48,7 @@ def made(config: DecoderRecipe, bridge: BridgeRecipe = BRIDGE):
 
 def weights_of(config, bridge=None, **given):
     decoder, terms, pull = made(config, bridge or BRIDGE)
-    fit = fit_decoder(decoder, terms, config, seed=SEED, pull=pull if bridge else None, **given)
+    fit = fit_decoder(decoder, terms, config, seed=SEED, extra=pull if bridge else None, **given)
     return fit.decoder.state_dict(), fit.history
 
 

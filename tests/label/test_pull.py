@@ -9,8 +9,8 @@ import torch
 from helpers import runs
 from helpers.runs import TINY, open_images, run_job, score_some, tiny_settings
 
-from saot.adapt.fourier import fourier_translate
-from saot.adapt.translated import translated_pictures
+from saot.adapt.frozen_pull import translated_pictures
+from saot.adapt.translate import fourier_translate
 from saot.decoder import seen_tokens
 from saot.label.networks import pull_of
 from saot.recipes import BEST, BridgeRecipe, differences, preset

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from saot.adapt.job import AdaptSettings
+from saot.adapt.inputs import AdaptSettings
 from saot.adapt.recipe import PAPER, PAPER_CNN, PAPER_HRDA
 from saot.label import RunSettings
 from saot.tables.adapting import AdaptTableRequest, adapt_table

@@ -12,7 +12,7 @@ from PIL import Image
 
 from saot.cli import main
 from saot.features import FeatureStore, load_backbone
-from saot.features.segmenter import Segmenter
+from saot.features.segmenter import PromptSegmenter
 from saot.match.pairs.readers import open_pairs
 from saot.match.pck import KeyPointScores
 from saot.scenes.scene import render_scene
@@ -242,7 +242,7 @@ def test_later_settings_leave_kept_adapters_valid_and_tell_new_ones_apart():
     assert (paper.count, paper.width, paper.changes["steps"]) == (None, 768, 200_000)
 
 
-class Counting(Segmenter):
+class Counting(PromptSegmenter):
     """In the place of MobileSAM and of a network that lifts: counts its calls."""
 
     def __init__(self, identity="a"):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from saot.data import ClassSet
-from saot.evaluate import PairedDifference, mean_over, paired_bootstrap
+from saot.evaluate import mean_over
 from saot.recipes import PAPER, differences
+from saot.tables.bootstrap import PairedDifference, paired_bootstrap
 from saot.tables.fusion import fuse
 from saot.tables.measure import DIGITS, Finished, Value, measured, oracle_iou
 from saot.tables.model import Column, Experiment, Row

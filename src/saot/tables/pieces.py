@@ -11,10 +11,11 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from saot.data import ClassSet
-from saot.evaluate import PairedDifference, paired_bootstrap, predict_mask
+from saot.evaluate import predict_mask
 from saot.label import Contest, RunSettings, all_methods, open_contest, open_inputs, parse_size
 from saot.recipes import DecoderRecipe
 from saot.runs import Workspace, read_kept
+from saot.tables.bootstrap import PairedDifference, paired_bootstrap
 from saot.tables.wings import ALL_WINGS
 
 Progress = Callable[[str, int, int], None]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from saot.evaluate import PairedDifference
+from saot.tables.bootstrap import PairedDifference
 from saot.tables.model import Number
 
 FORMAT = 1

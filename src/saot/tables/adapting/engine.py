@@ -17,11 +17,12 @@ from saot.adapt import (
     similarity_figure,
 )
 from saot.data import ClassSet
-from saot.evaluate import PairedDifference, iou_from_counts, mean_over, paired_bootstrap
+from saot.evaluate import iou_from_counts, mean_over
 from saot.label import RunSettings
 from saot.report import figure_png
 from saot.runs import load_tensors
 from saot.tables.adapting.model import PAPERS, AdaptColumn, AdaptExperiment, AdaptRow, AdaptTableRequest
+from saot.tables.bootstrap import PairedDifference, paired_bootstrap
 from saot.tables.output import check_folder, write_table
 from saot.tables.pieces import Progress, classes_of, score
 from saot.tables.results import ResultRow, SettingDifference, TableResult, cell_of
@@ -253,5 +254,5 @@ def _differences(experiment: AdaptExperiment, request: AdaptTableRequest) -> tup
     ]
     recipe = request.recipe(AdaptRow("", "t2s-da", network=experiment.main), experiment.main)
     assert recipe is not None  # the main network's recipe is always there
-    found += [SettingDifference(*parts) for parts in recipe_differences(recipe, PAPERS[experiment.main])]
+    found += [SettingDifference(**vars(d)) for d in recipe_differences(recipe, PAPERS[experiment.main])]
     return tuple(found)

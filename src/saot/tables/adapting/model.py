@@ -14,11 +14,10 @@ from saot.adapt import (
     AdaptSettings,
     Method,
     NetworkRecipe,
-    changed,
     with_method,
 )
 from saot.label import RunSettings
-from saot.recipes import BEST
+from saot.recipes import BEST, replaced
 from saot.tables.model import Changes, Number
 from saot.tables.request import parse_seeds, tiny
 
@@ -173,7 +172,7 @@ class AdaptTableRequest:
             base = replace(base, network=replace(base.network, encoder=self.encoder, head=head))
         recipe = with_method(base, row.method)
         for path, value in row.changes.items():
-            recipe = changed(recipe, path, value)
+            recipe = replaced(recipe, path, value)
         return recipe
 
     def settings(self, row: AdaptRow, seed: int, main: Network = "transformer") -> AdaptSettings | RunSettings | None:

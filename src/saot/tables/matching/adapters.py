@@ -18,13 +18,13 @@ from saot.match import (
     AdapterSettings,
     HeldOut,
     PseudoLabel,
-    Side,
     fit_adapter,
     nearest_label,
     pseudo_label,
     shape_of_you,
     token_map,
 )
+from saot.match import MatchSide as Side
 from saot.match.pairs import Pair
 from saot.runs import Checkpoint
 from saot.tables.matching.model import AdapterPlan

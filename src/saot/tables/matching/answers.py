@@ -15,7 +15,6 @@ from torch import Tensor
 from saot.data import point_tokens
 from saot.match import (
     MatchSettings,
-    Side,
     choose_pose,
     flow_hits,
     in_mask,
@@ -24,6 +23,7 @@ from saot.match import (
     mirror_side,
     to_pixels,
 )
+from saot.match import MatchSide as Side
 from saot.match.pairs import Pair
 from saot.runs import peak_bytes, reset_peak
 from saot.tables.matching.model import MatchRow

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Bool
 
-from saot.evaluate import PairedDifference
 from saot.match import KeyPointScores, PckTable, point_hits
 from saot.match.pairs import Pair
+from saot.tables.bootstrap import PairedDifference
 from saot.tables.matching.answers import ALPHAS, Answer
 from saot.tables.matching.model import MatchColumn, MatchExperiment, MatchRow
 from saot.tables.results import Cell, cell_of

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saot.features import Backbone, FeatureStore, Segmenter
+from saot.features import Backbone, FeatureStore, PromptSegmenter
 from saot.label import store_folder
 from saot.match import lifting_model
 from saot.match.pairs import Pair, PairSet, open_pairs
@@ -134,7 +134,7 @@ def limited(pairs: PairSet, limit: int | None) -> PairSet:
 
 
 def _viewer(request: MatchTableRequest, network: Backbone, store: Path, spec: str) -> Viewer:
-    sam = None if request.sam is None else Segmenter(request.sam, device=request.device)
+    sam = None if request.sam is None else PromptSegmenter(request.sam, device=request.device)
     models = [request.structure, None if sam is None else sam.identity]
     kept = _features(network, store, spec)
     return Viewer(network, kept, sam, _lifter(request), request.device, models, Kept(store / "masks-and-points"))

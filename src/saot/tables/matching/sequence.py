@@ -17,16 +17,16 @@ from torch import Tensor
 from saot.data import LabelledSet, soft_patch_labels, write_atomic
 from saot.evaluate import (
     ConfusionMatrix,
-    PairedDifference,
     iou_from_counts,
     mean_over,
-    paired_bootstrap,
     predict_mask,
 )
 from saot.features import Backbone, FeatureStore
 from saot.label import store_folder
-from saot.match import PropagationSettings, Side, propagate_labels
+from saot.match import MatchSide as Side
+from saot.match import PropagationSettings, propagate_labels
 from saot.recipes import as_dict
+from saot.tables.bootstrap import PairedDifference, paired_bootstrap
 from saot.tables.matching.model import MatchRow, MatchTableRequest
 from saot.tables.matching.sides import feature_note, network_of
 from saot.tables.model import Changes

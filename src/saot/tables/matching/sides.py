@@ -14,18 +14,18 @@ from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
 from saot.data import PatchGrid
-from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, Segmenter, extract
+from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, PromptSegmenter, extract
 from saot.label import parse_size
 from saot.match import (
     Camera,
     LiftedTokens,
-    Side,
     lift_depth,
     lift_flat,
     lift_points,
     mirror_side,
     token_mask,
 )
+from saot.match import MatchSide as Side
 from saot.match.pairs import Pair, PairSide
 from saot.runs import check_device, generator_for
 from saot.tables.matching.kept import Kept
@@ -111,7 +111,7 @@ class Viewer:
         self,
         network: Backbone,
         store: FeatureStore | None,
-        sam: Segmenter | None,
+        sam: PromptSegmenter | None,
         lifter: Lifter | None,
         device: str = "cpu",
         models: Sequence[str | None] = (),

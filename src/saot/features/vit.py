@@ -14,11 +14,8 @@ How positions and norms are treated, against the published DINOv2 hub settings a
   authors published no rule. DINOv3 has rotary positions and resizes nothing.
 """
 
-import hashlib
-import json
 import re
 from functools import cached_property, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +24,20 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from saot.data import sha256_file
-from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
+from saot.features.base import FeatureSettings, Keyed, check_size, fit_size
 from saot.features.grid import FeatureKey
+from saot.features.published import (
+    download,
+    hash_files,
+    is_repository,
+    load_model,
+    local_folder,
+    pixel_statistics,
+    require_libraries,
+)
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENET = tuple(255 * x for x in (0.485, 0.456, 0.406)), tuple(255 * x for x in (0.229, 0.224, 0.225))
+_HALF = ((127.5,) * 3, (127.5,) * 3)
 _CLASSES = {
     "dinov2": "Dinov2Model",
     "dinov2_with_registers": "Dinov2WithRegistersModel",
@@ -62,23 +68,24 @@ def hub_name(name: str) -> str | None:
         return f"facebook/dinov3-{_DINOV3[match[1]]}-pretrain-lvd1689m" if match[1] in _DINOV3 else None
     if match := re.fullmatch(r"vit-(base|large)", name):
         return f"google/vit-{match[1]}-patch16-224-in21k"
-    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+    return name if is_repository(name) else None
 
 
 class HubViT(Keyed):
     """A frozen ViT as a `Backbone`; its weights are read at the first picture."""
 
     def __init__(self, settings: FeatureSettings) -> None:
-        _require_libraries(settings.name)
+        require_libraries(f"backbone {settings.name}", "transformers", "huggingface_hub")
         self._settings = settings
-        self._folder = _local_folder(settings.weights) if settings.weights else _download(settings.name)
+        self._folder = local_folder(Path(settings.weights)) if settings.weights else _download(settings.name)
         self._config = _read_config(self._folder, settings.name)
         patch_size = int(self._config.patch_size)
         default = 1008 if patch_size == 14 else max(1, round(1024 / patch_size)) * patch_size
         self._size = default if settings.size is None else settings.size
         size_text = check_size(self._size, patch_size)
         self._layers = _resolve_layers(settings.layers, int(self._config.num_hidden_layers))
-        mean, deviation = _pixel_statistics(self._folder, self._config.model_type)
+        published = _HALF if self._config.model_type == "vit" else _IMAGENET
+        mean, deviation = pixel_statistics(self._folder, published)
         self._key = FeatureKey(
             backbone=settings.name,
             weights_sha256=_hash_weights(self._folder),
@@ -142,28 +149,7 @@ def _load_model(folder: Path, config: Any, settings: FeatureSettings) -> Any:
 
     model_class = getattr(transformers, _CLASSES[config.model_type])
     extra = {"add_pooling_layer": False} if config.model_type == "vit" else {}
-    try:
-        model, info = model_class.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-            **extra,
-        )
-    except Exception as error:  # other shapes, damaged files and missing ones end in different kinds of error
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"the weights in {folder} cannot be read as {settings.name} ({reason}); fetch the published files again"
-        ) from error
-    missing = sorted(name for name in info["missing_keys"] if "mask_token" not in name)
-    unexpected = sorted(name for name in info["unexpected_keys"] if not name.startswith(_HEADS))
-    if missing or unexpected:
-        what = f"{missing[0]} is missing" if missing else f"{unexpected[0]} is unexpected"
-        raise ValueError(
-            f"the weights in {folder} are not those of {settings.name}: {what}; pass the folder of that model"
-        )
+    model = load_model(model_class, folder, settings.name, _HEADS, config=config, use_safetensors=True, **extra)
     if config.model_type == "dinov2":
         embeddings = model.embeddings
         embeddings.interpolate_pos_encoding = partial(_dinov2_positions, embeddings, int(config.patch_size))
@@ -175,36 +161,11 @@ def _dinov2_positions(embeddings: Any, patch_size: int, tokens: Tensor, height: 
     return resize_positions(embeddings.position_embeddings, height // patch_size, width // patch_size)
 
 
-def _require_libraries(name: str) -> None:
-    missing = [library for library in ("transformers", "huggingface_hub") if find_spec(library) is None]
-    if missing:
-        raise ValueError(f"backbone {name} needs {missing[0]}, which is not installed; pip install 'saot[vit]'")
-
-
-def _local_folder(weights: str) -> Path:
-    folder = Path(weights)
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"expected a folder with config.json and model.safetensors at {folder}, found none; pass the "
-            "folder that save_pretrained wrote or a hub snapshot"
-        )
-    return folder
-
-
 def _download(name: str) -> Path:
-    """Local folder of a hub model, downloaded unless it is in the cache."""
-    from huggingface_hub import snapshot_download
-
     repository = hub_name(name)
     assert repository is not None
-    try:
-        return Path(snapshot_download(repository, allow_patterns=list(_FILES)))
-    except Exception as error:  # unreachable, unknown, gated and offline are different classes in each version
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"could not get {repository} from the hub ({reason}); check the name and the network, log in "
-            "with `hf auth login` if the model is gated, or pass --weights FOLDER with a copy"
-        ) from error
+    gated = "log in with `hf auth login` if the model is gated, or pass --weights FOLDER with a copy"
+    return download(repository, _FILES, gated)
 
 
 def _read_config(folder: Path, name: str) -> Any:
@@ -253,25 +214,9 @@ def _resolve_layers(layers: tuple[str, ...] | None, depth: int) -> tuple[int, ..
     return tuple(resolved)
 
 
-def _pixel_statistics(folder: Path, family: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of 0-255 RGB, from the folder or else as published for the family."""
-    mean, deviation = ((0.5,) * 3, (0.5,) * 3) if family == "vit" else _IMAGENET
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        try:
-            values = json.loads(path.read_text())
-            mean, deviation = values.get("image_mean", mean), values.get("image_std", deviation)
-        except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path} is not JSON with image_mean and image_std; fetch it again or delete it"
-            ) from error
-    return tuple(255 * float(value) for value in mean), tuple(255 * float(value) for value in deviation)
-
-
 def _hash_weights(folder: Path) -> str:
     """SHA-256 of the weight file; of the list of hashes if the weights come in several files."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise ValueError(f"expected model.safetensors in {folder}, found no weights; pass the folder of a whole model")
-    hashes = [sha256_file(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return hash_files(files)

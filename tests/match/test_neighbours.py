@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.match.local_structure import Disk, LocalStructure
+from saot.match.neighbours import Disk, LocalStructure
 
 GRIDS = [((6, 7), (9, 8)), ((5, 5), (3, 2)), ((4, 4), (1, 9)), ((1, 1), (1, 1)), ((2, 13), (13, 2))]
 DISTANCES = [(3.0, 5.0), (4.2, 2.5), (1.2, 0.0), (7.0, 9.0)]

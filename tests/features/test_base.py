@@ -1,19 +1,11 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from saot.features import extract, load_backbone
-from saot.features.backbone import check_size, fit_size, resize_image
-
-
-def test_unknown_name_lists_the_known_ones():
-    for name in ("dinov9", "dinov2-huge", "dinov3-tiny", "", "../x/y", "filterbank "):
-        with pytest.raises(ValueError, match="filterbank, mobile-sam, dinov2"):
-            load_backbone(name)
+from saot.features.base import check_size, fit_size, library_versions, resample_tokens, resize_image
 
 
 @pytest.mark.parametrize(
@@ -79,10 +71,27 @@ def test_one_pixel_is_a_picture():
     assert torch.isfinite(features.tokens).all()
 
 
-def test_room_loads_without_the_heavy_libraries():
-    code = (
-        "import sys, saot.features as f; f.load_backbone('filterbank'); "
-        "print([m for m in ('transformers', 'huggingface_hub', 'scipy') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "[]"
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (7, 4)])
+def test_resampling_is_bilinear_interpolation(height, width):
+    tokens = torch.randn(height * width, 3)
+    grid = tokens.T.view(1, 3, height, width)
+    for rows, columns in ((6, 9), (2, 2), (1, 11)):
+        wanted = F.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=False)[0].flatten(1).T
+        got = resample_tokens(tokens, (14 * height, 14 * width), 14, (16 * rows, 16 * columns), 16)
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)  # float32
+
+
+def test_resampling_keeps_places_when_a_grid_reaches_beyond_the_picture():
+    """Tokens that hold the height of their centre, in shares of the picture, still do afterwards."""
+    rows = (torch.arange(5) + 0.5) * 16 / 68  # the last row is a quarter picture
+    tokens = rows[:, None].expand(5, 2).reshape(-1, 1)
+    got = resample_tokens(tokens, (68, 32), 16, (140, 28), 14).view(10, 2)
+    wanted = (torch.arange(10) + 0.5) / 10
+    inside = wanted >= rows[0]  # above the first centre there is nothing to interpolate with
+    torch.testing.assert_close(got[inside], wanted[inside, None].expand(-1, 2))
+    assert resample_tokens(tokens, (68, 32), 16, (68, 32), 16) is tokens
+
+
+def test_libraries_of_joined_parts():
+    assert [name for name, _ in library_versions("mobile-sam+filterbank")] == ["torch", "pillow"]
+    assert "transformers" in dict(library_versions("filterbank+dinov2-base"))

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from saot.match.gwot import match_gwot
-from saot.match.gwot_terms import GWOT_TSS, GwotSettings
+from saot.match.gwot import GWOT_TSS, GwotSettings, match_gwot
 from saot.match.readout import READOUTS, Readout, mass_positions, read_out, token_positions
 from saot.match.shape_of_you import ShapeOfYouSettings, shape_of_you
-from saot.match.sides import Side
+from saot.match.sides import MatchSide
 from saot.transport import cosine_cost, solve_transport
 
 Method = Literal["nn", "mutual-nn", "uot", "gwot", "shape-of-you"]
@@ -86,8 +85,8 @@ class Matching:
 
 
 def match_sides(
-    source: Side,
-    target: Side,
+    source: MatchSide,
+    target: MatchSide,
     settings: MatchSettings = MatchSettings(),
     symmetric: Int64[Tensor, "pairs 2"] | None = None,
 ) -> Matching:
@@ -102,7 +101,7 @@ def match_sides(
         ValueError: If the pictures' features have different lengths, or the method lacks what it needs.
 
     Example:
-        >>> side = Side.of(torch.eye(4), (2, 2))
+        >>> side = MatchSide.of(torch.eye(4), (2, 2))
         >>> match_sides(side, side, MatchSettings("nn")).positions.tolist()
         [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
@@ -133,7 +132,7 @@ def match_sides(
     return Matching(plan, positions, plan_confidence(plan, target.shape, source.mask), True, note)
 
 
-def plan_positions(plan: Float[Tensor, "n m"], target: Side, readout: Readout) -> Float[Tensor, "n 2"]:
+def plan_positions(plan: Float[Tensor, "n m"], target: MatchSide, readout: Readout) -> Float[Tensor, "n 2"]:
     """Positions of the rows of a plan; what is a soft-argmax of similarities is a centre of mass here.
 
     "soft" takes the whole row, "window" the window about the best token, "mass" what lies within a token of it.
@@ -162,7 +161,7 @@ def plan_confidence(
     return share.clamp(max=1) * source_mask
 
 
-def _mutual(source: Side, target: Side, similarity: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+def _mutual(source: MatchSide, target: MatchSide, similarity: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Positions shifted like the nearest mutual token, and which tokens are mutual; as they are if none is.
 
     What is shifted off the target's mask goes to the mask's nearest token.
@@ -185,7 +184,7 @@ def _mutual(source: Side, target: Side, similarity: Tensor, positions: Tensor) -
     return torch.where(mutual.unsqueeze(-1), positions, shifted), mutual
 
 
-def _uot(source: Side, target: Side, settings: UotSettings) -> Tensor:
+def _uot(source: MatchSide, target: MatchSide, settings: UotSettings) -> Tensor:
     """Transport between the tokens that take part, uniform masses."""
     rows, columns = (side.mask.nonzero()[:, 0] for side in (source, target))
     cost = cosine_cost(source.tokens[rows], target.tokens[columns])

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from saot.evaluate import ConfusionMatrix, bootstrap_interval, paired_bootstrap
-from saot.evaluate.bootstrap import picture_weights
+from saot.evaluate import ConfusionMatrix
+from saot.tables.bootstrap import bootstrap_interval, paired_bootstrap, picture_weights
 
 
 def pictures(number, skill, seed=0, classes=3, pixels=400):

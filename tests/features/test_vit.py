@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saot.features import extract, load_backbone
-from saot.features.hub import hub_name, resize_positions
+from saot.features.vit import hub_name, resize_positions
 
 transformers = pytest.importorskip("transformers")
 

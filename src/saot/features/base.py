@@ -4,9 +4,8 @@ A backbone says how large it wants the picture and turns the resized picture int
 everything that is the same for all of them: resize, L2 normalise, write down the provenance.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
@@ -18,11 +17,6 @@ from torch import Tensor
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 
 SizePolicy = tuple[int, int] | int | None
-
-_FAMILIES = (
-    "filterbank, mobile-sam, dinov2-{small,base,large,giant}, dinov2-{small,base,large,giant}-reg, "
-    "dinov3-{small,base,large,huge,7b}, vit-{base,large}, stable-diffusion, adapted, several joined by +"
-)
 
 
 @dataclass(frozen=True)
@@ -102,91 +96,6 @@ class Keyed:
 
 OpenBackbone = Callable[[FeatureSettings], Backbone]
 NO_BACKBONES: Mapping[str, OpenBackbone] = MappingProxyType({})
-
-
-def load_backbone(
-    name: str,
-    weights: str | Path | None = None,
-    *,
-    size: SizePolicy = None,
-    layers: Sequence[str | int] | None = None,
-    final_norm: bool | None = None,
-    l2_norm: bool = True,
-    pad: bool = True,
-    device: str = "cpu",
-    others: Mapping[str, OpenBackbone] = NO_BACKBONES,
-) -> Backbone:
-    """A frozen network by name.
-
-    Weights of transformers models are read at the first picture, so that a complete store costs no loading.
-
-    Args:
-        name: `filterbank` (no weights), `mobile-sam`, `dinov2-small` .. `dinov2-giant`, each also with
-            `-reg`, `dinov3-small` .. `dinov3-large`, `vit-base`, `vit-large`, or a hub name `OWNER/NAME` of
-            such a model; `stable-diffusion` (features/diffusion.py); or several of these joined by `+`, whose tokens
-            lie on the first one's grid (features/joined.py).
-        weights: mobile-sam: the published `.pt` or a `.safetensors`; transformers: a local folder, in which
-            case nothing is looked up anywhere else; stable-diffusion: a folder or a hub name of a pipeline.
-            Joined: a piece for each part, joined by `+` and empty for none, as in `mobile_sam.pt+`; a string
-            without `+` belongs to the only part that needs one.
-        size: Network input, pixels: `(height, width)`, or an int for the long side (the aspect ratio is kept,
-            to the nearest patch). None is the backbone's default. Joined: of the first part; the others take
-            it if it fits them, else their default.
-        layers: Layers to concatenate; None is the last one (mobile-sam: the neck; stable-diffusion: `up1` of
-            `up0` .. `up3`, sd-dino's `s2` .. `s5`, each with `@T` for another timestep than 100). Not for
-            joined ones.
-        final_norm: None is the backbone's default: on for ViTs (`x_norm_patchtokens`).
-        l2_norm: Scale each token to length 1.
-        pad: mobile-sam only: pad to a square as published. False is faster for wide pictures, and not the
-            same.
-        device: Where the network runs, such as `cuda`.
-        others: Makers of further backbones by name, such as `saot.adapt.BACKBONES` with `adapted`, an encoder that
-            `saot adapt` trained.
-
-    Returns:
-        The backbone; its `key` holds every choice made.
-
-    Raises:
-        ValueError: If the name is not known, a setting does not fit it, or the weights are missing or of
-            another model.
-
-    Example:
-        >>> load_backbone("filterbank", size=(504, 1008)).input_size(1052, 1914)
-        (504, 1008)
-    """
-    settings = FeatureSettings(
-        name=name,
-        weights=None if weights is None else str(weights),
-        size=size,
-        layers=None if layers is None else tuple(str(layer) for layer in layers),
-        final_norm=final_norm,
-        l2_norm=l2_norm,
-        pad=pad,
-        device=device,
-    )
-    if "+" in name:
-        from saot.features.joined import Joined
-
-        return Joined(settings, others)
-    if name == "filterbank":
-        from saot.features.filterbank import FilterBank
-
-        return FilterBank(settings)
-    if name == "mobile-sam":
-        from saot.features.tinyvit import MobileSam
-
-        return MobileSam(settings)
-    if name == "stable-diffusion":
-        from saot.features.diffusion import StableDiffusion
-
-        return StableDiffusion(settings)
-    if name in others:
-        return others[name](settings)
-    from saot.features.hub import HubViT, hub_name
-
-    if hub_name(name) is None:
-        raise ValueError(f"backbone {name!r} is not known; use one of {_FAMILIES}, or OWNER/NAME of a hub model")
-    return HubViT(settings)
 
 
 def extract(backbone: Backbone, image: UInt8[np.ndarray, "h w 3"], fingerprint: str) -> FeatureGrid:
@@ -271,6 +180,44 @@ def fit_size(height: int, width: int, size: tuple[int, int] | int, patch_size: i
         return size
     scale = size / max(height, width)
     return _nearest_multiple(height * scale, patch_size), _nearest_multiple(width * scale, patch_size)
+
+
+def resample_tokens(
+    tokens: Float[Tensor, "n d"],
+    size: tuple[int, int],
+    patch_size: int,
+    wanted_size: tuple[int, int],
+    wanted_patch_size: int,
+) -> Float[Tensor, "m d"]:
+    """Tokens of a picture on another grid, bilinearly; beyond the outermost centres the outermost token counts.
+
+    Where both grids end with the picture, this is `F.interpolate(..., mode="bilinear", align_corners=False)`.
+    If a grid reaches beyond the picture (padding), each token keeps its true place.
+
+    Args:
+        tokens: Row-major; one for each begun patch.
+        size: Height and width of the picture under them, pixels.
+        patch_size: Pixels a token, in the same measure.
+        wanted_size: Height and width of the picture under the wanted grid, pixels of that input.
+        wanted_patch_size: Pixels a wanted token, in that measure.
+
+    Example:
+        >>> resample_tokens(torch.tensor([[0.0], [1.0]]), (8, 16), 8, (8, 32), 8).flatten()
+        tensor([0.0000, 0.2500, 0.7500, 1.0000])
+    """
+    if (size, patch_size) == (wanted_size, wanted_patch_size):
+        return tokens
+    down, across = (_hats(size[i], patch_size, wanted_size[i], wanted_patch_size).to(tokens) for i in (0, 1))
+    grid = tokens.unflatten(0, (down.shape[1], across.shape[1]))
+    return torch.einsum("yr,rcd,xc->yxd", down, grid, across).flatten(0, 1)
+
+
+def _hats(side: int, patch_size: int, wanted_side: int, wanted_patch_size: int) -> Float[Tensor, "wanted given"]:
+    """Weight of each given token in each wanted one, along one axis; rows sum to 1."""
+    given, wanted = -(-side // patch_size), -(-wanted_side // wanted_patch_size)
+    shares = (torch.arange(wanted, dtype=torch.float64) + 0.5) * wanted_patch_size / wanted_side
+    places = (shares * side / patch_size - 0.5).clamp(0, given - 1)
+    return (1 - (places[:, None] - torch.arange(given)).abs()).clamp_min(0)
 
 
 def library_versions(backbone: str) -> tuple[tuple[str, str], ...]:

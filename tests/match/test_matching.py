@@ -9,15 +9,15 @@ from torch.testing import assert_close
 from saot.match import (
     METHODS,
     MatchSettings,
+    MatchSide,
     PropagationSettings,
     Readout,
     ShapeOfYouSettings,
-    Side,
     UotSettings,
     match_sides,
     propagate_labels,
 )
-from saot.match.methods import plan_confidence
+from saot.match.matching import plan_confidence
 from saot.match.pose_align import choose_pose, mirror_points, mirror_side, pose_distance
 from saot.match.readout import READOUTS
 
@@ -26,7 +26,7 @@ def random_side(shape, seed=0, dim=24, mask=None, points=True):
     generator = torch.Generator().manual_seed(seed)
     count = shape[0] * shape[1]
     space = torch.randn(count, 3, generator=generator) if points else None
-    return Side.of(torch.randn(count, dim, generator=generator), shape, mask, space)
+    return MatchSide.of(torch.randn(count, dim, generator=generator), shape, mask, space)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -54,7 +54,7 @@ def test_mutual_neighbours_carry_the_others_along():
     tokens = torch.eye(6)
     source = tokens.clone()
     source[3] = tokens[0] + 0.1 * tokens[3]  # looks like the first, which the first itself claims
-    one, other = Side.of(source, (1, 6)), Side.of(tokens.roll(0, 0), (1, 6))
+    one, other = MatchSide.of(source, (1, 6)), MatchSide.of(tokens.roll(0, 0), (1, 6))
     plain = match_sides(one, other, MatchSettings("nn")).positions[:, 1]
     mutual = match_sides(one, other, MatchSettings("mutual-nn"))
     assert plain.tolist() == [0, 1, 2, 0, 4, 5]
@@ -79,7 +79,7 @@ def test_features_of_another_network_are_refused():
 
 def test_pose_align_takes_the_mirror_image_where_it_is_nearer():
     target = random_side((4, 5), 3)
-    turned = Side.of(target.tokens.view(4, 5, -1).flip(1).flatten(0, 1), (4, 5))
+    turned = MatchSide.of(target.tokens.view(4, 5, -1).flip(1).flatten(0, 1), (4, 5))
     lonely = random_side((4, 5), 4)
     assert pose_distance(target, target) < 1e-3  # the root of rounding
     chosen, mirrored = choose_pose(lonely, target, target)
@@ -129,9 +129,9 @@ def test_wrong_sequence_input():
     with pytest.raises(ValueError, match="a frame to match with"):
         PropagationSettings(first=False, memory=0)
     with pytest.raises(ValueError, match="leaves no token"):
-        Side.of(torch.eye(4), (2, 2), torch.zeros(4, dtype=torch.bool))
+        MatchSide.of(torch.eye(4), (2, 2), torch.zeros(4, dtype=torch.bool))
     with pytest.raises(ValueError, match="2 x 3 grid"):
-        Side.of(torch.eye(4), (2, 3))
+        MatchSide.of(torch.eye(4), (2, 3))
 
 
 def test_readout_is_that_of_the_settings():
@@ -160,5 +160,5 @@ def test_numbers_under_the_mask_do_not_matter():
     tokens = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     broken = tokens.clone()
     broken[3] = torch.nan
-    one, other = Side.of(tokens, (4, 5), mask), Side.of(broken, (4, 5), mask)
+    one, other = MatchSide.of(tokens, (4, 5), mask), MatchSide.of(broken, (4, 5), mask)
     assert_close(match_sides(one, one).positions[mask], match_sides(other, other).positions[mask])

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Generator, Tensor
 
-from saot.evaluate.confusion import iou_from_counts
+from saot.evaluate import iou_from_counts
 
 CHUNK = 256  # resamples worked on at a time
 
