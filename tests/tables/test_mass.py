@@ -8,6 +8,7 @@ from saot.label.inputs import open_inputs
 from saot.label.job import open_job
 from saot.label.paper import load_cost, similarities
 from saot.runs import Workspace
+from saot.tables import ALL_WINGS
 from saot.tables.mass import mass_between_classes, wrong_class_mass, wrong_shares
 from saot.transfer.fit import solve_pair
 from saot.transport import cosine_cost, solve_transport, topk_support
@@ -40,7 +41,7 @@ def test_a_run_measures_learned_and_fixed_cost(finished):
     found = wrong_class_mass(settings, finished)
     assert set(found) == {"saot", "uot"} and found["saot"] != found["uot"]
     space = Workspace(finished, settings.to_dict())
-    job = open_job(settings, space, open_inputs(settings, "cpu"))
+    job = open_job(settings, space, open_inputs(settings, "cpu", ALL_WINGS))
     space.close()
     cost, similar = load_cost(finished / "cost.safetensors"), similarities(job, "test")
     assert job.truth is not None

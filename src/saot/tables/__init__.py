@@ -1,22 +1,27 @@
-"""The tables and figures of the paper, on the data at hand, with the paper's numbers beside ours."""
+"""The tables and figures of the papers, on the data at hand, with the papers' numbers beside ours."""
 
 from saot.tables.engine import reproduce
+from saot.tables.experiment import Column, Count, Experiment, Pck, PictureGrid, Row, Size
 from saot.tables.interventions import intervention_builders, intervention_notes
-from saot.tables.model import Column, Count, Experiment, Row, Size
 from saot.tables.output import text_table
+from saot.tables.presets import EXPERIMENTS, experiment_named
 from saot.tables.request import Request
 from saot.tables.results import TableResult
 from saot.tables.wings import ALL_WINGS
 
 __all__ = [
     "ALL_WINGS",
+    "EXPERIMENTS",
     "Column",
     "Count",
     "Experiment",
+    "Pck",
+    "PictureGrid",
     "Request",
     "Row",
     "Size",
     "TableResult",
+    "experiment_named",
     "intervention_builders",
     "intervention_notes",
     "reproduce",

@@ -1,7 +1,19 @@
-"""Every table and figure of the SAOT paper as one value each, and those that the paper lacks."""
+"""Every table and figure of the papers as one value each, and those that the papers lack."""
 
-from saot.tables.model import Experiment
-from saot.tables.presets import ablations, figures, main_tables, ours, resolutions, settings_tables, text_claims
+from saot.tables.experiment import Experiment
+from saot.tables.presets import (
+    ablations,
+    figures,
+    gwot,
+    main_tables,
+    matching,
+    ours,
+    resolutions,
+    settings_tables,
+    shape_of_you,
+    t2s_da,
+    text_claims,
+)
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
@@ -50,6 +62,21 @@ EXPERIMENTS: dict[str, Experiment] = {
         ours.BEST_ABLATION,
         ours.BRIDGE,
         ours.FUSION,
+        gwot.GWOT_SPAIR,
+        gwot.GWOT_TSS,
+        gwot.GWOT_PF_PASCAL,
+        gwot.GWOT_ABLATION,
+        gwot.GWOT_COST,
+        shape_of_you.SOY_LABELS,
+        shape_of_you.SOY_SETTINGS,
+        shape_of_you.SOY_SPAIR,
+        shape_of_you.SOY_TRAINING,
+        shape_of_you.ap10k("intra", 65.5, 68.0),
+        shape_of_you.ap10k("species", 63.3, 65.8),
+        shape_of_you.ap10k("family", 51.1, 52.9),
+        matching.WARPS,
+        matching.SEQUENCE,
+        *t2s_da.T2S_DA,
     )
 }
 

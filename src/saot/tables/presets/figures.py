@@ -1,6 +1,6 @@
 """Figures 2 to 10: bars of IoU, and pictures with their masks."""
 
-from saot.tables.model import Column, Experiment, PictureGrid, Row
+from saot.tables.experiment import Column, Experiment, PictureGrid, Row
 from saot.tables.presets.main_tables import KEYS_10, METHODS_10, PER_CLASS_10, TABLE_1, VOC_BASE, VOC_DATA
 from saot.tables.presets.names import CITYSCAPES, DECODER, MIOU, NN, SAOT, class_rows
 
