@@ -11,16 +11,18 @@ from saot.adapt.recipe import PAPER, PAPER_CNN, PAPER_HRDA
 from saot.data import class_set
 from saot.label import RunSettings
 from saot.tables import EXPERIMENTS, Request, Row, reproduce
-from saot.tables.adaptation import Trained, recipe_of, settings_of, value_of, with_class_columns
+from saot.tables.adaptation import Trained, completed, recipe_of, settings_of, value_of, with_class_columns
 from saot.tables.table import run_name
 
 SIZE = "count=2,height=64,width=128"
-TINY = Request(
-    source=f"scenes:game:train,{SIZE}",
-    target=f"scenes:street:train,{SIZE}",
-    eval=f"scenes:street:val,{SIZE}",
-    source_eval=f"scenes:game:val,{SIZE}",
-    counts="tiny",
+TINY = completed(
+    Request(
+        source=f"scenes:game:train,{SIZE}",
+        target=f"scenes:street:train,{SIZE}",
+        eval=f"scenes:street:val,{SIZE}",
+        source_eval=f"scenes:game:val,{SIZE}",
+        counts="tiny",
+    )
 )
 ADAPTATION = [experiment for experiment in EXPERIMENTS.values() if experiment.kind == "adaptation"]
 TABLE_1 = EXPERIMENTS["t2s-da-table-1"]

@@ -1,7 +1,5 @@
 """Figures 3 to 5 and 7 to 10: pictures, their truth and the masks of several methods."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +9,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from saot.data import ClassSet, LabelledSet
+from saot.data import LabelledSet
 from saot.evaluate import iou_from_counts, mean_over
 from saot.report import figure_png, overlay, shrink, shrink_mask
 from saot.tables.experiment import PictureGrid
@@ -81,7 +79,7 @@ class Pictures(Labelling):
         return outcome
 
     @cached_property
-    def chosen(self) -> "list[Shown]":
+    def chosen(self) -> list[Shown]:
         """The lines of the figure."""
         counts = self.outcome.methods[self.grid.methods[-1][0]].counts
         if not self.grid.classes:
@@ -106,7 +104,7 @@ class Pictures(Labelling):
         for shown in self.chosen:
             label = self.truth.keys[shown.picture] if shown.class_name is None else shown.class_name
             paper = papers.get(shown.class_name or "", {})
-            values = {m: _score(self.outcome, m, shown, self.classes) for m, _ in self.grid.methods}
+            values = {m: self._score(m, shown) for m, _ in self.grid.methods}
             rows.append(ResultRow(label, {m: cell_of(paper.get(m), [value], 1) for m, value in values.items()}))
         return rows
 
@@ -119,56 +117,44 @@ class Pictures(Labelling):
         numbers = sorted({shown.picture for shown in self.chosen})
         folder, store = self.places.runs / plan.run, self.made.store_of(plan.settings)
         masks = predicted_masks(plan.settings, folder, methods, numbers, store, self.request.device)
-        figure = _figure(self.grid, self.chosen, self.truth, masks, self.outcome, self.classes)
-        return {"figure.png": figure_png(figure, 110)}
+        return {"figure.png": figure_png(self._figure(masks), 110)}
 
+    def _score(self, method: str, shown: Shown) -> float | None:
+        """IoU of the class, or mIoU, on one picture, %; None where the class is not in it."""
+        iou = iou_from_counts(self.outcome.methods[method].counts[shown.picture])
+        value = mean_over(iou) if shown.class_name is None else iou[self.classes.names.index(shown.class_name)]
+        return None if bool(value.isnan()) else 100 * float(value)
 
-def _score(outcome: Scored, method: str, shown: Shown, classes: ClassSet) -> float | None:
-    """IoU of the class, or mIoU, on one picture, %; None where the class is not in it."""
-    iou = iou_from_counts(outcome.methods[method].counts[shown.picture])
-    value = mean_over(iou) if shown.class_name is None else iou[classes.names.index(shown.class_name)]
-    return None if bool(value.isnan()) else 100 * float(value)
+    def _painted(
+        self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], shown: Shown
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """A mask over its picture; with a highlighted class, that class in its colour over the dimmed picture."""
+        if shown.class_name is None:
+            return overlay(image, mask, self.classes.colors)
+        index = self.classes.names.index(shown.class_name)
+        dimmed = (image * DIMMED).astype(np.uint8)
+        return np.where((mask == index)[..., None], np.array(self.classes.colors[index], np.uint8), dimmed)
 
-
-def _painted(
-    image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], shown: Shown, classes: ClassSet
-) -> UInt8[np.ndarray, "h w 3"]:
-    """A mask over its picture; with a highlighted class, that class in its colour over the dimmed picture."""
-    if shown.class_name is None:
-        return overlay(image, mask, classes.colors)
-    index = classes.names.index(shown.class_name)
-    dimmed = (image * DIMMED).astype(np.uint8)
-    return np.where((mask == index)[..., None], np.array(classes.colors[index], np.uint8), dimmed)
-
-
-def _figure(
-    grid: PictureGrid,
-    chosen: Sequence[Shown],
-    truth: LabelledSet,
-    masks: dict[str, dict[int, Tensor]],
-    outcome: Scored,
-    classes: ClassSet,
-) -> Figure:
-    """Picture, truth and methods from left to right, a line a picture; the score stands over each mask."""
-    columns = 2 + len(grid.methods)
-    height, width = truth.images.size(0)
-    lines = max(1, len(chosen))
-    figure = Figure(figsize=(2.2 * columns, lines * (2.2 * height / width + 0.3)), layout="constrained")
-    for line, shown in enumerate(chosen):
-        whole, labels = truth.image(shown.picture), truth.mask(shown.picture)
-        image = shrink(whole, SHOWN_WIDTH)
-        pictures = [
-            ("target" if shown.class_name is None else f"target, {shown.class_name}", image),
-            ("ground truth", _painted(image, shrink_mask(labels, SHOWN_WIDTH), shown, classes)),
-        ]
-        for method, title in grid.methods:
-            score = _score(outcome, method, shown, classes)
-            mask = shrink_mask(masks[method][shown.picture].numpy(), SHOWN_WIDTH)
-            told = "–" if score is None or math.isnan(score) else f"{score:.1f} %"
-            pictures.append((f"{title}: {told}", _painted(image, mask, shown, classes)))
-        for place, (title, picture) in enumerate(pictures):
-            axes = figure.add_subplot(lines, columns, line * columns + place + 1)
-            axes.imshow(picture, interpolation="nearest")
-            axes.set_title(title, fontsize=7)
-            axes.set_axis_off()
-    return figure
+    def _figure(self, masks: dict[str, dict[int, Tensor]]) -> Figure:
+        """Picture, truth and methods from left to right, a line a picture; the score stands over each mask."""
+        columns, lines = 2 + len(self.grid.methods), max(1, len(self.chosen))
+        height, width = self.truth.images.size(0)
+        figure = Figure(figsize=(2.2 * columns, lines * (2.2 * height / width + 0.3)), layout="constrained")
+        for line, shown in enumerate(self.chosen):
+            whole, labels = self.truth.image(shown.picture), self.truth.mask(shown.picture)
+            image = shrink(whole, SHOWN_WIDTH)
+            pictures = [
+                ("target" if shown.class_name is None else f"target, {shown.class_name}", image),
+                ("ground truth", self._painted(image, shrink_mask(labels, SHOWN_WIDTH), shown)),
+            ]
+            for method, title in self.grid.methods:
+                score = self._score(method, shown)
+                mask = shrink_mask(masks[method][shown.picture].numpy(), SHOWN_WIDTH)
+                told = "–" if score is None else f"{score:.1f} %"
+                pictures.append((f"{title}: {told}", self._painted(image, mask, shown)))
+            for place, (title, picture) in enumerate(pictures):
+                axes = figure.add_subplot(lines, columns, line * columns + place + 1)
+                axes.imshow(picture, interpolation="nearest")
+                axes.set_title(title, fontsize=7)
+                axes.set_axis_off()
+        return figure

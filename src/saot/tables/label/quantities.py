@@ -1,7 +1,7 @@
 """From a finished run of the main job to one cell of a table."""
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,14 +37,40 @@ def class_iou(run: Finished, method: str) -> Float64[Tensor, " K"] | None:
 
 def measured(plan: Planned, run: Finished, classes: ClassSet) -> Value:
     """What stands in a cell, for one seed; None where there is nothing to say."""
-    quantity = _QUANTITIES.get(plan.quantity)
-    if quantity is not None:
-        return quantity(plan.of, plan.method, run, classes)
+    of, result = plan.of, method_score(run, plan.method)
+    match plan.quantity:
+        case "setting":
+            return filled(of or "", run.settings, classes)
+        case "tokens":
+            return _grid(run.settings).tokens
+        case "parameters":
+            return 0.0 if plan.method in NO_PARAMETERS else float(decoder_parameters(run.settings, classes))
+        case "stage_seconds":
+            found = _stages(of, run)
+            return sum(stage["seconds"] for stage in found) if found else None
+        case "stage_memory" | "memory":
+            stages = _stages(of if plan.quantity == "stage_memory" else None, run)
+            return max((stage["peak_memory_bytes"] / 2**30 for stage in stages), default=None)
+        case "source_tokens" | "source_share":
+            tokens = source_tokens(run.folder, len(classes.names))
+            if tokens is None or of not in classes.names:
+                return None
+            count = float(tokens[classes.names.index(of)])
+            return count if plan.quantity == "source_tokens" else 100 * count / max(float(tokens.sum()), 1.0)
+        case "wrong_mass":
+            share = None if run.mass is None else run.mass.get(plan.method, {}).get(of)
+            return None if share is None else 100 * share
+        case "seconds":
+            return None if result is None else result.seconds
+        case "budget":
+            return None if result is None else float(result.budget)
+    return _from_scores(plan, run, classes)
+
+
+def _from_scores(plan: Planned, run: Finished, classes: ClassSet) -> Value:
     iou = class_iou(run, plan.method)
-    return None if iou is None else _from_scores(plan, iou, run, classes)
-
-
-def _from_scores(plan: Planned, iou: Float64[Tensor, " K"], run: Finished, classes: ClassSet) -> Value:
+    if iou is None:
+        return None
     match plan.quantity:
         case "zero_classes":
             count = int((iou[list(classes.scored)] == 0).sum())
@@ -62,69 +88,14 @@ def _from_scores(plan: Planned, iou: Float64[Tensor, " K"], run: Finished, class
     return class_mean(plan.quantity, plan.of, iou, classes)
 
 
-def _seconds(of: str | None, method: str, run: Finished, classes: ClassSet) -> Value:
-    result = method_score(run, method)
-    return None if result is None else result.seconds
-
-
-def _budget(of: str | None, method: str, run: Finished, classes: ClassSet) -> Value:
-    result = method_score(run, method)
-    return None if result is None else float(result.budget)
-
-
 def _stages(of: str | None, run: Finished) -> list[Mapping[str, Any]]:
     stages = {} if run.outcome is None else run.outcome.stages
     patterns = (of or "*").split("|")
     return [stage for name, stage in stages.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
 
 
-def _stage_seconds(of: str | None, method: str, run: Finished, classes: ClassSet) -> Value:
-    found = _stages(of, run)
-    return sum(stage["seconds"] for stage in found) if found else None
-
-
-def _stage_memory(of: str | None, method: str, run: Finished, classes: ClassSet) -> Value:
-    return max((stage["peak_memory_bytes"] / 2**30 for stage in _stages(of, run)), default=None)
-
-
-def _source_tokens(of: str | None, method: str, run: Finished, classes: ClassSet) -> Value:
-    tokens = source_tokens(run.folder, len(classes.names))
-    return None if tokens is None or of not in classes.names else float(tokens[classes.names.index(of)])
-
-
-def _source_share(of: str | None, method: str, run: Finished, classes: ClassSet) -> Value:
-    tokens = source_tokens(run.folder, len(classes.names))
-    if tokens is None or of not in classes.names:
-        return None
-    return 100 * float(tokens[classes.names.index(of)]) / max(float(tokens.sum()), 1.0)
-
-
-def _wrong_mass(of: str | None, method: str, run: Finished, classes: ClassSet) -> Value:
-    share = None if run.mass is None else run.mass.get(method, {}).get(of)
-    return None if share is None else 100 * share
-
-
 def _grid(settings: RunSettings) -> Grid:
     return grid_of(settings.backbone, settings.weights, settings.size, str(settings.eval))
-
-
-def _parameters(of: str | None, method: str, run: Finished, classes: ClassSet) -> Value:
-    return 0.0 if method in NO_PARAMETERS else float(decoder_parameters(run.settings, classes))
-
-
-_QUANTITIES: dict[str, Callable[[Any, str, Finished, ClassSet], Value]] = {
-    "setting": lambda of, method, run, classes: filled(of or "", run.settings, classes),
-    "tokens": lambda of, method, run, classes: _grid(run.settings).tokens,
-    "parameters": _parameters,
-    "seconds": _seconds,
-    "budget": _budget,
-    "stage_seconds": _stage_seconds,
-    "stage_memory": _stage_memory,
-    "memory": lambda of, method, run, classes: _stage_memory(None, method, run, classes),
-    "source_tokens": _source_tokens,
-    "source_share": _source_share,
-    "wrong_mass": _wrong_mass,
-}
 
 
 def oracle_iou(runs: Sequence[tuple[Finished, str]]) -> Float64[Tensor, " K"] | None:

@@ -77,3 +77,4 @@ FIGURE_7 = _qualitative(
 FIGURE_8 = _qualitative(8, "More masks on Cityscapes, part 1", PictureGrid(_COMPARED, pictures=8, skip=4))
 FIGURE_9 = _qualitative(9, "More masks on Cityscapes, part 2", PictureGrid(_COMPARED, pictures=8, skip=12))
 FIGURE_10 = _qualitative(10, "More masks on VOC", PictureGrid(_COMPARED, pictures=8, skip=4), voc=True)
+FIGURES = (FIGURE_2, FIGURE_3, FIGURE_4, FIGURE_5, FIGURE_6, FIGURE_7, FIGURE_8, FIGURE_9, FIGURE_10)

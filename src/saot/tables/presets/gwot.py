@@ -207,3 +207,5 @@ GWOT_COST = table(
         "Here --size 960 gives MobileSAM as many tokens. Nothing else may run meanwhile.",
     ),
 )
+
+GWOT = (GWOT_SPAIR, GWOT_TSS, GWOT_PF_PASCAL, GWOT_ABLATION, GWOT_COST)

@@ -233,3 +233,9 @@ def ap10k(split: str, nearest: float, trained: float) -> Experiment:
             "has AP-10K's own training pairs.",
         ),
     )
+
+
+SHAPE_OF_YOU = (
+    *(SOY_LABELS, SOY_SETTINGS, SOY_SPAIR, SOY_TRAINING),
+    *(ap10k("intra", 65.5, 68.0), ap10k("species", 63.3, 65.8), ap10k("family", 51.1, 52.9)),
+)
