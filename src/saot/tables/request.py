@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from saot.tables.label_room import parse_size
@@ -83,10 +84,11 @@ class Request:
             >>> Request.from_words("0,1", source=None).seeds
             (0, 1)
         """
+        fields = {name: value for name, value in given.items() if value is not None}
         return cls(
             seeds=parse_seeds(seeds),
             backbones=tuple(part.strip() for part in backbones.split(",") if part.strip()),
-            **{name: value for name, value in given.items() if value is not None},
+            **{name: str(value) if isinstance(value, Path) else value for name, value in fields.items()},
         )
 
     def given(self) -> list[str]:

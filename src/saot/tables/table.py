@@ -28,7 +28,7 @@ class Planned:
         settings: Of the run.
         quantity: What is shown.
         of: As in `Column`.
-        method: That is scored.
+        method: That is scored; of ways of matching, the label of the row.
         seed: Of the run.
     """
 
