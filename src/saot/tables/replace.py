@@ -19,17 +19,16 @@ def replaced(recipe: T, path: str, value: Any) -> T:
         64
     """
 
-    def walk(inner: Any, fields: list[str]) -> Any:
-        known = [each.name for each in dataclasses.fields(inner)] if hasattr(inner, "__dataclass_fields__") else []
-        if fields[0] not in known:
-            raise ValueError(
-                f"expected a field of {type(inner).__name__} among {', '.join(known) or 'none'}; got {fields[0]!r} in "
-                f"{path!r}"
-            )
-        new = walk(getattr(inner, fields[0]), fields[1:]) if len(fields) > 1 else value
-        return dataclasses.replace(inner, **{fields[0]: new})
+    def walk(inner: Any, names: list[str], before: str) -> Any:
+        if not hasattr(inner, "__dataclass_fields__"):
+            raise ValueError(f"expected a setting that exists; got {path}, but {before} is {inner!r} and has no fields")
+        known = [each.name for each in dataclasses.fields(inner)]
+        if names[0] not in known:
+            raise ValueError(f"expected a setting that exists; got {path}, but {before} knows {', '.join(known)}")
+        new = walk(getattr(inner, names[0]), names[1:], names[0]) if len(names) > 1 else value
+        return dataclasses.replace(inner, **{names[0]: new})
 
-    return walk(recipe, path.split("."))
+    return walk(recipe, path.split("."), type(recipe).__name__)
 
 
 def with_changes(settings: T, changes: Mapping[str, Any], inner: str = "") -> T:
