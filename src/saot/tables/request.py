@@ -84,11 +84,13 @@ class Request:
             >>> Request.from_words("0,1", source=None).seeds
             (0, 1)
         """
-        fields = {name: value for name, value in given.items() if value is not None}
+        fields: dict[str, Any] = {
+            name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value is not None
+        }
         return cls(
             seeds=parse_seeds(seeds),
             backbones=tuple(part.strip() for part in backbones.split(",") if part.strip()),
-            **{name: str(value) if isinstance(value, Path) else value for name, value in fields.items()},
+            **fields,
         )
 
     def given(self) -> list[str]:
