@@ -15,7 +15,7 @@ from saot.decoder import seen_tokens
 from saot.label.networks import pull_of
 from saot.recipes import BEST, BridgeRecipe, differences, preset
 from saot.runs.folder import first_difference, load_tensors
-from saot.tables.request import tiny
+from saot.tables.label.settings import tiny
 
 SETTINGS = tiny_settings(recipe=tiny(preset("best-pull")))
 ON = SETTINGS.recipe.bridge

@@ -14,14 +14,7 @@ from torch import Tensor
 
 from saot.data import PatchGrid
 from saot.features import OneSentence, first_line, require_libraries, resize_image
-from saot.match.lift import (
-    DEFAULT_VIEW,
-    Camera,
-    LiftedTokens,
-    depth_from_disparity,
-    lift_depth,
-    lift_points,
-)
+from saot.match.lift import DEFAULT_VIEW, Camera, LiftedTokens, depth_from_disparity, lift_depth, lift_points
 
 _VGGT_SIDE, _VGGT_PATCH = 518, 14
 _PREDICTS = {"zoedepth": "depth", "depth_pro": "depth", "glpn": "depth", "metric": "depth", "relative": "disparity"}

@@ -6,15 +6,7 @@ from saot.scenes.paint import Camera, Painted, Projected, Surfaces, paint, paint
 from saot.scenes.people import add_person, add_rider
 from saot.scenes.reader import READERS, open_scenes
 from saot.scenes.render import draw_light, game_camera, rays_of, render_color, street_camera
-from saot.scenes.scene import (
-    SCENES_VERSION,
-    Scene,
-    draw_camera,
-    rare_things,
-    render_scene,
-    scene_key,
-    seen_keypoints,
-)
+from saot.scenes.scene import SCENES_VERSION, Scene, draw_camera, rare_things, render_scene, scene_key, seen_keypoints
 from saot.scenes.shade import depth_of
 from saot.scenes.site import QUOTAS, Plan, Site
 from saot.scenes.styles import MIXES
