@@ -18,7 +18,7 @@ from safetensors import safe_open
 from saot.adapt import read_encoder
 from saot.adapt import run as adaptation
 from saot.adapt import scores as adaptation_scores
-from saot.adapt.finished import open_adapted, published_network
+from saot.adapt.finished import open_adapted
 from saot.adapt.inputs import AdaptSettings
 from saot.adapt.predict import predict_mask
 from saot.adapt.recipe import AdaptRecipe
@@ -98,7 +98,7 @@ def test_metrics_have_the_contracts_fields(finished, weights):
 
 def test_scores_are_counts_of_the_networks_masks(finished, weights):
     truth = open_labelled(asked(weights).eval)
-    run = open_adapted(finished, truth.classes, published_network(finished))
+    run = open_adapted(finished)
     counts = torch.zeros(19, 19, dtype=torch.long)
     for number in range(len(truth)):
         mask, wanted = predict_mask(run.network, truth.image(number), run.pictures), truth.mask(number)

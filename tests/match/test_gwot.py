@@ -10,7 +10,6 @@ from torch.testing import assert_close
 
 from saot.match.gwot import GWOT_SPAIR, GwotSettings, match_gwot, objective, solve_gwot
 from saot.match.sides import MatchSide
-from saot.match.symmetry import SymmetricPairs
 
 SOURCE, TARGET = (4, 5), (5, 4)
 N = M = 20
@@ -60,19 +59,6 @@ def test_objective_equals_loops():
         assert float(found[number]) == pytest.approx(
             brute_force(plan[number], costs()[number], settings, PAIRS[number]), abs=1e-12
         )
-
-
-def test_symmetry_gradient_is_that_of_its_value():
-    plan = torch.rand(2, N, M, dtype=torch.float64, requires_grad=True)
-    pairs = SymmetricPairs.of(PAIRS, 2, SOURCE, TARGET)
-    pairs.value(plan).sum().backward()
-    gradient = torch.zeros(2, N, M, dtype=torch.float64)
-    weight = torch.ones(2, dtype=torch.float64)
-    halves = sum(
-        pairs.add(plan.detach(), gradient[:, rows], rows, weight) for rows in (slice(0, 7), slice(7, 13), slice(13, N))
-    )
-    assert_close(gradient, plan.grad, rtol=0, atol=1e-12)
-    assert_close(halves, pairs.value(plan.detach()), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +184,6 @@ def test_one_token_and_wrong_input():
     empty = torch.zeros(1, 1, dtype=torch.bool)
     with pytest.raises(ValueError, match="no token to match"):
         solve_gwot(torch.zeros(1, 1, 1), (1, 1), (1, 1), masks=(empty, ~empty))
-    with pytest.raises(ValueError, match="none of the source's"):
-        SymmetricPairs.of([torch.tensor([[0, 20]])], 1, SOURCE, TARGET)
     with pytest.raises(ValueError, match="step must be"):
         GwotSettings(step=-1.0)
     with pytest.raises(ValueError, match="marginal must be"):

@@ -141,7 +141,7 @@ def test_depth_networks_that_cannot_be_used(folders, tmp_path, monkeypatch):
             assert DepthModel(tmp_path / "short", predicts="disparity").lift(picture(), GRID).valid.all()
     with pytest.raises(ValueError, match=r"head\.head\.0\.weight is missing"):
         DepthModel(tmp_path / "short", predicts="disparity")
-    monkeypatch.setattr(lift_models, "find_spec", lambda name: None)
+    monkeypatch.setattr("saot.features.published.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs transformers.*pip install 'saot\[vit\]'"):
         DepthModel(folders / "dpt", predicts="disparity")
 

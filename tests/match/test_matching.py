@@ -1,32 +1,23 @@
-"""The methods behind one function, Pose-Align, and labels along a sequence."""
+"""Every method behind one function."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from helpers.matching import random_side
 from torch.testing import assert_close
 
 from saot.match import (
     METHODS,
     MatchSettings,
     MatchSide,
-    PropagationSettings,
     Readout,
     ShapeOfYouSettings,
     UotSettings,
     match_sides,
-    propagate_labels,
 )
 from saot.match.matching import plan_confidence
-from saot.match.pose_align import choose_pose, mirror_points, mirror_side, pose_distance
 from saot.match.readout import READOUTS
-
-
-def random_side(shape, seed=0, dim=24, mask=None, points=True):
-    generator = torch.Generator().manual_seed(seed)
-    count = shape[0] * shape[1]
-    space = torch.randn(count, 3, generator=generator) if points else None
-    return MatchSide.of(torch.randn(count, dim, generator=generator), shape, mask, space)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -75,63 +66,6 @@ def test_features_of_another_network_are_refused():
         match_sides(random_side((2, 2)), random_side((2, 2), dim=8))
     with pytest.raises(ValueError, match="method among"):
         MatchSettings.named("best")
-
-
-def test_pose_align_takes_the_mirror_image_where_it_is_nearer():
-    target = random_side((4, 5), 3)
-    turned = MatchSide.of(target.tokens.view(4, 5, -1).flip(1).flatten(0, 1), (4, 5))
-    lonely = random_side((4, 5), 4)
-    assert pose_distance(target, target) < 1e-3  # the root of rounding
-    chosen, mirrored = choose_pose(lonely, target, target)
-    assert mirrored and chosen is target
-    assert choose_pose(target, lonely, target)[1] is False
-    assert pose_distance(turned, target, "mutual") == pytest.approx(0, abs=1e-3)
-
-
-def test_mirrored_side_and_points():
-    side = random_side((2, 3), mask=torch.tensor([True, False, True, True, True, True]))
-    other = mirror_side(side, torch.randn(6, 24))
-    assert other.mask.tolist() == [True, False, True, True, True, True]
-    assert side.points is not None and other.points is not None
-    assert_close(other.points[0], side.points[2] * torch.tensor([-1.0, 1.0, 1.0]))
-    points = torch.tensor([[0.0, 1.0], [9.0, 2.0], [4.0, 3.0]])
-    moved, origin = mirror_points(points, 10, [(0, 1)])
-    again, _ = mirror_points(moved, 10, [(0, 1)])
-    assert origin.tolist() == [1, 0, 2]
-    assert_close(again, points)
-
-
-@pytest.mark.parametrize("method", ["nn", "uot", "gwot"])
-@pytest.mark.parametrize("take", ["best", "mean"])
-@pytest.mark.parametrize(("first", "memory"), [(True, 0), (True, 1), (False, 1), (True, 3)])
-def test_labels_stay_where_nothing_moves(method, first, memory, take):
-    side = random_side((5, 5))
-    labels = torch.nn.functional.one_hot(torch.arange(25) % 3).float()
-    settings = PropagationSettings(MatchSettings(method), take, first, memory)
-    carried = list(propagate_labels([side] * 4, labels, settings))
-    assert len(carried) == 4
-    for one in carried:
-        assert one.probs.argmax(-1).tolist() == labels.argmax(-1).tolist()
-        assert_close(one.probs.sum(-1), torch.ones(25))
-
-
-def test_a_token_without_label_gives_none():
-    side = random_side((2, 2))
-    labels = torch.tensor([[1.0, 0], [0, 1], [0, 0], [0, 0]])
-    *_, last = propagate_labels([side, side], labels, PropagationSettings(MatchSettings("nn"), memory=0))
-    assert last.probs.argmax(-1)[:2].tolist() == [0, 1]
-    assert bool((last.probs.sum(-1) == 1).all())  # the two others take that of the labelled token most like them
-
-
-def test_wrong_sequence_input():
-    with pytest.raises(ValueError, match="first frame's 4 tokens"):
-        list(propagate_labels([random_side((2, 2))], torch.ones(3, 2)))
-    with pytest.raises(ValueError, match="a frame to match with"):
-        PropagationSettings(first=False, memory=0)
-    with pytest.raises(ValueError, match="leaves no token"):
-        MatchSide.of(torch.eye(4), (2, 2), torch.zeros(4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="2 x 3 grid"):
-        MatchSide.of(torch.eye(4), (2, 3))
 
 
 def test_readout_is_that_of_the_settings():

@@ -24,6 +24,20 @@ class DataSpec:
     path: str
     split: str | None
 
+    def folder(self) -> Path:
+        """The folder at the path.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        root = Path(self.path).expanduser()
+        if not root.is_dir():
+            raise ValueError(
+                f"{self.name} expects a folder, but {root} is {'a file' if root.exists() else 'missing'}; "
+                f"check PATH in {self.name}:PATH"
+            )
+        return root
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -156,7 +170,7 @@ def open_images(spec: str, classes: ClassSet | None = None, readers: Mapping[str
     if parts.name in readers:
         images = readers[parts.name](spec, parts).images
         return images if classes is None else replace(images, classes=classes)
-    reader, root = reader_of(parts.name, readers), _root(parts)
+    reader, root = reader_of(parts.name, readers), parts.folder()
     return _image_set(spec, _own_classes(reader, root, spec, classes), reader.pictures(root, parts.split))
 
 
@@ -182,7 +196,7 @@ def open_labelled(
             return labelled
         check_same_names(classes, labelled.classes.names, spec)
         return replace(labelled, images=replace(labelled.images, classes=classes))
-    reader, root = reader_of(parts.name, readers), _root(parts)
+    reader, root = reader_of(parts.name, readers), parts.folder()
     pictures = reader.pictures(root, parts.split)
     masks = reader.masks(root, parts.split, pictures)
     pictures = {key: path for key, path in pictures.items() if key in masks}
@@ -195,16 +209,6 @@ def open_labelled(
     files = tuple((path, masks[key]) for key, path in pictures.items())
     names = partial(_with_path, sha256_file, tuple(mask for _, mask in files))
     return LabelledSet(images, partial(_load_mask, reader, own, files), names)
-
-
-def _root(parts: DataSpec) -> Path:
-    root = Path(parts.path).expanduser()
-    if not root.is_dir():
-        raise ValueError(
-            f"{parts.name} expects a folder, but {root} is {'a file' if root.exists() else 'missing'}; "
-            f"check PATH in {parts.name}:PATH"
-        )
-    return root
 
 
 def _own_classes(reader: Reader, root: Path, spec: str, classes: ClassSet | None) -> ClassSet | None:

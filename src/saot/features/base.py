@@ -74,9 +74,10 @@ class Backbone(Protocol):
 
 
 class Keyed:
-    """What a backbone says of itself from its key alone."""
+    """What a backbone says of itself from its key and its size, and what all do with a picture first."""
 
     _key: FeatureKey
+    _size: tuple[int, int] | int
 
     @property
     def key(self) -> FeatureKey:
@@ -92,6 +93,15 @@ class Keyed:
     def dim(self) -> int:
         """Numbers per token."""
         return self._key.dim
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """See `fit_size`."""
+        return fit_size(height, width, self._size, self.patch_size)
+
+    def normalised(self, image: UInt8[np.ndarray, "h w 3"], device: str) -> Float[Tensor, "h w 3"]:
+        """The pixels less their mean, over their deviation."""
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(device)
+        return (pixels - pixels.new_tensor(self._key.pixel_mean)) / pixels.new_tensor(self._key.pixel_deviation)
 
 
 OpenBackbone = Callable[[FeatureSettings], Backbone]

@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.base import FeatureSettings, Keyed, check_size, fit_size, resample_tokens
+from saot.features.base import FeatureSettings, Keyed, check_size, resample_tokens
 from saot.features.grid import FeatureKey
 from saot.features.published import OneSentence, download, hash_files, is_repository, require_libraries
 
@@ -104,9 +104,6 @@ class StableDiffusion(Keyed):
             pixel_mean=(127.5,) * 3,
             pixel_deviation=(127.5,) * 3,
         )
-
-    def input_size(self, height: int, width: int) -> tuple[int, int]:
-        return fit_size(height, width, self._size, self.patch_size)
 
     @torch.no_grad()
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.base import FeatureSettings, Keyed, check_size, fit_size
+from saot.features.base import FeatureSettings, Keyed, check_size
 from saot.features.grid import FeatureKey
 
 _VERSION = "filterbank-1"  # change it with any number below: tokens of two versions must not be mixed
@@ -50,9 +50,6 @@ class FilterBank(Keyed):
             pixel_mean=(0.0, 0.0, 0.0),
             pixel_deviation=(255.0, 255.0, 255.0),
         )
-
-    def input_size(self, height: int, width: int) -> tuple[int, int]:
-        return fit_size(height, width, self._size, self.patch_size)
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
         pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C")) / 255

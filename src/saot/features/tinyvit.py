@@ -94,8 +94,7 @@ class MobileSam(Keyed):
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
         height, width = image.shape[:2]
         rows, columns = -(-height // _PATCH), -(-width // _PATCH)
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(self._settings.device)
-        pixels = (pixels - pixels.new_tensor(PIXEL_MEAN)) / pixels.new_tensor(PIXEL_DEVIATION)
+        pixels = self.normalised(image, self._settings.device)
         side = max(rows, columns) * _PATCH
         if self._key.pad and (height, width) != (side, side):
             pixels = F.pad(pixels, (0, 0, 0, side - width, 0, side - height))

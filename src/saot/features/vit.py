@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from saot.features.base import FeatureSettings, Keyed, check_size, fit_size
+from saot.features.base import FeatureSettings, Keyed, check_size
 from saot.features.grid import FeatureKey
 from saot.features.published import (
     download,
@@ -101,15 +101,9 @@ class HubViT(Keyed):
             pixel_deviation=deviation,
         )
 
-    def input_size(self, height: int, width: int) -> tuple[int, int]:
-        return fit_size(height, width, self._size, self.patch_size)
-
     @torch.no_grad()
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
-        model, device = self._model, self._settings.device
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(device)
-        mean, deviation = self._key.pixel_mean, self._key.pixel_deviation
-        pixels = (pixels - pixels.new_tensor(mean)) / pixels.new_tensor(deviation)
+        model, pixels = self._model, self.normalised(image, self._settings.device)
         options = {"interpolate_pos_encoding": True} if self._config.model_type == "vit" else {}
         outputs = model(pixels.permute(2, 0, 1)[None], output_hidden_states=True, **options)
         extra = 1 + int(getattr(self._config, "num_register_tokens", 0))  # the class token and the registers

@@ -1,8 +1,6 @@
 """Opening a set of pairs from what the user typed."""
 
-from pathlib import Path
-
-from saot.data import DataSpec, parse_spec
+from saot.data import parse_spec
 from saot.match.pairs.pairs import PairSet
 
 KNOWN = "spair, pf-pascal, tss, ap10k, scenes-pairs and warps"
@@ -40,31 +38,21 @@ def open_pairs(spec: str) -> PairSet:
         case "warps":
             from saot.match.pairs.warps import open_warps
 
-            return open_warps(spec, _folder(parts), parts.split)
+            return open_warps(spec, parts.folder(), parts.split)
         case "spair":
             from saot.match.pairs.spair import open_spair
 
-            return open_spair(spec, _folder(parts), parts.split)
+            return open_spair(spec, parts.folder(), parts.split)
         case "pf-pascal":
             from saot.match.pairs.pascal import open_pf_pascal
 
-            return open_pf_pascal(spec, _folder(parts), parts.split)
+            return open_pf_pascal(spec, parts.folder(), parts.split)
         case "tss":
             from saot.match.pairs.tss import open_tss
 
-            return open_tss(spec, _folder(parts), parts.split)
+            return open_tss(spec, parts.folder(), parts.split)
         case "ap10k":
             from saot.match.pairs.ap10k import open_ap10k
 
-            return open_ap10k(spec, _folder(parts), parts.split)
+            return open_ap10k(spec, parts.folder(), parts.split)
     raise ValueError(f"there is no set of pairs {parts.name!r}; the known ones are {KNOWN}, given as NAME:PATH[:SPLIT]")
-
-
-def _folder(parts: DataSpec) -> Path:
-    root = Path(parts.path).expanduser()
-    if not root.is_dir():
-        raise ValueError(
-            f"{parts.name} expects a folder, but {root} is {'a file' if root.exists() else 'missing'}; "
-            f"check PATH in {parts.name}:PATH"
-        )
-    return root

@@ -5,17 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from helpers.pairs import write_json
 from PIL import Image
 
 from saot.match.pairs.ap10k import ap10k_pairs, write_ap10k_pairs
 from saot.match.pairs.key_points import AP10K_GROUPS, AP10K_POINTS
 from saot.match.pairs.readers import open_pairs
-
-
-def write_json(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
 
 FAMILIES = {"cat": "Felidae", "lion": "Felidae", "dog": "Canidae"}
 
