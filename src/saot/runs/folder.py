@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from saot.data import write_atomic
-from saot.runs.training import Checkpoint
-from saot.runs.training import History
+from saot.runs.training import Checkpoint, History
 
 Progress = Callable[[str, int, int], None]
 RUN_FORMAT = 1
