@@ -129,6 +129,7 @@ def main():
         "tokens": arguments.tokens,
         "steps": arguments.steps,
         "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "disks_seconds": ours,
         "matrices_seconds": theirs,
         "ratio": theirs / ours,

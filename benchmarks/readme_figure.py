@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from saot.data import open_labelled
 from saot.report.export import overlay
+from saot.scenes import READERS
 
 WIDTH, GAP, CAPTION = 504, 8, 22
 WHITE = (255, 255, 255)
@@ -21,7 +22,7 @@ WHITE = (255, 255, 255)
 def main() -> None:
     run, out = Path(sys.argv[1]), Path(sys.argv[2])
     settings = json.loads((run / "run.json").read_text())["settings"]
-    source, test = open_labelled(settings["source"]), open_labelled(settings["eval"])
+    source, test = (open_labelled(settings[part], readers=READERS) for part in ("source", "eval"))
     masks = load_file(run / "work" / "scores" / "saot_decoder.safetensors")
     shown = sorted(int(name.removeprefix("mask-")) for name in masks if name.startswith("mask-"))
     number = shown[int(sys.argv[3]) if len(sys.argv) > 3 else 0]
