@@ -27,11 +27,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """A finished tiny run."""
-    from helpers.runs import tiny_settings
-
-    from saot.label import run_job
-    from saot.tables import ALL_WINGS
+    from helpers.runs import run_job, tiny_settings
 
     out = tmp_path_factory.mktemp("runs") / "run"
-    run_job(tiny_settings(), out, wings=ALL_WINGS)
+    run_job(tiny_settings(), out)
     return out

@@ -97,8 +97,9 @@ def _report(options: argparse.Namespace, folder: Path) -> None:
     (options.out / "report.md").write_text(text + "\n")
     kept = [{"what": c.what, "value": c.value, "goal": c.goal, "at_least": c.least, "met": c.met} for c in claims]
     write_json(options.out / "results.json", {"claims": kept, "circumstances": records, "sections": results})
-    if options.figure is not None and ("growth" in results or "iterations" in results):
-        figure.draw(results, options.figure)
+    if options.figure is not None:
+        told = "" if newest is None else f"{newest['cpu']}, {newest['threads']} threads, commit {newest['commit'][:7]}"
+        figure.draw(options.out / "report.md", options.figure, told)
 
 
 def _circumstances(setting: Setting) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/bench-transport"))
     parser.add_argument("--peers-python", type=Path, help="default: .venv-bench/bin/python")
-    parser.add_argument("--figure", type=Path, help="where to draw growth and iterations as PNG")
+    parser.add_argument("--figure", type=Path, help="where to draw the tables as PNG")
     parser.add_argument("--again", action="store_true", help="measure anew what has been measured")
     options = parser.parse_args()
     options.only = options.only.split(",")

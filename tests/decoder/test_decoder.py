@@ -6,15 +6,7 @@ import torch
 from helpers.decoder import SMALL, pictures, pool_of
 from torch.testing import assert_close
 
-from saot.decoder import (
-    Decoder,
-    TargetTokens,
-    Term,
-    TokenDecoder,
-    fit_decoder,
-    refine_decoder,
-    token_pool,
-)
+from saot.decoder import Decoder, TargetTokens, Term, TokenDecoder, fit_decoder, refine_decoder, token_pool
 from saot.decoder.distill import confidence_weighted_kl
 from saot.decoder.pool import BlockReader, point_pool
 from saot.decoder.refine import teacher_labels, update_teacher

@@ -1,5 +1,7 @@
 """A main job that takes seconds."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +22,12 @@ from saot.recipes import (
     TransferRecipe,
     TransportRecipe,
 )
+from saot.runs import Workspace
 from saot.scenes import READERS
-from saot.tables import ALL_WINGS
-from saot.tables.interventions import intervention_builders
+from saot.tables import ALL_WINGS, all_rivals, run_rivals
 
-run_job = partial(label.run_job, wings=ALL_WINGS)
-score_some = partial(label.score_some, wings=ALL_WINGS, more=intervention_builders)
+run_job = partial(label.run_job, wings=ALL_WINGS, rivals=run_rivals)
+score_some = partial(label.score_some, wings=ALL_WINGS, rivals=all_rivals)
 predict_pictures = partial(label.predict_pictures, wings=ALL_WINGS)
 evaluate_run = partial(label.evaluate_run, wings=ALL_WINGS)
 match_pictures = partial(match.match_pictures, wings=ALL_WINGS)
@@ -72,3 +74,13 @@ def make_folder(root: Path, seed: int, masked: bool = True) -> str:
         if masked:
             Image.fromarray(mask).save(root / "masks" / f"{number}.png")
     return f"folder:{root}"
+
+
+@contextmanager
+def opened(settings: RunSettings, folder: Path, store: Path | None = None) -> Iterator[label.Contest]:
+    """A run with all its stages may use."""
+    space = Workspace(folder, settings.to_dict())
+    try:
+        yield label.open_contest(settings, label.open_inputs(settings, "cpu", ALL_WINGS), space, store)
+    finally:
+        space.close()

@@ -3,14 +3,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.runs import TINY, score_some, tiny_settings
+from helpers.runs import TINY, opened, score_some, tiny_settings
 
 from saot.data import PatchGrid
-from saot.label.cells import inside_cells, point_cells, source_shares
-from saot.label.inputs import open_inputs
-from saot.label.job import class_frequencies, open_job
+from saot.label import saot_decoder
+from saot.label.data import class_frequencies
+from saot.label.terms import inside_cells, point_cells, source_shares
 from saot.recipes import TaughtRecipe
-from saot.runs.folder import Workspace, load_tensors
+from saot.runs import load_tensors
 
 RECIPE = replace(
     TINY,
@@ -28,10 +28,9 @@ def scored(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def job(scored):
-    space = Workspace(scored[0], SETTINGS.to_dict(), None)
-    yield open_job(SETTINGS, space, open_inputs(SETTINGS, "cpu"))
-    space.close()
+def contest(scored):
+    with opened(SETTINGS, scored[0]) as contest:
+        yield contest
 
 
 def test_plan_and_its_absence_teach_different_networks_from_the_same_start(scored):
@@ -83,14 +82,15 @@ def test_without_points_it_runs_on_the_source_alone(tmp_path):
     assert int(outcome.methods["saot_decoder"].counts.sum()) > 0
 
 
-def test_the_plan_moves_shares_towards_the_source(scored, job):
+def test_the_plan_moves_shares_towards_the_source(scored, contest):
+    bench, data = contest.bench, contest.data
     plan = load_tensors(scored[0] / "work" / "taught-plan-1.0-1.safetensors")
     assert plan is not None and bool(plan["correction"].any())
     assert not (scored[0] / "work" / "taught-self-1.safetensors").exists()  # without a plan there is nothing to keep
-    source = source_shares(job, job.recipe.decoder)
-    counts = sum(torch.bincount(torch.from_numpy(job.inputs.source.mask(n)).flatten(), minlength=256) for n in range(3))
+    source = source_shares(bench, data, bench.recipe.decoder)
+    counts = sum(torch.bincount(torch.from_numpy(data.source.masks.mask(n)).flatten(), minlength=256) for n in range(3))
     pixels = counts[:19].double() / counts[:19].sum()
-    patches = class_frequencies(job.source_labels, job.num_classes)
+    patches = class_frequencies(data.source.labels, data.num_classes)
     assert (source - pixels).abs().sum() < (patches - pixels).abs().sum()  # cells see what patches hide
 
     def distance(shares):
@@ -98,17 +98,18 @@ def test_the_plan_moves_shares_towards_the_source(scored, job):
         return float((source[known] * (source[known] / shares[known]).log()).sum())
 
     assert distance(plan["after"]) < distance(plan["before"])
-    assert set(job.space.facts("taught")) == {"plan-1.0-1", "plan-1.0-2"}
+    assert set(saot_decoder(bench, data).facts["taught"]) == {"plan-1.0-1", "plan-1.0-2"}
 
 
-def test_held_out_points_are_on_no_cell(job):
-    held, cells = set(job.points.held().picture.tolist()), point_cells(job, 2)
+def test_held_out_points_are_on_no_cell(contest):
+    held, cells = set(contest.data.points.tokens.held().picture.tolist()), point_cells(contest.data, 2)
     assert held and all(bool((part == 255).all()) == (number in held) for number, part in enumerate(cells))
 
 
-def test_cells_in_padding_have_no_say(job, monkeypatch):
+def test_cells_in_padding_have_no_say(contest, monkeypatch):
     grid = PatchGrid(30, 42, 30, 42, 14, 3, 3)  # the last row of tokens holds 2 of 14 pixels
-    monkeypatch.setattr(type(job.target), "grid", lambda self, number: grid)
-    inside = inside_cells(job.target, 0, 2)
+    target = contest.data.target
+    monkeypatch.setattr(type(target), "grid", lambda self, number: grid)
+    inside = inside_cells(target, 0, 2)
     assert inside.shape == (9, 4) and bool(inside[:6].all())
     assert inside[6:].tolist() == [[True, True, False, False]] * 3

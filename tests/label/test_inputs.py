@@ -4,28 +4,31 @@ import numpy as np
 import pytest
 import torch
 from helpers.runs import SIZE, make_folder, tiny_settings
+from helpers.runs import opened as open_contest
 from PIL import Image
 
+from saot import label
 from saot.data import read_points_csv
-from saot.label.inputs import manifest, open_inputs, source_choice, target_choice, target_labels
-from saot.label.job import Job, open_job
+from saot.label import TrainingData
+from saot.label.inputs import Inputs, manifest, source_choice, target_choice, target_labels
 from saot.label.settings import RunSettings
-from saot.runs import Workspace
+from saot.tables import ALL_WINGS
 
 
-def opened(settings: RunSettings, out) -> Job:
-    space = Workspace(out, settings.to_dict())
-    try:
-        return open_job(settings, space, open_inputs(settings, "cpu"))
-    finally:
-        space.close()
+def opened(settings: RunSettings, out) -> TrainingData:
+    with open_contest(settings, out) as contest:
+        return contest.data
+
+
+def open_inputs(settings: RunSettings) -> Inputs:
+    return label.open_inputs(settings, "cpu", ALL_WINGS)
 
 
 def test_source_pictures_are_the_papers_choice():
     settings = tiny_settings(source=f"scenes:game:train,count=12,{SIZE}", source_pictures=5, seed=7)
     expected = sorted(np.random.default_rng(0).choice(12, 5, replace=False).tolist())
     assert source_choice(12, settings) == expected != list(range(5))
-    inputs, whole = open_inputs(settings, "cpu"), open_inputs(tiny_settings(source=settings.source), "cpu")
+    inputs, whole = open_inputs(settings), open_inputs(tiny_settings(source=settings.source))
     assert inputs.source.keys == tuple(whole.source.keys[number] for number in expected)
     for place, number in enumerate(expected[:2]):
         assert np.array_equal(inputs.source.image(place), whole.source.image(number))
@@ -40,12 +43,14 @@ def test_all_pictures_are_the_same_as_no_choice():
 
 
 def test_target_pictures_are_the_first_and_points_are_drawn_on_them_alone(tmp_path):
-    job = opened(tiny_settings(target_pictures=2), tmp_path / "run")
-    whole = open_inputs(tiny_settings(), "cpu").target.keys
-    assert job.target.images.keys == whole[:2] and len(job.target) == 2
-    points = read_points_csv(tmp_path / "run" / "points.csv", open_inputs(tiny_settings(), "cpu").target, job.classes)
-    assert set(points.keys) == set(whole[:2]) and len(points) == job.label_budget
-    assert target_labels(job.settings, job.inputs).keys == whole[:2]
+    data = opened(tiny_settings(target_pictures=2), tmp_path / "run")
+    whole = open_inputs(tiny_settings()).target.keys
+    assert data.target.images.keys == whole[:2] and len(data.target) == 2
+    points = read_points_csv(tmp_path / "run" / "points.csv", open_inputs(tiny_settings()).target, data.classes)
+    assert set(points.keys) == set(whole[:2]) and len(points) == data.points.budget
+    assert (
+        target_labels(tiny_settings(target_pictures=2), open_inputs(tiny_settings(target_pictures=2))).keys == whole[:2]
+    )
     kept = json.loads((tmp_path / "run" / "work" / "settings.json").read_text())
     assert kept["target_pictures"] == 2 and kept["source_pictures"] is None
     with pytest.raises(ValueError, match="target_pictures is 1 now but was 2"):
@@ -58,9 +63,9 @@ def test_masks_of_pictures_out_of_use_stay_closed(tmp_path):
     (tmp_path / "target" / "images" / "1.png").write_bytes(b"nor this")
     settings = tiny_settings(source=specs[0], target=specs[1], eval=specs[2], target_pictures=1)
     for points in ("total:2", "resample:2"):
-        job = opened(RunSettings(**{**vars(settings), "points": points}), tmp_path / points)
-        assert job.label_budget > 0 and len(job.target) == 1
-    assert len(job.points.dense) == 1
+        data = opened(RunSettings(**{**vars(settings), "points": points}), tmp_path / points)
+        assert data.points.budget > 0 and len(data.target) == 1
+    assert len(data.points.tokens.dense) == 1
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,7 @@ def test_masks_of_pictures_out_of_use_stay_closed(tmp_path):
 )
 def test_more_pictures_than_there_are_is_an_error(changes, said):
     with pytest.raises(ValueError, match=said):
-        open_inputs(tiny_settings(**changes), "cpu")
+        open_inputs(tiny_settings(**changes))
 
 
 def test_a_missing_target_mask_is_named_where_all_are_needed(tmp_path):
@@ -83,7 +88,7 @@ def test_a_missing_target_mask_is_named_where_all_are_needed(tmp_path):
                 tmp_path / "gta" / part / f"{name}.png"
             )
     settings = tiny_settings(target=f"gta5:{tmp_path / 'gta'}", points="0")
-    inputs = open_inputs(settings, "cpu")
+    inputs = open_inputs(settings)
     assert target_labels(settings, inputs).keys == ("b.png",)
     with pytest.raises(ValueError, match=r"a\.png has none"):
         target_labels(settings, inputs, all_of_them=True)

@@ -6,16 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import runs
 from helpers.runs import TINY, open_images, run_job, score_some, tiny_settings
 
 from saot.adapt.fourier import fourier_translate
 from saot.adapt.translated import translated_pictures
 from saot.decoder import seen_tokens
-from saot.label.inputs import open_inputs
-from saot.label.job import open_job
-from saot.label.pull import pull_of
+from saot.label.terms import pull_of
 from saot.recipes import BEST, BridgeRecipe, differences, preset
-from saot.runs import Workspace
 from saot.runs.folder import first_difference, load_tensors
 from saot.tables.request import tiny
 
@@ -24,11 +22,8 @@ ON = SETTINGS.recipe.bridge
 
 
 def opened(settings, out, store):
-    space = Workspace(out, settings.to_dict())
-    try:
-        return open_job(settings, space, open_inputs(settings, "cpu"), store)
-    finally:
-        space.close()
+    with runs.opened(settings, out, store) as contest:
+        return contest.bench, contest.data
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +52,9 @@ def test_off_it_is_as_if_there_were_no_bridge():
 
 def test_a_negative_weight_is_refused(pulled, store, tmp_path):
     recipe = replace(SETTINGS.recipe, bridge=replace(ON, weight=-0.1))
-    job = opened(replace(SETTINGS, recipe=recipe), tmp_path / "run", store)
+    bench, data = opened(replace(SETTINGS, recipe=recipe), tmp_path / "run", store)
     with pytest.raises(ValueError, match=r"bridge\.weight >= 0; got -0\.1"):
-        pull_of(job, recipe.decoder)
+        pull_of(bench, data, recipe.decoder)
 
 
 def test_pictures_are_translated_with_partners_of_the_seed():
@@ -106,40 +101,42 @@ def test_a_killed_run_ends_with_the_same_bytes(pulled, tmp_path, monkeypatch):
 
 
 def test_translated_features_are_kept_beside_the_sources_and_made_once(pulled, store, tmp_path, monkeypatch):
-    job = opened(SETTINGS, pulled, store)
-    assert job.translated is not None and job.translated.store.root == job.source.store.root
-    assert set(job.translated.images.keys) | set(job.source.images.keys) <= set(job.source.store.keys())
-    assert all(job.translated.shape(n) == job.source.shape(n) for n in range(len(job.source)))
-    assert not torch.equal(job.translated.tokens(0), job.source.tokens(0))
-    made, write = [], type(job.source.store).write
+    _, data = opened(SETTINGS, pulled, store)
+    source = data.source.domain
+    assert data.translated is not None and data.translated.store.root == source.store.root
+    assert set(data.translated.images.keys) | set(source.images.keys) <= set(source.store.keys())
+    assert all(data.translated.shape(n) == source.shape(n) for n in range(len(source)))
+    assert not torch.equal(data.translated.tokens(0), source.tokens(0))
+    made, write = [], type(source.store).write
     monkeypatch.setattr(
-        type(job.source.store), "write", lambda self, key, features: made.append(key) or write(self, key, features)
+        type(source.store), "write", lambda self, key, features: made.append(key) or write(self, key, features)
     )
     opened(SETTINGS, tmp_path / "same", store)
     assert made == []
-    other = opened(replace(SETTINGS, seed=1), tmp_path / "other", store).translated
-    assert other is not None and set(made) == set(other.images.keys) - set(job.translated.images.keys)
+    other = opened(replace(SETTINGS, seed=1), tmp_path / "other", store)[1].translated
+    assert other is not None and set(made) == set(other.images.keys) - set(data.translated.images.keys)
     opened(SETTINGS, tmp_path / "back", store)
     assert len(made) == len(set(made)), "seeds leave each other's features alone"
 
 
 @pytest.mark.parametrize("architecture", ["fine", "residual"])
 def test_a_token_comes_with_its_translation_and_each_with_its_own_surroundings(pulled, store, architecture):
-    job = opened(SETTINGS, pulled, store)
+    bench, data = opened(SETTINGS, pulled, store)
+    source = data.source.domain
     recipe = replace(SETTINGS.recipe.decoder, architecture=architecture)
-    pull = pull_of(job, recipe)
-    assert pull is not None and job.translated is not None
+    pull = pull_of(bench, data, recipe)
+    assert pull is not None and data.translated is not None
     features, labels = pull.source.read(torch.arange(len(pull.source)))
     pictures, tokens = pull.source.picture, pull.source.token.long()
-    for number in range(len(job.source)):
+    for number in range(len(source)):
         mine = pictures == number
-        assert torch.equal(labels[mine].to(torch.uint8), job.source_labels[number][tokens[mine]])
-        for part, domain in zip(features[mine].chunk(2, dim=-1), (job.source, job.translated), strict=True):
+        assert torch.equal(labels[mine].to(torch.uint8), data.source.labels[number][tokens[mine]])
+        for part, domain in zip(features[mine].chunk(2, dim=-1), (source, data.translated), strict=True):
             whole = domain.tokens(number)
             if architecture == "fine":
-                whole = seen_tokens(whole, *job.source.shape(number), recipe.context)
+                whole = seen_tokens(whole, *source.shape(number), recipe.context)
             torch.testing.assert_close(part.float(), whole[tokens[mine]], atol=1e-3, rtol=0)  # half precision on disk
-    assert len(pull.target) == sum(job.target.grid(n).num_tokens for n in range(len(job.target)))
+    assert len(pull.target) == sum(data.target.grid(n).num_tokens for n in range(len(data.target)))
 
 
 def test_the_papers_decoder_is_pulled_too_and_competitors_only_where_asked(tmp_path, store):

@@ -1,21 +1,21 @@
 import json
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.runs import SIZE, TINY, make_folder, open_images, run_job, score_some, tiny_settings
+from helpers.runs import SIZE, TINY, make_folder, open_images, opened, run_job, score_some, tiny_settings
 from PIL import Image
 from safetensors import safe_open
 
-from saot.data import read_points_csv
-from saot.label import RunSettings
+from saot.data import LabelledSet, read_points_csv
+from saot.label import EvaluationData, RunSettings
 from saot.label.choice import estimated_miou
 from saot.label.domains import TokenPoints, draw_tokens
-from saot.label.inputs import open_inputs, points_request
+from saot.label.inputs import points_request
 from saot.label.settings import store_folder
 from saot.runs import Workspace
 from saot.runs.folder import first_difference
@@ -127,7 +127,10 @@ def test_a_run_interrupted_again_and_again_ends_with_the_same_bytes(finished, tm
 def test_a_damaged_intermediate_file_is_made_again(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    for victim in (out / "work" / "scores" / "saot.safetensors", next((out / "work" / "pseudo-0").iterdir())):
+    for victim in (
+        out / "work" / "scores" / "saot.safetensors",
+        next(next((out / "work").glob("pseudo-0-*")).iterdir()),
+    ):
         victim.write_bytes(victim.read_bytes()[:40])
     (out / "run.json").unlink()
     run_job(tiny_settings(), out)
@@ -285,15 +288,11 @@ def test_wrong_requests_are_refused_in_one_sentence(changes, said, tmp_path):
 
 
 def test_the_target_of_a_job_has_no_way_to_its_labels(tmp_path):
-    from saot.label.job import open_job
-
-    settings = tiny_settings()
-    space = Workspace(tmp_path / "run", settings.to_dict())
-    job = open_job(settings, space, open_inputs(settings, "cpu"))
-    space.close()
-    assert not hasattr(job.target, "labels") and not hasattr(job.target.images, "mask")
-    assert not hasattr(job.inputs.target, "mask")
-    assert job.points.dense == ()
+    with opened(tiny_settings(), tmp_path / "run") as contest:
+        data = contest.data
+    assert not hasattr(data.target, "labels") and not hasattr(data.target.images, "mask")
+    assert data.points.tokens.dense == ()
+    assert not any(isinstance(getattr(data, one.name), LabelledSet | EvaluationData) for one in fields(data))
 
 
 def test_the_saved_decoder_says_what_it_is(finished):

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import TINY, score_some, tiny_settings
+from helpers.runs import TINY, opened, score_some, tiny_settings
 
-from saot.label import shared as shared_file
-from saot.label.inputs import open_inputs
-from saot.label.job import Job, open_job
-from saot.label.partial import PartialOutcome
-from saot.label.shared import adopt, cost_part, pseudo_part, publish
-from saot.runs import Workspace
+from saot.label import Bench, TrainingData, learned_cost
+from saot.label.run import PartialOutcome
+from saot.runs import read_kept
 
 OTHER_DECODER = tiny_settings(
     recipe=replace(TINY, refine=replace(TINY.refine, steps=0), decoder=replace(TINY.decoder, mlp_widths=(0.5, 0.5)))
@@ -33,19 +30,6 @@ def first(finished, folder) -> PartialOutcome:
     return score_some(tiny_settings(), folder / "first", ["decoder_stage1"], store=store, shared=folder / "shared")
 
 
-@pytest.fixture
-def job(finished) -> Iterator[Job]:
-    """The finished run, opened."""
-    space = Workspace(finished, tiny_settings().to_dict())
-    yield open_job(tiny_settings(), space, open_inputs(tiny_settings(), "cpu"))
-    space.close()
-
-
-def changed(job: Job, part: str, **changes) -> Job:
-    recipe = replace(job.recipe, **{part: replace(getattr(job.recipe, part), **changes)})
-    return replace(job, settings=replace(job.settings, recipe=recipe))
-
-
 def test_a_run_with_another_decoder_takes_the_cost_over(first, finished, folder):
     told = []
     again = score_some(
@@ -57,13 +41,14 @@ def test_a_run_with_another_decoder_takes_the_cost_over(first, finished, folder)
         progress=lambda stage, done, total: told.append(stage),
     )
     assert "cost" not in told and "train saot_decoder-0" in told
-    files = ["cost.safetensors", "work/log/cost.jsonl", *(f"work/pseudo-0/{n:06d}.safetensors" for n in range(3))]
+    (place,) = (folder / "first" / "work").glob("pseudo-0-*")
+    files = ["cost.safetensors", "work/log/cost.jsonl", *(f"work/{place.name}/{n:06d}.safetensors" for n in range(3))]
     for name in files:
         assert (folder / "second" / name).samefile(folder / "first" / name), name
         assert (folder / "second" / name).read_bytes() == (finished / name).read_bytes(), name
     assert again.stages["cost"] == first.stages["cost"]
-    facts = [json.loads((folder / run / "work" / "facts" / "cost.json").read_text()) for run in ("first", "second")]
-    assert facts[0] == facts[1] and set(facts[0]) == {"converged_share", "pseudo_uncovered_share"}
+    facts = [read_kept(folder / run / "cost.safetensors").facts for run in ("first", "second")]
+    assert facts[0] == facts[1] and set(facts[0]) == {"converged_share"}
     name = "decoder_stage1"
     assert again.methods[name].counts.sum() == first.methods[name].counts.sum() > 0
     kept = json.loads((finished / "metrics.json").read_text())["methods"]["saot"]
@@ -83,7 +68,7 @@ def test_a_run_is_whole_without_what_was_shared(first, finished, folder, tmp_pat
 
 def test_a_damaged_part_is_made_again(first, finished, folder, tmp_path):
     shutil.copytree(folder / "shared", tmp_path / "shared")
-    (damaged,) = (tmp_path / "shared").glob("cost-*/cost.safetensors")
+    (damaged,) = (tmp_path / "shared").glob("*/cost.safetensors")
     damaged.write_bytes(b"half a file")
     told = []
     score_some(
@@ -100,76 +85,85 @@ def test_a_damaged_part_is_made_again(first, finished, folder, tmp_path):
     assert damaged.read_bytes() == b"half a file"  # what others may have linked is never changed
 
 
+def changed(bench: Bench, part: str, **changes) -> Bench:
+    return replace(bench, recipe=replace(bench.recipe, **{part: replace(getattr(bench.recipe, part), **changes)}))
+
+
+def cost_identity(bench: Bench, data: TrainingData, monkeypatch) -> str:
+    """The identity under which a run would look for its cost."""
+    seen = []
+
+    class Seen(Exception):
+        pass
+
+    def once(self, name, identity, make, **options):
+        seen.append((name, identity))
+        raise Seen
+
+    monkeypatch.setattr("saot.runs.folder.Workspace.once", once)
+    with pytest.raises(Seen):
+        learned_cost(bench, data)
+    ((name, identity),) = seen
+    assert name == "cost"
+    return identity
+
+
+@pytest.fixture
+def stand(finished) -> Iterator[tuple[Bench, TrainingData]]:
+    """The finished run, opened."""
+    with opened(tiny_settings(), finished) as contest:
+        yield contest.bench, contest.data
+
+
 @pytest.mark.parametrize("part", ["decoder", "refine", "taught", "baselines", "scores", "interventions"])
-def test_decoders_and_scores_do_not_part_costs(job, part):
+def test_decoders_and_scores_do_not_part_costs(stand, part, monkeypatch):
     fields = {"decoder": "steps", "refine": "steps", "taught": "tau", "baselines": "bank"}
     fields |= {"scores": "upsample", "interventions": "rare_classes"}
-    other = changed(job, part, **{fields[part]: "probs" if part == "scores" else 1})
-    assert cost_part(other) == cost_part(job)
-    assert pseudo_part(other, "pseudo-0") == pseudo_part(job, "pseudo-0")
+    bench, data = stand
+    other = changed(bench, part, **{fields[part]: "probs" if part == "scores" else 1})
+    assert cost_identity(other, data, monkeypatch) == cost_identity(bench, data, monkeypatch)
 
 
-def others(job: Job) -> dict[str, Job]:
-    """Jobs whose cost is another, by what they differ in."""
-    points, found = job.points, job.found
-    swapped = [job.source_labels[1], job.source_labels[0], *job.source_labels[2:]]
+def others(bench: Bench, data: TrainingData) -> dict[str, tuple[Bench, TrainingData]]:
+    """Runs whose cost is another, by what they differ in."""
+    source, points, target = data.source, data.points, data.target
+    swapped = (source.labels[1], source.labels[0], *source.labels[2:])
+
+    def with_points(**changes) -> TrainingData:
+        return replace(data, points=replace(points, tokens=replace(points.tokens, **changes)))
+
+    def with_source(**changes) -> TrainingData:
+        return replace(data, source=replace(source, **changes))
+
     return {
-        "transport": changed(job, "transport", k=11),
-        "cost": changed(job, "cost", lambda_sem=0.2),
-        "seed": replace(job, settings=replace(job.settings, seed=1)),
-        "classes of points": replace(job, points=replace(points, classes=points.classes.flip(0))),
-        "held-out points": replace(job, points=replace(points, held_out=~points.held_out)),
-        "drawn points": replace(job, points=replace(points, resample=20, dense=tuple(job.source_labels))),
-        "source labels": replace(job, source_labels=swapped),
-        "source": replace(job, found={**found, "source": found["eval"]}),
-        "target": replace(job, found={**found, "target": found["eval"]}),
-        "backbone": replace(
-            job, inputs=replace(job.inputs, backbone=open_inputs(tiny_settings(size="70x112"), "cpu").backbone)
-        ),
-        "device": replace(job, source=replace(job.source, device=torch.device("meta"))),
+        "transport": (changed(bench, "transport", k=11), data),
+        "cost": (changed(bench, "cost", lambda_sem=0.2), data),
+        "seed": (replace(bench, seed=1), data),
+        "classes of points": (bench, with_points(classes=points.tokens.classes.flip(0))),
+        "held-out points": (bench, with_points(held_out=~points.tokens.held_out)),
+        "drawn points": (bench, with_points(resample=20, dense=source.labels)),
+        "source labels": (bench, with_source(labels=swapped)),
+        "source": (bench, with_source(domain=replace(source.domain, identity="another"))),
+        "target": (bench, replace(data, target=replace(target, identity="another"))),
     }
 
 
-def test_everything_a_cost_depends_on_parts_it(job):
-    names = {cost_part(other).name for other in (job, *others(job).values())}
-    assert len(names) == 1 + len(others(job))
-    other = changed(job, "transfer", pseudo_sources=1)
-    assert cost_part(other) == cost_part(job)
-    assert pseudo_part(other, "pseudo-0").name != pseudo_part(job, "pseudo-0").name
+def test_everything_a_cost_depends_on_parts_it(stand, monkeypatch):
+    bench, data = stand
+    found = [cost_identity(*run, monkeypatch) for run in ((bench, data), *others(bench, data).values())]
+    assert len(set(found)) == len(found)
+    other = changed(bench, "transfer", pseudo_sources=1)
+    assert cost_identity(other, data, monkeypatch) == found[0]
 
 
-def test_a_part_is_there_whole_or_not_at_all(job, tmp_path, monkeypatch):
-    link, part = shared_file._link, cost_part(job)
-
-    def killed(source: Path, place: Path) -> None:
-        if source.suffix == ".safetensors":
-            raise KeyboardInterrupt
-        link(source, place)
-
-    sharing = replace(job, shared=tmp_path / "shared")
-    monkeypatch.setattr(shared_file, "_link", killed)
-    with pytest.raises(KeyboardInterrupt):
-        publish(sharing, part)
-    assert not list((tmp_path / "shared").iterdir())
-    monkeypatch.setattr(shared_file, "_link", link)
-    publish(sharing, part)
-    publish(sharing, part)  # what is there stays
-    assert [entry.name for entry in (tmp_path / "shared").iterdir()] == [part.name]
-    before = job.space.facts("stages")
-    adopt(sharing, part)  # both names are one file already
-    assert job.space.facts("stages") == before
-    assert not list(job.space.root.rglob("*.tmp-*"))
-
-
-def test_a_disk_without_links_gets_copies(job, tmp_path, monkeypatch):
-    def refuse(source: Path, place: Path) -> None:
-        raise OSError("links are not supported")
-
-    monkeypatch.setattr(shared_file.os, "link", refuse)
-    publish(replace(job, shared=tmp_path / "shared"), cost_part(job))
-    (copy,) = (tmp_path / "shared").glob("cost-*/cost.safetensors")
-    assert copy.read_bytes() == job.space.path("cost.safetensors").read_bytes()
-    assert not copy.samefile(job.space.path("cost.safetensors"))
+def test_a_domain_is_named_by_its_pictures_its_backbone_and_the_kind_of_device(finished, tmp_path):
+    names = []
+    for folder, changes in (("same", {}), ("size", {"size": "70x112"}), ("set", {"target": tiny_settings().eval})):
+        with opened(tiny_settings(points="0", **changes), tmp_path / folder) as contest:
+            names.append(contest.data.target.identity)
+    with opened(tiny_settings(), finished) as contest:
+        assert contest.data.target.identity == names[0]
+    assert len(set(names)) == 3
 
 
 BUDGET = {"points": "total:2"}
@@ -205,10 +199,10 @@ def trained(networks: tuple[Path, Path], name: str, **settings) -> set[str]:
 def test_networks_without_points_are_the_same_for_every_budget(networks):
     assert trained(networks, "budget", **BUDGET) == {"train mlp_points"}
     out, _ = networks
-    names = {path.name for path in (out / "first" / "work" / "models").iterdir()}
     models = out / "budget" / "work" / "models"
-    same = [path.name for path in models.iterdir() if path.samefile(out / "first" / "work" / "models" / path.name)]
-    assert len(same) == 2 and {path.name for path in models.iterdir()} == names  # names say nothing of the points
+    first = {path.name: path for path in (out / "first" / "work" / "models").iterdir()}
+    same = [path.name for path in models.iterdir() if path.name in first and path.samefile(first[path.name])]
+    assert len(same) == 2 and len(list(models.iterdir())) == 3
 
 
 def test_networks_of_equal_labels_are_shared_whatever_is_done_with_them(networks):

@@ -1,13 +1,10 @@
 import pytest
 import torch
-from helpers.runs import tiny_settings
+from helpers.runs import opened, tiny_settings
 from torch.testing import assert_close
 
 from saot.data import patch_labels
-from saot.label.inputs import open_inputs
-from saot.label.job import open_job
 from saot.label.paper import load_cost, similarities
-from saot.runs import Workspace
 from saot.tables.mass import mass_between_classes, wrong_class_mass, wrong_shares
 from saot.transfer.fit import solve_pair
 from saot.transport import cosine_cost, solve_transport, topk_support
@@ -39,19 +36,18 @@ def test_a_run_measures_learned_and_fixed_cost(finished):
     settings = tiny_settings()
     found = wrong_class_mass(settings, finished)
     assert set(found) == {"saot", "uot"} and found["saot"] != found["uot"]
-    space = Workspace(finished, settings.to_dict())
-    job = open_job(settings, space, open_inputs(settings, "cpu"))
-    space.close()
-    cost, similar = load_cost(finished / "cost.safetensors"), similarities(job, "test")
-    assert job.truth is not None
+    with opened(settings, finished) as contest:
+        data, domain, masks = contest.data, contest.evaluation.domain, contest.evaluation.truth
+        similar = similarities(contest.bench, data.source, domain, "test")
+    cost = load_cost(finished / "cost.safetensors")
     for name in found:
         overall, of_road = [], []
-        for number in range(len(job.test)):
-            source, labels = job.labelled_source(int(similar[number].argmax()))
+        for number in range(len(domain)):
+            source, labels = data.source.labelled(int(similar[number].argmax()))
             with torch.no_grad():
                 chosen = cost if name == "saot" else None
-                plan = solve_pair(source, labels, job.test.tokens(number), chosen, job.recipe.transport).plan
-            truth = patch_labels(job.truth.mask(number), job.test.grid(number), num_classes=19)
+                plan = solve_pair(source, labels, domain.tokens(number), chosen, settings.recipe.transport).plan
+            truth = patch_labels(masks.mask(number), domain.grid(number), num_classes=19)
             plan, truth = plan[:, truth != 255], truth[truth != 255]
             wrong = labels.unsqueeze(1) != truth.unsqueeze(0)
             overall.append(float((plan * wrong).sum() / plan.sum()))
@@ -60,9 +56,9 @@ def test_a_run_measures_learned_and_fixed_cost(finished):
         assert found[name]["road"] == pytest.approx(sum(of_road) / len(of_road), rel=1e-5)
         shown = [value for value in found[name].values() if value is not None]
         assert all(0 <= value <= 1 for value in shown) and len(shown) < 20  # some class is in no source picture used
-    kept = (finished / "work" / "facts" / "wrong_mass.json").stat().st_mtime_ns
+    kept = (finished / "work" / "wrong-mass.safetensors").stat().st_mtime_ns
     assert wrong_class_mass(settings, finished) == found
-    assert (finished / "work" / "facts" / "wrong_mass.json").stat().st_mtime_ns == kept
+    assert (finished / "work" / "wrong-mass.safetensors").stat().st_mtime_ns == kept
 
 
 def test_mass_wants_evaluation_pictures(tmp_path):

@@ -26,7 +26,7 @@ from saot.adapt.translated import TRANSLATION_VERSION, translated_pictures
 from saot.data import ImageSet
 from saot.decoder import BlockReader, Decoder, FineDecoder, MLPDecoder, TokenDecoder, TokenPool
 from saot.recipes import BridgeRecipe, DecoderRecipe
-from saot.runs import generator_for
+from saot.runs import code_version, generator_for
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Pull:
 
     def identity(self) -> dict[str, Any]:
         """What equal trainings have in common, as plain values."""
-        return {**dataclasses.asdict(self.recipe), "version": self.version}
+        pools = {"source": self.source.identity, "target": self.target.identity}
+        return {**dataclasses.asdict(self.recipe), "version": self.version, "code": code_version("adapt"), **pools}
 
     def start(
         self, config: DecoderRecipe, seed: int, decoder: Decoder

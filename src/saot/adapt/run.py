@@ -13,8 +13,8 @@ from saot.adapt.job import KIND, Adaptation, AdaptInputs, AdaptSettings, check_f
 from saot.adapt.recipe import recipe_differences
 from saot.adapt.training import new_accelerator, train, train_beside
 from saot.data import ImageSet, write_atomic
-from saot.label import RunOutcome, check_device, device_name, digest, versions
-from saot.runs import RUN_FORMAT, Workspace, commit_of_code
+from saot.label import RunOutcome, digest
+from saot.runs import RUN_FORMAT, Workspace, check_device, commit_of_code, device_name, versions
 
 Progress = Callable[[str, int, int], None]
 

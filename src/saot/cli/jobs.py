@@ -9,10 +9,10 @@ from saot.cli.shell import Bars, Json, app, console, print_json
 def _run(settings: Any, out: Path, as_json: bool, store: Path | None = None, device: str = "cpu") -> None:
     from saot.evaluate import format_table
     from saot.label import run_job
-    from saot.tables import ALL_WINGS
+    from saot.tables import ALL_WINGS, run_rivals
 
     with Bars() as bars:
-        outcome = run_job(settings, out, store=store, device=device, wings=ALL_WINGS, progress=bars)
+        outcome = run_job(settings, out, store=store, device=device, wings=ALL_WINGS, rivals=run_rivals, progress=bars)
     if as_json:
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return

@@ -30,6 +30,7 @@ class TokenPool:
         dim: Width d.
         grid: Picture number to rows and columns of its tokens; None will do for decoders of single tokens.
         target_bytes: Of a token's soft label in memory, so that blocks stay small where that is many numbers.
+        identity: A name for everything above, so that equal trainings are known; empty where nobody asks.
     """
 
     picture: Int[Tensor, " N"]
@@ -41,6 +42,7 @@ class TokenPool:
     dim: int
     grid: Grid | None = None
     target_bytes: int = 0
+    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.picture)

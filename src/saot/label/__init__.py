@@ -1,92 +1,84 @@
 """The main job: from a labelled source and an unlabelled target to masks, a network and a report."""
 
-from saot.label.cells import seen
-from saot.label.choice import chosen_adjustment, held_out_scores
-from saot.label.competitors import (
-    TokenBank,
-    balanced_transport,
-    choose_probe,
-    fit_linear_probe,
-    knn,
-    label_propagation,
-    nearest_neighbor,
-    prototype_scores,
-    reliable_transport,
-    unbalanced_transport,
-)
-from saot.label.decoders import pseudo_term, saot_decoder
-from saot.label.domains import Domain, draw_tokens, load_maps
+from saot.label.best import saot_decoder, taught_decoder
+from saot.label.choice import chosen_adjustment, held_out_scores, sample_tokens
+from saot.label.data import Bench, EvaluationData, Source, TrainingData
+from saot.label.domains import Domain, draw_tokens, fingerprints, label_maps
 from saot.label.finished import classes_of, evaluate_run, predict_pictures
 from saot.label.inputs import digest, open_inputs, points_request
-from saot.label.job import Job, class_frequencies, merge_facts, open_job
-from saot.label.networks import has_points, keep_network, kept_network, network, points_term, source_pool, source_term
-from saot.label.paper import learned_cost, similarities
-from saot.label.partial import noted_methods, score_some
-from saot.label.rivals import Scorer, method_builders, mlp_network, network_scorer, of_tokens
-from saot.label.run import RunOutcome, check_device, device_name, run_job, versions
-from saot.label.scoring import confusion_of, spread_pictures
+from saot.label.networks import Trained, network, term_identity, train_once
+from saot.label.paper import (
+    learned_cost,
+    new_cost,
+    packed_cost,
+    pseudo_term,
+    refine_terms,
+    similarities,
+    source_prototypes,
+    unpacked_cost,
+)
+from saot.label.run import RunOutcome, all_methods, open_contest, run_job, score_some
+from saot.label.scoring import Builders, Contest, Scorer, answers_of, confusion_of, network_scorer, spread_pictures
 from saot.label.settings import RunSettings, parse_size, store_folder
 from saot.label.summary import thinned
+from saot.label.terms import points_pool, points_term, pull_of, source_pool, source_term
 from saot.label.wings import NO_WINGS, Labeller, PullWing, Wings
 
 __all__ = [
     "NO_WINGS",
+    "Bench",
+    "Builders",
+    "Contest",
     "Domain",
-    "Job",
+    "EvaluationData",
     "Labeller",
     "PullWing",
     "RunOutcome",
     "RunSettings",
     "Scorer",
-    "TokenBank",
+    "Source",
+    "Trained",
+    "TrainingData",
     "Wings",
-    "balanced_transport",
-    "check_device",
-    "choose_probe",
+    "all_methods",
+    "answers_of",
     "chosen_adjustment",
-    "class_frequencies",
     "classes_of",
     "confusion_of",
-    "device_name",
     "digest",
     "draw_tokens",
     "evaluate_run",
-    "fit_linear_probe",
-    "has_points",
+    "fingerprints",
     "held_out_scores",
-    "keep_network",
-    "kept_network",
-    "knn",
-    "label_propagation",
+    "label_maps",
     "learned_cost",
-    "load_maps",
-    "merge_facts",
-    "method_builders",
-    "mlp_network",
-    "nearest_neighbor",
     "network",
     "network_scorer",
-    "noted_methods",
-    "of_tokens",
+    "new_cost",
+    "open_contest",
     "open_inputs",
-    "open_job",
+    "packed_cost",
     "parse_size",
+    "points_pool",
     "points_request",
     "points_term",
     "predict_pictures",
-    "prototype_scores",
     "pseudo_term",
-    "reliable_transport",
+    "pull_of",
+    "refine_terms",
     "run_job",
+    "sample_tokens",
     "saot_decoder",
     "score_some",
-    "seen",
     "similarities",
     "source_pool",
+    "source_prototypes",
     "source_term",
     "spread_pictures",
     "store_folder",
+    "taught_decoder",
+    "term_identity",
     "thinned",
-    "unbalanced_transport",
-    "versions",
+    "train_once",
+    "unpacked_cost",
 ]

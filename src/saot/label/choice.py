@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from saot.certify import class_shares
-from saot.data import read_points_csv
 from saot.decoder import FineDecoder, GridDecoder, TokenPool
 from saot.evaluate import ConfusionMatrix, scores_at
-from saot.label.job import Job, adjustment_bias, class_frequencies, merge_facts
-from saot.label.networks import points_pool
+from saot.label.data import Bench, TrainingData
+from saot.label.terms import points_pool
 from saot.runs import generator_for
 
 Network = Callable[..., Tensor]  # tokens to logits; a `GridDecoder` wants the grid's rows and columns too
@@ -28,7 +28,22 @@ def _positions(pool: TokenPool, size: int, seed: int) -> Tensor:
     return torch.randperm(len(pool), generator=generator_for(seed, "sample", len(pool)))[:size]
 
 
-def chosen_adjustment(job: Job, decoder: Network, name: str, strengths: Sequence[float] | None = None) -> Tensor | None:
+@dataclass(frozen=True)
+class Adjustment:
+    """The logit adjustment chosen for a network.
+
+    Attributes:
+        bias: (K,) added to its logits, or None.
+        facts: The strengths tried, as JSON values; empty where nothing could be chosen.
+    """
+
+    bias: Tensor | None
+    facts: dict[str, Any]
+
+
+def chosen_adjustment(
+    bench: Bench, data: TrainingData, network: Network, strengths: Sequence[float] | None = None
+) -> Adjustment:
     """The logit adjustment that gains most at held-out declared points (E.6, never on what is reported).
 
     How frequent the classes are is not known, and an adjustment lives on it; so a strength counts by the lesser of its
@@ -36,17 +51,22 @@ def chosen_adjustment(job: Job, decoder: Network, name: str, strengths: Sequence
     gains under both, or no points are held out: a choice on points a network was trained on says little. The strengths
     are the recipe's unless given.
     """
-    strengths = job.recipe.scores.logit_adjustment if strengths is None else strengths
-    if len(strengths) < 2:
-        return None
-    frequencies = class_frequencies(job.source_labels, job.num_classes)
-    judged = _judged(job, decoder)
+    strengths = bench.recipe.scores.logit_adjustment if strengths is None else strengths
+    judged = None if len(strengths) < 2 else _judged(bench, data, network)
     if judged is None:
-        return None
+        return Adjustment(None, {})
+    frequencies = data.source.frequencies(data.num_classes)
     trials = adjustment_trials(judged, frequencies, strengths)
     best = max(trials, key=lambda trial: (trial["gain"], -abs(trial["strength"])))
-    merge_facts(job.space, "adjustment", {name: {"chosen": best["strength"], "trials": trials}})
-    return None if best["strength"] == 0.0 else adjustment_bias(frequencies, best["strength"])
+    bias = None if best["strength"] == 0.0 else adjustment_bias(frequencies, best["strength"])
+    return Adjustment(bias, {"chosen": best["strength"], "trials": trials})
+
+
+def adjustment_bias(frequencies: Tensor, strength: float) -> Tensor:
+    """-tau log f_c of appendix E.6; a class the source never has is left where it is."""
+    known = frequencies > 0
+    logs = torch.where(known, frequencies.clamp_min(1e-300).log(), torch.zeros_like(frequencies))
+    return (-strength * logs).float()
 
 
 @dataclass(frozen=True)
@@ -72,31 +92,31 @@ def adjustment_trials(judged: _Judged, frequencies: Tensor, strengths: Sequence[
     return trials
 
 
-def held_out_scores(job: Job, decoder: Network, biases: Sequence[Tensor]) -> list[float] | None:
-    """Estimated mIoU at held-out declared points, with each bias added; None where nothing may be chosen on points.
+def held_out_scores(bench: Bench, data: TrainingData, network: Network, biases: Sequence[Tensor]) -> list[float] | None:
+    """Estimated mIoU at held-out declared points, with each bias added; None where no point is held out.
 
     Points are drawn class by class, so their confusion matrix says how often class c is taken for class k, not how
     frequent c is; the rows are therefore weighted by the shares of the classes behind what the network predicts on the
     unlabelled target, its confusions taken back out (`saot.evaluate.class_shares`).
     """
-    judged = _judged(job, decoder)
+    judged = _judged(bench, data, network)
     return None if judged is None else [judged.miou(bias, judged.behind) for bias in biases]
 
 
-def _judged(job: Job, decoder: Network) -> _Judged | None:
-    judge = job.points.held()
-    if not job.may_choose or len(judge) == 0:
+def _judged(bench: Bench, data: TrainingData, network: Network) -> _Judged | None:
+    judge = data.points.tokens.held()
+    if len(judge) == 0:
         return None
-    predicted = torch.zeros(job.num_classes, dtype=torch.float64)
-    for number in range(len(job.target)):
-        part = job.target.logits(decoder, number).argmax(-1).cpu()
-        predicted += torch.bincount(part, minlength=job.num_classes).double()
-    if isinstance(decoder, FineDecoder):
-        logits, classes = _logits_at_pixels(job, decoder, judge.picture.unique().tolist())
+    predicted = torch.zeros(data.num_classes, dtype=torch.float64)
+    for number in range(len(data.target)):
+        part = data.target.logits(network, number).argmax(-1).cpu()
+        predicted += torch.bincount(part, minlength=data.num_classes).double()
+    if isinstance(network, FineDecoder):
+        logits, classes = _logits_at_pixels(data, network, judge.picture.unique().tolist())
     else:
-        pool = points_pool(job, judge)
-        positions = _positions(pool, MOST_JUDGED, job.settings.seed)
-        logits, classes = _logits_at(job, decoder, pool, positions), pool.label[positions].long()
+        pool = points_pool(judge, data.target, data.num_classes)
+        positions = _positions(pool, MOST_JUDGED, bench.seed)
+        logits, classes = _logits_at(data, network, pool, positions), pool.label[positions].long()
     return _Judged(logits, classes, predicted, shares_behind(predicted, classes, logits.argmax(-1)))
 
 
@@ -114,27 +134,26 @@ def shares_behind(frequencies: Tensor, classes: Tensor, predicted: Tensor) -> Te
     return frequencies.sum() * class_shares(frequencies, confusion.counts, present)
 
 
-def _logits_at(job: Job, decoder: Network, pool: TokenPool, positions: Tensor) -> Tensor:
+def _logits_at(data: TrainingData, network: Network, pool: TokenPool, positions: Tensor) -> Tensor:
     """Logits of single target tokens; a decoder that looks at neighbours sees their whole pictures."""
-    if not isinstance(decoder, GridDecoder):
+    if not isinstance(network, GridDecoder):
         with torch.no_grad():
-            return decoder(pool.read(positions)[0].float().to(job.source.device)).cpu()
-    logits = torch.zeros(len(positions), job.num_classes)
+            return network(pool.read(positions)[0].float().to(data.target.device)).cpu()
+    logits = torch.zeros(len(positions), data.num_classes)
     pictures, tokens = pool.picture[positions], pool.token[positions].long()
     for number in pictures.unique().tolist():
         mine = pictures == number
-        logits[mine] = job.target.logits(decoder, number).cpu()[tokens[mine]]
+        logits[mine] = data.target.logits(network, number).cpu()[tokens[mine]]
     return logits
 
 
-def _logits_at_pixels(job: Job, decoder: FineDecoder, pictures: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _logits_at_pixels(data: TrainingData, network: FineDecoder, pictures: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Logits and classes of the declared points of these pictures, at their own pixels."""
-    declared = read_points_csv(job.space.path("points.csv"), job.target.images, job.classes)
     logits, classes = [], []
     for number in pictures:
-        x, y, labels = declared.of(job.target.images.keys[number])
-        scores = job.target.logits(decoder, number).cpu()
-        logits.append(scores_at(scores, job.target.grid(number), y, x).float())
+        x, y, labels = data.points.pixels.of(data.target.images.keys[number])
+        scores = data.target.logits(network, number).cpu()
+        logits.append(scores_at(scores, data.target.grid(number), y, x).float())
         classes.append(labels.long())
     return torch.cat(logits), torch.cat(classes)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -10,8 +11,7 @@ from torch import Tensor
 from saot.data import ImageSet, LabelledSet, PatchGrid, Points, patch_labels, point_tokens
 from saot.decoder import TargetTokens, picture_logits
 from saot.features import FeatureStore
-from saot.recipes import Recipe
-from saot.runs import generator_for, load_tensors, save_tensors
+from saot.runs import Kept, Making, Workspace, generator_for, identity_of
 from saot.transfer import TargetExample
 
 
@@ -24,12 +24,14 @@ class Domain:
         store: Their features, complete.
         dim: Feature width.
         device: Where whole pictures' tokens go; single rows stay on the CPU.
+        identity: A name for pictures, backbone and kind of device.
     """
 
     images: ImageSet
     store: FeatureStore
     dim: int
     device: torch.device = torch.device("cpu")
+    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,37 +68,42 @@ class Domain:
         return torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
 
-def patch_label_maps(
+def label_maps(
+    space: Workspace,
+    title: str,
     data: LabelledSet,
-    grid: Callable[[int], PatchGrid],
-    num_classes: int,
-    recipe: Recipe,
-    progress: Callable[[int, int], None],
-) -> list[UInt8[Tensor, " n"]]:
-    """Majority label of every token of every picture; 255 is ignore."""
-    maps = []
-    for number in range(len(data)):
-        maps.append(
-            patch_labels(
-                data.mask(number),
-                grid(number),
-                num_classes=num_classes,
-                ignore=recipe.transfer.ignored_patches,
-            )
-        )
-        progress(number + 1, len(data))
-    return maps
+    domain: Domain,
+    ignore: Literal["exclude", "include"],
+    content: object = None,
+) -> tuple[UInt8[Tensor, " n"], ...]:
+    """Majority label of every token of every picture, 255 for ignore; made once.
+
+    Args:
+        space: Keeps them.
+        title: Of the stage.
+        data: The pictures of the domain with their masks.
+        domain: Their tokens.
+        ignore: Whether pixels marked "ignore" take part in the vote.
+        content: Names the masks where the domain does not.
+    """
+    size = len(data.classes.names)
+
+    def make(making: Making) -> Kept:
+        maps = {}
+        for number in range(len(data)):
+            mask, grid = data.mask(number), domain.grid(number)
+            maps[f"{number:06d}"] = patch_labels(mask, grid, num_classes=size, ignore=ignore)
+            making.progress(number + 1, len(data))
+        return Kept(maps)
+
+    identity = identity_of(domain, content, size, ignore)
+    kept = space.once(f"work/{title.replace(' ', '-')}", identity, make, title=title)
+    return tuple(kept.tensors[name] for name in sorted(kept.tensors))
 
 
-def save_maps(path, maps: list[Tensor]) -> None:
-    """Write label maps as one file."""
-    save_tensors(path, {f"{number:06d}": part for number, part in enumerate(maps)})
-
-
-def load_maps(path) -> list[Tensor] | None:
-    """The label maps `save_maps` wrote, or None."""
-    kept = load_tensors(path)
-    return None if kept is None else [kept[name] for name in sorted(kept)]
+def fingerprints(data: LabelledSet) -> list[str]:
+    """Names of the contents of all masks."""
+    return [data.mask_fingerprint(number) for number in range(len(data))]
 
 
 @dataclass(frozen=True)

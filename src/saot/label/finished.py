@@ -14,13 +14,12 @@ from saot.data import CLASS_SET_NAMES, IGNORE_INDEX, ClassSet, PatchGrid, class_
 from saot.decoder import Decoder, picture_logits
 from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask
 from saot.features import Backbone, extract
-from saot.label.calibrate import abstention_threshold
-from saot.label.networks import load_decoder
-from saot.label.run import published_settings
+from saot.label.calibration import abstention_threshold
+from saot.label.networks import unpacked
 from saot.label.settings import parse_size
 from saot.label.wings import NO_WINGS, Labeller, Wings
 from saot.report import CocoItem, write_coco, write_color_overlay, write_index_png
-from saot.runs import RUN_FORMAT
+from saot.runs import RUN_FORMAT, read_kept
 
 FORMATS = ("png", "color", "coco")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -89,8 +88,8 @@ def open_run(folder: Path, wings: Wings = NO_WINGS) -> Labeller:
         if kind not in wings.finished:
             raise ValueError(f"expected a run of `saot run`; {folder} holds one of kind {kind!r}: use the command line")
         return wings.finished[kind](folder)
-    decoder = load_decoder(folder / "decoder.safetensors")
-    if decoder is None:
+    kept = read_kept(folder / "decoder.safetensors")
+    if kept is None:
         raise ValueError(
             f"expected {folder / 'decoder.safetensors'}; it is missing or damaged: "
             "give the same `saot run` command again"
@@ -104,9 +103,9 @@ def open_run(folder: Path, wings: Wings = NO_WINGS) -> Labeller:
                 f"expected the backbone the run was made with; {name} is {now.get(name)!r} now but was {value!r}: "
                 "use the same weights"
             )
-    published = published_settings(folder / "decoder.safetensors")
+    published = json.loads(kept.about["saot"])
     bias = None if run["decoder_bias"] is None else torch.tensor(run["decoder_bias"])
-    return FinishedRun(classes_of(published), decoder, backbone, bias, int(run["label_budget"]))
+    return FinishedRun(classes_of(published), unpacked(kept), backbone, bias, int(run["label_budget"]))
 
 
 def classes_of(published: dict[str, Any]) -> ClassSet:

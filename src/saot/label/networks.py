@@ -1,215 +1,148 @@
 """The networks of a run: SAOT's decoder and every network it is compared with. Equal trainings are done once."""
 
-import dataclasses
-import hashlib
+import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
 from saot.decoder import (
     Decoder,
     DecoderFit,
     ExtraLoss,
     Term,
-    TokenPool,
     decoder_of_shape,
     fit_decoder,
     make_decoder,
-    point_pool,
     refine_decoder,
-    token_pool,
 )
-from saot.label.domains import TokenPoints, load_maps, patch_label_maps, save_maps
-from saot.label.inputs import target_labels
-from saot.label.job import Job
-from saot.label.shared import adopt, network_part, publish
-from saot.recipes import DecoderRecipe, RefineRecipe
-from saot.runs import Checkpoint, Progress, generator_for, load_tensors, save_tensors
+from saot.label.data import Bench, TrainingData
+from saot.recipes import DecoderRecipe
+from saot.runs import Kept, Making, code_version, generator_for, identity_of, read_kept, room_of
 
 
-def source_term(job: Job, weight: float = 1.0) -> Term:
-    """Cross-entropy on the source's labels."""
-    return Term("source", source_pool(job, job.source_labels), weight)
+@dataclass(frozen=True)
+class Trained:
+    """A decoder in evaluation mode.
 
+    Attributes:
+        decoder: The network.
+        identity: Of everything it was trained with.
+        facts: What its making has to say, for run.json.
+    """
 
-def source_pool(job: Job, maps: Sequence[Tensor]) -> TokenPool:
-    """The source tokens that these label maps name."""
-    return token_pool(maps, job.num_classes, job.source.rows, job.source.dim, grid=job.source.shape)
-
-
-def points_term(job: Job, weight: float) -> Term:
-    """Cross-entropy on the declared points."""
-    return Term("points", points_pool(job, job.points.training()), weight)
-
-
-def points_pool(job: Job, points: TokenPoints) -> TokenPool:
-    """The tokens under declared points."""
-    target = job.target
-    if points.resample:
-        return token_pool(points.dense, job.num_classes, target.rows, target.dim, grid=target.shape)
-    return point_pool(
-        points.picture, points.token, points.classes, job.num_classes, target.rows, target.dim, target.shape
-    )
-
-
-def target_label_maps(job: Job) -> list[Tensor]:
-    """All patch labels of the target: for the oracle alone, in a file that no method reads."""
-    path = job.space.work("oracle-labels.safetensors")
-    maps = load_maps(path)
-    if maps is None:
-        labelled = target_labels(job.settings, job.inputs, all_of_them=True)
-        maps = patch_label_maps(labelled, job.target.grid, job.num_classes, job.recipe, job.space.tell("oracle labels"))
-        save_maps(path, maps)
-    return maps
-
-
-def oracle_term(job: Job) -> Term:
-    """Cross-entropy on all labels of the target's training pictures."""
-    maps, target = target_label_maps(job), job.target
-    return Term("oracle", token_pool(maps, job.num_classes, target.rows, target.dim, grid=target.shape))
-
-
-def has_points(job: Job) -> bool:
-    """Whether any target point was declared."""
-    return len(job.points) > 0 or job.points.resample > 0
+    decoder: Decoder
+    identity: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def network(
-    job: Job,
+    bench: Bench,
+    data: TrainingData,
     terms: Sequence[Term],
     refine_terms: Sequence[Term] | None,
     *,
     name: str,
     decoder: DecoderRecipe | None = None,
-    refine: RefineRecipe | None = None,
-    start: Decoder | None = None,
+    start: Trained | None = None,
     member: int = 0,
     pull: ExtraLoss | None = None,
-) -> Decoder:
+) -> Trained:
     """A decoder trained on `terms`, self-trained where `refine_terms` are given; equal trainings are done once.
 
     Args:
-        job: The run.
+        bench: Where and how.
+        data: Shapes the network; stage 2 takes the unlabelled target from it.
         terms: Of stage 1.
         refine_terms: Kept in stage 2; None leaves stage 2 out, as no steps do.
         name: Of the stage, in the log and in run.json.
         decoder: Settings of stage 1, the recipe's unless given.
-        refine: Settings of stage 2, the recipe's unless given.
-        start: Weights to go on from.
+        start: The network to go on from.
         member: Number of this network in an ensemble of equal trainings that differ in their draws.
         pull: T2S-DA's pull loss in stage 1.
     """
-    seed = job.settings.seed if member == 0 else generator_for(job.settings.seed, "member", member).initial_seed()
+    seed = bench.seed if member == 0 else generator_for(bench.seed, "member", member).initial_seed()
     if start is not None:  # else it would see again the first batches of the training it goes on from
         seed = generator_for(seed, "continued", *(term.name for term in terms)).initial_seed()
-    decoder = decoder or job.recipe.decoder
-    refine = refine or job.recipe.refine
-    identity = [[(t.name, t.weight) for t in terms], dataclasses.asdict(decoder), start is not None]
-    identity += [member] if member else []
-    identity += [] if pull is None else [{"pull": pull.identity()}]
-    names = [term.name for term in terms] if start is None else []  # without names nothing is shared
-    untrained = start or new_decoder(job, decoder, seed)
+    decoder, refine = decoder or bench.recipe.decoder, bench.recipe.refine
+    untrained = new_decoder(data, decoder, seed) if start is None else copy.deepcopy(start.decoder)
 
-    def train(checkpoint: Checkpoint, progress: Progress) -> DecoderFit:
-        return fit_decoder(untrained, terms, decoder, seed=seed, checkpoint=checkpoint, progress=progress, extra=pull)
+    def train(making: Making) -> DecoderFit:
+        state = {"seed": seed, "checkpoint": making.checkpoint, "progress": making.progress}
+        return fit_decoder(untrained, terms, decoder, **state, extra=pull)
 
-    first = _once(job, identity, (name, 1), names, train)
+    made_of = [seed, decoder, *map(term_identity, terms), start, pull, data.num_classes]
+    first = train_once(bench, (name, "train", 1), made_of, train, start)
     if refine_terms is None or refine.steps == 0:
         return first
-    identity = [*identity, [(t.name, t.weight) for t in refine_terms], dataclasses.asdict(refine)]
-    if start is None:
-        names += [term.name for term in refine_terms]
 
-    def self_train(checkpoint: Checkpoint, progress: Progress) -> DecoderFit:
-        target = job.target.all_tokens()
-        state = {"seed": seed, "checkpoint": checkpoint, "progress": progress, "crop": decoder.crop}
-        return refine_decoder(first, target, refine, terms=refine_terms, **state)
+    def self_train(making: Making) -> DecoderFit:
+        state = {"seed": seed, "checkpoint": making.checkpoint, "progress": making.progress, "crop": decoder.crop}
+        return refine_decoder(first.decoder, data.target.all_tokens(), refine, terms=refine_terms, **state)
 
-    return _once(job, identity, (name, 2), names, self_train)
+    made_of = [seed, refine, *map(term_identity, refine_terms), first, data.target, decoder.crop]
+    return train_once(bench, (name, "refine", 2), made_of, self_train, first)
 
 
-def _once(
-    job: Job,
-    identity: object,
-    stage: tuple[str, int],
-    terms: Sequence[str],
-    train: Callable[[Checkpoint, Progress], DecoderFit],
-) -> Decoder:
+def term_identity(term: Term) -> list[Any]:
+    """What equal terms have in common; their names seed their draws."""
+    return [term.name, term.weight, term.focal, term.pool.identity]
+
+
+def train_once(
+    bench: Bench,
+    stage: tuple[str, str, int],
+    made_of: Sequence[Any],
+    train: Callable[[Making], DecoderFit],
+    start: Trained | None = None,
+) -> Trained:
     """The network of an equal training of this run, or of one beside it; else trained.
 
     Args:
-        job: The run.
-        identity: What equal trainings of a run have in common.
-        stage: Name of the training, and 1 or 2.
-        terms: Names of all its terms; empty where nothing may be shared, since the weights it goes on from are no part
-            of its identity.
+        bench: Where and how.
+        stage: Name of the training, "train" or "refine", and its number, 0 where it is the only one.
+        made_of: Everything it is made of.
         train: Trains it.
+        start: What it goes on from; its facts are handed on.
     """
-    (name, number), path = stage, _network_path(job, identity)
-    title = f"{('train', 'refine')[number - 1]} {name}"
-    log, checkpoint, part = f"{name}-stage{number}", job.space.checkpoint(f"{name}-{number}"), None
-    if terms and job.shared is not None:
-        part = network_part(job, (job.space.log_path(log), path), title, terms, identity)
-    kept = kept_network(job, identity)
-    if kept is None and part is not None:
-        adopt(job, part)
-        kept = kept_network(job, identity)
-        if kept is not None:
-            checkpoint.clear()
-    if kept is None:
-        with job.space.stage(title):
-            fit = train(checkpoint, job.space.tell(title))
-            kept = fit.decoder
-            job.space.log(log, fit.history)
-            keep_network(job, identity, kept)
-        checkpoint.clear()
-        if part is not None:
-            publish(job, part)
-    return kept
+    name, verb, number = stage
+    identity = identity_of(*made_of, code_version(room_of(train)))  # whichever room trains
+    title, log = f"{verb} {name}", f"{name}-stage{number}" if number else name
+
+    def make(making: Making) -> Kept:
+        fit = train(making)
+        making.log(fit.history)
+        return packed(fit.decoder)
+
+    kept = bench.space.once(f"work/models/decoder-{identity}", identity, make, title=title, log=log, shared=title)
+    return Trained(unpacked(kept).to(bench.device), identity, {} if start is None else start.facts)
 
 
-def new_decoder(job: Job, config: DecoderRecipe, seed: int | None = None) -> Decoder:
-    """An untrained decoder; its weights depend on the seed alone, the run's unless given."""
-    seed = job.settings.seed if seed is None else seed
+def new_decoder(data: TrainingData, config: DecoderRecipe, seed: int) -> Decoder:
+    """An untrained decoder; its weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(seed, "decoder weights").initial_seed())
-        decoder = make_decoder(job.source.dim, job.num_classes, config)
-    return decoder.to(job.source.device)
+        decoder = make_decoder(data.source.domain.dim, data.num_classes, config)
+    return decoder.to(data.source.domain.device)
 
 
-def _network_path(job: Job, identity: object) -> Path:
-    digest = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
-    return job.space.work("models", f"decoder-{digest}.safetensors")
-
-
-def kept_network(job: Job, identity: object) -> Decoder | None:
-    """The network of an equal training, if it was done already."""
-    kept = load_decoder(_network_path(job, identity))
-    return None if kept is None else kept.to(job.source.device)
-
-
-def keep_network(job: Job, identity: object, decoder: Decoder) -> None:
-    """Keep a network for equal trainings; `identity` says what they would have in common."""
-    save_decoder(_network_path(job, identity), decoder, {})
-
-
-def save_decoder(path: Path, decoder: Decoder, extra: dict[str, object]) -> None:
+def packed(decoder: Decoder, **extra: object) -> Kept:
     """A decoder with its shape and whatever else a reader needs."""
     tensors = {name: tensor.cpu() for name, tensor in decoder.state_dict().items()}
-    save_tensors(path, tensors, {"saot": json.dumps({"shape": decoder.shape, **extra})})
+    return Kept(tensors, about={"saot": json.dumps({"shape": decoder.shape, **extra})})
+
+
+def unpacked(kept: Kept) -> Decoder:
+    """The decoder that was packed, in evaluation mode."""
+    decoder = decoder_of_shape(json.loads(kept.about["saot"])["shape"])
+    decoder.load_state_dict(dict(kept.tensors))
+    return decoder.eval()
 
 
 def load_decoder(path: Path) -> Decoder | None:
     """The decoder of a file, in evaluation mode; None if there is none."""
-    tensors = load_tensors(path)
-    if tensors is None:
-        return None
-    with safe_open(path, "pt") as file:
-        shape = json.loads((file.metadata() or {})["saot"])["shape"]
-    decoder = decoder_of_shape(shape)
-    decoder.load_state_dict(tensors)
-    return decoder.eval()
+    kept = read_kept(path)
+    return None if kept is None else unpacked(kept)

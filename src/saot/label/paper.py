@@ -1,20 +1,23 @@
-"""The learned cost of a run and the labels it carries. Each part is made once and kept."""
+"""SAOT as the paper has it: the learned cost, the labels it carries, and the decoder distilled from them."""
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from saot.label.domains import draw_tokens
-from saot.label.job import Job, merge_facts, source_weights
-from saot.label.shared import adopt, cost_part, pseudo_part, publish
-from saot.recipes import CostRecipe
-from saot.runs import generator_for, load_tensors, save_tensors
+from saot.decoder import Term, TokenPool, token_pool
+from saot.label.data import Bench, Source, TrainingData
+from saot.label.domains import Domain, draw_tokens
+from saot.label.networks import Trained, network
+from saot.label.terms import points_term, pull_of, source_term
+from saot.recipes import CostRecipe, DecoderRecipe, TransportRecipe
+from saot.runs import Kept, Making, generator_for, identity_of, load_tensors, read_kept, save_tensors
 from saot.transfer import (
+    CostFit,
     LabelTransfer,
     PairData,
     Prototypes,
@@ -23,7 +26,6 @@ from saot.transfer import (
     aggregate_transfers,
     fill_uncovered,
     fit_cost,
-    fit_prior,
     prototype_sums,
     prototypes_from_sums,
     sharpen,
@@ -31,55 +33,132 @@ from saot.transfer import (
 )
 
 
-def source_prototypes(job: Job) -> Prototypes:
-    """Class means over all source pictures."""
-    kept = load_tensors(job.space.work("prototypes.safetensors"))
-    if kept is None:
-        sums = torch.zeros(job.num_classes, job.source.dim, dtype=torch.float64)
-        counts = torch.zeros(job.num_classes, dtype=torch.int64)
-        for number in range(len(job.source)):
-            part, part_counts = prototype_sums(*job.labelled_source(number), job.num_classes)
-            sums, counts = sums + part.cpu(), counts + part_counts.cpu()
-        made = prototypes_from_sums(sums, counts, job.recipe.cost.normalize_prototypes)
-        kept = {"means": made.means, "present": made.present}
-        save_tensors(job.space.work("prototypes.safetensors"), kept)
-    device = job.source.device
-    return Prototypes(kept["means"].to(device), kept["present"].to(device))
-
-
-def similarities(job: Job, which: str) -> Tensor:
-    """Cosine of global embeddings, pictures of the domain x source pictures (E.2); -inf for unlabelled sources."""
-    path = job.space.work(f"similarity-{which}.safetensors")
-    kept = load_tensors(path)
-    if kept is None:
-        domain = job.target if which == "target" else job.test
-        kept = {"similarity": domain.embeddings() @ job.source.embeddings().T}
-        save_tensors(path, kept)
-    labelled = torch.tensor([bool((part != 255).any()) for part in job.source_labels])
-    return kept["similarity"].masked_fill(~labelled, -torch.inf)
-
-
-def save_cost(path: Path, cost: SemanticCost, dim: int) -> None:
-    """The learned cost with everything needed to build it again."""
-    settings = {"dim": dim, "config": dataclasses.asdict(cost.config)}
-    tensors = {name: tensor.cpu() for name, tensor in cost.state_dict().items()}
-    save_tensors(path, tensors, {"saot": json.dumps(settings)})
-
-
-def load_cost(path: Path) -> SemanticCost:
+@dataclass(frozen=True)
+class TrainedCost:
     """The learned cost of a run.
 
-    Raises:
-        ValueError: If the file is missing or is not one.
+    Attributes:
+        cost: In evaluation mode.
+        identity: Of everything it was trained with.
+        converged_share: Of the transports of its training; None where none was solved for it.
     """
-    tensors = load_tensors(path)
-    if tensors is None:
-        raise ValueError(f"expected a learned cost in {path}; it is missing or damaged: run `saot run` again")
-    with safe_open(path, "pt") as file:
-        settings = json.loads((file.metadata() or {}).get("saot", "null"))
-    if settings is None:
-        raise ValueError(f"expected a cost written by saot in {path}; it says nothing of its settings")
-    prototypes = None
+
+    cost: SemanticCost
+    identity: str
+    converged_share: float | None = None
+
+
+def source_prototypes(bench: Bench, data: TrainingData) -> Prototypes:
+    """Class means over all source pictures."""
+    normalize = bench.recipe.cost.normalize_prototypes
+
+    def make(making: Making) -> Kept:
+        sums = torch.zeros(data.num_classes, data.source.domain.dim, dtype=torch.float64)
+        counts = torch.zeros(data.num_classes, dtype=torch.int64)
+        for number in range(len(data.source)):
+            part, part_counts = prototype_sums(*data.source.labelled(number), data.num_classes)
+            sums, counts = sums + part.cpu(), counts + part_counts.cpu()
+        made = prototypes_from_sums(sums, counts, normalize)
+        return Kept({"means": made.means, "present": made.present})
+
+    kept = bench.space.once("work/prototypes", identity_of(data.source, data.num_classes, normalize), make).tensors
+    return Prototypes(kept["means"].to(bench.device), kept["present"].to(bench.device))
+
+
+def similarities(bench: Bench, source: Source, domain: Domain, which: str) -> Tensor:
+    """Cosine of global embeddings, pictures of the domain x source pictures (E.2); -inf for unlabelled sources.
+
+    Args:
+        bench: Where it is kept.
+        source: Labelled pictures.
+        domain: Other pictures.
+        which: Names the domain's file.
+    """
+
+    def make(making: Making) -> Kept:
+        return Kept({"similarity": domain.embeddings() @ source.domain.embeddings().T})
+
+    kept = bench.space.once(f"work/similarity-{which}", identity_of(domain, source.domain), make)
+    labelled = torch.tensor([bool((part != 255).any()) for part in source.labels])
+    return kept.tensors["similarity"].masked_fill(~labelled, -torch.inf)
+
+
+def source_weights(similar: Tensor, count: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """The most similar sources of one target picture and their weights, softmax(sim / T) (E.4).
+
+    Example:
+        >>> source_weights(torch.tensor([0.1, 0.9]), 1, 0.1)
+        (tensor([1]), tensor([1.]))
+    """
+    usable = int((similar > -torch.inf).sum())
+    values, index = similar.topk(min(count, usable))
+    return index, torch.softmax(values / temperature, dim=-1)
+
+
+def new_cost(bench: Bench, data: TrainingData) -> SemanticCost:
+    """An untrained cost; its weights depend on the seed alone."""
+    recipe = bench.recipe.cost
+    prototypes = source_prototypes(bench, data) if recipe.prototype_scope == "dataset" else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_for(bench.seed, "cost weights").initial_seed())
+        return SemanticCost(data.source.domain.dim, recipe, prototypes).to(bench.device)
+
+
+def pair_data(data: TrainingData, per_class: int) -> PairData:
+    """The pairs of Algorithm 1; without any declared point, other source pictures stand in for the target."""
+    points, source, count = data.points.tokens.training(), data.source, len(data.source)
+    pictures = list(range(len(data.target))) if points.resample else points.picture.unique().tolist()
+
+    def target(number: int, generator: torch.Generator) -> TargetExample:
+        picture = pictures[number]
+        return points.example(picture, data.target.tokens(picture), generator, per_class)
+
+    def stand_in(number: int, generator: torch.Generator) -> TargetExample:
+        tokens = source.domain.tokens(number)
+        where, classes = draw_tokens(source.labels[number], per_class, generator)
+        return TargetExample(tokens, where.to(tokens.device), classes.to(tokens.device))
+
+    if len(points) == 0 and not points.resample:
+        return PairData(count, count, source.labelled, stand_in)
+    return PairData(count, len(pictures), source.labelled, target)
+
+
+def learned_cost(bench: Bench, data: TrainingData) -> TrainedCost:
+    """The cost of Algorithm 1: cost.safetensors."""
+    recipe = bench.recipe
+    identity = identity_of(
+        data.classes.names, data.source, data.target, data.points, bench.seed, recipe.transport, recipe.cost
+    )
+
+    def make(making: Making) -> Kept:
+        fit = fit_cost(
+            new_cost(bench, data),
+            pair_data(data, recipe.cost.points_per_class),
+            data.num_classes,
+            recipe.transport,
+            seed=bench.seed,
+            checkpoint=dataclasses.replace(making.checkpoint, every=min(50, making.checkpoint.every)),
+            progress=making.progress,
+        )
+        making.log(fit.history)
+        solved = [record["converged"] for record in fit.history if "converged" in record]
+        share = sum(solved) / max(len(solved), 1)
+        return packed_cost(fit, data.source.domain.dim, converged_share=share)
+
+    kept = bench.space.once("cost", identity, make, title="cost", log="cost", shared="cost")
+    return TrainedCost(unpacked_cost(kept).to(bench.device), identity, kept.facts["converged_share"])
+
+
+def packed_cost(fit: CostFit, dim: int, **facts: Any) -> Kept:
+    """A learned cost with everything needed to build it again."""
+    settings = {"dim": dim, "config": dataclasses.asdict(fit.cost.config)}
+    tensors = {name: tensor.cpu() for name, tensor in fit.cost.state_dict().items()}
+    return Kept(tensors, facts, {"saot": json.dumps(settings)})
+
+
+def unpacked_cost(kept: Kept) -> SemanticCost:
+    """The cost that was packed, in evaluation mode."""
+    settings, tensors, prototypes = json.loads(kept.about["saot"]), dict(kept.tensors), None
     if "prototype_means" in tensors:
         prototypes = Prototypes(tensors["prototype_means"], tensors["prototype_present"])
     cost = SemanticCost(settings["dim"], CostRecipe(**settings["config"]), prototypes)
@@ -87,138 +166,181 @@ def load_cost(path: Path) -> SemanticCost:
     return cost.eval()
 
 
-def new_cost(job: Job) -> SemanticCost:
-    """An untrained cost; its weights depend on the seed alone."""
-    prototypes = source_prototypes(job) if job.recipe.cost.prototype_scope == "dataset" else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_for(job.settings.seed, "cost weights").initial_seed())
-        return SemanticCost(job.source.dim, job.recipe.cost, prototypes).to(job.source.device)
+def load_cost(path: Path) -> SemanticCost:
+    """The learned cost of a file.
 
-
-def pair_data(job: Job) -> PairData:
-    """The pairs of Algorithm 1; without any declared point, other source pictures stand in for the target."""
-    points, per_class = job.points.training(), job.recipe.cost.points_per_class
-
-    pictures = list(range(len(job.target))) if points.resample else points.picture.unique().tolist()
-
-    def target(number: int, generator: torch.Generator) -> TargetExample:
-        picture = pictures[number]
-        return points.example(picture, job.target.tokens(picture), generator, per_class)
-
-    def stand_in(number: int, generator: torch.Generator) -> TargetExample:
-        tokens = job.source.tokens(number)
-        where, classes = draw_tokens(job.source_labels[number], per_class, generator)
-        return TargetExample(tokens, where.to(tokens.device), classes.to(tokens.device))
-
-    if len(points) == 0 and not points.resample:
-        return PairData(len(job.source), len(job.source), job.labelled_source, stand_in)
-    return PairData(len(job.source), len(pictures), job.labelled_source, target)
-
-
-def learned_cost(job: Job) -> SemanticCost:
-    """The cost of Algorithm 1, from cost.safetensors, from a run with the same cost, or trained."""
-    path = job.space.path("cost.safetensors")
-    if load_tensors(path) is None:
-        adopt(job, cost_part(job))
-    if load_tensors(path) is not None:
-        return load_cost(path).to(job.source.device)
-    with job.space.stage("cost"):
-        checkpoint = job.space.checkpoint("cost", 50)
-        fit = fit_cost(
-            new_cost(job),
-            pair_data(job),
-            job.num_classes,
-            job.recipe.transport,
-            seed=job.settings.seed,
-            checkpoint=checkpoint,
-            progress=job.space.tell("cost"),
-        )
-        job.space.log("cost", fit.history)
-        solved = [record["converged"] for record in fit.history if "converged" in record]
-        merge_facts(job.space, "cost", {"converged_share": sum(solved) / max(len(solved), 1)})
-        save_cost(path, fit.cost, job.source.dim)
-        checkpoint.clear()
-    publish(job, cost_part(job))
-    return fit.cost
-
-
-def prior_alone(job: Job, batch: Callable[[torch.Generator], tuple[Tensor, Tensor]]) -> tuple[SemanticCost, Prototypes]:
-    """The semantic prior trained on labelled tokens without transport."""
-    prototypes = source_prototypes(job)
-    path = job.space.work("models", "semantic-prior.safetensors")
-    if load_tensors(path) is not None:
-        return load_cost(path).to(job.source.device), prototypes
-    checkpoint = job.space.checkpoint("semantic-prior", 100)
-    fit = fit_prior(
-        new_cost(job),
-        prototypes,
-        batch,
-        seed=job.settings.seed,
-        checkpoint=checkpoint,
-        progress=job.space.tell("semantic prior"),
-    )
-    job.space.log("semantic-prior", fit.history)
-    save_cost(path, fit.cost, job.source.dim)
-    checkpoint.clear()
-    return fit.cost, prototypes
+    Raises:
+        ValueError: If the file is missing or is not one.
+    """
+    kept = read_kept(path)
+    if kept is None:
+        raise ValueError(f"expected a learned cost in {path}; it is missing or damaged: run `saot run` again")
+    if "saot" not in kept.about:
+        raise ValueError(f"expected a cost written by saot in {path}; it says nothing of its settings")
+    return unpacked_cost(kept)
 
 
 def transfer_from(
-    job: Job, cost: SemanticCost | None, tokens: Tensor, sources: Sequence[int], weights: Tensor
+    source: Source,
+    cost: SemanticCost | None,
+    tokens: Tensor,
+    chosen: tuple[Tensor, Tensor],
+    settings: tuple[TransportRecipe, int, Any],
 ) -> tuple[Tensor, LabelTransfer]:
-    """Label probabilities of one picture from several sources: filled where uncovered, and as transported."""
-    transfers = []
+    """Label probabilities of one picture from several sources: filled where uncovered, and as transported.
+
+    Args:
+        source: Labelled pictures.
+        cost: The learned cost, or None for the fixed one.
+        tokens: Of the picture.
+        chosen: Numbers of the sources and their weights.
+        settings: Of the transport, the number of classes, and what fills uncovered tokens.
+    """
+    transport, num_classes, uncovered = settings
+    numbers, weights = chosen
     with torch.no_grad():
-        for number in sources:
-            source, labels = job.labelled_source(number)
-            transfers.append(transfer_pair(source, labels, tokens, job.num_classes, cost, job.recipe.transport))
+        transfers = [
+            transfer_pair(*source.labelled(number), tokens, num_classes, cost, transport) for number in numbers.tolist()
+        ]
         joined = aggregate_transfers(transfers, weights)
-        nearest, labels = job.labelled_source(sources[0])
-        return fill_uncovered(joined, nearest, labels, tokens, job.recipe.transfer.uncovered), joined
+        nearest, labels = source.labelled(int(numbers[0]))
+        return fill_uncovered(joined, nearest, labels, tokens, uncovered), joined
 
 
-def pseudo_labels(job: Job, previous: Callable[..., Tensor] | None, folder: str) -> list[Tensor]:
-    """Soft pseudo-labels of every target picture on disk (E.4), and their classes in memory.
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Soft labels of every target picture (E.4).
+
+    Attributes:
+        folder: Where they lie, a file a picture.
+        maps: The likeliest class of each token, in memory.
+        uncovered_share: Of tokens without mass.
+        identity: Of everything they are made of.
+    """
+
+    folder: Path
+    maps: tuple[Tensor, ...]
+    uncovered_share: float
+    identity: str
+
+    def soft(self, picture: int) -> Tensor:
+        """(n, K) probabilities, half precision."""
+        kept = load_tensors(self.folder / f"{picture:06d}.safetensors")
+        assert kept is not None, "pseudo-labels vanished while they were used"
+        return kept["soft"]
+
+
+def pseudo_labels(bench: Bench, data: TrainingData, previous: Trained | None, folder: str) -> PseudoLabels:
+    """Soft pseudo-labels of every target picture on disk, and their classes in memory.
 
     From the second round on, a pseudo-label is the mean of the transported label and the decoder's own (C17).
 
     Args:
-        job: The run.
+        bench: Where and how.
+        data: Source, target and points.
         previous: The decoder of the round before, if any.
         folder: The name they are kept under.
     """
-    cost = learned_cost(job)  # first, so that its time is not counted here
-    files = [job.space.work(folder, f"{number:06d}.safetensors") for number in range(len(job.target))]
-    missing = not all(path.exists() for path in files)
-    if missing and previous is None:
-        adopt(job, pseudo_part(job, folder))
-    with job.space.stage("pseudo-labels"):
-        maps = _pseudo_labels(job, cost, previous, files)
-    if missing and previous is None:
-        publish(job, pseudo_part(job, folder))
-    return maps
+    cost, recipe = learned_cost(bench, data), bench.recipe.transfer  # first, so that its time is not counted here
+    identity = identity_of(cost.identity, previous, recipe, bench.recipe.transport)
+    place = f"{folder}-{identity}"
+
+    def make(making: Making) -> Kept:
+        similar, maps, uncovered = similarities(bench, data.source, data.target, "target"), {}, 0.0
+        settings = (bench.recipe.transport, data.num_classes, recipe.uncovered)
+        for number in range(len(data.target)):
+            path = bench.space.work(place, f"{number:06d}.safetensors")
+            kept = load_tensors(path)
+            if kept is None:
+                chosen = source_weights(similar[number], recipe.pseudo_sources, recipe.source_temperature)
+                tokens = data.target.tokens(number)
+                probs, transfer = transfer_from(data.source, cost.cost, tokens, chosen, settings)
+                if previous is not None:
+                    own = data.target.logits(previous.decoder, number)
+                    probs = 0.5 * (probs + torch.softmax(own, dim=-1))
+                kept = {
+                    "soft": sharpen(probs, recipe.sharpen).half().cpu(),
+                    "uncovered": (~transfer.covered).float().mean().cpu(),
+                }
+                save_tensors(path, kept)
+            uncovered += float(kept["uncovered"])
+            maps[f"{number:06d}"] = kept["soft"].float().argmax(-1).to(torch.uint8)
+            making.progress(number + 1, len(data.target))
+        return Kept(maps, {"uncovered_share": uncovered / len(data.target)})
+
+    shared = "pseudo-labels" if previous is None else ""
+    files = [bench.space.work(place, f"{number:06d}.safetensors") for number in range(len(data.target))]
+    name, options = f"work/{folder}", {"title": "pseudo-labels", "beside": f"work/{place}", "shared": shared}
+    kept = bench.space.once(name, identity, make, **options)
+    if any(load_tensors(file) is None for file in files):  # one of them is gone or damaged: it is made again
+        bench.space.path(f"{name}.safetensors").unlink()
+        kept = bench.space.once(name, identity, make, **options)
+    maps = tuple(kept.tensors[name] for name in sorted(kept.tensors))
+    return PseudoLabels(bench.space.work(place), maps, kept.facts["uncovered_share"], identity)
 
 
-def _pseudo_labels(
-    job: Job, cost: SemanticCost, previous: Callable[..., Tensor] | None, files: Sequence[Path]
-) -> list[Tensor]:
-    similar, recipe = similarities(job, "target"), job.recipe.transfer
-    maps, uncovered = [], 0.0
-    for number, path in enumerate(files):
-        kept = load_tensors(path)
-        if kept is None:
-            tokens = job.target.tokens(number)
-            index, weights = source_weights(similar[number], recipe.pseudo_sources, recipe.source_temperature)
-            probs, transfer = transfer_from(job, cost, tokens, index.tolist(), weights)
-            if previous is not None:
-                probs = 0.5 * (probs + torch.softmax(job.target.logits(previous, number), dim=-1))
-            kept = {
-                "soft": sharpen(probs, recipe.sharpen).half().cpu(),
-                "uncovered": (~transfer.covered).float().mean().cpu(),
-            }
-            save_tensors(path, kept)
-        uncovered += float(kept["uncovered"])
-        maps.append(kept["soft"].float().argmax(-1).to(torch.uint8))
-        job.space.tell("pseudo-labels")(number + 1, len(job.target))
-    merge_facts(job.space, "cost", {"pseudo_uncovered_share": uncovered / len(job.target)})
-    return maps
+def pseudo_pool(labels: PseudoLabels, target: Domain, num_classes: int) -> TokenPool:
+    """Target tokens with their pseudo-labels."""
+
+    def soft(picture: int, tokens: Tensor) -> Tensor:
+        return labels.soft(picture)[tokens]
+
+    pool = token_pool(labels.maps, num_classes, target.rows, target.dim, soft, target.shape)
+    return dataclasses.replace(pool, identity=identity_of(target, labels.identity))
+
+
+def pseudo_term(
+    bench: Bench, data: TrainingData, previous: Trained | None, round_number: int, architecture: str
+) -> tuple[Term, PseudoLabels]:
+    """The target term of stage 1; `architecture` is that of `previous`."""
+    folder = f"pseudo-{round_number}"
+    if previous is not None and architecture != bench.recipe.decoder.architecture:
+        folder += f"-{architecture}"
+    labels = pseudo_labels(bench, data, previous, folder)
+    pool = pseudo_pool(labels, data.target, data.num_classes)
+    return Term(f"pseudo-{round_number}", pool, bench.recipe.decoder.target_weight), labels
+
+
+def distilled_decoder(
+    bench: Bench, data: TrainingData, recipe: DecoderRecipe, *, name: str = "saot_decoder", refined: bool = True
+) -> Trained:
+    """Stage 1 on source labels and transported pseudo-labels, stage 2 with an EMA teacher (sec. 4.5, E.4).
+
+    Args:
+        bench: Where and how.
+        data: Source, target and points.
+        recipe: Settings of stage 1.
+        name: Of its stages, in the log and in run.json.
+        refined: False leaves stage 2 out.
+    """
+    rounds = max(1, recipe.rounds)
+    per_round = dataclasses.replace(recipe, steps=recipe.steps // rounds)
+    base = [source_term(data)]
+    if recipe.points_weight > 0 and data.points.any:
+        base.append(points_term(data, recipe.points_weight))
+    trained, pull, uncovered = None, pull_of(bench, data, recipe), 0.0
+    for number in range(rounds):
+        term, labels = pseudo_term(bench, data, trained, number, recipe.architecture)
+        last, uncovered = number == rounds - 1, labels.uncovered_share
+        trained = network(
+            bench,
+            data,
+            [*base, term],
+            refine_terms(bench, data) if last and refined else None,
+            name=name if rounds == 1 else f"{name}-{number}",
+            decoder=per_round,
+            start=trained,
+            pull=pull,
+        )
+    assert trained is not None
+    return dataclasses.replace(trained, facts={"pseudo_uncovered_share": uncovered})
+
+
+def refine_terms(bench: Bench, data: TrainingData) -> list[Term]:
+    """What stage 2 keeps beside the pseudo-labels."""
+    refine, terms = bench.recipe.refine, []
+    if refine.source_weight > 0:
+        terms.append(source_term(data, refine.source_weight))
+    if refine.points_weight > 0 and data.points.any:
+        terms.append(points_term(data, refine.points_weight))
+    return terms

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from saot.data import PatchGrid, patch_labels
-from saot.label.job import Job
+from saot.label.data import Source
 from saot.label.paper import learned_cost, similarities
-from saot.label.scoring import MethodScores, confusion_of, panel_pictures
+from saot.label.scoring import Contest, MethodScores, confusion_of, spread_pictures
 from saot.recipes import differences
 from saot.report import Difference, MassMap, Panel, PatchStory, ReportData, SourcePatch
-from saot.runs import generator_for
+from saot.runs import Workspace, generator_for
 from saot.transfer import solve_pair, transfer_labels
 
 SHOWN = (
@@ -34,28 +34,28 @@ SOURCES_PER_STORY = 4
 
 
 def report_data(
-    job: Job,
+    contest: Contest,
     run: dict[str, Any],
     metrics: dict[str, Any],
     scores: dict[str, MethodScores],
     calibration: dict[str, Any] | None = None,
 ) -> ReportData:
     """Everything `write_report` needs."""
-    pictures = panel_pictures(job)
-    stories, maps = _transport_pictures(job, pictures[:STORY_PICTURES])
+    pictures = spread_pictures(len(contest.evaluation))
+    stories, maps = _transport_pictures(contest, pictures[:STORY_PICTURES])
     return ReportData(
-        title=f"Labels carried from {job.settings.source} to {job.settings.target}",
+        title=f"Labels carried from {run['source']} to {run['target']}",
         run=run,
         metrics=metrics,
-        classes=job.classes,
-        differences=tuple(Difference(d.field, d.paper, d.used, d.reason) for d in differences(job.recipe)),
-        panels=tuple(_panel(job, number, scores) for number in pictures),
+        classes=contest.data.classes,
+        differences=tuple(Difference(d.field, d.paper, d.used, d.reason) for d in differences(contest.bench.recipe)),
+        panels=tuple(_panel(contest, number, scores) for number in pictures),
         confusions={
-            name: result.counts
+            name: result.matrix.counts
             for name, result in scores.items()
-            if result.counts is not None and name == "saot_decoder"
+            if result.matrix is not None and name == "saot_decoder"
         },
-        curves=_curves(job),
+        curves=_curves(contest.bench.space),
         stories=stories,
         maps=maps,
         notes=tuple(run["notes"]),
@@ -63,24 +63,26 @@ def report_data(
     )
 
 
-def _panel(job: Job, number: int, scores: dict[str, MethodScores]) -> Panel:
-    truth = None if job.truth is None else job.truth.mask(number)
+def _panel(contest: Contest, number: int, scores: dict[str, MethodScores]) -> Panel:
+    evaluation = contest.evaluation
+    truth = None if evaluation.truth is None else evaluation.truth.mask(number)
     masks = {name: scores[name].masks[number].numpy() for name in SHOWN if name in scores}
     means: dict[str, float | None] = {}
     for name in masks:
-        counts = scores[name].shown.get(number)
-        value = float("nan") if counts is None else confusion_of(counts).mean_iou()
+        counts = scores[name].counts
+        value = float("nan") if counts is None else confusion_of(counts[number]).mean_iou()
         means[name] = None if value != value else value
-    return Panel(job.test.images.keys[number], job.test.images.image(number), truth, masks, means)
+    images = evaluation.domain.images
+    return Panel(images.keys[number], images.image(number), truth, masks, means)
 
 
-def _curves(job: Job) -> dict[str, list[tuple[float, float]]]:
+def _curves(space: Workspace) -> dict[str, list[tuple[float, float]]]:
     """Training curves, thinned to at most 300 means each."""
     curves: dict[str, list[tuple[float, float]]] = {}
     wanted = {"cost": ("points", "entropy", "reached")}
-    wanted |= {path.stem: ("loss",) for path in sorted(job.space.work("log").glob("saot_decoder*.jsonl"))}
+    wanted |= {path.stem: ("loss",) for path in sorted(space.work("log").glob("saot_decoder*.jsonl"))}
     for stage, names in wanted.items():
-        path = job.space.work("log", f"{stage}.jsonl")
+        path = space.log_path(stage)
         if not path.exists():
             continue
         records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -110,23 +112,24 @@ def token_box(grid: PatchGrid, token: int) -> tuple[float, float, float, float]:
     )
 
 
-def _transport_pictures(job: Job, pictures: list[int]) -> tuple[tuple[PatchStory, ...], tuple[MassMap, ...]]:
+def _transport_pictures(contest: Contest, pictures: list[int]) -> tuple[tuple[PatchStory, ...], tuple[MassMap, ...]]:
     """For a few pictures: some patches with the sources of their label, and what was not matched."""
-    cost, similar = learned_cost(job), similarities(job, "test")
+    bench, data, domain = contest.bench, contest.data, contest.evaluation.domain
+    cost, similar = learned_cost(bench, data).cost, similarities(bench, data.source, domain, "test")
     stories: list[PatchStory] = []
     maps: list[MassMap] = []
     for number in pictures:
         chosen = int(similar[number].argmax())
-        labels = job.source_labels[chosen]
+        labels = data.source.labels[chosen]
         kept = (labels != 255).nonzero().squeeze(-1)
-        source, classes = job.labelled_source(chosen)
-        target, grid = job.test.tokens(number), job.test.grid(number)
+        source, classes = data.source.labelled(chosen)
+        target, grid = domain.tokens(number), domain.grid(number)
         with torch.no_grad():
-            result = solve_pair(source, classes, target, cost, job.recipe.transport)
-            transfer = transfer_labels(result, classes, job.num_classes)
+            result = solve_pair(source, classes, target, cost, bench.recipe.transport)
+            transfer = transfer_labels(result, classes, data.num_classes)
         weight = 1.0 / len(target)
         unmatched = (1.0 - result.marginals[1] / weight).clamp(0.0, 1.0)
-        key, image = job.test.images.keys[number], job.test.images.image(number)
+        key, image = domain.images.keys[number], domain.images.image(number)
         shape = (grid.height, grid.width)
         maps.append(
             MassMap(
@@ -137,10 +140,10 @@ def _transport_pictures(job: Job, pictures: list[int]) -> tuple[tuple[PatchStory
             )
         )
         truth = None
-        if job.truth is not None:
-            truth = patch_labels(job.truth.mask(number), grid, num_classes=job.num_classes)
-        for token in _story_tokens(job, number, transfer.probs, transfer.covered):
-            sources = _sources(job, result, chosen, kept, labels, token)
+        if contest.evaluation.truth is not None:
+            truth = patch_labels(contest.evaluation.truth.mask(number), grid, num_classes=data.num_classes)
+        for token in _story_tokens(bench.seed, number, transfer.probs, transfer.covered):
+            sources = _sources(data.source, result, chosen, kept, token)
             actual = None if truth is None or int(truth[token]) == 255 else int(truth[token])
             probs = transfer.probs[token]
             stories.append(
@@ -149,9 +152,9 @@ def _transport_pictures(job: Job, pictures: list[int]) -> tuple[tuple[PatchStory
     return tuple(stories), tuple(maps)
 
 
-def _story_tokens(job: Job, number: int, probs: Tensor, covered: Tensor) -> list[int]:
+def _story_tokens(seed: int, number: int, probs: Tensor, covered: Tensor) -> list[int]:
     """Covered tokens of different predicted classes, drawn by the seed."""
-    generator = generator_for(job.settings.seed, "stories", number)
+    generator = generator_for(seed, "stories", number)
     order = torch.randperm(len(probs), generator=generator).tolist()
     chosen, seen = [], set()
     for token in order:
@@ -164,7 +167,7 @@ def _story_tokens(job: Job, number: int, probs: Tensor, covered: Tensor) -> list
     return chosen
 
 
-def _sources(job: Job, result, chosen: int, kept: Tensor, labels: Tensor, token: int) -> tuple[SourcePatch, ...]:
+def _sources(source: Source, result, chosen: int, kept: Tensor, token: int) -> tuple[SourcePatch, ...]:
     """The source patches that sent this token most of its mass."""
     support = result.support
     entries = (support.col == token).nonzero().squeeze(-1)
@@ -172,16 +175,17 @@ def _sources(job: Job, result, chosen: int, kept: Tensor, labels: Tensor, token:
     total = float(mass.sum())
     if total <= 0:
         return ()
-    image, grid = job.source.images.image(chosen), job.source.grid(chosen)
+    images, grid = source.domain.images, source.domain.grid(chosen)
+    image = images.image(chosen)
     patches = []
     for place in mass.argsort(descending=True)[:SOURCES_PER_STORY].tolist():
-        source = int(kept[int(support.row[entries[place]])])
+        patch = int(kept[int(support.row[entries[place]])])
         patches.append(
             SourcePatch(
-                job.source.images.keys[chosen],
+                images.keys[chosen],
                 image,
-                token_box(grid, source),
-                int(labels[source]),
+                token_box(grid, patch),
+                int(source.labels[chosen][patch]),
                 float(mass[place]) / total,
             )
         )

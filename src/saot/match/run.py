@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saot.data import IGNORE_INDEX, PatchGrid, read_image, soft_patch_labels, write_atomic
 from saot.evaluate import predict_mask
-from saot.label import NO_WINGS, Wings, check_device, parse_size
+from saot.label import NO_WINGS, Wings, parse_size
 from saot.match.drawing import DrawnMatch, draw_pages
 from saot.match.gwot_terms import GWOT_SPAIR, GWOT_TSS
 from saot.match.inputs import MatchRequest, Picture, Progress, key_points, prepare, read_labels
@@ -23,6 +23,7 @@ from saot.match.methods import Matching, MatchSettings, match_sides
 from saot.match.propagate import PropagationSettings, propagate_labels
 from saot.match.readout import from_pixels, to_pixels
 from saot.recipes import as_dict
+from saot.runs import check_device
 
 FORMAT = 1
 BESIDE = 1.5  # tokens beyond the mask from which a key point's answer counts for nothing

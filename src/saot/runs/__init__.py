@@ -1,6 +1,8 @@
 """A run folder: what was asked, what is done, how long it took; safe to kill at any moment."""
 
-from saot.runs.folder import RUN_FORMAT, Workspace, commit_of_code, load_tensors, peak_bytes, reset_peak, save_tensors
+from saot.runs.folder import RUN_FORMAT, Workspace, load_tensors, peak_bytes, reset_peak, save_tensors
+from saot.runs.once import Kept, Making, Shared, code_version, identity_of, read_kept, room_of, write_kept
+from saot.runs.record import check_device, commit_of_code, device_name, versions
 from saot.runs.training import (
     Checkpoint,
     History,
@@ -16,16 +18,27 @@ __all__ = [
     "RUN_FORMAT",
     "Checkpoint",
     "History",
+    "Kept",
+    "Making",
     "Progress",
+    "Shared",
     "Workspace",
+    "check_device",
     "check_finite",
+    "code_version",
     "commit_of_code",
     "cosine_rate",
+    "device_name",
     "generator_for",
+    "identity_of",
     "load_tensors",
     "peak_bytes",
+    "read_kept",
     "reset_peak",
+    "room_of",
     "save_tensors",
     "set_rate",
     "train_steps",
+    "versions",
+    "write_kept",
 ]

@@ -3,10 +3,10 @@
 import fcntl
 import json
 import resource
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from saot.data import write_atomic
+from saot.runs.once import (
+    CORE,
+    Kept,
+    Making,
+    Shared,
+    code_version,
+    identity_of,
+    read_kept,
+    room_of,
+    write_kept,
+)
 from saot.runs.training import Checkpoint, History
 
 Progress = Callable[[str, int, int], None]
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 CHECKPOINT_EVERY = 100  # steps at most between two checkpoints
 
 
@@ -29,13 +40,20 @@ class Workspace:
         root: The run folder; made if missing.
         settings: What is asked, as plain JSON values.
         progress: Called with (stage, done, total).
+        shared: Where runs leave for each other what is equal; None shares nothing.
 
     Raises:
         ValueError: If the folder holds a run with other settings, of another format, or something else entirely.
     """
 
-    def __init__(self, root: Path, settings: Mapping[str, Any], progress: Progress | None = None) -> None:
-        self.root, self.settings, self.progress = Path(root), dict(settings), progress
+    def __init__(
+        self,
+        root: Path,
+        settings: Mapping[str, Any],
+        progress: Progress | None = None,
+        shared: Shared | None = None,
+    ) -> None:
+        self.root, self.settings, self.progress, self.shared = Path(root), dict(settings), progress, shared
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"expected a folder for the run; {self.root} is a file: choose another --out")
         self.root.mkdir(parents=True, exist_ok=True)
@@ -62,6 +80,52 @@ class Workspace:
                 self.progress(stage, done, total)
 
         return callback
+
+    def once(
+        self,
+        name: str,
+        identity: str,
+        make: Callable[[Making], Kept],
+        *,
+        title: str = "",
+        log: str = "",
+        beside: str = "",
+        shared: str = "",
+    ) -> Kept:
+        """What is kept under a name if it was made of the same contents by the same code; else it is made and kept.
+
+        Args:
+            name: Of the file, relative to the run folder and without `.safetensors`.
+            identity: Of everything it is made of, by `identity_of`; the code of the core and of the maker's room is
+                added here.
+            make: Makes it; where it is stopped half-way, its checkpoint is there the next time.
+            title: Of the stage whose time and memory it costs; empty measures nothing.
+            log: Under which a training keeps its records; empty where it has none.
+            beside: A folder of files that belong to it, relative to the run folder.
+            shared: How the stage is called among runs that leave it for each other; empty shares nothing.
+        """
+        identity = identity_of(identity, code_version(*CORE, room_of(make)))
+        path, among = self.path(f"{name}.safetensors"), identity_of(shared, identity)
+        kept = read_kept(path, identity)
+        if kept is None and shared and self.shared is not None:
+            stage = self.shared.adopt(among, self.root)
+            kept = read_kept(path, identity)
+            if kept is not None and stage is not None:
+                self.set_facts("stages", {**self.facts("stages"), title: stage})
+        if kept is not None:
+            return kept
+        making = Making(
+            self.checkpoint(f"{Path(name).name}-{identity}"), self.tell(title or name), partial(self.log, log)
+        )
+        with self.stage(title) if title else nullcontext():
+            kept = make(making)
+            write_kept(path, kept, identity)
+        making.checkpoint.clear()
+        if shared and self.shared is not None:
+            files = [path, *([self.log_path(log)] if log else [])]
+            files += sorted(self.path(beside).glob("*.safetensors")) if beside else []
+            self.shared.leave(among, self.root, files, self.facts("stages").get(title))
+        return kept
 
     def checkpoint(self, stage: str, every: int = 100) -> Checkpoint:
         """Where a training stage keeps its state."""
@@ -192,23 +256,3 @@ def peak_bytes() -> int:
     except OSError:
         pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def commit_of_code() -> str:
-    """The commit the code stands at, or the installed version where it is no checkout."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    here = Path(__file__).resolve().parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-        if answer.returncode == 0 and answer.stdout.strip():
-            return answer.stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        pass
-    try:
-        return f"saot {version('saot')}"
-    except PackageNotFoundError:
-        return "unknown"

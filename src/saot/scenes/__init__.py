@@ -6,6 +6,7 @@ from saot.scenes.paint import Camera, Painted, Projected, Surfaces, paint, paint
 from saot.scenes.people import add_person, add_rider
 from saot.scenes.reader import READERS, open_scenes
 from saot.scenes.render import draw_light, game_camera, rays_of, render_color, street_camera
+from saot.scenes.scene import render_scene
 from saot.scenes.shade import depth_of
 from saot.scenes.site import QUOTAS, Plan, Site
 from saot.scenes.styles import MIXES
@@ -45,6 +46,7 @@ __all__ = [
     "project",
     "rays_of",
     "render_color",
+    "render_scene",
     "street_camera",
     "surfaces",
     "to_camera",

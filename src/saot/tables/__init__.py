@@ -1,11 +1,12 @@
 """The tables and figures of the paper, on the data at hand, with the paper's numbers beside ours."""
 
 from saot.tables.engine import reproduce
-from saot.tables.interventions import intervention_builders, intervention_notes
+from saot.tables.interventions import all_rivals
 from saot.tables.model import Column, Count, Experiment, Row, Size
 from saot.tables.output import text_table
 from saot.tables.request import Request
 from saot.tables.results import TableResult
+from saot.tables.rivals import run_rivals
 from saot.tables.wings import ALL_WINGS
 
 __all__ = [
@@ -17,8 +18,8 @@ __all__ = [
     "Row",
     "Size",
     "TableResult",
-    "intervention_builders",
-    "intervention_notes",
+    "all_rivals",
     "reproduce",
+    "run_rivals",
     "text_table",
 ]

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from saot.data import ClassSet, PatchGrid, read_points_csv
+from saot.data import ClassSet, PatchGrid
 from saot.evaluate import ConfusionMatrix, on_cells, predict_mask, scores_at
-from saot.label import Domain, Job, chosen_adjustment, draw_tokens, saot_decoder
+from saot.label import Contest, Domain, chosen_adjustment, draw_tokens, saot_decoder
 from saot.runs import generator_for, load_tensors, save_tensors
 from saot.tables.measure import Finished
 from saot.tables.model import Experiment
@@ -83,21 +83,22 @@ def fuse(experiment: Experiment, request: Request, made: Runs, classes: ClassSet
 def _fused(runs: Sequence[Finished], made: Runs, classes: ClassSet) -> dict[str, Tensor]:
     """Counts of the joined decoders on the evaluation set, and the weights (S, K)."""
     with ExitStack() as stack:
-        jobs = [
+        contests = [
             stack.enter_context(opened(run.settings, run.folder, made.store_of(run.settings), made.device))
             for run in runs
         ]
-        points = declared_pixels(jobs[0])
+        points = declared_pixels(contests[0])
         weights = fit_weights(
-            torch.stack([_at_points(job, points) for job in jobs]),
+            torch.stack([_at_points(contest, points) for contest in contests]),
             torch.cat([labels for *_, labels in points]) if points else torch.zeros(0, dtype=torch.int64),
             len(classes.names),
         )
-        answers = [_answers(job, job.test) for job in jobs]
-        truth, began, counts = jobs[0].truth, time.perf_counter(), []
+        domains = [contest.evaluation.domain for contest in contests]
+        answers = [_answers(contest, domain) for contest, domain in zip(contests, domains, strict=True)]
+        truth, began, counts = contests[0].evaluation.truth, time.perf_counter(), []
         assert truth is not None, "tables are scored on labelled pictures"
         for number in range(len(truth)):
-            grids = [job.test.grid(number) for job in jobs]
+            grids = [domain.grid(number) for domain in domains]
             joined, grid = join(grids, [answer(number) for answer in answers], weights)
             matrix = ConfusionMatrix(len(classes.names))
             matrix.update(predict_mask(joined, grid), torch.from_numpy(truth.mask(number)))
@@ -156,34 +157,34 @@ def on_grid(scores: Float[Tensor, "n K"], grid: PatchGrid, other: PatchGrid) -> 
     return scores if grid == other else scores_at(scores, grid, *centres(other)).to(scores)
 
 
-def declared_pixels(job: Job) -> list[tuple[int, Tensor, Tensor, Tensor]]:
+def declared_pixels(contest: Contest) -> list[tuple[int, Tensor, Tensor, Tensor]]:
     """The declared points that weights are learned on: picture, rows and columns in pixels, classes.
 
     Those held out from training, where there are any; none at all where evaluation pictures are target pictures too.
     With points that are drawn anew at each step, one such draw.
     """
-    found = []
-    if not job.may_choose:
+    found, target, declared = [], contest.data.target, contest.data.points
+    points = declared.tokens
+    if contest.evaluation.declared:
         return found
-    if job.points.resample:
-        generator = generator_for(job.settings.seed, "fusion")
-        for number, labels in enumerate(job.points.dense):
-            tokens, classes = draw_tokens(labels, job.points.resample, generator)
-            rows, columns = centres(job.target.grid(number))
+    if points.resample:
+        generator = generator_for(contest.bench.seed, "fusion")
+        for number, labels in enumerate(points.dense):
+            tokens, classes = draw_tokens(labels, points.resample, generator)
+            rows, columns = centres(target.grid(number))
             found.append((number, rows[tokens], columns[tokens], classes))
-    elif len(job.points):
-        points = read_points_csv(job.space.path("points.csv"), job.inputs.target, job.classes)
-        chosen = job.points.held() if len(job.points.held()) else job.points
+    elif len(points):
+        chosen = points.held() if len(points.held()) else points
         for number in chosen.picture.unique().tolist():
-            x, y, classes = points.of(job.target.images.keys[number])
+            x, y, classes = declared.pixels.of(target.images.keys[number])
             found.append((number, y.long(), x.long(), classes.long()))
     return [part for part in found if len(part[-1])]
 
 
-def _answers(job: Job, domain: Domain) -> Callable[[int], Tensor]:
+def _answers(contest: Contest, domain: Domain) -> Callable[[int], Tensor]:
     """Logits of a run's decoder for a picture of a domain, its own logit adjustment added."""
-    decoder = saot_decoder(job)
-    bias = chosen_adjustment(job, decoder, DECODER)
+    decoder = saot_decoder(contest.bench, contest.data).decoder
+    bias = chosen_adjustment(contest.bench, contest.data, decoder).bias
 
     def answer(number: int) -> Tensor:
         logits = domain.logits(decoder, number).float().cpu()
@@ -192,10 +193,11 @@ def _answers(job: Job, domain: Domain) -> Callable[[int], Tensor]:
     return answer
 
 
-def _at_points(job: Job, points: Sequence[tuple[int, Tensor, Tensor, Tensor]]) -> Float[Tensor, "p K"]:
+def _at_points(contest: Contest, points: Sequence[tuple[int, Tensor, Tensor, Tensor]]) -> Float[Tensor, "p K"]:
     """Class probabilities of a run's decoder at pixels of target pictures."""
+    data = contest.data
     if not points:
-        return torch.zeros(0, job.num_classes)
-    answer = _answers(job, job.target)
-    parts = [scores_at(answer(number), job.target.grid(number), rows, columns) for number, rows, columns, _ in points]
+        return torch.zeros(0, data.num_classes)
+    answer = _answers(contest, data.target)
+    parts = [scores_at(answer(number), data.target.grid(number), rows, columns) for number, rows, columns, _ in points]
     return torch.softmax(torch.cat(parts), -1)

@@ -1,6 +1,5 @@
 """How much of the plan's mass joins tokens of different true classes: what the paper says of its plans in sec. 7."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from jaxtyping import Float64, Int, UInt8
 from torch import Tensor
 
 from saot.data import patch_labels
-from saot.label import Job, RunSettings, check_device, learned_cost, open_inputs, open_job, similarities
-from saot.runs import Workspace
+from saot.label import Contest, RunSettings, learned_cost, open_contest, open_inputs, similarities
+from saot.runs import Kept, Making, Shared, Workspace, check_device, identity_of
 from saot.tables.wings import ALL_WINGS
 from saot.transfer import SemanticCost, solve_pair
 from saot.transport import TransportResult
@@ -53,15 +52,17 @@ def wrong_class_mass(
     if settings.eval is None:
         raise ValueError("expected an evaluation set to measure mass on; got none: name one with eval=...")
     inputs = open_inputs(settings, device, ALL_WINGS)
-    space = Workspace(out, settings.to_dict(), progress)
+    space = Workspace(out, settings.to_dict(), progress, None if shared is None else Shared(shared))
     try:
-        job = dataclasses.replace(open_job(settings, space, inputs, store, device), shared=shared)
-        kept = space.facts("wrong_mass")
-        if not kept:
-            costs = {"saot": learned_cost(job), "uot": None}
-            with space.stage("wrong mass"):
-                kept = {name: _measure(job, cost, name) for name, cost in costs.items()}
-            space.set_facts("wrong_mass", kept)
+        contest = open_contest(settings, inputs, space, store, device)
+        learned = learned_cost(contest.bench, contest.data)
+
+        def make(making: Making) -> Kept:
+            costs = {"saot": learned.cost, "uot": None}
+            return Kept(facts={name: _measure(contest, cost, name) for name, cost in costs.items()})
+
+        identity = identity_of(learned.identity, contest.evaluation, settings.recipe.transfer)
+        kept = space.once("work/wrong-mass", identity, make, title="wrong mass").facts
         return {name: {None: part["all"], **part["classes"]} for name, part in kept.items()}
     finally:
         space.close()
@@ -91,27 +92,25 @@ def mass_between_classes(
     return mass.view(num_classes, num_classes).cpu()
 
 
-def _measure(job: Job, cost: SemanticCost | None, name: str) -> dict[str, Any]:
+def _measure(contest: Contest, cost: SemanticCost | None, name: str) -> dict[str, Any]:
     """Overall and by class name, mean over the evaluation pictures that have any such mass."""
-    assert job.truth is not None, "only with evaluation labels"
-    similar, shares = similarities(job, "test"), []
-    for number in range(len(job.test)):
-        source, labels = job.labelled_source(int(similar[number].argmax()))
-        target = job.test.tokens(number)
+    bench, data, evaluation = contest.bench, contest.data, contest.evaluation
+    domain, masks = evaluation.domain, evaluation.truth
+    assert masks is not None, "only with evaluation labels"
+    similar, shares = similarities(bench, data.source, domain, "test"), []
+    ignored = bench.recipe.transfer.ignored_patches
+    for number in range(len(domain)):
+        source, labels = data.source.labelled(int(similar[number].argmax()))
         with torch.no_grad():
-            result = solve_pair(source, labels, target, cost, job.recipe.transport)
-        truth = patch_labels(
-            job.truth.mask(number),
-            job.test.grid(number),
-            num_classes=job.num_classes,
-            ignore=job.recipe.transfer.ignored_patches,
-        )
-        mass = mass_between_classes(result, labels, truth.to(labels.device), job.num_classes)
+            result = solve_pair(source, labels, domain.tokens(number), cost, bench.recipe.transport)
+        grid = domain.grid(number)
+        truth = patch_labels(masks.mask(number), grid, num_classes=data.num_classes, ignore=ignored)
+        mass = mass_between_classes(result, labels, truth.to(labels.device), data.num_classes)
         shares.append(wrong_shares(mass))
-        job.space.tell(f"wrong mass {name}")(number + 1, len(job.test))
+        bench.space.tell(f"wrong mass {name}")(number + 1, len(domain))
     mean = torch.stack(shares).nanmean(0).tolist()
     values = [None if value != value else value for value in mean]
-    return {"all": values[-1], "classes": dict(zip(job.classes.names, values[:-1], strict=True))}
+    return {"all": values[-1], "classes": dict(zip(data.classes.names, values[:-1], strict=True))}
 
 
 def wrong_shares(mass: Float64[Tensor, "K K"]) -> Float64[Tensor, " classes"]:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from saot.data import ClassSet
 from saot.evaluate import PairedDifference, paired_bootstrap, predict_mask
-from saot.label import Job, RunSettings, load_maps, method_builders, open_inputs, open_job, parse_size
+from saot.label import Contest, RunSettings, all_methods, open_contest, open_inputs, parse_size
 from saot.recipes import DecoderRecipe
-from saot.runs import Workspace
+from saot.runs import Workspace, read_kept
 from saot.tables.wings import ALL_WINGS
 
 Progress = Callable[[str, int, int], None]
@@ -58,7 +58,7 @@ def score(
         ValueError: If an input is not as it should be, or a method does not exist in this run.
     """
     from saot.label import score_some
-    from saot.tables.interventions import intervention_builders
+    from saot.tables.interventions import all_rivals
 
     outcome = score_some(
         settings,
@@ -68,12 +68,13 @@ def score(
         shared=shared_folder(folder),
         device=device,
         wings=ALL_WINGS,
-        more=intervention_builders,
+        rivals=all_rivals,
         progress=progress,
     )
     scores = {
-        name: MethodScore(result.counts, int(result.budget), float(result.seconds))
+        name: MethodScore(result.counts, result.budget, outcome.seconds[name])
         for name, result in outcome.methods.items()
+        if result.counts is not None
     }
     return Scored(scores, outcome.stages)
 
@@ -84,11 +85,11 @@ def shared_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def opened(settings: RunSettings, folder: Path, store: Path, device: str) -> Iterator[Job]:
+def opened(settings: RunSettings, folder: Path, store: Path, device: str) -> Iterator[Contest]:
     """A run that is there already, with everything a stage may use."""
     space = Workspace(folder, settings.to_dict())
     try:
-        yield open_job(settings, space, open_inputs(settings, device, ALL_WINGS), store, device)
+        yield open_contest(settings, open_inputs(settings, device, ALL_WINGS), space, store, device)
     finally:
         space.close()
 
@@ -142,11 +143,11 @@ def default_size(backbone: str, weights: str | None, spec: str) -> tuple[int, in
 
 def source_tokens(folder: Path, num_classes: int) -> Int64[Tensor, " K"] | None:
     """Labelled source tokens of each class in a run; None before it has labelled them."""
-    maps = load_maps(folder / "work" / "source-labels.safetensors")
-    if maps is None:
+    kept = read_kept(folder / "work" / "source-labels.safetensors")
+    if kept is None:
         return None
     counts = torch.zeros(num_classes, dtype=torch.int64)
-    for part in maps:
+    for part in kept.tensors.values():
         counts += torch.bincount(part[part != 255].long(), minlength=num_classes)
     return counts
 
@@ -155,12 +156,14 @@ def predicted_masks(
     settings: RunSettings, folder: Path, methods: Sequence[str], pictures: Sequence[int], store: Path, device: str
 ) -> dict[str, dict[int, UInt8[Tensor, "h w"]]]:
     """Masks of some evaluation pictures by methods that a run has scored, by method and picture number."""
-    with opened(settings, folder, store, device) as job:
-        builders, masks = method_builders(job), {}
+    from saot.tables.rivals import run_rivals
+
+    with opened(settings, folder, store, device) as contest:
+        builders, masks, domain = all_methods(contest, run_rivals), {}, contest.evaluation.domain
         for method in methods:
             scorer = builders[method]()
             masks[method] = {
-                number: predict_mask(scorer.score(number).cpu(), job.test.grid(number), scorer.bias)
+                number: predict_mask(scorer.score(number).cpu(), domain.grid(number), scorer.bias)
                 for number in pictures
             }
         return masks

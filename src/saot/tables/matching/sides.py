@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saot.data import PatchGrid
 from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, Segmenter, extract
-from saot.label import check_device, parse_size
+from saot.label import parse_size
 from saot.match import (
     Camera,
     LiftedTokens,
@@ -27,7 +27,7 @@ from saot.match import (
     token_mask,
 )
 from saot.match.pairs import Pair, PairSide
-from saot.runs import generator_for
+from saot.runs import check_device, generator_for
 from saot.tables.matching.kept import Kept
 from saot.tables.matching.model import Masks, MatchRow, MatchTableRequest, Space
 from saot.tables.wings import ALL_WINGS

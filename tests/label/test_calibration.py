@@ -5,18 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.runs import opened as open_contest
 from helpers.runs import predict_pictures, tiny_settings
 from PIL import Image
 
 from saot.cli import main
 from saot.evaluate import ConfusionMatrix, predict_mask
-from saot.label.answers import METHODS, evaluation_answers, held_points, open_models, pixel_lattice
-from saot.label.calibrate import ALPHAS, abstention_threshold, calibrate
+from saot.label.calibration import ALPHAS, abstention_threshold, calibrate
 from saot.label.finished import open_run
-from saot.label.inputs import open_inputs
-from saot.label.job import open_job
+from saot.label.held_out import METHODS, evaluation_answers, held_points, open_models, pixel_lattice
 from saot.report import ReportData, render_report
-from saot.runs.folder import Workspace
+from saot.runs import read_kept
 
 
 def numbers(value):
@@ -31,9 +30,13 @@ def opened(finished, tmp_path):
     """A copy of the tiny run, opened."""
     out = tmp_path / "copy"
     shutil.copytree(finished, out)
-    space = Workspace(out, tiny_settings().to_dict())
-    yield open_job(tiny_settings(), space, open_inputs(tiny_settings(), "cpu"))
-    space.close()
+    with open_contest(tiny_settings(), out) as contest:
+        yield contest
+
+
+def bias_of(contest):
+    kept = read_kept(contest.bench.space.work("scores", "saot_decoder.safetensors"))
+    return kept.tensors.get("bias")
 
 
 def test_a_run_leaves_its_calibration(finished):
@@ -51,18 +54,21 @@ def test_a_run_leaves_its_calibration(finished):
 
 
 def test_the_same_bytes_again(opened):
-    path = opened.space.path("calibration.json")
+    path = opened.bench.space.path("calibration.json")
     before = path.read_bytes()
     path.write_text("{ broken")
-    assert json.loads(before) == calibrate(opened)
+    assert json.loads(before) == calibrate(opened, bias_of(opened))
     assert path.read_bytes() == before
 
 
 def test_answers_are_those_of_the_masks(opened):
     # on the full grid of these small pictures the counted predictions are the run's own
-    models, metrics = open_models(opened), json.loads(opened.space.path("metrics.json").read_text())
-    matrices = {name: ConfusionMatrix(opened.num_classes) for name in METHODS}
-    for answers, truth in evaluation_answers(opened, models):
+    models, metrics = (
+        open_models(opened, bias_of(opened)),
+        json.loads(opened.bench.space.path("metrics.json").read_text()),
+    )
+    matrices = {name: ConfusionMatrix(opened.data.num_classes) for name in METHODS}
+    for answers, truth in evaluation_answers(models):
         for name in METHODS:
             matrices[name].update(answers.log_probs[name].argmax(-1), truth)
             torch.testing.assert_close(answers.log_probs[name].exp().sum(-1), torch.ones(len(truth)).double())
@@ -72,17 +78,17 @@ def test_answers_are_those_of_the_masks(opened):
 
 
 def test_held_points_are_judged_at_their_own_pixels(opened):
-    models = open_models(opened)
-    held = held_points(opened, models)
-    judge = opened.points.held()
+    models = open_models(opened, bias_of(opened))
+    held = held_points(models)
+    judge = opened.data.points.tokens.held()
     assert held.classes.tolist() == judge.classes.tolist() and held.picture.tolist() == judge.picture.tolist()
-    assert not set(held.picture.tolist()) & set(opened.points.training().picture.tolist())
+    assert not set(held.picture.tolist()) & set(opened.data.points.tokens.training().picture.tolist())
     number = int(held.picture[0])
     with torch.no_grad():
-        logits = models.decoder(opened.target.tokens(number))
-    mask = predict_mask(logits, opened.target.grid(number), models.bias)
-    rows = [line.split(",") for line in opened.space.path("points.csv").read_text().splitlines()[1:]]
-    mine = [(int(y), int(x)) for key, x, y, _ in rows if key == opened.target.images.keys[number]]
+        logits = models.decoder(opened.data.target.tokens(number))
+    mask = predict_mask(logits, opened.data.target.grid(number), models.bias)
+    rows = [line.split(",") for line in opened.bench.space.path("points.csv").read_text().splitlines()[1:]]
+    mine = [(int(y), int(x)) for key, x, y, _ in rows if key == opened.data.target.images.keys[number]]
     chosen = held.answers.log_probs["saot_decoder"].argmax(-1)[held.picture == number]
     assert [int(mask[place]) for place in mine] == chosen.tolist()
     for name in METHODS:
@@ -91,13 +97,14 @@ def test_held_points_are_judged_at_their_own_pixels(opened):
 
 
 def test_evaluation_labels_choose_nothing(opened):
-    path = opened.space.path("calibration.json")
+    path = opened.bench.space.path("calibration.json")
     before = json.loads(path.read_text())
     path.unlink()
-    mask = opened.truth.mask
-    blank = replace(opened.truth, mask=lambda number: np.where(mask(number) == 255, 255, 0).astype(np.uint8))
-    opened = replace(opened, inputs=replace(opened.inputs, truth=blank))
-    after = calibrate(opened)
+    truth = opened.evaluation.truth
+    blank = replace(truth, mask=lambda number: np.where(truth.mask(number) == 255, 255, 0).astype(np.uint8))
+    opened = replace(opened, evaluation=replace(opened.evaluation, truth=blank))
+    opened.bench.space.work("calibration.safetensors").unlink()  # its name says nothing of masks changed in memory
+    after = calibrate(opened, bias_of(opened))
     for name in METHODS:
         old, new = before["methods"][name], after["methods"][name]
         assert old["before"] != new["before"]
@@ -152,24 +159,26 @@ def test_abstaining_without_a_threshold_is_refused_in_one_sentence(finished, tmp
     assert "calibration.json" in capsys.readouterr().err
 
 
-def page_of(job, record):
-    return render_report(ReportData("a run", {}, {}, job.classes, calibration=record))
+def page_of(contest, record):
+    return render_report(ReportData("a run", {}, {}, contest.data.classes, calibration=record))
 
 
-def without(job, what):
-    """The job as it would be without declared points, without held-out ones, or without evaluation labels."""
+def without(contest, what):
+    """The contest as it would be without declared points, without held-out ones, or without evaluation labels."""
     if what == "labels":
-        return replace(job, inputs=replace(job.inputs, truth=None))
-    points = job.points.training()
-    return replace(job, points=points if what == "held-out points" else points.held())
+        return replace(contest, evaluation=replace(contest.evaluation, truth=None))
+    points = contest.data.points
+    training = points.tokens.training()
+    tokens = training if what == "held-out points" else training.held()
+    return replace(contest, data=replace(contest.data, points=replace(points, tokens=tokens)))
 
 
 @pytest.mark.parametrize("what", ["points", "held-out points", "labels"])
 def test_what_cannot_be_known_is_said(opened, what):
-    path = opened.space.path("calibration.json")
+    path = opened.bench.space.path("calibration.json")
     before = json.loads(path.read_text())["methods"]["saot_decoder"]
     path.unlink()
-    record = calibrate(without(opened, what))
+    record = calibrate(without(opened, what), bias_of(opened))
     entry, page = record["methods"]["saot_decoder"], page_of(opened, record)
     (note,) = record["notes"]
     assert note in page

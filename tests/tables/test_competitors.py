@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.label import (
+from saot.recipes import TransportRecipe
+from saot.tables.competitors import (
     TokenBank,
     balanced_transport,
     choose_probe,
@@ -12,10 +13,10 @@ from saot.label import (
     nearest_neighbor,
     prototype_scores,
     reliable_transport,
+    similar,
+    token_miou,
     unbalanced_transport,
 )
-from saot.label.competitors import similar, token_miou
-from saot.recipes import TransportRecipe
 from saot.transfer import class_prototypes, transfer_labels
 from saot.transport import TransportStatus, solve_transport
 

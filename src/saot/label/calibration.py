@@ -29,8 +29,9 @@ from saot.certify import (
     selective_threshold,
 )
 from saot.data import write_atomic
-from saot.label.answers import METHODS, Answers, Held, Models, evaluation_answers, held_points, open_models
-from saot.label.job import Job
+from saot.label.held_out import METHODS, Answers, Held, Models, evaluation_answers, held_points, open_models
+from saot.label.scoring import Contest
+from saot.runs import Kept, Making, identity_of
 
 ALPHAS = (0.01, 0.05, 0.1)  # errors allowed
 DELTA = 0.1  # probability with which a guarantee may fail
@@ -38,7 +39,7 @@ BASES = ("pictures", "points", "pixels")  # which threshold is used: the first t
 CURVE_POINTS = 60
 
 
-def calibrate(job: Job) -> dict[str, Any]:
+def calibrate(contest: Contest, bias: Tensor | None) -> dict[str, Any]:
     """calibration.json: made once, after scoring, and kept.
 
     For each of METHODS: a temperature from held-out declared points; calibration on the evaluation pictures before
@@ -46,21 +47,23 @@ def calibrate(job: Job) -> dict[str, Any]:
     pixels may be labelled, what it covers and how often it errs there. Without held-out points there is neither
     temperature nor threshold, without evaluation labels no measurement, and `notes` says so.
 
-    Raises:
-        ValueError: If the methods have not been scored yet.
+    Args:
+        contest: Sets, recipe and run folder.
+        bias: The logit adjustment that the decoder was scored with, or None.
     """
-    path = job.space.path("calibration.json")
-    kept = load_calibration(path)
-    if kept is not None:
-        return kept
-    with job.space.stage("calibration"):
-        models = open_models(job)
-        held = held_points(job, models)
-        choices = {name: _choices(job, held, name) for name in METHODS}
-        measured = _measure(job, models, choices)
-        result = _record(job, held, choices, measured)
-    write_atomic(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-    return result
+    bench = contest.bench
+
+    def make(making: Making) -> Kept:
+        models = open_models(contest, bias)
+        held = held_points(models)
+        choices = {name: _choices(contest, held, name) for name in METHODS}
+        return Kept(facts=_record(contest, held, choices, _measure(contest, models, choices)))
+
+    identity = identity_of(contest.data, contest.evaluation, bench.recipe, bench.seed, bias)
+    record = dict(bench.space.once("work/calibration", identity, make, title="calibration").facts)
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_atomic(bench.space.path("calibration.json"), text.encode())
+    return record
 
 
 def load_calibration(path: Path) -> dict[str, Any] | None:
@@ -108,12 +111,13 @@ def abstention_threshold(folder: Path, alpha: float) -> float:
     return float(entry["threshold"])
 
 
-def _choices(job: Job, held: Held | None, name: str) -> _Choices:
+def _choices(contest: Contest, held: Held | None, name: str) -> _Choices:
     if held is None:
         return _Choices(None, None, {}, {}, {}, 1)
     scores, wrong, weights = held.answers.confidence(name), held.wrong(name), held.weights(name)
     # the logit adjustment was chosen among so many on these points: a union bound over them keeps the guarantee
-    tried = len(job.recipe.scores.logit_adjustment) if name == "saot_decoder" and job.may_choose else 1
+    strengths = contest.bench.recipe.scores.logit_adjustment
+    tried = len(strengths) if name == "saot_decoder" and not contest.evaluation.declared else 1
     delta = DELTA / (max(1, tried) * len(BASES))  # whichever basis has a threshold first is used
     thresholds, classes, limits = {}, {}, {}
     log_probs = held.answers.log_probs[name]
@@ -189,10 +193,10 @@ class _Measured:
             self.sets[alpha][1] += int(inside.sum())
 
 
-def _measure(job: Job, models: Models, choices: Mapping[str, _Choices]) -> dict[str, _Measured] | None:
-    if job.truth is None:
+def _measure(contest: Contest, models: Models, choices: Mapping[str, _Choices]) -> dict[str, _Measured] | None:
+    if contest.evaluation.truth is None:
         return None
-    size = job.num_classes
+    size = contest.data.num_classes
     measured = {}
     for name, chosen in choices.items():
         values = {t.value for t in chosen.thresholds.values()} | {t.value for t, _ in chosen.classes.values()}
@@ -205,25 +209,25 @@ def _measure(job: Job, models: Models, choices: Mapping[str, _Choices]) -> dict[
             {alpha: [0, 0] for alpha in chosen.limits},
             torch.zeros(size, dtype=torch.int64),
         )
-    for answers, truth in evaluation_answers(job, models):
+    for answers, truth in evaluation_answers(models):
         for name in METHODS:
             measured[name].update(name, answers, truth, choices[name])
     return measured if int(measured[METHODS[0]].truth.sum()) else None
 
 
 def _record(
-    job: Job, held: Held | None, choices: Mapping[str, _Choices], measured: Mapping[str, _Measured] | None
+    contest: Contest, held: Held | None, choices: Mapping[str, _Choices], measured: Mapping[str, _Measured] | None
 ) -> dict[str, Any]:
     """calibration.json as plain JSON values; what is unknown is null."""
     notes = []
     if held is None:
-        why = "none is declared" if len(job.points) == 0 else "all were trained on"
+        why = "none is declared" if len(contest.data.points.tokens) == 0 else "all were trained on"
         notes.append(f"No declared point is held out ({why}), so there is neither a temperature nor a threshold.")
     if measured is None:
         notes.append("There are no evaluation labels, so calibration itself could not be measured.")
-    if not job.may_choose:
+    if contest.evaluation.declared:
         notes.append("Evaluation pictures are target pictures too, so what is measured on them is optimistic.")
-    names = job.classes.names
+    names = contest.data.classes.names
     return {
         "alphas": list(ALPHAS),
         "delta": DELTA,
@@ -231,7 +235,7 @@ def _record(
             "points": 0 if held is None else len(held.classes),
             "pictures": 0 if held is None else len(held.picture.unique()),
         },
-        "split": job.settings.eval if measured is not None else None,
+        "split": contest.evaluation.split if measured is not None else None,
         "notes": notes,
         "methods": {
             name: {

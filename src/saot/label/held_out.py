@@ -9,14 +9,13 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from saot.certify import SCORE_LIMIT, ScoreHistogram, class_shares, log_odds
-from saot.data import PatchGrid, read_points_csv
+from saot.data import PatchGrid
 from saot.decoder import Decoder
 from saot.evaluate import ConfusionMatrix, scores_at
-from saot.label.decoders import saot_decoder
+from saot.label.best import saot_decoder
 from saot.label.domains import Domain
-from saot.label.job import Job
 from saot.label.paper import learned_cost, similarities
-from saot.runs import load_tensors
+from saot.label.scoring import Contest
 from saot.transfer import SemanticCost, fill_uncovered, solve_pair, transfer_labels
 
 METHODS = ("saot_decoder", "saot")
@@ -92,44 +91,46 @@ class Held:
 
 @dataclass(frozen=True)
 class Models:
-    """The two methods of a run, and how similar pictures are."""
+    """The two methods of a run.
 
-    job: Job
+    Attributes:
+        contest: Sets, recipe and run folder.
+        cost: The learned cost.
+        decoder: SAOT's decoder.
+        bias: The logit adjustment it was scored with, or None.
+    """
+
+    contest: Contest
     cost: SemanticCost
     decoder: Decoder
     bias: Tensor | None
 
     def tokens(self, domain: Domain, similar: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Logits of the decoder (n, K), or of cells; (n, K + 1) probabilities of the plan, log of mass over weight."""
-        source, labels = self.job.labelled_source(int(similar[number].argmax()))
+        recipe, data = self.contest.bench.recipe, self.contest.data
+        source, labels = data.source.labelled(int(similar[number].argmax()))
         target = domain.tokens(number)
         with torch.no_grad():
             logits = domain.logits(self.decoder, number)
-            result = solve_pair(source, labels, target, self.cost, self.job.recipe.transport)
-            transfer = transfer_labels(result, labels, self.job.num_classes)
-            probs = fill_uncovered(transfer, source, labels, target, self.job.recipe.transfer.uncovered)
+            result = solve_pair(source, labels, target, self.cost, recipe.transport)
+            transfer = transfer_labels(result, labels, data.num_classes)
+            probs = fill_uncovered(transfer, source, labels, target, recipe.transfer.uncovered)
         received = (result.marginals[1] * len(target)).log().clamp(-SCORE_LIMIT, SCORE_LIMIT)  # b_j = 1/m
         return logits.cpu(), torch.cat([probs, received.unsqueeze(1).to(probs)], dim=1).cpu()
 
     def at(self, values: tuple[Tensor, Tensor], grid: PatchGrid, rows: Tensor, columns: Tensor) -> Answers:
         """Answers at single pixels, upsampled as the masks are."""
-        whole = (values[0], *values[1].split([self.job.num_classes, 1], dim=1))
+        whole = (values[0], *values[1].split([self.contest.data.num_classes, 1], dim=1))
         parts = [scores_at(part, grid, rows, columns).double() for part in whole]
         logits = parts[0] if self.bias is None else parts[0] + self.bias
         probs = parts[1] / parts[1].sum(-1, keepdim=True)
         return Answers({"saot_decoder": logits.log_softmax(-1), "saot": probs.log()}, parts[2].squeeze(1))
 
 
-def open_models(job: Job) -> Models:
-    """The learned cost and the decoder of a run, with the logit adjustment it was scored with.
-
-    Raises:
-        ValueError: If the decoder has not been scored yet.
-    """
-    kept = load_tensors(job.space.work("scores", "saot_decoder.safetensors"))
-    if kept is None:
-        raise ValueError("expected the scores of saot_decoder; there are none yet: give the same `saot run` again")
-    return Models(job, learned_cost(job), saot_decoder(job), kept.get("bias"))
+def open_models(contest: Contest, bias: Tensor | None) -> Models:
+    """The learned cost and the decoder of a run, with the logit adjustment it was scored with."""
+    bench, data = contest.bench, contest.data
+    return Models(contest, learned_cost(bench, data).cost, saot_decoder(bench, data).decoder, bias)
 
 
 def pixel_lattice(height: int, width: int, most: int = MOST_PIXELS) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
@@ -146,28 +147,28 @@ def pixel_lattice(height: int, width: int, most: int = MOST_PIXELS) -> tuple[Int
     return rows.repeat_interleave(len(columns)), columns.repeat(len(rows))
 
 
-def held_points(job: Job, models: Models) -> Held | None:
+def held_points(models: Models) -> Held | None:
     """The held-out declared points at their own pixels; None where no point is held out."""
-    judge = job.points.held()
+    bench, data = models.contest.bench, models.contest.data
+    judge, target = data.points.tokens.held(), data.target
     if len(judge) == 0:
         return None
-    points = read_points_csv(job.space.path("points.csv"), job.target.images, job.classes)
-    similar = similarities(job, "target")
+    similar = similarities(bench, data.source, target, "target")
     parts, classes, pictures = [], [], []
     predicted: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     for number in judge.picture.unique().tolist():
-        x, y, labels = points.of(job.target.images.keys[number])
+        x, y, labels = data.points.pixels.of(target.images.keys[number])
         assert torch.equal(labels, judge.of(number)[1]), "points on tokens and on pixels are the same points"
-        values, grid = models.tokens(job.target, similar, number), job.target.grid(number)
+        values, grid = models.tokens(target, similar, number), target.grid(number)
         parts.append(models.at(values, grid, y, x))
         classes.append(labels)
         pictures.append(torch.full_like(labels, number))
         seen = models.at(values, grid, *pixel_lattice(grid.image_height, grid.image_width))
         for name in METHODS:
             chosen = seen.log_probs[name].argmax(-1)
-            predicted[name].append(torch.bincount(chosen, minlength=job.num_classes).double())
-        job.space.tell("held-out points")(len(parts), len(judge.picture.unique()))
-    levels, frequency = _unlabelled(job, models, similar, set(judge.picture.tolist()))
+            predicted[name].append(torch.bincount(chosen, minlength=data.num_classes).double())
+        bench.space.tell("held-out points")(len(parts), len(judge.picture.unique()))
+    levels, frequency = _unlabelled(models, similar, set(judge.picture.tolist()))
     answers = Answers(
         {name: torch.cat([part.log_probs[name] for part in parts]) for name in METHODS},
         torch.cat([part.mass for part in parts]),
@@ -176,36 +177,37 @@ def held_points(job: Job, models: Models) -> Held | None:
     return Held(answers, torch.cat(classes), torch.cat(pictures), joined, levels, frequency)
 
 
-def _unlabelled(
-    job: Job, models: Models, similar: Tensor, held: set[int]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _unlabelled(models: Models, similar: Tensor, held: set[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Candidate thresholds and class frequencies from target pictures without held-out points, where there are any."""
-    others = [n for n in range(len(job.target)) if n not in held] or sorted(held)
+    data, target = models.contest.data, models.contest.data.target
+    others = [n for n in range(len(target)) if n not in held] or sorted(held)
     count = min(LEVEL_PICTURES, len(others))
     chosen = [others[(2 * k + 1) * len(others) // (2 * count)] for k in range(count)]
     histograms = {name: ScoreHistogram() for name in METHODS}
-    frequency = {name: torch.zeros(job.num_classes, dtype=torch.float64) for name in METHODS}
+    frequency = {name: torch.zeros(data.num_classes, dtype=torch.float64) for name in METHODS}
     for number in chosen:
-        grid = job.target.grid(number)
+        grid = target.grid(number)
         lattice = pixel_lattice(grid.image_height, grid.image_width)
-        answers = models.at(models.tokens(job.target, similar, number), grid, *lattice)
+        answers = models.at(models.tokens(target, similar, number), grid, *lattice)
         for name in METHODS:
             score, predicted = answers.confidence(name), answers.log_probs[name].argmax(-1)
             histograms[name].update(score, torch.zeros_like(score, dtype=torch.bool))
-            frequency[name] += torch.bincount(predicted, minlength=job.num_classes).double()
+            frequency[name] += torch.bincount(predicted, minlength=data.num_classes).double()
     levels = {name: histogram.quantiles(LEVELS) for name, histogram in histograms.items()}
     return levels, frequency
 
 
-def evaluation_answers(job: Job, models: Models) -> Iterator[tuple[Answers, Tensor]]:
+def evaluation_answers(models: Models) -> Iterator[tuple[Answers, Tensor]]:
     """Answers and truth at the labelled pixels of each evaluation picture."""
-    assert job.truth is not None, "only with evaluation labels"
-    similar = similarities(job, "test")
-    for number in range(len(job.test)):
-        grid = job.test.grid(number)
+    bench, evaluation = models.contest.bench, models.contest.evaluation
+    domain, masks = evaluation.domain, evaluation.truth
+    assert masks is not None, "only with evaluation labels"
+    similar = similarities(bench, models.contest.data.source, domain, "test")
+    for number in range(len(domain)):
+        grid = domain.grid(number)
         rows, columns = pixel_lattice(grid.image_height, grid.image_width)
-        truth = torch.from_numpy(job.truth.mask(number))[rows, columns].long()
+        truth = torch.from_numpy(masks.mask(number))[rows, columns].long()
         labelled = truth != 255
-        values = models.tokens(job.test, similar, number)
+        values = models.tokens(domain, similar, number)
         yield models.at(values, grid, rows[labelled], columns[labelled]), truth[labelled]
-        job.space.tell("calibration")(number + 1, len(job.test))
+        bench.space.tell("calibration")(number + 1, len(domain))

@@ -1,0 +1,61 @@
+"""What a run writes down about the machine and the code."""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+
+def commit_of_code() -> str:
+    """The commit the code stands at, or the installed version where it is no checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+        if answer.returncode == 0 and answer.stdout.strip():
+            return answer.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    try:
+        return f"saot {version('saot')}"
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ValueError: If torch cannot put a tensor on it.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"expected a device torch can use, such as cpu or cuda; {name!r} is none here: {reason}"
+        ) from error
+
+
+def device_name(device: torch.device) -> str:
+    """What the numbers were made on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {platform.system()}"
+
+
+def versions(names: Sequence[str]) -> dict[str, str | None]:
+    """The installed version of each distribution; None where it is missing."""
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
