@@ -13,6 +13,8 @@ from saot.decoder import Term, fit_decoder, make_decoder, token_pool
 from saot.recipes import BridgeRecipe, DecoderRecipe
 from saot.runs import Checkpoint
 
+pytestmark = pytest.mark.training
+
 DIM, CLASSES, SEED = 6, 3, 4
 BRIDGE = BridgeRecipe(weight=0.5, queries=4, negatives=16, width=8)
 TOKENS = DecoderRecipe(hidden=16, blocks=1, steps=30, batch=32, dropout=0.2)
@@ -48,7 +50,7 @@ def made(config: DecoderRecipe, bridge: BridgeRecipe = BRIDGE):
 
 def weights_of(config, bridge=None, **given):
     decoder, terms, pull = made(config, bridge or BRIDGE)
-    fit = fit_decoder(decoder, terms, config, seed=SEED, pull=pull if bridge else None, **given)
+    fit = fit_decoder(decoder, terms, config, seed=SEED, extra=pull if bridge else None, **given)
     return fit.decoder.state_dict(), fit.history
 
 

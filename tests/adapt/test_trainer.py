@@ -20,6 +20,8 @@ from saot.adapt.two_scale import DetailPrediction, TwoScaleSettings
 
 accelerate = pytest.importorskip("accelerate")
 
+pytestmark = pytest.mark.training
+
 EVERY = tuple(range(len(CLASSES)))
 
 
