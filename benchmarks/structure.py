@@ -4,9 +4,10 @@
 
 A room is a folder of src/saot, or a file that stands there alone. A *hand-back* is a call that gives the settings of a
 run (`RunSettings`, its `Recipe`, or a value that holds one of them) to a file where they have been before and which
-they have left. The calls are followed in the order in which they are written, from the command line's `run`, each
-function once, branches one after the other; classes are known by annotations. A part of the recipe alone
-(`recipe.decoder`) is no settings, and a function that is chosen while the program runs is not followed.
+they have left. A call within one file is a return as well, and is counted apart. The calls are followed in the order in
+which they are written, from the command line's `run`, each function once, branches one after the other; classes are
+known by annotations. A part of the recipe alone (`recipe.decoder`) is no settings, and a function that is chosen while
+the program runs is not followed.
 """
 
 import argparse
@@ -325,21 +326,24 @@ def named_in(annotation: ast.expr | None) -> Iterator[ast.Name]:
                 yield from named_in(part)
 
 
-def hand_backs(walk: Walk, start: Place, by: str) -> tuple[int, list[str]]:
-    """Moves between places, and the calls that bring settings back to one that they had left."""
-    where = (lambda file: file.room) if by == "room" else (lambda file: file.path)
-    here = where(start.file)
-    seen, moves, back = {here}, 0, []
+def hand_backs(walk: Walk, start: Place, by: str) -> tuple[int, list[str], list[str]]:
+    """Moves between places; the calls that bring settings back to one that they had left; a place's calls of its own.
+
+    The last hand nothing back: who calls a function beside itself has had the settings all along.
+    """
+    places = {file.path: file.room if by == "room" else file.path for file in walk.files.values()}
+    here = places[start.file.path]
+    seen, moves, back, own = {here}, 0, [], []
     for line, place in walk.steps:
-        to = where(place.file)
+        caller, to = places[line.rpartition(":")[0]], places[place.file.path]
         if to == here:
             continue
         moves += 1
         if to in seen:
-            back.append(f"{line} -> {place.file.path} {place.name}")
+            (own if to == caller else back).append(f"{line} -> {place.file.path} {place.name}")
         seen.add(to)
         here = to
-    return moves, back
+    return moves, back, own
 
 
 def main() -> None:
@@ -368,6 +372,7 @@ def main() -> None:
         "calls_with_settings": len(walk.steps),
         "moves": {"rooms": by_room[0], "files": by_file[0]},
         "hand_backs": {"rooms": by_room[1], "files": by_file[1]},
+        "own_calls": {"rooms": by_room[2], "files": by_file[2]},
     }
     print(json.dumps(found, indent=1) if given.json else page(found))
 
@@ -384,13 +389,15 @@ def page(found: dict) -> str:
     lines += [f"{found['imports_across_rooms']} imports across rooms, {len(past)} past a room's __init__", *past, ""]
     for what, name in (("circles", "anywhere"), ("circles_at_the_top", "at the top of files")):
         lines += [f"{len(found[what])} import circles, imports {name}", *map(", ".join, found[what]), ""]
-    moves, back = found["moves"], found["hand_backs"]
-    lines += [
-        f"{found['calls_with_settings']} calls of `saot run` hand settings on: {moves['rooms']} moves between rooms, "
-        f"{len(back['rooms'])} of them back; {moves['files']} between files, {len(back['files'])} of them back"
-    ]
+    lines += [f"{found['calls_with_settings']} calls of `saot run` hand settings on"]
     for what in ("rooms", "files"):
-        lines += ["", f"back, by {what}:", *back[what]]
+        back, own = found["hand_backs"][what], found["own_calls"][what]
+        lines += [
+            f"between {what}: {found['moves'][what]} moves, {len(back) + len(own)} of them to where they have been: "
+            f"{len(back)} handed back, {len(own)} calls of the caller's own"
+        ]
+    for what in ("rooms", "files"):
+        lines += ["", f"handed back, by {what}:", *found["hand_backs"][what]]
     return "\n".join(lines)
 
 
