@@ -16,11 +16,10 @@ from pathlib import Path
 
 import torch
 
-from saot.match.gwot import solve_gwot
-from saot.match.gwot_terms import GwotSettings
-from saot.match.local_structure import LocalStructure
+from saot.match.gwot import GwotSettings, solve_gwot
+from saot.match.neighbours import LocalStructure
 from saot.match.shape_of_you import ShapeOfYouSettings, pseudo_label, shape_of_you
-from saot.match.sides import Side
+from saot.transport.problem import Side
 
 
 class Matrices(LocalStructure):

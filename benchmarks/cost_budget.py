@@ -44,7 +44,7 @@ def train(options: argparse.Namespace) -> None:
     from saot.label import RunSettings
     from saot.label.paper import learned_cost
     from saot.recipes import DEMO_SIZE, DEMO_SOURCE, DEMO_TARGET, PAPER_SMALL
-    from saot.tables.pieces import opened
+    from saot.tables.label_room import opened
 
     recipe = replace(PAPER_SMALL, name="cost-alone", cost=replace(PAPER_SMALL.cost, steps=options.steps))
     settings = RunSettings(

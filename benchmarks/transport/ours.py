@@ -18,7 +18,7 @@ from saot.transfer.cost import Prototypes, SemanticCost, class_prototypes
 from saot.transfer.fit import TargetExample, pair_loss
 from saot.transfer.labels import diversity_loss, entropy_loss, point_loss, transfer_labels
 from saot.transfer.supports import pair_support
-from saot.transport import SparseCost, Support, solve_transport, topk_candidates
+from saot.transport import SolveSettings, SparseCost, Support, solve_transport, topk_candidates
 from saot.transport.loop import iterate
 from saot.transport.problem import build_problem
 from saot.transport.updates import KernelUpdates, State
@@ -33,10 +33,11 @@ def ours_loop(cost: SparseCost, iterations: int) -> Callable[[], tuple[torch.Ten
     The one place that knows how the library's inside is called.
     """
     problem = build_problem(cost, None, None, EPSILON, TAU, "product").detach()
+    settings = SolveSettings(max_iter=iterations, tol=0, gradient="none")
 
     def run() -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            end = iterate(problem, iterations, 0, False)
+            end = iterate(problem, settings)
         return end.f, end.g
 
     return run

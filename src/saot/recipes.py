@@ -5,9 +5,14 @@ A recipe is a plain value: it is written into `run.json`, compared with the pape
 """
 
 import dataclasses
+import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -307,24 +312,140 @@ class RecipeDifference:
     reason: str
 
 
-def differences(recipe: Recipe, reference: Recipe = PAPER) -> tuple[RecipeDifference, ...]:
-    """Every field of `recipe` that differs from `reference`, in reading order.
+def differences(
+    recipe: Any, reference: Any = PAPER, reasons: Mapping[str, str] = REASONS
+) -> tuple[RecipeDifference, ...]:
+    """Every field of `recipe` that differs from `reference`, in reading order; names are left out.
+
+    Args:
+        recipe: The frozen dataclass in use, of any depth.
+        reference: The paper's, of the same class.
+        reasons: Why, by dotted path.
 
     Example:
         >>> [d.field for d in differences(Recipe(name="x", transport=TransportRecipe(k=64)))]
         ['transport.k']
     """
-    found = []
-    for part in dataclasses.fields(Recipe):
-        mine, theirs = getattr(recipe, part.name), getattr(reference, part.name)
-        if not dataclasses.is_dataclass(mine):
-            continue
-        for leaf in dataclasses.fields(mine):
-            used, paper = getattr(mine, leaf.name), getattr(theirs, leaf.name)
-            path = f"{part.name}.{leaf.name}"
-            if used != paper:
-                found.append(RecipeDifference(path, str(paper), str(used), REASONS.get(path, "")))
-    return tuple(found)
+
+    def walk(used: Any, paper: Any, path: str) -> list[RecipeDifference]:
+        if not dataclasses.is_dataclass(used) or type(used) is not type(paper):
+            return [] if used == paper else [RecipeDifference(path, str(paper), str(used), reasons.get(path, ""))]
+        found = []
+        for each in dataclasses.fields(used):
+            inner = f"{path}.{each.name}" if path else each.name
+            if inner not in _OPTIONS:
+                found += walk(getattr(used, each.name), getattr(paper, each.name), inner)
+        return found
+
+    return tuple(walk(recipe, reference, ""))
+
+
+_OPTIONS = {"name": "--preset", "method": "--method"}  # fields that decide several settings at once
+
+
+def replaced(recipe: T, path: str, value: Any) -> T:
+    """The recipe with one field replaced, named by its dotted path.
+
+    Args:
+        recipe: A frozen dataclass, of any depth.
+        path: Such as "transport.tau".
+        value: What stands there from now on; its class checks it.
+
+    Raises:
+        ValueError: If there is no such field; it says which ones there are.
+
+    Example:
+        >>> replaced(PAPER, "transport.k", 64).transport.k
+        64
+    """
+    changed: Any = value
+    for owner, name in reversed(_owners(recipe, path, type(recipe).__name__)):
+        changed = dataclasses.replace(owner, **{name: changed})
+    return changed
+
+
+def with_words(recipe: T, changes: Sequence[str]) -> T:
+    """The recipe with fields replaced as a command line spells them, one after the other.
+
+    Args:
+        recipe: A frozen dataclass, of any depth.
+        changes: "PATH=VALUE" each; the value in JSON (`0.5`, `true`, `null`, `[512,512]`) or a bare word.
+
+    Raises:
+        ValueError: If a path is not known or a value is not of the declared type.
+
+    Example:
+        >>> with_words(PAPER, ["transport.k=64", "refine.pseudo=soft"]).refine.pseudo
+        'soft'
+    """
+    for change in changes:
+        path, equals, word = change.partition("=")
+        if not equals:
+            raise ValueError(f"expected --set PATH=VALUE, such as pull.weight=0.2; got {change!r}")
+        if path in _OPTIONS and hasattr(recipe, path):
+            raise ValueError(f"expected {_OPTIONS[path]} for what decides several settings at once; got --set {change}")
+        owner, name = _owners(recipe, path, "--set")[-1]
+        hint = get_type_hints(type(owner))[name]
+        try:
+            value: Any = json.loads(word)
+        except json.JSONDecodeError:
+            value = word
+        if isinstance(value, list):
+            value = tuple(value)
+        if not _fits(value, hint):
+            raise ValueError(f"expected {_described(hint)} for {path}; got {word!r}")
+        try:
+            recipe = replaced(recipe, path, value)
+        except ValueError as error:
+            raise ValueError(f"--set {change}: {error}") from error
+    return recipe
+
+
+def _owners(recipe: Any, path: str, top: str) -> list[tuple[Any, str]]:
+    """The values along a dotted path, each with the name of its field that the path goes on with."""
+    found, before = [], ""
+    for name in path.split("."):
+        if not dataclasses.is_dataclass(recipe):
+            what = "null" if recipe is None else repr(recipe)
+            raise ValueError(f"expected a setting that exists; got {path}, but {before} is {what} and has no fields")
+        known = [each.name for each in dataclasses.fields(recipe)]
+        if name not in known:
+            raise ValueError(
+                f"expected a setting that exists; got {path}, but {before or top} knows {', '.join(known)}"
+            )
+        found.append((recipe, name))
+        recipe, before = getattr(recipe, name), f"{before}.{name}".lstrip(".")
+    return found
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a declared type; a whole number is a number, true is neither."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(type(value) is type(each) and value == each for each in inner)
+    if origin is tuple:
+        parts = inner[:1] * len(value) if inner[-1] is ... and isinstance(value, tuple) else inner
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if inner:
+        return any(_fits(value, each) for each in inner)
+    if hint is float:
+        return type(value) is int or (type(value) is float and math.isfinite(value))
+    return type(value) is hint and not dataclasses.is_dataclass(hint)
+
+
+def _described(hint: Any) -> str:
+    """A declared type in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(str(each) for each in inner)}"
+    if origin is tuple:
+        kind, example = ("whole numbers", "512") if inner[0] is int else ("numbers", "0.5")
+        return f"{'' if inner[-1] is ... else '2 '}{kind} in brackets, such as [{example},{example}]"
+    if inner:
+        return " or ".join(_described(each) for each in inner)
+    if dataclasses.is_dataclass(hint):
+        return "a value for one of its fields: " + ", ".join(each.name for each in dataclasses.fields(hint)) + ";"
+    return {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}.get(hint, "a word")
 
 
 # The demonstration: preset best, shrunk until two cores do it in about two minutes.

@@ -1,13 +1,18 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from saot.adapt import load_encoder, read_encoder, save_encoder
+from saot.adapt import BACKBONES, load_encoder, read_encoder, save_encoder
 from saot.data.files import sha256_file
-from saot.features import Backbone, extract, load_backbone
-from saot.features.backbone import library_versions
+from saot.features import Backbone, extract
+from saot.features import load_backbone as load
+from saot.features.base import library_versions
+
+load_backbone = partial(load, others=BACKBONES)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saot.adapt.crops import Crop, crop_together, draw_crop, largest_share
-from saot.adapt.fourier import fourier_translate
+from saot.adapt.translate import fourier_translate
 
 
 def dice(seed=0) -> torch.Generator:

@@ -5,18 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.mobile_sam import published_state
+from helpers.mobile_sam import published_state, shared_weights
 from torch import nn
 from torch.testing import assert_close
 
 from saot.adapt import load_encoder, read_encoder, save_encoder
 from saot.adapt.encoders import Encoder
+from saot.features.published import read_weights
 from saot.features.tinyvit import PIXEL_DEVIATION, PIXEL_MEAN, TinyViT
-from saot.features.weights import read_weights
 
 transformers = pytest.importorskip("transformers")
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "weights"
 SEGFORMER = {"depths": [1, 1, 2, 1], "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 3, 4]}
 SEGFORMER |= {"drop_path_rate": 0.1, "initializer_range": 0.2}
 RESNET = {"depths": [1, 2, 2, 2], "hidden_sizes": [16, 24, 32, 40], "embedding_size": 8}
@@ -157,12 +156,10 @@ def test_every_weight_gets_a_gradient(folders, name, folder):
 
 
 def test_the_published_tinyvit_can_be_trained():
-    if not (SHARED / "mobile_sam.pt").is_file():
-        pytest.skip("weights of MobileSAM absent")
-    encoder = load_encoder("mobile-sam", SHARED / "mobile_sam.pt")
+    encoder = load_encoder("mobile-sam", shared_weights("mobile_sam.pt"))
     check_gradients(encoder, pictures(80, 112))
     whole = TinyViT()
-    whole.load_published(read_weights(SHARED / "mobile_sam.pt"))
+    whole.load_published(read_weights(shared_weights("mobile_sam.pt")))
     with torch.no_grad():
         wanted = whole(normalised(pictures(80, 112)).permute(0, 2, 3, 1))["stage3"]
     found = encoder(pictures(80, 112))[-1].permute(0, 2, 3, 1)
@@ -315,7 +312,7 @@ def test_the_hub_is_asked_by_the_published_name(folders, monkeypatch):
 
 
 def test_transformers_is_named_if_it_is_absent(monkeypatch):
-    monkeypatch.setattr("saot.adapt.encoder_files.find_spec", lambda name: None)
+    monkeypatch.setattr("saot.features.published.find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match=r"mit-b5 needs transformers, which is not installed; pip install 'saot\[vit\]'"
     ):

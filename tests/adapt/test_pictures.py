@@ -10,11 +10,10 @@ from helpers.adapt import labelled, mask_of, tiny_recipe, told_picture, training
 from torch.testing import assert_close
 
 from saot.adapt import pictures as module
-from saot.adapt.fourier import fourier_translate, fourier_translate_batch
 from saot.adapt.pictures import Ahead, Kept, check_sizes, own_step, resized, resized_mask
 from saot.adapt.recipe import OptimizerRecipe, PicturesRecipe
 from saot.adapt.sampling import RareClassSettings
-from saot.adapt.translate import TranslatorSettings
+from saot.adapt.translate import TranslatorSettings, fourier_translate, fourier_translate_batch
 from saot.data import ImageSet, LabelledSet
 
 

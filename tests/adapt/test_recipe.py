@@ -15,8 +15,8 @@ from saot.adapt.recipe import (
     PicturesRecipe,
     PullRecipe,
     adapt_preset,
-    changed,
     recipe_differences,
+    recipe_from_words,
     with_method,
 )
 from saot.adapt.translate import TranslatorSettings
@@ -148,28 +148,80 @@ def test_source_pictures_are_scored_at_their_own_size():
     assert PAPER.pictures.of_source().target_size == (720, 1280) and PAPER.pictures.of_source().crop == (512, 512)
 
 
-def test_one_field_is_replaced_and_the_others_stay():
-    recipe = changed(PAPER, "pull.settings.negatives", 7)
-    assert recipe.pull.settings.negatives == 7
-    assert changed(recipe, "pull.settings.negatives", 1024) == PAPER
-    with pytest.raises(ValueError, match=r"field of PullRecipe among weight, .*; got 'weigh'"):
-        changed(PAPER, "pull.weigh", 1)
-    with pytest.raises(ValueError, match="'classes_of' here: what it would belong to is None"):
-        changed(replace(PAPER, mix=None), "mix.classes_of", "batch")
-    with pytest.raises(ValueError, match="'x' here: what it would belong to is 0"):
-        changed(PAPER, "pull.weight.x", 1)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_of_the_paper_differs_in_nothing(method):
-    assert recipe_differences(with_method(PAPER, method)) == []
+    assert recipe_differences(with_method(PAPER, method)) == ()
 
 
 def test_differences_from_the_paper_have_a_reason():
-    found = {path: (paper, used, why) for path, paper, used, why in recipe_differences(SMALL)}
+    found = {each.field: (each.paper, each.used, each.reason) for each in recipe_differences(SMALL)}
     assert found["optimizer.steps"] == ("40000", str(SMALL.optimizer.steps), "time on two cores")
     assert found["pictures.crop"][:2] == ("(512, 512)", str(SMALL.pictures.crop))
     assert all(why for *_, why in found.values())
     assert "name" not in found and "method" not in found
     off = recipe_differences(replace(PAPER, mix=None, network=NetworkRecipe(projector_kernel=3)))
-    assert [row[0] for row in off] == ["network.projector_kernel", "mix"] and off[1][2] == "None"
+    assert [each.field for each in off] == ["network.projector_kernel", "mix"] and off[1].used == "None"
+
+
+def test_words_become_a_recipe():
+    recipe = recipe_from_words("paper", "dacs", "resnet-101", 400, "256x128", ["optimizer.betas=[0.8, 0.9]"])
+    assert recipe.method == "dacs" and not recipe.pulls
+    assert (recipe.network.encoder, recipe.network.head) == ("resnet-101", "deeplab-v2")
+    assert (recipe.optimizer.steps, recipe.optimizer.warmup, recipe.optimizer.betas) == (400, 15, (0.8, 0.9))
+    assert recipe.pictures.crop == (256, 128)
+    assert recipe_from_words("paper", "t2s-da", None, None, None, []) == PAPER
+    single = [
+        "pull.weight=1", "translator.kind=blur", "mix=null", "self_training=false", "pictures.window=[64,64]",
+        "pull.fixed_weights=[1,2.5]", "network.projector_kernel=3", "pictures.source_size=null",
+    ]  # fmt: skip
+    recipe = recipe_from_words("paper", "t2s-da", None, None, None, single)
+    assert recipe.pull.weight == 1 and recipe.translator.kind == "blur" and recipe.mix is None
+    assert not recipe.self_training and recipe.pictures.window == (64, 64) and recipe.pictures.source_size is None
+    assert recipe.pull.fixed_weights == (1, 2.5) and recipe.network.projector_kernel == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("pull.weight", "--set PATH=VALUE, such as pull.weight=0.2; got 'pull.weight'"),
+        ("pul.weight=1", "got pul.weight, but --set knows name, method, network"),
+        ("pull.weigh=1", "got pull.weigh, but pull knows weight, settings"),
+        ("pull.settings.tau=1", "but pull.settings knows loss, temperature"),
+        ("pull.weight.x=1", "got pull.weight.x, but pull.weight is 0.1 and has no fields"),
+        ("method=dacs", "expected --method for what decides several settings at once"),
+        ("name=best", "expected --preset"),
+        ("optimizer.steps=null", "a whole number for optimizer.steps; got 'null'"),
+        ("optimizer.steps=2.5", "a whole number for optimizer.steps; got '2.5'"),
+        ("optimizer.steps=true", "a whole number"),
+        ("pull.weight=much", "a number for pull.weight; got 'much'"),
+        ("pull.weight=NaN", "a number for pull.weight"),
+        ("self_training=1", "true or false for self_training; got '1'"),
+        ("network.encoder=5", "a word for network.encoder"),
+        ("pull.queries=target", "one of pseudo_target, source for pull.queries; got 'target'"),
+        ("network.projector_kernel=2", "one of 1, 3 for"),
+        ("pictures.crop=64", "2 whole numbers in brackets"),
+        ("pictures.crop=[64]", "2 whole numbers in brackets"),
+        ("pictures.crop=[64,6.5]", "2 whole numbers in brackets"),
+        ("pictures.window=all", "2 whole numbers in brackets, such as .512,512. or null for pictures.window"),
+        ("mix=3", "a value for one of its fields: classes_of, .*or null for mix; got '3'"),
+        ("pull={}", "a value for one of its fields: weight"),
+        ("teacher.decay=2", "--set teacher.decay=2: expected decay and threshold between 0 and 1"),
+        ("optimizer.batch=0", "--set optimizer.batch=0: expected steps, batch"),
+    ],
+)
+def test_a_change_that_cannot_be_made_says_why(change, said):
+    with pytest.raises(ValueError, match=said):
+        recipe_from_words("small", "t2s-da", None, None, None, [change])
+
+
+def test_changes_build_on_each_other():
+    with pytest.raises(ValueError, match=r"got mix.classes_of, but mix is null and has no fields"):
+        recipe_from_words("small", "t2s-da", None, None, None, ["mix=null", "mix.classes_of=picture"])
+    with pytest.raises(ValueError, match="domain generalisation sees no target picture"):
+        recipe_from_words("small", "t2s-da-dg", None, None, None, ["translator.kind=fda"])
+    for words in (("smal", "t2s-da"), ("small", "t2s")):
+        with pytest.raises(ValueError, match="expected one of the"):
+            recipe_from_words(*words, None, None, None, [])
+    for crop in ("64", "64xa", "64x0"):
+        with pytest.raises(ValueError, match="HEIGHTxWIDTH"):
+            recipe_from_words("small", "t2s-da", None, None, crop, [])

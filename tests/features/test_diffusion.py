@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from saot.features import FeatureKey, extract, load_backbone
-from saot.features.backbone import library_versions
+from saot.features.base import library_versions
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -290,7 +290,7 @@ def test_hub(folder, monkeypatch):
 
 @pytest.mark.parametrize("library", ["diffusers", "transformers"])
 def test_missing_library(folder, monkeypatch, library):
-    monkeypatch.setattr("saot.features.diffusion.find_spec", lambda name: None if name == library else object())
+    monkeypatch.setattr("saot.features.published.find_spec", lambda name: None if name == library else object())
     with pytest.raises(ValueError, match=rf"needs {library}, which is not installed; pip install 'saot\[diffusion\]'"):
         load_backbone("stable-diffusion", folder)
 

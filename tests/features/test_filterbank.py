@@ -7,7 +7,7 @@ from helpers.runs import open_labelled
 
 from saot.data import patch_labels
 from saot.features import extract, load_backbone
-from saot.features.backbone import FeatureSettings
+from saot.features.base import FeatureSettings
 from saot.features.filterbank import FilterBank
 
 

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from helpers.mobile_sam import published_state
 
 from saot.features import FeatureKey, FeatureStore, Provenance, extract, load_backbone
-from saot.features.backbone import library_versions, resize_image
-from saot.features.joined import resample_tokens
+from saot.features.base import resample_tokens, resize_image
 
 transformers = pytest.importorskip("transformers")
 
@@ -39,22 +38,22 @@ def picture(height: int, width: int) -> np.ndarray:
 
 def test_parts_on_one_grid_are_put_side_by_side(vit):
     image = picture(50, 90)
-    fused = load_backbone("dinov2-small+filterbank", vit, size=(42, 84))
-    features = extract(fused, image, "")
+    joined = load_backbone("dinov2-small+filterbank", vit, size=(42, 84))
+    features = extract(joined, image, "")
     parts = [load_backbone("dinov2-small", vit, size=(42, 84)), load_backbone("filterbank", size=(42, 84))]
     seen = resize_image(image, (42, 84), "pillow-bicubic")
     first, second = (extract(part, seen, "").tokens for part in parts)
     torch.testing.assert_close(features.tokens, torch.cat([first, second], 1) / 2**0.5)
-    assert fused.dim == features.tokens.shape[1] == 32 + parts[1].dim
-    assert (features.height, features.width, fused.patch_size) == (3, 6, 14)
-    cosines = first @ first.T + second @ second.T  # a fused cosine is the mean of the parts'
+    assert joined.dim == features.tokens.shape[1] == 32 + parts[1].dim
+    assert (features.height, features.width, joined.patch_size) == (3, 6, 14)
+    cosines = first @ first.T + second @ second.T  # a joined cosine is the mean of the parts'
     torch.testing.assert_close(features.tokens @ features.tokens.T, cosines / 2, rtol=1e-4, atol=1e-5)
 
 
 def test_other_grids_are_resampled_to_the_first(vit, sam):
     """mobile-sam at its own size: an ordinary bilinear resize, as the picture ends with both grids."""
     image = picture(64, 64)
-    fused = load_backbone("dinov2-small+mobile-sam", f"{vit}+{sam}", size=70)
+    joined = load_backbone("dinov2-small+mobile-sam", f"{vit}+{sam}", size=70)
     parts = [load_backbone("dinov2-small", vit, size=70), load_backbone("mobile-sam", sam)]
     seen = resize_image(image, (70, 70), "pillow-bicubic")
     first, second = (extract(part, seen, "") for part in parts)
@@ -62,7 +61,7 @@ def test_other_grids_are_resampled_to_the_first(vit, sam):
     grid = second.tokens.T.view(1, 256, 64, 64)
     grid = F.interpolate(grid, size=(5, 5), mode="bilinear", align_corners=False)[0].flatten(1).T
     wanted = F.normalize(torch.cat([first.tokens, grid], 1), dim=1)
-    torch.testing.assert_close(extract(fused, image, "").tokens, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(extract(joined, image, "").tokens, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_size_that_fits_another_part_is_taken_by_it(sam):
@@ -81,8 +80,8 @@ def test_a_size_that_fits_another_part_is_taken_by_it(sam):
 def test_padding_of_the_first_part(sam):
     """76 of 80 rows hold picture: five rows of tokens, the others see the picture without the padding."""
     image = picture(76, 128)
-    fused = load_backbone("mobile-sam+filterbank", f"{sam}+", size=128)
-    features = extract(fused, image, "")
+    joined = load_backbone("mobile-sam+filterbank", f"{sam}+", size=128)
+    features = extract(joined, image, "")
     assert (features.height, features.width, features.grid.input_height) == (5, 8, 76)
     lone = extract(load_backbone("mobile-sam", sam, size=128), image, "")
     assert features.grid == lone.grid == features.provenance.patch_grid
@@ -93,35 +92,14 @@ def test_padding_of_the_first_part(sam):
     second = extract(other, resize_image(image, (76, 128), "pillow-bilinear"), "").tokens
     wanted = torch.cat([lone.tokens, resample_tokens(second, size, 14, (76, 128), 16)], 1)
     torch.testing.assert_close(features.tokens, F.normalize(wanted, dim=1), rtol=1e-4, atol=1e-5)
-    assert fused.key.pad
+    assert joined.key.pad
     assert not load_backbone("mobile-sam+filterbank", f"{sam}+", size=128, pad=False).key.pad
-
-
-@pytest.mark.parametrize(("height", "width"), [(3, 5), (7, 4)])
-def test_resampling_is_bilinear_interpolation(height, width):
-    tokens = torch.randn(height * width, 3)
-    grid = tokens.T.view(1, 3, height, width)
-    for rows, columns in ((6, 9), (2, 2), (1, 11)):
-        wanted = F.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=False)[0].flatten(1).T
-        got = resample_tokens(tokens, (14 * height, 14 * width), 14, (16 * rows, 16 * columns), 16)
-        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)  # float32
-
-
-def test_resampling_keeps_places_when_a_grid_reaches_beyond_the_picture():
-    """Tokens that hold the height of their centre, in shares of the picture, still do afterwards."""
-    rows = (torch.arange(5) + 0.5) * 16 / 68  # the last row is a quarter picture
-    tokens = rows[:, None].expand(5, 2).reshape(-1, 1)
-    got = resample_tokens(tokens, (68, 32), 16, (140, 28), 14).view(10, 2)
-    wanted = (torch.arange(10) + 0.5) / 10
-    inside = wanted >= rows[0]  # above the first centre there is nothing to interpolate with
-    torch.testing.assert_close(got[inside], wanted[inside, None].expand(-1, 2))
-    assert resample_tokens(tokens, (68, 32), 16, (68, 32), 16) is tokens
 
 
 def test_key_says_everything(vit, sam, tmp_path):
     name = "dinov2-small+mobile-sam+filterbank"
-    fused = load_backbone(name, f"{vit}+{sam}+", size=112)
-    key, parts = fused.key, fused._parts  # type: ignore[attr-defined]
+    joined = load_backbone(name, f"{vit}+{sam}+", size=112)
+    key, parts = joined.key, joined._parts  # type: ignore[attr-defined]
     assert key.backbone == name
     assert key.weights_sha256 == "+".join(part.key.weights_sha256 for part in parts)
     assert key.dim == sum(part.dim for part in parts)
@@ -129,10 +107,10 @@ def test_key_says_everything(vit, sam, tmp_path):
     for part, layer in zip(parts, key.layers, strict=True):
         assert f"layers={'/'.join(part.key.layers)}" in layer and f"dim={part.dim}" in layer
     assert FeatureKey.from_json(key.to_json()) == key
-    provenance = extract(fused, picture(60, 60), "x").provenance
+    provenance = extract(joined, picture(60, 60), "x").provenance
     assert Provenance.from_json(provenance.to_json()).key == key
     store = FeatureStore(tmp_path, key)
-    store.write("a", extract(fused, picture(60, 60), "x"))
+    store.write("a", extract(joined, picture(60, 60), "x"))
     assert FeatureStore(tmp_path).read("a").provenance == provenance
 
 
@@ -182,11 +160,6 @@ def test_requests_that_make_no_sense(name, settings, message):
     with pytest.raises(ValueError, match=message.replace("+", r"\+")) as caught:
         load_backbone(name, **settings)
     assert "\n" not in str(caught.value)
-
-
-def test_libraries_of_fused_parts():
-    assert [name for name, _ in library_versions("mobile-sam+filterbank")] == ["torch", "pillow"]
-    assert "transformers" in dict(library_versions("filterbank+dinov2-base"))
 
 
 def test_key_is_plain_json(sam):

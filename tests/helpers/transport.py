@@ -1,19 +1,13 @@
 """Small problems and an independent, naive solver for the tests of the transport room."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from saot.transport import (
-    DistanceGeometry,
-    PointGeometry,
-    SparseCost,
-    Support,
-    TransportResult,
-    solve_transport,
-)
+from saot.transport import SparseCost, Support, TransportResult, cosine_cost, solve_transport, topk_support
 
 DOUBLE = torch.float64
 
@@ -83,28 +77,58 @@ def objective(plan, cost, a, b, epsilon, tau, reference="product") -> Tensor:
     return value if math.isinf(tau) else value + tau * (kl(plan.sum(1), a) + kl(plan.sum(0), b))
 
 
-def geometries(kind, n=7, m=5, d=3, scale=1.0):
-    """Both geometries and their matrices of distances."""
-    generator = torch.Generator().manual_seed(0)
-    made = []
-    for one, size in zip(kind.split("-"), (n, m), strict=True):
-        if one == "points":
-            points = scale * torch.randn(size, d, dtype=DOUBLE, generator=generator)
-            made.append((PointGeometry(points), torch.cdist(points, points).square()))
-        else:
-            half = scale * torch.rand(size, size, dtype=DOUBLE, generator=generator)
-            made.append((DistanceGeometry(half + half.T), half + half.T))
-    (source, ds), (target, dt) = made
-    return source, target, ds, dt
+def infeasible(kind):
+    """Cost, a and b of a balanced problem without solution."""
+    cost = torch.rand(6, 5, dtype=DOUBLE)
+    a, b = torch.full((6,), 1 / 6, dtype=DOUBLE), torch.full((5,), 1 / 5, dtype=DOUBLE)
+    if kind == "masses":
+        b = b * 1.5
+    elif kind == "row":
+        cost[2] = math.inf
+    elif kind == "column":
+        cost[:, 2] = math.inf
+    else:  # three sources share one target: 1/2 must fit into 1/5
+        cost[:3, 1:] = math.inf
+    return cost, a, b
 
 
-def brute_value(plan, ds, dt):
-    """Q as printed, over the four indices."""
-    loss = (ds[:, :, None, None] - dt[None, None]).square()
-    return torch.einsum("ikjl,ij,kl->", loss, plan, plan)
+def clustered(n=150, m=130, k=20, seed=0):
+    """A support of weakly linked clusters; big enough for the fast path."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(8, 24, generator=generator, dtype=DOUBLE)
+
+    def side(count):
+        label = torch.randint(0, 8, (count,), generator=generator)
+        return centres[label] + 0.8 * torch.randn(count, 24, generator=generator, dtype=DOUBLE)
+
+    x, y = side(n), side(m)
+    support = topk_support(x, y, k, cover=2)
+    return SparseCost(2 * cosine_cost(x, y, support).values, support)
 
 
-def brute_gradient(plan, ds, dt):
-    """Eq. (13) as printed, with its factor 2."""
-    loss = (ds[:, :, None, None] - dt[None, None]).square()
-    return 2 * torch.einsum("ikjl,kl->ij", loss, plan)
+def typed(cost, dtype):
+    return SparseCost(cost.values.to(dtype), cost.support)
+
+
+def quiet_solve(cost, **settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return solve_transport(cost, **settings)
+
+
+def features(n, d, seed, dtype=torch.float64):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def check_orders(support):
+    n, m = support.shape
+    rows, cols = support.rows().long(), support.col.long()
+    key = rows * m + cols
+    assert bool((key.diff() > 0).all())  # CSR order, no pair twice
+    assert support.crow.dtype == support.col.dtype == support.perm.dtype == torch.int32
+    assert torch.equal(support.crow.diff().long(), torch.bincount(rows, minlength=n))
+    assert torch.equal(support.ccol.diff().long(), torch.bincount(cols, minlength=m))
+    by_column = cols * n + rows
+    assert torch.equal(by_column[support.perm.long()], by_column.sort().values)
+    assert torch.equal(support.trow, support.row[support.perm.long()])
+    assert torch.equal(support.tcol, support.col[support.perm.long()])

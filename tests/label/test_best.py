@@ -8,7 +8,7 @@ from helpers.runs import TINY, opened, score_some, tiny_settings
 from saot.data import PatchGrid
 from saot.label import saot_decoder
 from saot.label.data import class_frequencies
-from saot.label.terms import inside_cells, point_cells, source_shares
+from saot.label.networks import inside_cells, point_cells, source_shares
 from saot.recipes import TaughtRecipe
 from saot.runs import load_tensors
 

@@ -11,9 +11,17 @@ from PIL import Image
 
 from saot.cli import main
 from saot.evaluate import ConfusionMatrix, predict_mask
-from saot.label.calibration import ALPHAS, abstention_threshold, calibrate
+from saot.label.calibration import (
+    ALPHAS,
+    METHODS,
+    abstention_threshold,
+    calibrate,
+    evaluation_answers,
+    held_points,
+    open_models,
+    pixel_lattice,
+)
 from saot.label.finished import open_run
-from saot.label.held_out import METHODS, evaluation_answers, held_points, open_models, pixel_lattice
 from saot.report import ReportData, render_report
 from saot.runs import read_kept
 

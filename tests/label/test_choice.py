@@ -1,6 +1,6 @@
 import torch
 
-from saot.label.choice import _Judged, adjustment_trials
+from saot.label.scoring import _Judged, adjustment_trials
 
 FREQUENCIES = torch.tensor([0.9, 0.1], dtype=torch.float64)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from saot import label
 from saot.data import read_points_csv
 from saot.label import TrainingData
-from saot.label.inputs import Inputs, manifest, source_choice, target_choice, target_labels
+from saot.label.inputs import Inputs, source_choice, target_choice
 from saot.label.settings import RunSettings
 from saot.tables import ALL_WINGS
 
@@ -34,7 +34,7 @@ def test_source_pictures_are_the_papers_choice():
         assert np.array_equal(inputs.source.image(place), whole.source.image(number))
         assert np.array_equal(inputs.source.mask(place), whole.source.mask(number))
         assert inputs.source.images.size(place) == whole.source.images.size(number)
-    assert list(manifest(inputs, settings)["source"]) == list(inputs.source.keys)
+    assert list(inputs.found["source"]) == list(inputs.source.keys)
 
 
 def test_all_pictures_are_the_same_as_no_choice():
@@ -48,9 +48,7 @@ def test_target_pictures_are_the_first_and_points_are_drawn_on_them_alone(tmp_pa
     assert data.target.images.keys == whole[:2] and len(data.target) == 2
     points = read_points_csv(tmp_path / "run" / "points.csv", open_inputs(tiny_settings()).target, data.classes)
     assert set(points.keys) == set(whole[:2]) and len(points) == data.points.budget
-    assert (
-        target_labels(tiny_settings(target_pictures=2), open_inputs(tiny_settings(target_pictures=2))).keys == whole[:2]
-    )
+    assert open_inputs(tiny_settings(target_pictures=2)).target_masks().keys == whole[:2]
     kept = json.loads((tmp_path / "run" / "work" / "settings.json").read_text())
     assert kept["target_pictures"] == 2 and kept["source_pictures"] is None
     with pytest.raises(ValueError, match="target_pictures is 1 now but was 2"):
@@ -89,7 +87,7 @@ def test_a_missing_target_mask_is_named_where_all_are_needed(tmp_path):
             )
     settings = tiny_settings(target=f"gta5:{tmp_path / 'gta'}", points="0")
     inputs = open_inputs(settings)
-    assert target_labels(settings, inputs).keys == ("b.png",)
+    assert inputs.target_masks().keys == ("b.png",)
     with pytest.raises(ValueError, match=r"a\.png has none"):
-        target_labels(settings, inputs, all_of_them=True)
+        inputs.target_masks(all_of_them=True)
     assert torch.equal(torch.tensor(inputs.target.image(0).shape), torch.tensor([28, 56, 3]))

@@ -9,13 +9,13 @@ import torch
 from helpers import runs
 from helpers.runs import TINY, open_images, run_job, score_some, tiny_settings
 
-from saot.adapt.fourier import fourier_translate
-from saot.adapt.translated import translated_pictures
+from saot.adapt.frozen_pull import translated_pictures
+from saot.adapt.translate import fourier_translate
 from saot.decoder import seen_tokens
-from saot.label.terms import pull_of
+from saot.label.networks import pull_of
 from saot.recipes import BEST, BridgeRecipe, differences, preset
 from saot.runs.folder import first_difference, load_tensors
-from saot.tables.request import tiny
+from saot.tables.label.settings import tiny
 
 SETTINGS = tiny_settings(recipe=tiny(preset("best-pull")))
 ON = SETTINGS.recipe.bridge

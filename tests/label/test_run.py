@@ -13,10 +13,9 @@ from safetensors import safe_open
 
 from saot.data import LabelledSet, read_points_csv
 from saot.label import EvaluationData, RunSettings
-from saot.label.choice import estimated_miou
-from saot.label.domains import TokenPoints, draw_tokens
-from saot.label.inputs import points_request
-from saot.label.settings import store_folder
+from saot.label.data import TokenPoints, draw_tokens
+from saot.label.scoring import estimated_miou
+from saot.label.settings import points_request, store_folder
 from saot.runs import Workspace
 from saot.runs.folder import first_difference
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from saot.match.adapter import Adapter, Bottleneck, token_map
-from saot.match.sides import Side
+from saot.match.sides import MatchSide
 
 
 def parameters_by_formula(widths: tuple[int, ...], out: int, hidden: int) -> int:
@@ -69,7 +69,7 @@ def test_tokens_make_a_side():
     assert_close(tokens.norm(dim=1), torch.ones(15))
     whole = adapter([maps[0][None]], (3, 5))[0]
     assert_close(tokens[8], F.normalize(whole[:, 1, 3].detach(), dim=0))  # row 1, column 3
-    assert Side.of(tokens, (3, 5)).shape == (3, 5)
+    assert MatchSide.of(tokens, (3, 5)).shape == (3, 5)
 
 
 def test_members_of_a_batch_do_not_meet():

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saot.match.gwot import match_gwot, solve_gwot
-from saot.match.gwot_terms import GWOT_SPAIR, GwotSettings, objective
-from saot.match.sides import Side
+from saot.match.gwot import GWOT_SPAIR, GwotSettings, match_gwot, objective, solve_gwot
+from saot.match.sides import MatchSide
 from saot.match.symmetry import SymmetricPairs
 
 SOURCE, TARGET = (4, 5), (5, 4)
@@ -181,7 +180,7 @@ def test_structure_mends_a_wrong_feature():
     tokens = torch.nn.functional.normalize(torch.randn(100, 16, generator=generator), dim=-1)
     damaged = tokens.clone()
     damaged[[33, 57, 81]] = tokens[[90, 3, 12]]  # three tokens look like others far away
-    source, target = Side.of(damaged, (10, 10)), Side.of(tokens, (10, 10))
+    source, target = MatchSide.of(damaged, (10, 10)), MatchSide.of(tokens, (10, 10))
     nearest = (source.tokens @ target.tokens.T).argmax(-1)
     found = match_gwot(source, target).plan.argmax(-1)
     rows = torch.stack([found // 10, found % 10], -1).float()

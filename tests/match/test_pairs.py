@@ -10,9 +10,7 @@ from scipy.io import savemat
 
 from saot.match.pairs import pascal as pair_pascal
 from saot.match.pairs.files import FLOW_MAGIC, options, read_flow
-from saot.match.pairs.pairs import DenseFlow, Lens, Pair, PairSide, mirrored
-from saot.match.pairs.readers import open_pairs
-from saot.match.pairs.tables import (
+from saot.match.pairs.key_points import (
     AP10K_GROUPS,
     AP10K_MIRROR,
     AP10K_POINTS,
@@ -21,6 +19,8 @@ from saot.match.pairs.tables import (
     spair_groups,
     spair_mirror,
 )
+from saot.match.pairs.pairs import DenseFlow, Lens, Pair, PairSide, mirrored
+from saot.match.pairs.readers import open_pairs
 
 
 def picture(path, size, value=50):

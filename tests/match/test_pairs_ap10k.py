@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from saot.match.pairs.ap10k import ap10k_pairs, write_ap10k_pairs
+from saot.match.pairs.key_points import AP10K_GROUPS, AP10K_POINTS
 from saot.match.pairs.readers import open_pairs
-from saot.match.pairs.tables import AP10K_GROUPS, AP10K_POINTS
 
 
 def write_json(path, value):

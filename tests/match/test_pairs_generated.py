@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from saot.match.pairs import cuts as pair_cuts
-from saot.match.pairs.cuts import POINTS, scene_camera, scene_lens
-from saot.match.pairs.generated import ScenePairSettings, scene_pairs
+from saot.match.pairs.cuts import POINTS, ScenePairSettings, scene_camera, scene_lens
+from saot.match.pairs.generated import scene_pairs
 from saot.match.pairs.pairs import Pair
 from saot.match.pairs.readers import open_pairs
 from saot.scenes.paint import project

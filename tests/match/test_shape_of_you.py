@@ -18,18 +18,18 @@ from saot.match.shape_of_you import (
     semantic_cost,
     shape_of_you,
 )
-from saot.match.sides import Side
+from saot.match.sides import MatchSide
 from saot.transport import TransportStatus, solve_transport
 
 DOUBLE = torch.float64
 
 
-def side(shape=(4, 5), dim=6, masked=0.0, points=True, tokens=None) -> Side:
+def side(shape=(4, 5), dim=6, masked=0.0, points=True, tokens=None) -> MatchSide:
     count = shape[0] * shape[1]
     tokens = normalize(torch.randn(count, dim, dtype=DOUBLE) if tokens is None else tokens, dim=-1)
     mask = torch.rand(count) >= masked
     mask[0] = True
-    return Side(tokens, shape, mask, torch.randn(count, 3, dtype=DOUBLE) if points else None)
+    return MatchSide(tokens, shape, mask, torch.randn(count, 3, dtype=DOUBLE) if points else None)
 
 
 def distances(n: int) -> Tensor:
@@ -254,8 +254,8 @@ def test_shape_tells_twins_apart():
     features = torch.eye(16, dtype=DOUBLE)[torch.tensor([*range(8), *range(8), *range(8, 16)])]
     points = torch.randn(24, 3, dtype=DOUBLE)
     order = torch.randperm(24)
-    one = Side(features, (4, 6), torch.ones(24, dtype=torch.bool), points)
-    other = Side(features[order], (4, 6), torch.ones(24, dtype=torch.bool), 3.0 * points[order])
+    one = MatchSide(features, (4, 6), torch.ones(24, dtype=torch.bool), points)
+    other = MatchSide(features[order], (4, 6), torch.ones(24, dtype=torch.bool), 3.0 * points[order])
     truth = order.argsort()
     alone = shape_of_you(one, other, ShapeOfYouSettings(structure="none")).plan.argmax(1)
     assert float((alone == truth).double().mean()) < 0.9
@@ -279,7 +279,7 @@ def test_rigid_motion_and_scale_of_the_points_change_nothing(norm):
 def test_order_of_tokens_does_not_matter():
     one, other, order = side(), side(), torch.randperm(20)
     assert one.points is not None
-    shuffled = Side(one.tokens[order], (4, 5), one.mask[order], one.points[order])
+    shuffled = MatchSide(one.tokens[order], (4, 5), one.mask[order], one.points[order])
     assert_close(shape_of_you(shuffled, other).plan, shape_of_you(one, other).plan[order], rtol=1e-6, atol=0)
 
 
@@ -293,8 +293,8 @@ def test_without_refinement_the_plan_is_semantic():
 
 
 def test_no_anchor_left_keeps_the_semantic_plan_and_says_so():
-    one = Side(torch.tensor([[1.0, 0.0]]), (1, 1), torch.ones(1, dtype=torch.bool), torch.zeros(1, 3))
-    other = Side(torch.tensor([[-1.0, 0.0]]), (1, 1), torch.ones(1, dtype=torch.bool), torch.zeros(1, 3))
+    one = MatchSide(torch.tensor([[1.0, 0.0]]), (1, 1), torch.ones(1, dtype=torch.bool), torch.zeros(1, 3))
+    other = MatchSide(torch.tensor([[-1.0, 0.0]]), (1, 1), torch.ones(1, dtype=torch.bool), torch.zeros(1, 3))
     settings = ShapeOfYouSettings(epsilon=1e-3, tau=1e-3)  # mass exp(-2 / 0.003): nothing in float32
     found = shape_of_you(one, other, settings)
     assert found.status == "no anchors" and len(found.history) == 1 and float(found.plan.sum()) == 0.0

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from saot.match.adapter import Adapter, token_map
 from saot.match.shape_of_you import PseudoLabel, ShapeOfYouSettings, nearest_label, pseudo_label, shape_of_you
-from saot.match.sides import Side
+from saot.match.sides import MatchSide
 from saot.match.train_adapter import (
     AdapterPair,
     AdapterSettings,
@@ -36,8 +36,8 @@ def pair_of(seed: int) -> AdapterPair:
     tokens, points, order = torch.randn(20, 6), torch.randn(20, 3), torch.randperm(20)
     moved = tokens[order] + 0.1 * torch.randn(20, 6)
     masks = torch.rand(2, 20) < 0.8
-    source = Side(normalize(tokens, dim=1), SHAPE, masks[0], points)
-    target = Side(normalize(moved, dim=1), SHAPE, masks[1], 2 * points[order])
+    source = MatchSide(normalize(tokens, dim=1), SHAPE, masks[0], points)
+    target = MatchSide(normalize(moved, dim=1), SHAPE, masks[1], 2 * points[order])
     coarse = torch.randn(2, 3, 2, 3)
     return AdapterPair(source, target, (token_map(tokens, SHAPE), coarse[0]), (token_map(moved, SHAPE), coarse[1]))
 
@@ -111,7 +111,7 @@ def test_an_adapter_learns_what_to_look_at():
         (one, first), (other, second) = picture(), picture()
         match = second.argsort()[first]  # token of the other picture with the same part
         label = PseudoLabel(torch.arange(20), match, torch.ones(20), SHAPE, SHAPE)
-        sides = Side.of(one, SHAPE), Side.of(other, SHAPE)
+        sides = MatchSide.of(one, SHAPE), MatchSide.of(other, SHAPE)
         return AdapterPair(*sides, (token_map(one, SHAPE),), (token_map(other, SHAPE),)), label
 
     data = [pair() for _ in range(108)]
@@ -277,7 +277,7 @@ def test_dropout_keeps_the_mean():
 def test_grids_of_two_sizes_and_a_pair_without_labels():
     one = PAIRS[0]
     tokens = normalize(torch.randn(6, 6), dim=1)
-    other = Side(tokens, (2, 3), torch.arange(6) == 4, torch.randn(6, 3))
+    other = MatchSide(tokens, (2, 3), torch.arange(6) == 4, torch.randn(6, 3))
     small = AdapterPair(one.source, other, one.source_maps, (token_map(tokens, (2, 3)), torch.randn(3, 2, 2)))
     full = nearest_label(one.source, other)
     nothing = replace(full, source=full.source[:0], target=full.target[:0], confidence=full.confidence[:0])

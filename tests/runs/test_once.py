@@ -3,7 +3,16 @@ import json
 import pytest
 import torch
 
-from saot.runs import Checkpoint, Kept, Shared, Workspace, code_version, identity_of, read_kept, write_kept
+from saot.runs import (
+    Checkpoint,
+    Kept,
+    Shared,
+    Workspace,
+    code_version,
+    identity_of,
+    read_kept,
+    write_kept,
+)
 from saot.runs import once as once_file
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from saot.scenes import mesh as scene_mesh
-from saot.scenes import paint as scene_paint
 from saot.scenes.cycles import park
+from saot.scenes.paint import Camera, object_order, project
 from saot.scenes.scene import SCENES_VERSION, SPLITS, Scene, load_mask, load_picture, render_scene
 from saot.scenes.shade import open_pattern
 from saot.scenes.site import occurs
@@ -211,8 +211,8 @@ def test_left_is_right_of_the_picture_for_who_faces_us():
     for heading, sign in ((0.0, -1), (np.pi, 1)):
         mesh = scene_mesh.Mesh()
         park(mesh, scene_mesh.BICYCLE, (0.0, 0.0, 10.0), heading, (0.5, 0.5, 0.5))
-        camera = scene_paint.Camera(0.0, 1.4, 0.0, 1.0, 0.45)
-        u = scene_paint.project(mesh, camera).uv[:, 0]
+        camera = Camera(0.0, 1.4, 0.0, 1.0, 0.45)
+        u = project(mesh, camera).uv[:, 0]
         at = {point.name: u[point.vertex] for point in mesh.named}
         assert np.sign(at["left_grip"] - at["right_grip"]) == sign
 
@@ -265,8 +265,8 @@ def test_an_object_behind_another_is_painted_first():
     for x0, x1, z0, z1 in spans:
         mesh.begin(0, (0.0, 0.0, 0.0))
         mesh.ground([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], look)
-    camera = scene_paint.Camera(0.0, 1.4, 0.0, 1.0, 0.45)
-    rank = scene_paint.object_order(mesh, scene_paint.project(mesh, camera), camera)
+    camera = Camera(0.0, 1.4, 0.0, 1.0, 0.45)
+    rank = object_order(mesh, project(mesh, camera), camera)
     assert rank[2] < rank[0] < rank[1]
 
 

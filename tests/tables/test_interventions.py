@@ -10,10 +10,10 @@ from helpers.runs import TINY, evaluate_run, opened, run_job, score_some, tiny_s
 from saot.data import class_set
 from saot.decoder import GridDecoder
 from saot.evaluate import method_entry
-from saot.label.choice import _logits_at, held_out_scores
+from saot.label.networks import points_pool
 from saot.label.run import PartialOutcome
+from saot.label.scoring import _logits_at, held_out_scores
 from saot.label.settings import RunSettings
-from saot.label.terms import points_pool
 from saot.recipes import InterventionRecipe, TaughtRecipe
 from saot.runs import read_kept
 from saot.runs.folder import load_tensors

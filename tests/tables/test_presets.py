@@ -1,18 +1,19 @@
-"""The paper's numbers as they stand in the presets, and the settings that a request makes of them."""
+"""The papers' numbers as they stand in the presets."""
 
-import dataclasses
 import math
 
 import pytest
 
-from saot.recipes import PAPER, preset
-from saot.tables import Request
-from saot.tables.measure import filled
-from saot.tables.model import Count, Size
-from saot.tables.plan import arm_of
+from saot.data import class_set
 from saot.tables.presets import EXPERIMENTS, experiment_named
 from saot.tables.presets.names import CITYSCAPES
-from saot.tables.request import base_recipe, changed, scaled_count, scaled_size, settings_for
+
+PRINTED_OTHERWISE = {  # the paper's classes re-add to another mean than it prints
+    ("t2s-da-table-1", "DAFormer (w/ FDA)"): 68.29,
+    ("t2s-da-table-1", "FST"): 69.49,
+    ("t2s-da-table-2", "FST"): 61.98,
+    ("t2s-da-source", "T2S-DA"): 80.83,
+}
 
 
 @pytest.mark.parametrize("name", ["saot-table-10", "saot-table-16"])
@@ -65,7 +66,8 @@ def test_every_table_and_figure_of_the_paper_is_there():
         labels = [row.label for row in experiment.rows]
         assert len(set(labels)) == len(labels) and len({c.key for c in experiment.columns}) == len(experiment.columns)
         for row in experiment.rows:
-            assert set(row.paper) <= {column.key for column in experiment.columns}, row.label
+            keys = {key for key in row.paper if not (experiment.every_class in ("target", "source") and ":" in key)}
+            assert keys <= {column.key for column in experiment.columns}, row.label
         if experiment.reference is not None:
             assert experiment.reference in (*labels, *(column.key for column in experiment.columns))
 
@@ -75,109 +77,18 @@ def test_unknown_names_are_refused():
         experiment_named("saot-table-99")
 
 
-@pytest.mark.parametrize("counts", ["paper", "small", "tiny"])
-@pytest.mark.parametrize("name", list(EXPERIMENTS))
-def test_every_row_has_settings(name, counts):
-    """Each change names a setting that there is, and templates name settings."""
-    experiment, request = EXPERIMENTS[name], Request(counts=counts)
-    for row in experiment.rows or (None,):
-        for column in experiment.columns:
-            changes = {**(row.changes if row else {}), **column.changes}
-            if changes.get("backbone", "filterbank") != "filterbank":
-                continue
-            settings = settings_for(request, experiment, changes, 3)
-            assert settings.seed == 3
-    if counts == "paper" and "preset" not in experiment.base and "VOC" not in experiment.data:
-        assert settings_for(request, experiment, {}, 0).recipe == PAPER
-
-
-def test_settings_tables_agree_with_the_paper_under_its_counts():
-    """Of table 11, whose values are plain, ours under --counts paper are the printed ones."""
-    from saot.data import class_set
-
-    settings = settings_for(Request(counts="paper"), EXPERIMENTS["saot-table-11"], {}, 0)
-    shown = {
-        row.label: filled(row.of, settings, class_set("cityscapes19")) for row in EXPERIMENTS["saot-table-11"].rows
-    }
-    for row in EXPERIMENTS["saot-table-11"].rows:
-        if row.section == "OT solver" and "10^" not in str(row.paper["value"]):
-            assert shown[row.label] == row.paper["value"]
-    assert shown["Training steps"] == "14,000"
-    with pytest.raises(ValueError, match=r"transport\.nonsense"):
-        filled("{transport.nonsense}", settings, class_set("cityscapes19"))
-
-
-def test_counts_keep_the_ratio_of_the_recipe():
-    small, paper, tiny = (Request(counts=counts) for counts in ("small", "paper", "tiny"))
-    assert scaled_count(paper, "cost.steps", Count(32_000)) == 32_000
-    assert scaled_count(small, "cost.steps", Count(14_000)) == 1_000
-    assert scaled_count(small, "cost.steps", Count(28_000)) == 2_000
-    assert scaled_count(tiny, "cost.steps", Count(512_000)) == 5
-    # 40 scenes stand for the 2,000 of the largest row
-    assert scaled_count(small, "source_pictures", Count(500)) == 10
-    assert scaled_count(paper, "source_pictures", Count(500)) == 500
-
-
-@pytest.mark.parametrize(
-    ("size", "counts", "wanted"),
-    [
-        ("252x504", "small", "336x672"),
-        ("504", "small", "672"),
-        ("56x112", "small", "70x154"),
-        (None, "paper", "672x1344"),
-        ("252x504", "paper", "336x672"),
-    ],
-)
-def test_sizes_are_ratios_in_whole_patches(size, counts, wanted):
-    request = Request(size=size, counts=counts)
-    assert scaled_size(request, Size("672x1344", 4 / 3), "filterbank", None) == wanted
-
-
-def test_base_size_stays_as_it_was_given():
-    assert scaled_size(Request(size="250"), Size("504x1008", 1.0), "filterbank", None) == "250"
-
-
-def test_changes_reach_the_recipe_and_nothing_else():
-    recipe = changed(PAPER, "transport.tau", math.inf)
-    assert recipe.transport.tau == math.inf
-    assert dataclasses.replace(recipe, transport=PAPER.transport) == PAPER
-    with pytest.raises(ValueError, match=r"transport\.tua"):
-        changed(PAPER, "transport.tua", 1.0)
-    assert base_recipe("paper", "best").cost.steps == 14_000
-    assert base_recipe("paper", "best").decoder.points_weight == base_recipe("small", "best").decoder.points_weight > 0
-
-
-@pytest.mark.parametrize(
-    ("data", "seeds", "said"),
-    [
-        (("a", None, None), "0", "--target is missing"),
-        ((None, None, None), "0,x", "0,x"),
-        ((None, None, None), "", "whole numbers"),
-        ((None, None, None), "1,1", "different"),
-    ],
-)
-def test_requests_that_cannot_be(data, seeds, said):
-    with pytest.raises(ValueError, match=said):
-        Request.from_words(data, seeds)
-
-
 def test_class_labels_are_the_names_of_cityscapes():
-    from saot.data import class_set
-
     assert tuple(CITYSCAPES.values()) == class_set("cityscapes19").names
 
 
-def test_the_bridge_compares_each_network_with_itself_pulled():
-    """Rows come in pairs; without the pull loss they are the runs of saot-best, so equal trainings are done once."""
-    table, request = EXPERIMENTS["t2s-da-bridge"], Request(counts="small")
-    assert [column.key for column in table.columns] == ["0", "total:20"]
-    for plain, pulled in zip(table.rows[::2], table.rows[1::2], strict=True):
-        assert pulled.label == f"{plain.label}, pulled" and pulled.method in (plain.method, f"{plain.method}_pull")
-        for column in table.columns:
-            before, after = (settings_for(request, table, {**r.changes, **column.changes}, 0) for r in (plain, pulled))
-            assert before == settings_for(request, EXPERIMENTS["saot-best"], column.changes, 0)
-            assert after.recipe == dataclasses.replace(preset("best-pull"), name="best")
-            arm = arm_of(request, table, pulled, column, 0)
-            assert arm is not None
-            if pulled.method == "mlp_points_ema_pull":
-                assert arm.method == ("mlp_ema_pull" if column.key == "0" else "mlp_points_ema_pull")
+@pytest.mark.parametrize("name", ["t2s-da-table-1", "t2s-da-table-2", "t2s-da-source"])
+def test_class_numbers_of_the_paper_re_add_to_its_mean(name):
+    checked = 0
+    for row in EXPERIMENTS[name].rows:
+        classes = [value for key, value in row.paper.items() if "iou:" in key]
+        key = next(key for key in ("miou", "miou16", "source_miou") if key in row.paper)
+        if classes and row.paper[key] is not None:
+            printed = PRINTED_OTHERWISE.get((name, row.label), row.paper[key])
+            assert math.fsum(classes) / len(classes) == pytest.approx(printed, abs=0.06), row.label
+            checked += 1
+    assert checked >= 3

@@ -7,16 +7,7 @@ import torch
 from helpers.transport import DOUBLE, sample
 from torch.testing import assert_close
 
-from saot.transport import (
-    PointGeometry,
-    SparseCost,
-    Support,
-    TransportError,
-    block_diagonal,
-    solve_fused,
-    solve_transport,
-    split_result,
-)
+from saot.transport import SparseCost, Support, TransportError, block_diagonal, solve_transport, split_result
 from saot.transport.support import Support as PlainSupport
 
 SIZES = ((9, 7), (1, 1), (80, 70), (4, 90))  # the third takes the fast path
@@ -102,8 +93,5 @@ def test_wrong_input_is_named():
     with pytest.raises(TransportError, match=r"member 2: .*cost.values\[3\]") as caught:
         solve_transport(block_diagonal([costs[0], costs[1], bad]))
     assert caught.value.indices == ((2,),)
-    points = PointGeometry(torch.zeros(94, 2)), PointGeometry(torch.zeros(168, 2))
-    with pytest.raises(ValueError, match="block diagonal of 4"):
-        solve_fused(block_diagonal(costs), *points, alpha=0.1)
     with pytest.raises(ValueError, match="takes the result of a block diagonal"):
         split_result(solve_transport(costs[0]))

@@ -1,9 +1,11 @@
-"""Candidate search: selections against plain sorting, forms and coverage against their definitions."""
-
-from concurrent.futures import ThreadPoolExecutor
+"""Candidate search: forms and coverage against their definitions."""
 
 import pytest
 import torch
+from helpers.transport import (
+    check_orders,
+    features,
+)
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -12,22 +14,47 @@ from saot.transport import (
     Support,
     candidates,
     cosine_cost,
+    measure_recall,
     select,
-    similarity,
     squared_euclidean_cost,
+    topk_candidates,
     topk_support,
 )
-from saot.transport.candidates import measure_recall, topk_candidates
 
 
-def _features(n, d, seed, dtype=torch.float64):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+@pytest.mark.parametrize("cover", [None, 1, 3])
+@pytest.mark.parametrize("chunk", [1, 400, 2**26])  # bytes: one row at a time, a few, all
+def test_topk_is_the_brute_force_choice(cover, chunk, monkeypatch):
+    monkeypatch.setattr(candidates, "_BLOCK_BYTES", chunk)
+    monkeypatch.setattr(candidates, "_LARGEST_BLOCK_BYTES", chunk)
+    x, y = features(11, 5, 1), features(13, 5, 2)
+    support = topk_support(x, y, k=4, cover=cover)
+    similarity = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
+    keep = similarity >= similarity.topk(4, dim=1).values[:, -1:]
+    if cover is not None:
+        keep |= similarity >= similarity.topk(cover, dim=0).values[-1]
+    assert torch.equal(torch.stack([support.rows(), support.col], 1).long(), torch.nonzero(keep))
+    check_orders(support)
+
+
+def test_k_above_m_is_clipped_and_cover_leaves_no_target_out():
+    x, y = features(4, 3, 1), features(6, 3, 2)
+    assert topk_support(x, y, k=99, cover=99).nnz == 24
+    clustered = torch.cat([y[:1] + 0.01 * features(30, 3, 3)])
+    assert int((topk_support(clustered, y, k=1).ccol.diff() == 0).sum()) > 0
+    assert int((topk_support(clustered, y, k=1, cover=1).ccol.diff() == 0).sum()) == 0
+
+
+def test_zero_and_half_features():
+    x, y = features(4, 3, 1, torch.float16), features(6, 3, 2, torch.float16)
+    x[1] = 0
+    check_orders(topk_support(x, y, k=2, cover=1))
 
 
 def _clustered(n, d, seed):
-    centres = torch.nn.functional.normalize(_features(19, d, 99, torch.float32), dim=1)
+    centres = torch.nn.functional.normalize(features(19, d, 99, torch.float32), dim=1)
     which = torch.randint(19, (n,), generator=torch.Generator().manual_seed(seed))
-    return centres[which] + _features(n, d, seed, torch.float32) / d**0.5
+    return centres[which] + features(n, d, seed, torch.float32) / d**0.5
 
 
 def _pairs(support):
@@ -55,52 +82,6 @@ def _use_fast(monkeypatch):
     monkeypatch.setattr(candidates, "has_fast_bfloat16", lambda device: True)
 
 
-BLOCKS = {
-    "random": torch.randn(50, 700, generator=torch.Generator().manual_seed(1)),
-    "float64": _features(20, 333, 2),
-    "ties": torch.randint(0, 4, (60, 500), generator=torch.Generator().manual_seed(3)).float(),
-    "equal": torch.full((7, 300), 0.25),
-    "minute": torch.rand(9, 200, generator=torch.Generator().manual_seed(4)) * 1e-36,
-    "one": torch.tensor([[0.5]]),
-    "ascending": torch.arange(2000.0).expand(3, -1),
-}
-
-
-@pytest.mark.parametrize("name", list(BLOCKS))
-@pytest.mark.parametrize("k", [1, 2, 17, 128, 299])
-@pytest.mark.parametrize("how", ["torch", "numba"])
-def test_selections_equal_plain_sorting(name, k, how):
-    block = BLOCKS[name]
-    k = min(k, block.shape[1])
-    if how == "torch":
-        col, values = select.torch_select(block, k)
-    else:
-        pytest.importorskip("numba")
-        with ThreadPoolExecutor(2) as pool:
-            col, values = select.numba_select(block, k, pool, 3)
-    expected_col, expected = select.plain_select(block, k)
-    assert torch.equal(col, expected_col)
-    assert torch.equal(values, expected)
-    assert col.dtype == torch.int32
-
-
-def test_plain_selection_prefers_the_lower_index():
-    col, values = select.plain_select(torch.tensor([[1.0, 3.0, 2.0, 3.0, 3.0]]), 2)
-    assert col.tolist() == [[1, 3]]
-    assert values.tolist() == [[3.0, 3.0]]
-
-
-@pytest.mark.parametrize("numba", [True, False])
-@pytest.mark.parametrize("elements", [100, 2**18, 2**21])  # each of the three selections
-def test_selector_answers_alike_at_every_size(numba, elements, monkeypatch):
-    if not numba:
-        monkeypatch.setattr(select, "has_numba", lambda: False)
-    with select.row_selector(9, elements, torch.device("cpu")) as choose:
-        col, values = choose(BLOCKS["ties"])
-    assert torch.equal(col, select.plain_select(BLOCKS["ties"], 9)[0])
-    assert torch.equal(values, BLOCKS["ties"].gather(1, col.long()))
-
-
 @pytest.mark.parametrize("form", ["source", "union", "mutual"])
 @pytest.mark.parametrize("cover", [None, 1, 3, 9])
 @pytest.mark.parametrize("shape", [(40, 31), (31, 40), (1, 12), (12, 1), (30, 30)])
@@ -108,7 +89,7 @@ def test_selector_answers_alike_at_every_size(numba, elements, monkeypatch):
 def test_forms_by_definition(form, cover, shape, search, monkeypatch):
     _use_fast(monkeypatch)
     monkeypatch.setattr(candidates, "_MARGIN", 1)  # re-scores all that could matter on so small a problem
-    x, y = _features(shape[0], 6, 1), _features(shape[1], 6, 2)
+    x, y = features(shape[0], 6, 1), features(shape[1], 6, 2)
     found = topk_candidates(x, y, 5, cover, form, search)
     expected = _definition(x, y, 5, cover, form)
     if search == "exact" or not cover or form != "source":
@@ -156,7 +137,7 @@ def test_many_equal_features(numba, form, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_features_of_every_precision_even_under_autocast(dtype):
-    x, y = _features(9, 16, 1, dtype), _features(8, 16, 2, dtype)
+    x, y = features(9, 16, 1, dtype), features(8, 16, 2, dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = topk_candidates(x, y, 3)
     assert found.similarity.dtype == torch.promote_types(dtype, torch.float32)
@@ -168,7 +149,7 @@ def test_features_of_every_precision_even_under_autocast(dtype):
 
 
 def test_costs_are_those_of_the_pairs_and_carry_no_gradient():
-    x, y = _features(9, 5, 1).requires_grad_(), _features(8, 5, 2).requires_grad_()
+    x, y = features(9, 5, 1).requires_grad_(), features(8, 5, 2).requires_grad_()
     found = topk_candidates(x, y, 3, cover=1)
     cosine, euclidean = found.cosine_cost(), found.squared_euclidean_cost()
     unit = torch.nn.functional.normalize
@@ -177,22 +158,22 @@ def test_costs_are_those_of_the_pairs_and_carry_no_gradient():
     assert_close(euclidean.values, expected, rtol=1e-12, atol=1e-12)
     assert not cosine.values.requires_grad
     assert not euclidean.values.requires_grad
-    itself = topk_candidates(_features(200, 64, 1, torch.float32), _features(200, 64, 1, torch.float32), 1)
+    itself = topk_candidates(features(200, 64, 1, torch.float32), features(200, 64, 1, torch.float32), 1)
     assert float(itself.squared_euclidean_cost().values.min()) >= 0
 
 
 @pytest.mark.parametrize("product", ["onednn", "plain"])
 @pytest.mark.parametrize("kernels", [True, False])
 def test_float32_products_are_exact_to_rounding(product, kernels, monkeypatch):
-    monkeypatch.setattr(similarity.products, "has_sparse_kernels", lambda device: kernels)
-    monkeypatch.setattr(similarity, "_GATHER_ELEMENTS", 40)
+    monkeypatch.setattr(candidates, "has_sparse_kernels", lambda device: kernels)
+    monkeypatch.setattr(candidates, "_GATHER_ELEMENTS", 40)
     if product == "plain":
-        monkeypatch.setattr(similarity, "_onednn_linear", lambda: None)
-    x, y = similarity.unit(_features(13, 130, 1)), similarity.unit(_features(17, 130, 2))
-    block = similarity.exact_product(x.float(), y.float())(slice(3, 9))
+        monkeypatch.setattr(candidates, "_onednn_linear", lambda: None)
+    x, y = candidates.unit(features(13, 130, 1)), candidates.unit(features(17, 130, 2))
+    block = candidates.exact_product(x.float(), y.float())(slice(3, 9))
     assert_close(block.double(), (x @ y.T)[3:9], rtol=0, atol=1e-6)
     col = torch.tensor([[0, 4], [3, 16]] * 3, dtype=torch.int32)
-    assert_close(similarity.pair_similarity(x[:6], y, col), (x[:6] @ y.T).gather(1, col.long()), rtol=0, atol=1e-14)
+    assert_close(candidates.pair_similarity(x[:6], y, col), (x[:6] @ y.T).gather(1, col.long()), rtol=0, atol=1e-14)
 
 
 def test_a_product_that_is_absent_or_wrong_is_not_used(monkeypatch):
@@ -203,16 +184,16 @@ def test_a_product_that_is_absent_or_wrong_is_not_used(monkeypatch):
         raise RuntimeError("no kernel")
 
     for operator in (wrong, absent):
-        similarity._onednn_linear.cache_clear()
+        candidates._onednn_linear.cache_clear()
         monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", operator, raising=False)
-        assert similarity._onednn_linear() is None
-    similarity._onednn_linear.cache_clear()
+        assert candidates._onednn_linear() is None
+    candidates._onednn_linear.cache_clear()
     monkeypatch.undo()
 
 
 def test_rows_in_blocks_cover_all_rows_and_stay_small():
     for n, m in ((1, 1), (1000, 3), (5000, 5000), (7, 10**7), (300, 10**5)):
-        rows = list(similarity.row_blocks(n, m, 4))
+        rows = list(candidates.row_blocks(n, m, 4))
         assert [i for r in rows for i in range(r.start, r.stop)] == list(range(n))
         assert max(r.stop - r.start for r in rows) * m * 4 <= max(64 * 2**20, 4 * m)
 
@@ -221,7 +202,7 @@ def test_rows_in_blocks_cover_all_rows_and_stay_small():
 def test_fast_search_finds_nearly_all_and_scores_exactly(data, monkeypatch):
     _use_fast(monkeypatch)
     if data == "random":
-        x, y = _features(600, 128, 1, torch.float32), _features(500, 128, 2, torch.float32)
+        x, y = features(600, 128, 1, torch.float32), features(500, 128, 2, torch.float32)
     else:
         x, y = _clustered(600, 128, 1), _clustered(500, 128, 2)
     found = topk_candidates(x + 1, y + 1, 32, search="fast")  # a shift that rounding alone would not survive
@@ -264,9 +245,9 @@ def test_recall_by_hand():
 
 
 def test_recall_of_a_sample_in_blocks(monkeypatch):
-    monkeypatch.setattr(similarity, "_BLOCK_BYTES", 700)
-    monkeypatch.setattr(similarity, "_LARGEST_BLOCK_BYTES", 700)
-    x, y = _features(50, 7, 1), _features(40, 7, 2)
+    monkeypatch.setattr(candidates, "_BLOCK_BYTES", 700)
+    monkeypatch.setattr(candidates, "_LARGEST_BLOCK_BYTES", 700)
+    x, y = features(50, 7, 1), features(40, 7, 2)
     worse = topk_support(x, y, 6)
     whole = measure_recall(worse, x, y, 12, sample=50)
     assert whole.share == 0.5
@@ -301,14 +282,14 @@ def test_no_operation_makes_a_dense_matrix(form, search, cover, numba, monkeypat
     if not numba:
         monkeypatch.setattr(select, "has_numba", lambda: False)
     n = 5000
-    x, y = _features(n, 16, 1, torch.float32), _features(n, 16, 2, torch.float32)
+    x, y = features(n, 16, 1, torch.float32), features(n, 16, 2, torch.float32)
     with _Largest() as largest:
         topk_candidates(x, y, 8, cover, form, search)
     assert 0 < largest.numel < n * n / 4
 
 
 def test_errors_say_what_to_do():
-    x = _features(3, 4, 1)
+    x = features(3, 4, 1)
     for arguments, message in (
         ({"k": 0}, "k must be at least 1, but is 0"),
         ({"k": 1, "cover": 0}, "cover must be at least 1, but is 0"),

@@ -1,12 +1,12 @@
 """T2S-DA: networks trained end to end on labelled source and unlabelled target pictures."""
 
-from saot.adapt.backbone import Adapted
+from saot.adapt.backbone import BACKBONES, Adapted
 from saot.adapt.encoder_files import load_encoder, read_encoder, save_encoder
 from saot.adapt.encoders import Encoder
 from saot.adapt.figures import separation_figure, similarity_figure
-from saot.adapt.finished import AdaptedRun, open_adapted, published_network
-from saot.adapt.frozen_pull import FrozenPull, Pull, pull_step
-from saot.adapt.job import AdaptSettings
+from saot.adapt.finished import FINISHED, AdaptedRun, open_adapted, published_network
+from saot.adapt.frozen_pull import FrozenPull, Pull, pull_step, translated_pictures
+from saot.adapt.inputs import AdaptSettings
 from saot.adapt.recipe import (
     PAPER,
     PAPER_CNN,
@@ -15,8 +15,8 @@ from saot.adapt.recipe import (
     AdaptRecipe,
     Method,
     NetworkRecipe,
-    changed,
     recipe_differences,
+    recipe_from_words,
     with_method,
 )
 from saot.adapt.run import run_adaptation
@@ -28,9 +28,6 @@ from saot.adapt.separation import (
     class_center_distance,
     sample_per_class,
 )
-from saot.adapt.translated import translated_pictures
-from saot.adapt.wing import BACKBONES, FINISHED
-from saot.adapt.words import recipe_from_words
 
 __all__ = [
     "BACKBONES",
@@ -52,7 +49,6 @@ __all__ = [
     "PixelDiscrimination",
     "Pull",
     "center_similarity",
-    "changed",
     "class_center_distance",
     "load_encoder",
     "open_adapted",

@@ -1,6 +1,8 @@
 """An encoder that was adapted to a target domain (`saot adapt`), frozen, as a backbone."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from saot.adapt.encoder_files import read_encoder
 from saot.data import sha256_file
-from saot.features import FeatureKey, FeatureSettings, Keyed, check_size, fit_size
+from saot.features import FeatureKey, FeatureSettings, Keyed, OpenBackbone, check_size, fit_size
 
 _FILE = "encoder.safetensors"
 _LONG_SIDE = 1024
@@ -61,3 +63,6 @@ class Adapted(Keyed):
         pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)
         last = self._encoder(pixels[None].to(self._settings.device))[-1][0]
         return last.flatten(1).T.contiguous().cpu()
+
+
+BACKBONES: Mapping[str, OpenBackbone] = MappingProxyType({"adapted": Adapted})  # what a caller of the core hands in

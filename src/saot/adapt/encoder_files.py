@@ -3,16 +3,28 @@
 import json
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from saot.adapt.encoders import DilatedResNet, Encoder, MixTransformer, Statistics, TinyViTEncoder
+from saot.adapt.encoders import DilatedResNet, Encoder, MixTransformer, TinyViTEncoder
 from saot.data import write_atomic
-from saot.features import PIXEL_DEVIATION, PIXEL_MEAN, read_weights
+from saot.features import (
+    PIXEL_DEVIATION,
+    PIXEL_MEAN,
+    OneSentence,
+    Statistics,
+    download,
+    first_line,
+    is_repository,
+    load_model,
+    local_folder,
+    pixel_statistics,
+    read_weights,
+    require_libraries,
+)
 
 _FORMAT = "saot-encoder-1"
 _MIT_DEPTHS = ((2, 2, 2, 2), (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 18, 3), (3, 8, 27, 3), (3, 6, 40, 3))  # B0 .. B5
@@ -59,8 +71,9 @@ def load_encoder(name: str, weights: str | Path | None = None, seed: int = 0) ->
             encoder = _wrap(name, _new_model(*_published_settings(name)), (PIXEL_MEAN, PIXEL_DEVIATION))
         else:
             _require_transformers(name)
-            folder = _download(repository) if weights is None else _local_folder(name, Path(weights))
-            encoder = _wrap(name, _load_model(name, folder), _pixel_statistics(folder))
+            folder = _download(repository) if weights is None else local_folder(Path(weights), _WEIGHT_FILES, name)
+            statistics = pixel_statistics(folder, (PIXEL_MEAN, PIXEL_DEVIATION), whole=True)
+            encoder = _wrap(name, _load_model(name, folder), statistics)
     return encoder.eval()
 
 
@@ -97,7 +110,7 @@ def read_encoder(path: Path) -> Encoder:
         statistics = (tuple(settings["pixel_mean"]), tuple(settings["pixel_deviation"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} was not written by save_encoder ({_first_line(error)}); pass the encoder.safetensors of a run"
+            f"{path} was not written by save_encoder ({first_line(error)}); pass the encoder.safetensors of a run"
         ) from error
     with torch.random.fork_rng(devices=[]):
         if family == TinyViTEncoder.family:
@@ -122,7 +135,7 @@ def _repository(name: str) -> str:
         return f"nvidia/{name}"
     if name == "resnet-101":
         return f"microsoft/{name}"
-    if name == "mobile-sam" or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if name == "mobile-sam" or is_repository(name):
         return name
     raise ValueError(f"encoder {name!r} is not known; use one of {_NAMES}, or OWNER/NAME of a Segformer or ResNet")
 
@@ -179,20 +192,7 @@ def _load_model(name: str, folder: Path) -> Any:
     if published is not None and "/" not in name and published != name:
         raise ValueError(f"encoder {name} was asked for, but {folder} holds {published}; pass its folder or its name")
     config.reshape_last_stage = True  # of a Segformer: a map like the others
-    try:
-        model, info = getattr(transformers, f"{_MODELS[config.model_type]}Model").from_pretrained(
-            folder, config=config, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
-    except Exception as error:  # other shapes, damaged files and missing ones, too
-        raise ValueError(
-            f"the weights in {folder} cannot be read as {name} ({_first_line(error)}); fetch the published files again"
-        ) from error
-    missing = sorted(info["missing_keys"])
-    unexpected = sorted(key for key in info["unexpected_keys"] if not key.startswith(_HEADS))
-    if missing or unexpected:
-        what = f"{missing[0]} is missing" if missing else f"{unexpected[0]} is unexpected"
-        raise ValueError(f"the weights in {folder} are not those of {name}: {what}; pass the folder of that model")
-    return model
+    return load_model(getattr(transformers, f"{_MODELS[config.model_type]}Model"), folder, name, _HEADS, config=config)
 
 
 def _load_tinyvit(name: str, weights: str | Path | None) -> TinyViTEncoder:
@@ -214,60 +214,21 @@ def _load_tinyvit(name: str, weights: str | Path | None) -> TinyViTEncoder:
 
 
 def _require_transformers(name: str) -> None:
-    if find_spec("transformers") is None:
-        raise ValueError(f"encoder {name} needs transformers, which is not installed; pip install 'saot[vit]'")
-
-
-def _local_folder(name: str, folder: Path) -> Path:
-    if not (folder / "config.json").is_file() or not any((folder / file).is_file() for file in _WEIGHT_FILES):
-        raise ValueError(
-            f"expected a folder with config.json and model.safetensors for {name} at {folder}, found none; pass the "
-            "folder that save_pretrained wrote or a hub snapshot"
-        )
-    return folder
+    require_libraries(f"encoder {name}", "transformers")
 
 
 def _download(repository: str) -> Path:
-    """Local folder of a hub model, downloaded unless it is in the cache; plain pickles only if there is no other."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        for file in _WEIGHT_FILES:
-            folder = Path(snapshot_download(repository, allow_patterns=[*_HUB_FILES, file]))
-            if (folder / file).is_file():
-                return folder
-    except Exception as error:  # unreachable, unknown, gated and offline are different classes in each version
-        raise ValueError(
-            f"could not get {repository} from the hub ({_first_line(error)}); check the name and the network, or pass "
-            "the folder of a copy"
-        ) from error
+    """Local folder of a hub model; plain pickles only if there is no other."""
+    for file in _WEIGHT_FILES:
+        folder = download(repository, (*_HUB_FILES, file), "or pass the folder of a copy")
+        if (folder / file).is_file():
+            return folder
     raise ValueError(f"{repository} on the hub has none of {', '.join(_WEIGHT_FILES)}; pass the folder of a copy")
-
-
-def _pixel_statistics(folder: Path) -> Statistics:
-    """Mean and deviation of 0-255 RGB, from the folder or else ImageNet's, which both families have."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return PIXEL_MEAN, PIXEL_DEVIATION
-    try:
-        values = json.loads(path.read_text())
-        mean, deviation = (tuple(255 * float(value) for value in values[key]) for key in ("image_mean", "image_std"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not JSON with image_mean and image_std; fetch it again or delete it") from error
-    return mean, deviation
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file."""
     from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except Exception as error:  # damaged files end in several kinds of error
-        raise ValueError(f"{path} is not a whole safetensors file ({_first_line(error)}); write it again") from error
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__
+    with OneSentence(f"{path} is not a whole safetensors file", "write it again"), safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -23,9 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saot.features import PIXEL_DEVIATION, PIXEL_MEAN, TinyViT
-
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+from saot.features import PIXEL_DEVIATION, PIXEL_MEAN, Statistics, TinyViT
 
 
 class Encoder(nn.Module):

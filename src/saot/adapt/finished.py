@@ -1,8 +1,10 @@
 """A finished `saot adapt` at work: from its run folder alone, without the weights it started from."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from saot.adapt.predict import predict_mask
 from saot.adapt.recipe import NetworkRecipe, PicturesRecipe
 from saot.adapt.two_scale import TwoScaleSettings
 from saot.data import ClassSet
-from saot.label import classes_of
+from saot.label import Labeller, classes_of
 from saot.runs import load_tensors
 
 
@@ -94,3 +96,7 @@ def open_adapted(folder: Path) -> AdaptedRun:
         network.load_state_dict(tensors)
     method = str(published["settings"]["method"]).replace("-", "_")
     return AdaptedRun(classes, network.eval(), PicturesRecipe(**sizes), method)
+
+
+# what a caller of the core hands in
+FINISHED: Mapping[str, Callable[[Path], Labeller]] = MappingProxyType({"adaptation": open_adapted})

@@ -10,23 +10,29 @@ are other source tokens and unsure target tokens, Eqs. (2)-(13) of T2S-DA. What 
 - A token has the majority label of its patch, also where the decoder answers for its cells; its posterior is the mean
   over them.
 - Source tokens are drawn class first as those of the other terms; target tokens as they come.
+- Whole pictures are translated, not crops, and their features lie in the store.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from saot.adapt.pull import PullBatch, PullSettings, class_confidence, class_weights, pull_loss
-from saot.adapt.translated import TRANSLATION_VERSION, translated_pictures
+from saot.adapt.translate import fourier_translate
 from saot.data import ImageSet
 from saot.decoder import BlockReader, Decoder, FineDecoder, MLPDecoder, TokenDecoder, TokenPool
 from saot.recipes import BridgeRecipe, DecoderRecipe
 from saot.runs import code_version, generator_for
+
+TRANSLATION_VERSION = 1  # of `translated_pictures`; another number makes all features of translations anew
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,49 @@ def pull_step(
         return pull_loss(batch, weights, settings, generator_for(seed, "pull", number)).loss
 
     return projector, loss
+
+
+def translated_pictures(source: ImageSet, target: ImageSet, beta: float, seed: int) -> ImageSet:
+    """Each source picture translated by FDA with a target picture that the seed draws.
+
+    The paper translates crops of the target's size; here it is the whole source picture, and the target is fitted to
+    its size. Values are rounded to whole numbers, as backbones take pictures.
+
+    A key names the content, "fda/DIGEST/SOURCE KEY": runs of other seeds, targets or beta have features of their own in
+    the same store.
+
+    Args:
+        source: Pictures to translate; masks hold for the translations.
+        target: Pictures whose colours they take.
+        beta: See `fourier_translate`.
+        seed: Fixes the target picture of each source picture, whatever other source pictures there are.
+    """
+    partners = [
+        int(torch.randint(len(target), (1,), generator=generator_for(seed, "translation", key))) for key in source.keys
+    ]
+    prints = [
+        translation_fingerprint(source.fingerprint(number), target.fingerprint(partner), beta)
+        for number, partner in enumerate(partners)
+    ]
+
+    def load(number: int) -> UInt8[np.ndarray, "h w 3"]:
+        translation = fourier_translate(source.image(number), target.image(partners[number]), beta)
+        return np.rint(translation).astype(np.uint8)
+
+    keys = tuple(f"fda/{mark[:12]}/{key}" for mark, key in zip(prints, source.keys, strict=True))
+    spec = f"{source.spec} in the colours of {target.spec}"
+    return ImageSet(spec, source.classes, keys, load, prints.__getitem__, source.size)
+
+
+def translation_fingerprint(source: str, target: str, beta: float) -> str:
+    """The name of a translation's content, from those of both pictures.
+
+    Args:
+        source: Fingerprint of the picture that is translated.
+        target: Fingerprint of the one whose colours it takes.
+        beta: See `fourier_translate`.
+    """
+    return hashlib.sha256(json.dumps(["fda", TRANSLATION_VERSION, source, target, beta]).encode()).hexdigest()
 
 
 class FrozenPull:

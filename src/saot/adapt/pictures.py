@@ -18,10 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from saot.adapt.crops import Crop, crop_together, draw_crop
-from saot.adapt.fourier import fit_to_size
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import draw_rare, draw_rare_crop
-from saot.adapt.translate import translate
+from saot.adapt.translate import fit_to_size, translate
 from saot.data import IGNORE_INDEX, ImageSet, LabelledSet
 from saot.runs import generator_for
 

@@ -4,9 +4,9 @@ A comment names the paper's section or table, or the fact sheet's item (FACTS T-
 and the code it stands on (DAFormer, HRDA, FDA) decides.
 """
 
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from saot.adapt.crops import CAT_MAX_RATIO
 from saot.adapt.mixing import MixSettings
@@ -14,6 +14,8 @@ from saot.adapt.pull import PullSettings
 from saot.adapt.sampling import RareClassSettings
 from saot.adapt.teacher import TeacherSettings
 from saot.adapt.translate import TranslatorSettings
+from saot.label import parse_size
+from saot.recipes import RecipeDifference, differences, with_words
 
 Method = Literal["source-only", "dacs", "t2s-da", "t2s-da-dg"]
 METHODS: dict[str, str] = {
@@ -276,43 +278,39 @@ def adapt_preset(name: str) -> AdaptRecipe:
     return PRESETS[name]
 
 
-def changed(recipe: Any, path: str, value: Any) -> Any:
-    """The recipe with one field replaced, named by its dotted path.
+def recipe_from_words(
+    preset: str, method: str, encoder: str | None, steps: int | None, crop: str | None, changes: Sequence[str]
+) -> AdaptRecipe:
+    """The preset with the method's switches, then single settings by their dotted paths.
 
     Raises:
-        ValueError: If there is no such field.
+        ValueError: If a name, a size or a path is not known, or a value does not fit.
 
     Example:
-        >>> changed(AdaptRecipe(), "pull.settings.temperature", 0.5).pull.settings.temperature
-        0.5
+        >>> recipe = recipe_from_words("small", "t2s-da", None, 60, "128x128", ["pull.weight=0.2", "mix=null"])
+        >>> recipe.optimizer.warmup, recipe.pictures.crop, recipe.pull.weight, recipe.mix
+        (5, (128, 128), 0.2, None)
     """
-    first, _, rest = path.partition(".")
-    if not dataclasses.is_dataclass(recipe) or isinstance(recipe, type):
-        raise ValueError(f"expected no field named {path!r} here: what it would belong to is {recipe!r}")
-    names = [each.name for each in dataclasses.fields(recipe)]
-    if first not in names:
-        raise ValueError(f"expected a field of {type(recipe).__name__} among {', '.join(names)}; got {first!r}")
-    if rest:
-        value = changed(getattr(recipe, first), rest, value)
-    return replace(recipe, **{first: value})
+    recipe = adapt_preset(preset)
+    if encoder is not None:
+        head = "deeplab-v2" if "resnet" in encoder else "daformer"
+        recipe = replace(recipe, network=replace(recipe.network, encoder=encoder, head=head))
+    if steps is not None:
+        warmup = round(recipe.optimizer.warmup * steps / recipe.optimizer.steps)  # as large a share
+        recipe = replace(recipe, optimizer=replace(recipe.optimizer, steps=steps, warmup=warmup))
+    if crop is not None:
+        size = parse_size(crop)
+        if not isinstance(size, tuple):
+            raise ValueError(f"expected --crop as HEIGHTxWIDTH in pixels; got {crop!r}")
+        recipe = replace(recipe, pictures=replace(recipe.pictures, crop=size))
+    return with_words(with_method(recipe, method), changes)
 
 
-def recipe_differences(recipe: AdaptRecipe, reference: AdaptRecipe = PAPER) -> list[tuple[str, str, str, str]]:
-    """Fields that differ from the paper's recipe: dotted path, the paper's value, the one used, why.
+def recipe_differences(recipe: AdaptRecipe, reference: AdaptRecipe = PAPER) -> tuple[RecipeDifference, ...]:
+    """Fields that differ from those of the same method in the paper's recipe.
 
     Example:
-        >>> recipe_differences(replace(PAPER, optimizer=OptimizerRecipe(steps=10)))
-        [('optimizer.steps', '40000', '10', 'time on two cores')]
+        >>> [d.field for d in recipe_differences(replace(PAPER, optimizer=OptimizerRecipe(steps=10)))]
+        ['optimizer.steps']
     """
-
-    def walk(mine: Any, theirs: Any, path: str) -> list[tuple[str, str, str, str]]:
-        if not dataclasses.is_dataclass(mine) or type(mine) is not type(theirs):
-            return [] if mine == theirs else [(path, str(theirs), str(mine), REASONS.get(path, ""))]
-        found = []
-        for each in dataclasses.fields(mine):
-            inner = f"{path}.{each.name}" if path else each.name
-            if inner not in ("name", "method"):
-                found += walk(getattr(mine, each.name), getattr(theirs, each.name), inner)
-        return found
-
-    return walk(recipe, with_method(reference, recipe.method), "")
+    return differences(recipe, with_method(reference, recipe.method), REASONS)

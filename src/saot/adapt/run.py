@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from saot.adapt.job import KIND, Adaptation, AdaptInputs, AdaptSettings, check_fit, open_adapt_inputs
+from saot.adapt.inputs import KIND, Adaptation, AdaptInputs, AdaptSettings, check_fit, open_adapt_inputs
 from saot.adapt.recipe import recipe_differences
 from saot.adapt.training import new_accelerator, train, train_beside
 from saot.data import ImageSet, write_atomic
@@ -125,10 +125,7 @@ def run_record(job: Adaptation, began: float) -> dict[str, Any]:
         "points": "0",
         "seed": settings.seed,
         "label_budget": 0,
-        "differences_from_paper": [
-            {"field": path, "paper": paper, "used": used, "reason": why}
-            for path, paper, used, why in recipe_differences(settings.recipe)
-        ],
+        "differences_from_paper": [vars(each) for each in recipe_differences(settings.recipe)],
         "data": space.facts("data"),
         "stages": space.facts("stages"),
         "gpu": space.facts("gpu"),

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from saot.adapt.figures import separation_figure, similarity_figure, tsne_figure
-from saot.adapt.job import Adaptation
+from saot.adapt.inputs import Adaptation
 from saot.adapt.predict import last_features, predict_mask
 from saot.adapt.recipe import PicturesRecipe
 from saot.adapt.separation import (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saot.adapt.encoder_files import save_encoder
 from saot.adapt.feature_distance import things_of
-from saot.adapt.job import Adaptation, AdaptInputs, AdaptSettings, new_network
+from saot.adapt.inputs import Adaptation, AdaptInputs, AdaptSettings, new_network
 from saot.adapt.pictures import TrainingPictures
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import count_pixels

@@ -1,7 +1,7 @@
 """Matching, and the tables of the papers."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -157,83 +157,43 @@ def reproduce(
         store: Where features lie; RUNS/features unless given.
         device: As in `saot run`.
     """
-    from saot.tables import Request
+    from saot.tables import Request, text_table
     from saot.tables import reproduce as make
-    from saot.tables.adapting import AdaptTableRequest, adapt_table
-    from saot.tables.adapting.presets import ADAPT_EXPERIMENTS
-    from saot.tables.matching import MatchTableRequest, match_table
-    from saot.tables.matching.presets import MATCH_EXPERIMENTS
-    from saot.tables.presets import EXPERIMENTS, experiment_named
+    from saot.tables.presets import EXPERIMENTS
 
     if list_names:
-        known = {**EXPERIMENTS, **MATCH_EXPERIMENTS, **ADAPT_EXPERIMENTS}
         if json:
-            print_json({name: experiment.describe() for name, experiment in known.items()})
+            print_json({name: experiment.describe() for name, experiment in EXPERIMENTS.items()})
         else:
-            print("\n".join(known))
+            print("\n".join(EXPERIMENTS))
         return
     if table is None:
         raise ValueError("expected the name of a table, such as saot-table-1; none came: --list names them")
-    folder = out or Path("runs", "reproduce", table)
-    if table in MATCH_EXPERIMENTS:
-        asked = MatchTableRequest.from_words(
-            seeds,
-            pairs=source,
-            training=target,
-            backbone=backbone,
-            weights=None if weights is None else str(weights),
-            size=size,
-            layers=layers,
-            final_norm=final_norm,
-            counts=counts,
-            held_out=held_out,
-            sam=None if sam is None else str(sam),
-            structure=structure,
-            limit=limit,
-            device=device,
-        )
-        with Bars() as bars:
-            result = match_table(MATCH_EXPERIMENTS[table], asked, folder, runs=runs, store=store, progress=bars)
-        _show_table(result, folder, json)
-        return
-    if layers is not None or final_norm is not None or held_out:
-        raise ValueError(
-            f"--layers, --final-norm and --held-out are of tables of matching, not of {table}; leave them out"
-        )
-    if table in ADAPT_EXPERIMENTS:
-        trained = AdaptTableRequest.from_words(
-            (source, target, eval, source_eval),
-            seeds,
-            encoder=None if backbone == "filterbank" else backbone,
-            weights=None if weights is None else str(weights),
-            counts=counts,
-            device=device,
-        )
-        with Bars() as bars:
-            result = adapt_table(ADAPT_EXPERIMENTS[table], trained, folder, runs=runs, store=store, progress=bars)
-        _show_table(result, folder, json)
-        return
-    experiment_named(table)
     request = Request.from_words(
-        (source, target, eval),
         seeds,
         backbones,
+        source=source,
+        target=target,
+        eval=eval,
+        source_eval=source_eval,
         points=points,
         backbone=backbone,
-        weights=None if weights is None else str(weights),
+        weights=weights,
         size=size,
+        layers=layers,
+        final_norm=final_norm,
         counts=counts,
+        sam=sam,
+        structure=structure,
+        held_out=held_out,
+        limit=limit,
+        device=device,
     )
+    folder = out or Path("runs", "reproduce", table)
+    wanted = [part.strip() for part in columns.split(",") if part.strip()]
     with Bars() as bars:
-        wanted = [part.strip() for part in columns.split(",") if part.strip()]
-        result = make(table, request, folder, columns=wanted, runs=runs, store=store, device=device, progress=bars)
-    _show_table(result, folder, json)
-
-
-def _show_table(result: Any, folder: Path, as_json: bool) -> None:
-    from saot.tables import text_table
-
-    if as_json:
+        result = make(table, request, folder, columns=wanted, runs=runs, store=store, progress=bars)
+    if json:
         print_json({"out": str(folder), **result.to_dict()})
         return
     print(text_table(result))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -133,7 +133,7 @@ def parse_spec(text: str) -> DataSpec:
     return DataSpec(name, drive + path, split or None)
 
 
-OpenSet = Callable[[str, DataSpec, "ClassSet | None"], LabelledSet]
+OpenSet = Callable[[str, DataSpec], LabelledSet]  # from SPEC and its parts
 NO_READERS: Mapping[str, OpenSet] = MappingProxyType({})
 
 
@@ -154,8 +154,9 @@ def open_images(spec: str, classes: ClassSet | None = None, readers: Mapping[str
     """
     parts = parse_spec(spec)
     if parts.name in readers:
-        return readers[parts.name](spec, parts, classes).images
-    reader, root = reader_of(parts.name), _root(parts)
+        images = readers[parts.name](spec, parts).images
+        return images if classes is None else replace(images, classes=classes)
+    reader, root = reader_of(parts.name, readers), _root(parts)
     return _image_set(spec, _own_classes(reader, root, spec, classes), reader.pictures(root, parts.split))
 
 
@@ -176,11 +177,12 @@ def open_labelled(
     """
     parts = parse_spec(spec)
     if parts.name in readers:
-        labelled = readers[parts.name](spec, parts, classes)
-        if classes is not None:
-            check_same_names(classes, labelled.classes.names, spec)
-        return labelled
-    reader, root = reader_of(parts.name), _root(parts)
+        labelled = readers[parts.name](spec, parts)
+        if classes is None:
+            return labelled
+        check_same_names(classes, labelled.classes.names, spec)
+        return replace(labelled, images=replace(labelled.images, classes=classes))
+    reader, root = reader_of(parts.name, readers), _root(parts)
     pictures = reader.pictures(root, parts.split)
     masks = reader.masks(root, parts.split, pictures)
     pictures = {key: path for key, path in pictures.items() if key in masks}

@@ -4,7 +4,7 @@ A reader finds pictures and masks apart from one another, so that a data set ope
 learns where its masks lie. Both come as `{key: path}` in the order of the data set.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -37,8 +37,8 @@ class Reader:
     decode: Callable[[Path, ClassSet], UInt8[np.ndarray, "h w"]]
 
 
-def reader_of(name: str) -> Reader:
-    """The reader called `name`.
+def reader_of(name: str, others: Collection[str] = ()) -> Reader:
+    """The reader called `name`; `others` are known elsewhere.
 
     Raises:
         ValueError: If there is none; names the known ones.
@@ -56,9 +56,10 @@ def reader_of(name: str) -> Reader:
             return Reader("camvid11", _camvid_pictures, _camvid_masks, _camvid_mask)
         case "folder":
             return Reader(None, _folder_pictures, _folder_masks, _index_mask)
+    *known, last = ("gta5", "cityscapes", "synthia", "voc", "camvid", "folder", *others)
     raise ValueError(
-        f"there is no data set {name!r}; the known ones are gta5, cityscapes, synthia, voc, camvid, folder "
-        "and scenes, given as NAME:PATH or NAME:PATH:SPLIT"
+        f"there is no data set {name!r}; the known ones are {', '.join(known)} and {last}, given as NAME:PATH or "
+        "NAME:PATH:SPLIT"
     )
 
 

@@ -1,6 +1,5 @@
-"""Scores from counts, pixel-level upsampling, tables of methods; intervals, calibration, guarantees; separation."""
+"""Scores from counts, pixel-level upsampling, tables of methods."""
 
-from saot.evaluate.bootstrap import BootstrapInterval, PairedDifference, bootstrap_interval, paired_bootstrap
 from saot.evaluate.confusion import ConfusionMatrix, iou_from_counts, mean_over
 from saot.evaluate.table import (
     GROUPS,
@@ -25,12 +24,9 @@ from saot.evaluate.upsample import (
 __all__ = [
     "GROUPS",
     "METHODS",
-    "BootstrapInterval",
     "ConfusionMatrix",
     "Method",
-    "PairedDifference",
     "TableRow",
-    "bootstrap_interval",
     "extra_means",
     "format_table",
     "interpolation_matrix",
@@ -39,7 +35,6 @@ __all__ = [
     "method_entry",
     "method_named",
     "on_cells",
-    "paired_bootstrap",
     "predict_confidence",
     "predict_mask",
     "scores_at",

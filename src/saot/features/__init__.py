@@ -1,6 +1,6 @@
-"""Networks that make tokens, the files that keep them, and encoders that can be trained."""
+"""Networks that make tokens, the files that keep them, and how published networks are read."""
 
-from saot.features.backbone import (
+from saot.features.base import (
     NO_BACKBONES,
     Backbone,
     FeatureSettings,
@@ -9,20 +9,28 @@ from saot.features.backbone import (
     check_size,
     extract,
     fit_size,
-    load_backbone,
     resize_image,
 )
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
-from saot.features.sam_decoder import FRAME, NUM_MASKS, SamDecoder
-from saot.features.segmenter import EncodedPicture, GridSettings, PictureMasks, Prompt, Segmenter
+from saot.features.load import load_backbone
+from saot.features.published import (
+    OneSentence,
+    Statistics,
+    download,
+    first_line,
+    is_repository,
+    load_model,
+    local_folder,
+    pixel_statistics,
+    read_weights,
+    require_libraries,
+)
+from saot.features.segmenter import EncodedPicture, GridSettings, PictureMasks, Prompt, PromptSegmenter
 from saot.features.store import FeatureStore
 from saot.features.tinyvit import PIXEL_DEVIATION, PIXEL_MEAN, TinyViT
-from saot.features.weights import read_weights
 
 __all__ = [
-    "FRAME",
     "NO_BACKBONES",
-    "NUM_MASKS",
     "PIXEL_DEVIATION",
     "PIXEL_MEAN",
     "Backbone",
@@ -33,17 +41,25 @@ __all__ = [
     "FeatureStore",
     "GridSettings",
     "Keyed",
+    "OneSentence",
     "OpenBackbone",
     "PictureMasks",
     "Prompt",
+    "PromptSegmenter",
     "Provenance",
-    "SamDecoder",
-    "Segmenter",
+    "Statistics",
     "TinyViT",
     "check_size",
+    "download",
     "extract",
+    "first_line",
     "fit_size",
+    "is_repository",
     "load_backbone",
+    "load_model",
+    "local_folder",
+    "pixel_statistics",
     "read_weights",
+    "require_libraries",
     "resize_image",
 ]

@@ -22,12 +22,10 @@ every 64, 32, 16, 8 pixels). So sd-dino's `s4` is not the output of `up1`: it is
 block earlier. Several layers are resampled to the finest of their grids and concatenated, unnormalised.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +34,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.data import sha256_file
-from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
+from saot.features.base import FeatureSettings, Keyed, check_size, fit_size, resample_tokens
 from saot.features.grid import FeatureKey
-from saot.features.hub import hub_name
-from saot.features.joined import resample_tokens
+from saot.features.published import OneSentence, download, hash_files, is_repository, require_libraries
 
 _DEFAULT = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _LAYER = "up1"  # DIFT's
@@ -82,7 +78,8 @@ class StableDiffusion(Keyed):
     """A frozen UNet of Stable Diffusion 1 or 2 as a `Backbone`; its weights are read at the first picture."""
 
     def __init__(self, settings: FeatureSettings) -> None:
-        _require_libraries(settings.name)
+        libraries = ("diffusers", "transformers", "huggingface_hub")
+        require_libraries(f"backbone {settings.name}", *libraries, extra="diffusion")
         if settings.final_norm:
             raise ValueError("stable-diffusion has no final norm behind its layers; leave the setting out")
         self._settings = settings
@@ -239,20 +236,13 @@ def _find_folder(weights: str) -> Path:
     if folder.is_dir():
         _read_json(folder, "model_index.json")
         return folder
-    if folder.exists() or "/" not in weights or hub_name(weights) is None:
+    if folder.exists() or not is_repository(weights):
         raise ValueError(
             f"expected a folder with model_index.json, unet, vae, text_encoder, tokenizer and scheduler at {weights}, "
             "found none; pass the folder that save_pretrained wrote or OWNER/NAME of a hub model"
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(weights, allow_patterns=list(_FILES)))
-    except Exception as error:  # unreachable, unknown, gated and offline are different classes in each version
-        raise ValueError(
-            f"there is no folder {weights}, and the hub did not give it either ({_reason(error)}); check the name and "
-            "the network, or pass --weights FOLDER with a copy"
-        ) from error
+    failed = f"there is no folder {weights}, and the hub did not give it either"
+    return download(weights, _FILES, "or pass --weights FOLDER with a copy", failed)
 
 
 def _load_network(folder: Path, settings: FeatureSettings) -> _Network:
@@ -264,31 +254,23 @@ def _load_network(folder: Path, settings: FeatureSettings) -> _Network:
     vae.decoder = None  # half of its memory, and nobody decodes
     unet = _load_model(diffusers.UNet2DConditionModel, folder / "unet", settings.device)
     text_encoder = _load_model(CLIPTextModel, folder / "text_encoder", settings.device)
-    try:
+    unreadable = f"the tokenizer or the scheduler in {folder} cannot be read"
+    with OneSentence(unreadable, "fetch the published files again"):
         # any scheduler's file will do: only the schedule of the noise is used, and this class reads it
         scheduler = diffusers.DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
         tokenizer: Any = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         length = text_encoder.config.max_position_embeddings
         words = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    except Exception as error:
-        raise ValueError(
-            f"the tokenizer or the scheduler in {folder} cannot be read ({_reason(error)}); fetch the published files "
-            "again"
-        ) from error
     with torch.no_grad():
         prompt = text_encoder(words.to(settings.device))[0]
     return _Network(vae, unet, scheduler, prompt)
 
 
 def _load_model(model_class: Any, folder: Path, device: str) -> Any:
-    try:
+    with OneSentence(f"the weights in {folder} cannot be read", "fetch the published files again"):
         model, info = model_class.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except Exception as error:  # other shapes, damaged files and missing ones end in different kinds of error
-        raise ValueError(
-            f"the weights in {folder} cannot be read ({_reason(error)}); fetch the published files again"
-        ) from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"the weights in {folder} are not whole: {missing[0]} is missing; fetch the files again")
     return model.float().eval().requires_grad_(False).to(device)
@@ -296,21 +278,10 @@ def _load_model(model_class: Any, folder: Path, device: str) -> Any:
 
 def _hash_weights(folder: Path) -> str:
     """SHA-256 of the list of hashes of all weight files: UNet, VAE, text encoder."""
-    hashes = []
+    found = []
     for part, stem in _WEIGHTS.items():
         files = [file for end in ("", "-*") for file in sorted((folder / part).glob(f"{stem}{end}.safetensors"))]
         if not files:
             raise ValueError(f"expected {stem}.safetensors in {folder / part}, found no weights; pass a whole pipeline")
-        hashes += [sha256_file(file) for file in files]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__
-
-
-def _require_libraries(name: str) -> None:
-    missing = [library for library in ("diffusers", "transformers", "huggingface_hub") if find_spec(library) is None]
-    if missing:
-        raise ValueError(f"backbone {name} needs {missing[0]}, which is not installed; pip install 'saot[diffusion]'")
+        found += files
+    return hash_files(found)

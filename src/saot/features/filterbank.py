@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
+from saot.features.base import FeatureSettings, Keyed, check_size, fit_size
 from saot.features.grid import FeatureKey
 
 _VERSION = "filterbank-1"  # change it with any number below: tokens of two versions must not be mixed

@@ -60,7 +60,7 @@ class FeatureKey:
 
     @classmethod
     def from_json(cls, text: str) -> "FeatureKey":
-        """The key that `to_json` wrote.
+        """What `to_json` wrote.
 
         Raises:
             ValueError: If the text is not such an object.
@@ -68,13 +68,11 @@ class FeatureKey:
         return cls(**_read_fields(cls, text))
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Where the tokens of one picture came from: the fields of `FeatureKey` and those of the picture.
+@dataclass(frozen=True, kw_only=True)
+class Provenance(FeatureKey):
+    """Where the tokens of one picture came from: the fields of its `FeatureKey`, and those of the picture.
 
     Attributes:
-        backbone, weights_sha256, size, layers, final_norm, l2_norm, pad, patch_size, dim, resize, pixel_mean,
-            pixel_deviation, format_version: As in `FeatureKey`.
         image_size: Height and width of the picture, pixels.
         input_size: Height and width after resizing and before padding, pixels of network input.
         source: Fingerprint of the picture's content.
@@ -82,19 +80,6 @@ class Provenance:
             release is no reason to throw features away.
     """
 
-    backbone: str
-    weights_sha256: str
-    size: str
-    layers: tuple[str, ...]
-    final_norm: bool
-    l2_norm: bool
-    pad: bool
-    patch_size: int
-    dim: int
-    resize: str
-    pixel_mean: tuple[float, ...]
-    pixel_deviation: tuple[float, ...]
-    format_version: int
     image_size: tuple[int, int]
     input_size: tuple[int, int]
     source: str
@@ -119,17 +104,9 @@ class Provenance:
             width=-(-self.input_size[1] // size),
         )
 
-    def to_json(self) -> str:
-        """One JSON object, keys sorted."""
-        return json.dumps(asdict(self), sort_keys=True)
-
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
-        """The provenance that `to_json` wrote.
-
-        Raises:
-            ValueError: If the text is not such an object.
-        """
+        """As of `FeatureKey`."""
         return cls(**_read_fields(cls, text))
 
 

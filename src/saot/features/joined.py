@@ -1,7 +1,7 @@
 """Tokens of several backbones side by side: the zero-shot fusion of GeoAware-SC and Shape-of-You.
 
 Both join Stable Diffusion and DINOv2 so: each network's tokens are scaled to length 1, brought to one grid,
-concatenated, and the whole is scaled to length 1. The cosine of two fused tokens is then the mean of the parts'
+concatenated, and the whole is scaled to length 1. The cosine of two joined tokens is then the mean of the parts'
 cosines.
 
 Choices of ours, where several would do:
@@ -18,9 +18,7 @@ Choices of ours, where several would do:
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.backbone import Backbone, FeatureSettings, Keyed, SizePolicy, load_backbone, resize_image
+from saot.features.base import Backbone, FeatureSettings, Keyed, OpenBackbone, resample_tokens, resize_image
 from saot.features.grid import FeatureKey
 
 _NO_WEIGHTS = ("filterbank",)
@@ -44,7 +42,7 @@ class Joined(Keyed):
     statistics, final norm) are those of the first part.
     """
 
-    def __init__(self, settings: FeatureSettings, others: Mapping[str, Callable[[FeatureSettings], Backbone]]) -> None:
+    def __init__(self, settings: FeatureSettings, open_part: OpenBackbone) -> None:
         names = _split_names(settings.name)
         if settings.layers is not None or settings.final_norm is not None:
             raise ValueError(
@@ -54,12 +52,8 @@ class Joined(Keyed):
         if not settings.l2_norm:
             raise ValueError(f"l2_norm=False does not fit {settings.name}: fusion is made of unit tokens; leave it out")
         weights = _split_weights(names, settings.weights)
-        options = {"pad": settings.pad, "device": settings.device, "others": others}
-        first = load_backbone(names[0], weights[0], size=settings.size, **options)
-        rest = [
-            _load_other(name, file, settings.size, options) for name, file in zip(names[1:], weights[1:], strict=True)
-        ]
-        self._parts: tuple[Backbone, ...] = (first, *rest)
+        first, *rest = (replace(settings, name=name, weights=file) for name, file in zip(names, weights, strict=True))
+        self._parts = (open_part(first), *(_open_other(part, open_part) for part in rest))
         keys = [part.key for part in self._parts]
         lead = asdict(keys[0])
         lead["backbone"] = settings.name
@@ -79,44 +73,6 @@ class Joined(Keyed):
             tokens = F.normalize(part.tokens(resize_image(image, own, part.key.resize)), dim=-1)
             blocks.append(resample_tokens(tokens, own, part.patch_size, size, self.patch_size))
         return torch.cat(blocks, -1)
-
-
-def resample_tokens(
-    tokens: Float[Tensor, "n d"],
-    size: tuple[int, int],
-    patch_size: int,
-    wanted_size: tuple[int, int],
-    wanted_patch_size: int,
-) -> Float[Tensor, "m d"]:
-    """Tokens of a picture on another grid, bilinearly; beyond the outermost centres the outermost token counts.
-
-    Where both grids end with the picture, this is `F.interpolate(..., mode="bilinear", align_corners=False)`.
-    If a grid reaches beyond the picture (padding), each token keeps its true place.
-
-    Args:
-        tokens: Row-major; one for each begun patch.
-        size: Height and width of the picture under them, pixels.
-        patch_size: Pixels a token, in the same measure.
-        wanted_size: Height and width of the picture under the wanted grid, pixels of that input.
-        wanted_patch_size: Pixels a wanted token, in that measure.
-
-    Example:
-        >>> resample_tokens(torch.tensor([[0.0], [1.0]]), (8, 16), 8, (8, 32), 8).flatten()
-        tensor([0.0000, 0.2500, 0.7500, 1.0000])
-    """
-    if (size, patch_size) == (wanted_size, wanted_patch_size):
-        return tokens
-    down, across = (_hats(size[i], patch_size, wanted_size[i], wanted_patch_size).to(tokens) for i in (0, 1))
-    grid = tokens.unflatten(0, (down.shape[1], across.shape[1]))
-    return torch.einsum("yr,rcd,xc->yxd", down, grid, across).flatten(0, 1)
-
-
-def _hats(side: int, patch_size: int, wanted_side: int, wanted_patch_size: int) -> Float[Tensor, "wanted given"]:
-    """Weight of each given token in each wanted one, along one axis; rows sum to 1."""
-    given, wanted = -(-side // patch_size), -(-wanted_side // wanted_patch_size)
-    shares = (torch.arange(wanted, dtype=torch.float64) + 0.5) * wanted_patch_size / wanted_side
-    places = (shares * side / patch_size - 0.5).clamp(0, given - 1)
-    return (1 - (places[:, None] - torch.arange(given)).abs()).clamp_min(0)
 
 
 def _split_names(name: str) -> list[str]:
@@ -151,18 +107,18 @@ def _split_weights(names: list[str], weights: str | None) -> list[str | None]:
     return [weights if name == takers[0] else None for name in names]
 
 
-def _load_other(name: str, weights: str | None, size: SizePolicy, options: dict[str, Any]) -> Backbone:
+def _open_other(settings: FeatureSettings, open_part: OpenBackbone) -> Backbone:
     """A part behind the first: at the given size if it accepts that, else at its default."""
-    if size is not None:
+    if settings.size is not None:
         try:
-            return load_backbone(name, weights, size=size, **options)
+            return open_part(settings)
         except ValueError:  # any other trouble than the size comes again below
             pass
-    return load_backbone(name, weights, **options)
+    return open_part(replace(settings, size=None))
 
 
 def _describe(key: FeatureKey) -> str:
-    """All that a part's key says and the fused key's other fields do not."""
+    """All that a part's key says and the joined key's other fields do not."""
     values = {name: value for name, value in asdict(key).items() if name not in _SAID_ELSEWHERE}
     values["layers"] = "/".join(key.layers)
     return f"{key.backbone}({', '.join(f'{name}={value}' for name, value in values.items())})"

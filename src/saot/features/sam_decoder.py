@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saot.features.weights import WeightReader
+from saot.features.published import WeightReader
 
 FRAME = 1024  # pixels a side of what the networks see
 TOKENS = 64  # tokens a side

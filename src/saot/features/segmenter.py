@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from saot.data import sha256_file
-from saot.features.backbone import resize_image
+from saot.features.base import resize_image
+from saot.features.published import read_weights
 from saot.features.sam_decoder import FRAME, NUM_MASKS, SamDecoder
 from saot.features.tinyvit import PIXEL_DEVIATION, PIXEL_MEAN, TinyViT
-from saot.features.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class GridSettings:
             raise ValueError(f"stability_offset must not be negative, but is {self.stability_offset}")
 
 
-class Segmenter:
+class PromptSegmenter:
     """MobileSAM: pictures, then prompts, to masks; `identity` is the check sum of its weights.
 
     Args:

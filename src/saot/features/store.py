@@ -23,7 +23,7 @@ from jaxtyping import Float16, Int
 from torch import Tensor
 
 from saot.data import ImageSet, PatchGrid, write_atomic
-from saot.features.backbone import Backbone, extract
+from saot.features.base import Backbone, extract
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 
 _MAX_HEADER = 1 << 20  # bytes; ours are below 2 kB, a larger number is a damaged length

@@ -20,9 +20,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from saot.data import sha256_file
-from saot.features.backbone import FeatureSettings, Keyed, check_size, fit_size
+from saot.features.base import FeatureSettings, Keyed, check_size, fit_size
 from saot.features.grid import FeatureKey
-from saot.features.weights import WeightReader, read_weights
+from saot.features.published import WeightReader, read_weights
 
 _WIDTHS = (64, 128, 160, 320)  # channels of each stage
 _DEPTHS = (2, 2, 6, 2)

@@ -1,12 +1,20 @@
 """The main job: from a labelled source and an unlabelled target to masks, a network and a report."""
 
 from saot.label.best import saot_decoder, taught_decoder
-from saot.label.choice import chosen_adjustment, held_out_scores, sample_tokens
-from saot.label.data import Bench, EvaluationData, Source, TrainingData
-from saot.label.domains import Domain, draw_tokens, fingerprints, label_maps
+from saot.label.data import Bench, Domain, EvaluationData, Source, TrainingData, draw_tokens, fingerprints, label_maps
 from saot.label.finished import classes_of, evaluate_run, predict_pictures
-from saot.label.inputs import digest, open_inputs, points_request
-from saot.label.networks import Trained, network, term_identity, train_once
+from saot.label.inputs import digest, open_inputs
+from saot.label.networks import (
+    Trained,
+    network,
+    points_pool,
+    points_term,
+    pull_of,
+    source_pool,
+    source_term,
+    term_identity,
+    train_once,
+)
 from saot.label.paper import (
     learned_cost,
     new_cost,
@@ -17,11 +25,22 @@ from saot.label.paper import (
     source_prototypes,
     unpacked_cost,
 )
-from saot.label.run import RunOutcome, all_methods, open_contest, run_job, score_some
-from saot.label.scoring import Builders, Contest, Scorer, answers_of, confusion_of, network_scorer, spread_pictures
-from saot.label.settings import RunSettings, parse_size, store_folder
+from saot.label.run import RunOutcome, open_contest, run_job, score_some
+from saot.label.scoring import (
+    Builders,
+    Contest,
+    Scorer,
+    all_methods,
+    answers_of,
+    chosen_adjustment,
+    confusion_of,
+    held_out_scores,
+    network_scorer,
+    sample_tokens,
+    spread_pictures,
+)
+from saot.label.settings import RunSettings, parse_size, points_request, store_folder
 from saot.label.summary import thinned
-from saot.label.terms import points_pool, points_term, pull_of, source_pool, source_term
 from saot.label.wings import NO_WINGS, Labeller, PullWing, Wings
 
 __all__ = [

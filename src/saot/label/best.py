@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from saot.decoder import Decoder, FineDecoder, GridDecoder, Term, TokenPool, token_pool
-from saot.label.data import Bench, TrainingData
-from saot.label.domains import Domain
-from saot.label.networks import Trained, network
+from saot.label.data import Bench, Domain, TrainingData
+from saot.label.networks import Trained, inside_cells, labelled_terms, network, pull_of, seen, source_shares
 from saot.label.paper import distilled_decoder
-from saot.label.terms import inside_cells, labelled_terms, pull_of, seen, source_shares
 from saot.recipes import DecoderRecipe
 from saot.runs import Kept, Making, generator_for, identity_of
 from saot.transfer import class_correction

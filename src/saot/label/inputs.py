@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 
 from saot.data import ClassSet, ImageSet, LabelledSet, sha256_file, write_atomic
 from saot.features import Backbone
-from saot.label.settings import RunSettings, parse_size
-from saot.label.wings import NO_WINGS, Wings
+from saot.label.settings import RunSettings, parse_size, points_request
+from saot.label.wings import NO_WINGS, PullWing, Wings
 from saot.runs import Workspace
 
 Manifest = dict[str, dict[str, str]]
@@ -28,7 +29,9 @@ class Inputs:
         truth: Labelled pictures to score on, or None.
         classes: Those of the source.
         backbone: The frozen network; its weights load when first used.
-        wings: What opened them.
+        found: Fingerprints of everything read.
+        target_masks: Opens the masks of the target's pictures (`target_labels`), for drawn points and the oracle.
+        pull: The pull loss that was handed in, or None.
     """
 
     source: LabelledSet
@@ -36,7 +39,9 @@ class Inputs:
     truth: LabelledSet | None
     classes: ClassSet
     backbone: Backbone
-    wings: Wings = NO_WINGS
+    found: Manifest
+    target_masks: Callable[..., LabelledSet]
+    pull: PullWing | None = None
 
 
 def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS) -> Inputs:
@@ -61,7 +66,9 @@ def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS) -> 
             f"scribbles; got {settings.points!r}, which is none of them"
         )
     backbone = wings.backbone(settings.backbone, settings.weights, size=parse_size(settings.size), device=device)
-    return Inputs(source, target, truth, classes, backbone, wings)
+    found = manifest(settings, source, target, truth)
+    masks = partial(target_labels, settings, wings, target)
+    return Inputs(source, target, truth, classes, backbone, found, masks, wings.pull)
 
 
 def source_choice(total: int, settings: RunSettings) -> list[int]:
@@ -124,39 +131,27 @@ def _at(function: Callable[[int], Any], chosen: Sequence[int]) -> Callable[[int]
     return lambda index: function(chosen[index])
 
 
-def target_labels(settings: RunSettings, inputs: Inputs, *, all_of_them: bool = False) -> LabelledSet:
+def target_labels(settings: RunSettings, wings: Wings, target: ImageSet, *, all_of_them: bool = False) -> LabelledSet:
     """The masks of the target pictures in use: to draw points from, and for the oracle. Nothing else may call it.
 
     Args:
         settings: What was asked.
-        inputs: The opened inputs.
+        wings: Who opens them.
+        target: The pictures in use.
         all_of_them: Whether every picture in use must have a mask.
 
     Raises:
         ValueError: If there are no masks, or not all of them.
     """
-    labelled, used = inputs.wings.labelled(settings.target, inputs.classes), set(inputs.target.keys)
+    labelled, used = wings.labelled(settings.target, target.classes), set(target.keys)
     labelled = restrict_labelled(labelled, [number for number, key in enumerate(labelled.keys) if key in used])
-    if all_of_them and labelled.keys != inputs.target.keys:
-        missing = next(key for key in inputs.target.keys if key not in set(labelled.keys))
+    if all_of_them and labelled.keys != target.keys:
+        missing = next(key for key in target.keys if key not in set(labelled.keys))
         raise ValueError(f"expected a mask of every picture in {settings.target}; {missing} has none: add it")
     return labelled
 
 
-def points_request(text: str) -> tuple[str, int | None]:
-    """How points are to be had: ("picture" | "total" | "resample", N), or ("file", None).
-
-    Example:
-        >>> points_request("20"), points_request("total:5"), points_request("clicks.csv")
-        (('picture', 20), ('total', 5), ('file', None))
-    """
-    scope, _, number = text.rpartition(":")
-    if number.isdecimal() and scope in ("", "total", "resample"):
-        return (scope or "picture"), int(number)
-    return "file", None
-
-
-def manifest(inputs: Inputs, settings: RunSettings) -> Manifest:
+def manifest(settings: RunSettings, source: LabelledSet, target: ImageSet, truth: LabelledSet | None) -> Manifest:
     """The content of every picture, mask and points file, by name. Masks of the target are not looked at."""
 
     def labelled(data: LabelledSet) -> dict[str, str]:
@@ -166,9 +161,9 @@ def manifest(inputs: Inputs, settings: RunSettings) -> Manifest:
         }
 
     found: Manifest = {
-        "source": labelled(inputs.source),
-        "target": {key: inputs.target.fingerprint(number) for number, key in enumerate(inputs.target.keys)},
-        "eval": {} if inputs.truth is None else labelled(inputs.truth),
+        "source": labelled(source),
+        "target": {key: target.fingerprint(number) for number, key in enumerate(target.keys)},
+        "eval": {} if truth is None else labelled(truth),
         "points": {},
     }
     if points_request(settings.points)[1] is None:

@@ -1,27 +1,241 @@
-"""The networks of a run: SAOT's decoder and every network it is compared with. Equal trainings are done once."""
+"""The networks of a run and what they are trained on: tokens, or their cells. Equal trainings are done once."""
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from saot.data import patch_labels, point_tokens
 from saot.decoder import (
+    IGNORE,
     Decoder,
     DecoderFit,
     ExtraLoss,
+    Rows,
     Term,
+    TokenPool,
+    cells_of_tokens,
     decoder_of_shape,
     fit_decoder,
     make_decoder,
+    point_pool,
+    pyramid,
     refine_decoder,
+    seen_rows,
+    seen_width,
+    token_pool,
 )
-from saot.label.data import Bench, TrainingData
+from saot.label.data import Bench, Domain, Source, TokenPoints, TrainingData, class_frequencies
 from saot.recipes import DecoderRecipe
 from saot.runs import Kept, Making, code_version, generator_for, identity_of, read_kept, room_of
+
+Which = Literal["source", "target", "translated"]
+
+
+def source_pool(source: Source, num_classes: int, maps: Sequence[Tensor] | None = None) -> TokenPool:
+    """The source tokens that these label maps name; all labelled ones unless given."""
+    labels, domain = source.labels if maps is None else maps, source.domain
+    pool = token_pool(labels, num_classes, domain.rows, domain.dim, grid=domain.shape)
+    return replace(pool, identity=identity_of(domain, labels))
+
+
+def source_term(data: TrainingData, weight: float = 1.0) -> Term:
+    """Cross-entropy on the source's labels."""
+    return Term("source", source_pool(data.source, data.num_classes), weight)
+
+
+def points_pool(points: TokenPoints, target: Domain, num_classes: int) -> TokenPool:
+    """The tokens under declared points."""
+    if points.resample:
+        pool = token_pool(points.dense, num_classes, target.rows, target.dim, grid=target.shape)
+    else:
+        places = points.picture, points.token, points.classes
+        pool = point_pool(*places, num_classes, target.rows, target.dim, target.shape)
+    return replace(pool, identity=identity_of(target, points))
+
+
+def points_term(data: TrainingData, weight: float) -> Term:
+    """Cross-entropy on the declared points."""
+    return Term("points", points_pool(data.points.tokens.training(), data.target, data.num_classes), weight)
+
+
+def labelled_terms(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> list[Term]:
+    """Cross-entropy on source labels and on declared points, at cells where the decoder has them."""
+    fine = recipe.architecture == "fine"
+    terms = [Term("source-cells", _source_cells(bench, data, recipe)) if fine else source_term(data)]
+    if data.points.any and recipe.points_weight > 0:
+        points = points_term(data, recipe.points_weight)
+        if fine:
+            points = Term("points-cells", _points_cells(bench, data, recipe), recipe.points_weight)
+        if len(points.pool):  # all of them may lie in cells of two classes
+            terms.append(points)
+    return terms
+
+
+def source_shares(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> Tensor:
+    """(K,) share of each class among what a decoder of this recipe answers for: the source's cells, or its patches."""
+    if recipe.architecture != "fine":
+        return data.source.frequencies(data.num_classes)
+    cells = (source_cells(bench, data, number, recipe.subdivision) for number in range(len(data.source)))
+    return class_frequencies(cells, data.num_classes)
+
+
+def seen(bench: Bench, data: TrainingData, which: Which, recipe: DecoderRecipe) -> tuple[Rows, int]:
+    """Reader and width of what a decoder of this recipe sees of single tokens.
+
+    The pyramid of each picture is made where it is first wanted, and kept.
+    """
+    domain, levels = _domain(data, which), recipe.context
+    if recipe.architecture != "fine":
+        return domain.rows, domain.dim
+
+    def blocks(number: int) -> Tensor:
+        def make(making: Making) -> Kept:
+            return Kept({"values": pyramid(domain.tokens(number), *domain.shape(number), levels).half().cpu()})
+
+        name = f"work/context-{levels}-{which}/{number:06d}"
+        return bench.space.once(name, identity_of(domain, levels), make).tensors["values"]
+
+    return seen_rows(domain.rows, domain.shape, blocks, levels), seen_width(domain.dim, levels)
+
+
+def _domain(data: TrainingData, which: Which) -> Domain:
+    domain = {"source": data.source.domain, "target": data.target, "translated": data.translated}[which]
+    assert domain is not None, "pictures are translated where the pull loss is on"
+    return domain
+
+
+def source_cells(bench: Bench, data: TrainingData, number: int, parts: int) -> Tensor:
+    """(n, r^2) labels of the cells of a source picture."""
+    source, ignored = data.source, bench.recipe.transfer.ignored_patches
+
+    def make(making: Making) -> Kept:
+        fine, shape = source.domain.grid(number).subdivide(parts), source.domain.shape(number)
+        labels = patch_labels(source.masks.mask(number), fine, num_classes=data.num_classes, ignore=ignored)
+        return Kept({"values": cells_of_tokens(labels, fine.height, fine.width, *shape, parts)})
+
+    identity = identity_of(source.domain, parts, data.num_classes, ignored)
+    return bench.space.once(f"work/cells-{parts}/{number:06d}", identity, make).tensors["values"]
+
+
+def _source_cells(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> TokenPool:
+    """Source tokens with the labels of their cells; a token stands under every class that one of its cells has."""
+    parts = recipe.subdivision
+
+    def all_pictures() -> Iterator[Tensor]:
+        for number in range(len(data.source)):
+            yield source_cells(bench, data, number, parts)
+            bench.space.tell("source cells")(number + 1, len(data.source))
+
+    def cells(picture: int, tokens: Tensor) -> Tensor:
+        return source_cells(bench, data, picture, parts)[tokens]
+
+    with bench.space.stage("source cells"):
+        pool = _cell_pool(bench, data, "source", recipe, all_pictures(), cells)
+    ignored = bench.recipe.transfer.ignored_patches
+    return replace(pool, identity=identity_of(data.source, parts, recipe.context, ignored))
+
+
+def _points_cells(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> TokenPool:
+    """Target tokens under declared points; only the cells that hold a point have a label.
+
+    Points that are drawn anew each step are declared as patch labels, and then all cells of a patch have its label.
+    """
+    identity = identity_of(data.target, data.points, recipe.subdivision, recipe.context)
+    if data.points.tokens.resample:
+        dense, count = data.points.tokens.dense, recipe.subdivision**2
+
+        def of_patches(picture: int, tokens: Tensor) -> Tensor:
+            return dense[picture][tokens].unsqueeze(1).expand(-1, count)
+
+        pool = _cell_pool(bench, data, "target", recipe, (part.unsqueeze(1) for part in dense), of_patches)
+        return replace(pool, identity=identity)
+    tokens, cells = [], []  # of those that hold a point; all others are forgotten picture by picture
+
+    def maps() -> Iterator[Tensor]:
+        for part in point_cells(data, recipe.subdivision):
+            tokens.append((part != IGNORE).any(-1).nonzero().squeeze(-1))
+            cells.append(part[tokens[-1]])
+            yield part
+
+    def of_points(picture: int, wanted: Tensor) -> Tensor:
+        return cells[picture][torch.searchsorted(tokens[picture], wanted.long())]
+
+    return replace(_cell_pool(bench, data, "target", recipe, maps(), of_points), identity=identity)
+
+
+def inside_cells(domain: Domain, number: int, subdivision: int) -> Tensor:
+    """(n, r^2) which cells of a picture's tokens show some of it; the others lie in padding."""
+    fine = domain.grid(number).subdivide(subdivision)
+    shown = torch.zeros(fine.num_tokens, dtype=torch.uint8)
+    return cells_of_tokens(shown, fine.height, fine.width, *domain.shape(number), subdivision) != IGNORE
+
+
+def point_cells(data: TrainingData, subdivision: int) -> Iterator[Tensor]:
+    """(n, r^2) labels of the cells of each target picture: the class of the training points in it, else 255.
+
+    A cell with points of two classes has none.
+    """
+    held = set(data.points.tokens.held().picture.tolist())
+    for number, key in enumerate(data.target.images.keys):
+        fine, (rows, columns) = data.target.grid(number).subdivide(subdivision), data.target.shape(number)
+        cells = torch.full((fine.num_tokens,), IGNORE, dtype=torch.uint8)
+        if number not in held:
+            x, y, labels = data.points.pixels.of(key)
+            where, labels = point_tokens(x, y, fine), labels.to(torch.uint8)
+            cells[where] = labels
+            cells[where[cells[where] != labels]] = IGNORE
+        yield cells_of_tokens(cells, fine.height, fine.width, rows, columns, subdivision)
+
+
+def _cell_pool(
+    bench: Bench, data: TrainingData, which: Which, recipe: DecoderRecipe, maps: Iterable[Tensor], cells: Rows
+) -> TokenPool:
+    pictures, tokens, classes = [], [], []
+    for number, part in enumerate(maps):
+        for label in part.unique().tolist():
+            if label == IGNORE:
+                continue
+            where = (part == label).any(-1).nonzero().squeeze(-1).int()
+            pictures.append(torch.full_like(where, number))
+            tokens.append(where)
+            classes.append(torch.full_like(where, label, dtype=torch.uint8))
+    empty = torch.zeros(0, dtype=torch.int32)  # points may all be held out or in conflict
+    made = torch.cat([empty, *pictures]), torch.cat([empty, *tokens]), torch.cat([empty.to(torch.uint8), *classes])
+    rows, width = seen(bench, data, which, recipe)
+    return replace(point_pool(*made, data.num_classes, rows, width, _domain(data, which).shape), soft=cells)
+
+
+def pull_of(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> ExtraLoss | None:
+    """Source tokens beside their translations, and target tokens, as a decoder of this recipe sees them; None if off.
+
+    Neighbours and pyramid of a translated token are those of its own, translated picture.
+
+    Raises:
+        ValueError: If the weight is negative.
+    """
+    bridge = bench.recipe.bridge
+    if bridge.weight < 0:
+        raise ValueError(f"expected bridge.weight >= 0; got {bridge.weight}: 0 leaves the pull loss out")
+    if bridge.weight == 0:
+        return None
+    (original, width), (translated, _) = seen(bench, data, "source", recipe), seen(bench, data, "translated", recipe)
+
+    def both(picture: int, tokens: Tensor) -> Tensor:
+        return torch.cat([original(picture, tokens), translated(picture, tokens)], dim=-1)
+
+    target = data.target
+    everywhere = [torch.zeros(target.grid(n).num_tokens, dtype=torch.uint8) for n in range(len(target))]
+    pairs = token_pool(data.source.labels, data.num_classes, both, 2 * width)
+    pairs = replace(pairs, identity=identity_of(data.source, data.translated))
+    others = replace(token_pool(everywhere, 1, *seen(bench, data, "target", recipe)), identity=identity_of(target))
+    assert data.pull is not None, "checked when the features were opened"
+    return data.pull.loss(pairs, others, bridge)
 
 
 @dataclass(frozen=True)

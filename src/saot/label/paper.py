@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,8 @@ import torch
 from torch import Tensor
 
 from saot.decoder import Term, TokenPool, token_pool
-from saot.label.data import Bench, Source, TrainingData
-from saot.label.domains import Domain, draw_tokens
-from saot.label.networks import Trained, network
-from saot.label.terms import points_term, pull_of, source_term
+from saot.label.data import Bench, Domain, Source, TrainingData, draw_tokens
+from saot.label.networks import Trained, network, points_term, pull_of, source_term
 from saot.recipes import CostRecipe, DecoderRecipe, TransportRecipe
 from saot.runs import Kept, Making, generator_for, identity_of, load_tensors, read_kept, save_tensors
 from saot.transfer import (
@@ -65,15 +64,16 @@ def source_prototypes(bench: Bench, data: TrainingData) -> Prototypes:
     return Prototypes(kept["means"].to(bench.device), kept["present"].to(bench.device))
 
 
-def similarities(bench: Bench, source: Source, domain: Domain, which: str) -> Tensor:
+def similarities(bench: Bench, source: Source, domains: Mapping[str, Domain], which: str) -> Tensor:
     """Cosine of global embeddings, pictures of the domain x source pictures (E.2); -inf for unlabelled sources.
 
     Args:
         bench: Where it is kept.
         source: Labelled pictures.
-        domain: Other pictures.
-        which: Names the domain's file.
+        domains: Other pictures, by name.
+        which: Name of those that are compared.
     """
+    domain = domains[which]
 
     def make(making: Making) -> Kept:
         return Kept({"similarity": domain.embeddings() @ source.domain.embeddings().T})
@@ -246,7 +246,7 @@ def pseudo_labels(bench: Bench, data: TrainingData, previous: Trained | None, fo
     place = f"{folder}-{identity}"
 
     def make(making: Making) -> Kept:
-        similar, maps, uncovered = similarities(bench, data.source, data.target, "target"), {}, 0.0
+        similar, maps, uncovered = similarities(bench, data.source, {"target": data.target}, "target"), {}, 0.0
         settings = (bench.recipe.transport, data.num_classes, recipe.uncovered)
         for number in range(len(data.target)):
             path = bench.space.work(place, f"{number:06d}.safetensors")

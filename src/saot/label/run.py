@@ -1,11 +1,10 @@
 """`saot run`: from two sets of pictures to masks, a network and a report."""
 
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,48 +23,24 @@ from saot.label.data import (
     open_features,
     open_points,
 )
-from saot.label.inputs import (
-    Inputs,
-    check_manifest,
-    digest,
-    keep_manifest,
-    kept_manifest,
-    manifest,
-    open_inputs,
-    shared_pictures,
-    target_labels,
-)
+from saot.label.inputs import Inputs, check_manifest, keep_manifest, kept_manifest, open_inputs, shared_pictures
 from saot.label.networks import Trained, packed
-from saot.label.paper import learned_cost
+from saot.label.paper import learned_cost, similarities
 from saot.label.scoring import (
-    Builders,
     Contest,
     MethodScores,
     Rivals,
+    all_methods,
     chosen_methods,
-    joined_facts,
     ordered,
-    own_methods,
     score_methods,
     write_metrics,
 )
 from saot.label.settings import RunSettings
-from saot.label.summary import report_data
+from saot.label.summary import report_data, run_record
 from saot.label.wings import NO_WINGS, Wings
-from saot.recipes import differences
 from saot.report import write_report
-from saot.runs import (
-    RUN_FORMAT,
-    Shared,
-    Workspace,
-    check_device,
-    commit_of_code,
-    device_name,
-    versions,
-    write_kept,
-)
-
-PACKAGES = ("saot", "torch", "numpy", "safetensors", "pillow", "transformers")
+from saot.runs import Shared, Workspace, check_device, write_kept
 
 
 @dataclass(frozen=True)
@@ -116,18 +91,17 @@ def run_job(
     try:
         finished = finished_run(space)
         if finished is not None:
-            check_manifest(manifest(inputs, settings), kept_manifest(space) or {})
+            check_manifest(inputs.found, kept_manifest(space) or {})
             return finished
         began = time.time()
         contest = open_contest(settings, inputs, space, store, device)  # points, features, labels of the source
-        learned_cost(contest.bench, contest.data)
-        decoder = saot_decoder(contest.bench, contest.data)
-        publish(space.path("decoder.safetensors"), decoder, contest.data)
+        contest.cost()
+        publish(space.path("decoder.safetensors"), contest.decoder(), contest.data)
         scores, left_out = score_methods(contest, ordered(all_methods(contest, rivals)))
         metrics = write_metrics(space.path("metrics.json"), contest.data, contest.evaluation, scores)
         calibration = calibrate(contest, scores["saot_decoder"].bias)
         space.write_log()
-        record = partial(run_record, settings, inputs, contest, decoder, scores, left_out, began)
+        record = partial(run_record, settings, inputs, contest, scores, left_out, began)
         with space.stage("report"):
             write_report(space.path("report.html"), report_data(contest, record(), metrics, scores, calibration))
         run = record()
@@ -148,26 +122,32 @@ def open_contest(
     Raises:
         ValueError: If an input is not as it should be, or not the one the run began with.
     """
-    found, kept = manifest(inputs, settings), kept_manifest(space)
+    found, kept = inputs.found, kept_manifest(space)
     if kept is not None:
         check_manifest(found, kept)
     bench = Bench(space, settings.recipe, settings.seed, torch.device(device))
+    masks, declared = inputs.target_masks, shared_pictures(found) > 0
     with space.stage("points"):
-        drawn = open_points(settings, inputs, space, fresh=kept is None)
+        drawn = open_points(settings, inputs, masks, space, fresh=kept is None)
     tokens = open_features(settings, inputs, found, space, store, device)
     source = label_source(inputs, tokens.source, settings.source, bench)
     if kept is None:
         check_truth(inputs, space)
         keep_manifest(space, found)
-    points = declare(settings, inputs, found, drawn, source, tokens.target, bench)
-    data = TrainingData(inputs.classes, source, tokens.target, points, tokens.translated, inputs.wings.pull)
-    evaluation = EvaluationData(tokens.test, inputs.truth, shared_pictures(found) > 0, settings.eval)
-    return Contest(bench, data, evaluation, partial(target_labels, settings, inputs))
-
-
-def all_methods(contest: Contest, rivals: Rivals | None) -> Builders:
-    """SAOT's own methods and those handed in."""
-    return {**({} if rivals is None else rivals(contest)), **own_methods(contest)}
+    share = 0.0 if declared else settings.recipe.scores.holdout_points
+    points = declare(settings.points, drawn, source, tokens.target, masks, bench, share)
+    data = TrainingData(inputs.classes, source, tokens.target, points, tokens.translated, inputs.pull)
+    evaluation = EvaluationData(tokens.test, inputs.truth, declared, settings.eval)
+    domains = {"test": tokens.test, "target": tokens.target}
+    return Contest(
+        bench,
+        data,
+        evaluation,
+        masks,
+        cost=cache(partial(learned_cost, bench, data)),
+        decoder=cache(partial(saot_decoder, bench, data)),
+        similar=cache(partial(similarities, bench, source, domains)),
+    )
 
 
 def finished_run(space: Workspace) -> RunOutcome | None:
@@ -192,80 +172,6 @@ def publish(path: Path, trained: Trained, data: TrainingData) -> None:
     """decoder.safetensors, the small network with all that `predict` needs to know."""
     extra = {"classes": list(data.classes.names), "colors": [list(c) for c in data.classes.colors]}
     write_kept(path, packed(trained.decoder, **extra), trained.identity)
-
-
-def run_record(
-    settings: RunSettings,
-    inputs: Inputs,
-    contest: Contest,
-    decoder: Trained,
-    scores: Mapping[str, MethodScores],
-    left_out: Mapping[str, str],
-    began: float,
-) -> dict[str, Any]:
-    """run.json: everything but the scores."""
-    space, data, recipe = contest.bench.space, contest.data, contest.bench.recipe
-    found, bias = kept_manifest(space) or {}, scores["saot_decoder"].bias
-    return {
-        "format": RUN_FORMAT,
-        "settings": settings.to_dict(),
-        "source": settings.source,
-        "target": settings.target,
-        "eval": settings.eval,
-        "backbone": settings.backbone,
-        "preset": recipe.name,
-        "points": settings.points,
-        "seed": settings.seed,
-        "label_budget": data.points.budget,
-        "differences_from_paper": [vars(d) for d in differences(recipe)],
-        "features": json.loads(inputs.backbone.key.to_json()),
-        "data": {
-            name: {"images": len(found[name]), "sha256": digest(found[name])} for name in ("source", "target", "eval")
-        },
-        "stages": space.facts("stages"),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-        "trials": joined_facts(scores, "trials"),
-        "adjustment": joined_facts(scores, "adjustment"),
-        "decoder_bias": None if bias is None else bias.tolist(),
-        "transport": _transports(contest, decoder, scores),
-        "taught": decoder.facts.get("taught", {}),
-        "notes": _notes(contest, scores, left_out),
-        "versions": versions(PACKAGES),
-        "commit": commit_of_code(),
-        "device": device_name(contest.bench.device),
-        "python": platform.python_version(),
-    }
-
-
-def _transports(contest: Contest, decoder: Trained, scores: Mapping[str, MethodScores]) -> dict[str, dict[str, Any]]:
-    """What the transports of a run have to say of themselves."""
-    cost: dict[str, Any] = {"converged_share": learned_cost(contest.bench, contest.data).converged_share}
-    if "pseudo_uncovered_share" in decoder.facts:
-        cost["pseudo_uncovered_share"] = decoder.facts["pseudo_uncovered_share"]
-    said = {name: scores[name].facts if name in scores else {} for name in ("saot", "saot_multi", "ot")}
-    return {
-        "cost": cost,
-        **{
-            name: {key: value for key, value in facts.items() if key in ("uncovered_share", "statuses")}
-            for name, facts in said.items()
-        },
-    }
-
-
-def _notes(contest: Contest, scores: Mapping[str, MethodScores], left_out: Mapping[str, str]) -> list[str]:
-    """What a reader of the scores should know."""
-    notes = [note for one in scores.values() for note in one.facts.get("notes", ())]
-    if "oracle" in left_out:
-        notes.append(f"The oracle is left out: {left_out['oracle']}.")
-    if contest.evaluation.declared:
-        notes.append(
-            "Evaluation pictures are target pictures too, so their points were declared: scores are optimistic, and "
-            "no logit adjustment was chosen."
-        )
-    unknown = contest.data.points.unknown
-    if unknown:
-        notes.append(f"Points name classes the source never shows ({', '.join(unknown)}); transport cannot carry them.")
-    return notes
 
 
 @dataclass(frozen=True)

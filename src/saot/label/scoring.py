@@ -1,4 +1,4 @@
-"""Scoring methods on the evaluation pictures: counts for the table, masks for the report."""
+"""Scoring methods on the evaluation pictures; what is chosen is chosen on held-out declared points."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +10,180 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from saot.certify import class_shares
 from saot.data import LabelledSet, write_atomic
-from saot.evaluate import ConfusionMatrix, method_entry, predict_mask
-from saot.label.best import saot_decoder
-from saot.label.choice import Network, chosen_adjustment
+from saot.decoder import FineDecoder, GridDecoder, TokenPool
+from saot.evaluate import ConfusionMatrix, method_entry, predict_mask, scores_at
 from saot.label.data import Bench, EvaluationData, TrainingData
-from saot.label.networks import Trained
-from saot.label.paper import learned_cost, similarities, source_weights, transfer_from
-from saot.runs import Kept, Making, code_version, identity_of, room_of
+from saot.label.networks import Trained, points_pool
+from saot.label.paper import TrainedCost, source_weights, transfer_from
+from saot.runs import Kept, Making, code_version, generator_for, identity_of, room_of
+
+Network = Callable[..., Tensor]  # tokens to logits; a `GridDecoder` wants the grid's rows and columns too
+MOST_JUDGED = 50_000  # held-out points that a choice is made on
+
+
+def sample_tokens(pool: TokenPool, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """At most `size` tokens of a pool, drawn without regard to their class."""
+    tokens, classes = pool.read(_positions(pool, size, seed))
+    return tokens.float(), classes
+
+
+def _positions(pool: TokenPool, size: int, seed: int) -> Tensor:
+    return torch.randperm(len(pool), generator=generator_for(seed, "sample", len(pool)))[:size]
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """The logit adjustment chosen for a network.
+
+    Attributes:
+        bias: (K,) added to its logits, or None.
+        facts: The strengths tried, as JSON values; empty where nothing could be chosen.
+    """
+
+    bias: Tensor | None
+    facts: dict[str, Any]
+
+
+def chosen_adjustment(
+    bench: Bench, data: TrainingData, network: Network, strengths: Sequence[float] | None = None
+) -> Adjustment:
+    """The logit adjustment that gains most at held-out declared points (E.6, never on what is reported).
+
+    How frequent the classes are is not known, and an adjustment lives on it; so a strength counts by the lesser of its
+    gains under two estimates of the shares, those the network predicts and those behind them. None where no strength
+    gains under both, or no points are held out: a choice on points a network was trained on says little. The strengths
+    are the recipe's unless given.
+    """
+    strengths = bench.recipe.scores.logit_adjustment if strengths is None else strengths
+    judged = None if len(strengths) < 2 else _judged(bench, data, network)
+    if judged is None:
+        return Adjustment(None, {})
+    frequencies = data.source.frequencies(data.num_classes)
+    trials = adjustment_trials(judged, frequencies, strengths)
+    best = max(trials, key=lambda trial: (trial["gain"], -abs(trial["strength"])))
+    bias = None if best["strength"] == 0.0 else adjustment_bias(frequencies, best["strength"])
+    return Adjustment(bias, {"chosen": best["strength"], "trials": trials})
+
+
+def adjustment_bias(frequencies: Tensor, strength: float) -> Tensor:
+    """-tau log f_c of appendix E.6; a class the source never has is left where it is."""
+    known = frequencies > 0
+    logs = torch.where(known, frequencies.clamp_min(1e-300).log(), torch.zeros_like(frequencies))
+    return (-strength * logs).float()
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a network says of the held-out points, and two estimates of how many tokens each class has."""
+
+    logits: Tensor
+    classes: Tensor
+    predicted: Tensor
+    behind: Tensor
+
+    def miou(self, bias: Tensor, shares: Tensor) -> float:
+        return estimated_miou(self.classes, (self.logits + bias).argmax(-1), shares)
+
+
+def adjustment_trials(judged: _Judged, frequencies: Tensor, strengths: Sequence[float]) -> list[dict[str, float]]:
+    """Each strength with its estimated mIoU and the lesser of its gains under the two estimates of the shares."""
+    trials = []
+    for strength in strengths:
+        bias = adjustment_bias(frequencies, strength)
+        gains = [judged.miou(bias, s) - judged.miou(0 * bias, s) for s in (judged.predicted, judged.behind)]
+        trials.append({"strength": strength, "miou": judged.miou(bias, judged.behind), "gain": min(gains)})
+    return trials
+
+
+def held_out_scores(bench: Bench, data: TrainingData, network: Network, biases: Sequence[Tensor]) -> list[float] | None:
+    """Estimated mIoU at held-out declared points, with each bias added; None where no point is held out.
+
+    Points are drawn class by class, so their confusion matrix says how often class c is taken for class k, not how
+    frequent c is; the rows are therefore weighted by the shares of the classes behind what the network predicts on the
+    unlabelled target, its confusions taken back out (`saot.evaluate.class_shares`).
+    """
+    judged = _judged(bench, data, network)
+    return None if judged is None else [judged.miou(bias, judged.behind) for bias in biases]
+
+
+def _judged(bench: Bench, data: TrainingData, network: Network) -> _Judged | None:
+    judge = data.points.tokens.held()
+    if len(judge) == 0:
+        return None
+    predicted = torch.zeros(data.num_classes, dtype=torch.float64)
+    for number in range(len(data.target)):
+        part = data.target.logits(network, number).argmax(-1).cpu()
+        predicted += torch.bincount(part, minlength=data.num_classes).double()
+    if isinstance(network, FineDecoder):
+        logits, classes = _logits_at_pixels(data, network, judge.picture.unique().tolist())
+    else:
+        pool = points_pool(judge, data.target, data.num_classes)
+        positions = _positions(pool, MOST_JUDGED, bench.seed)
+        logits, classes = _logits_at(data, network, pool, positions), pool.label[positions].long()
+    return _Judged(logits, classes, predicted, shares_behind(predicted, classes, logits.argmax(-1)))
+
+
+def shares_behind(frequencies: Tensor, classes: Tensor, predicted: Tensor) -> Tensor:
+    """(K,) tokens of each class behind the frequencies of predictions, from how points of each class are taken.
+
+    Example:
+        >>> classes, predicted = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 0, 1])  # half of class 1 is missed
+        >>> shares_behind(torch.tensor([75.0, 25.0]), classes, predicted).round()
+        tensor([50., 50.], dtype=torch.float64)
+    """
+    confusion = ConfusionMatrix(len(frequencies))
+    confusion.update(predicted, classes)
+    present = torch.ones(len(frequencies), dtype=torch.bool)
+    return frequencies.sum() * class_shares(frequencies, confusion.counts, present)
+
+
+def _logits_at(data: TrainingData, network: Network, pool: TokenPool, positions: Tensor) -> Tensor:
+    """Logits of single target tokens; a decoder that looks at neighbours sees their whole pictures."""
+    if not isinstance(network, GridDecoder):
+        with torch.no_grad():
+            return network(pool.read(positions)[0].float().to(data.target.device)).cpu()
+    logits = torch.zeros(len(positions), data.num_classes)
+    pictures, tokens = pool.picture[positions], pool.token[positions].long()
+    for number in pictures.unique().tolist():
+        mine = pictures == number
+        logits[mine] = data.target.logits(network, number).cpu()[tokens[mine]]
+    return logits
+
+
+def _logits_at_pixels(data: TrainingData, network: FineDecoder, pictures: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Logits and classes of the declared points of these pictures, at their own pixels."""
+    logits, classes = [], []
+    for number in pictures:
+        x, y, labels = data.points.pixels.of(data.target.images.keys[number])
+        scores = data.target.logits(network, number).cpu()
+        logits.append(scores_at(scores, data.target.grid(number), y, x).float())
+        classes.append(labels.long())
+    return torch.cat(logits), torch.cat(classes)
+
+
+def estimated_miou(classes: Tensor, predicted: Tensor, shares: Tensor) -> float:
+    """mIoU of a confusion matrix whose rows come from class-balanced points and whose weights are `shares`.
+
+    Args:
+        classes: True class of each point.
+        predicted: Class it is taken for.
+        shares: (K,) tokens of each class; a class that has a point has at least one.
+
+    Example:
+        >>> estimated_miou(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([3.0, 1.0]).double())
+        1.0
+    """
+    size = len(shares)
+    counts = torch.bincount(classes * size + predicted, minlength=size * size).view(size, size).double()
+    seen = counts.sum(1)
+    rows = counts / seen.clamp_min(1).unsqueeze(-1) * shares.clamp_min(1.0).unsqueeze(-1)
+    rows = rows * (seen > 0).unsqueeze(-1)
+    hits, truth = rows.diagonal(), rows.sum(1)
+    iou = hits / (truth + rows.sum(0) - hits).clamp_min(1e-12)
+    return float(iou[seen > 0].mean())
+
 
 PANELS = 6
 ORDER = [
@@ -70,12 +236,18 @@ class Contest:
         data: What may be learned from.
         evaluation: What is scored; a method looks at its pictures alone.
         target_masks: Opens the target's masks, for the oracle; `all_of_them=True` wants one of every picture.
+        cost: The learned cost; trained when first asked for.
+        decoder: SAOT's decoder; trained when first asked for.
+        similar: "test" or "target" to the cosine of its pictures' global embeddings with the source's.
     """
 
     bench: Bench
     data: TrainingData
     evaluation: EvaluationData
     target_masks: Callable[..., LabelledSet]
+    cost: Callable[[], TrainedCost]
+    decoder: Callable[[], Trained]
+    similar: Callable[[str], Tensor]
 
 
 Builders = Mapping[str, Callable[[], Scorer]]
@@ -106,21 +278,25 @@ class MethodScores:
         return None if self.counts is None else confusion_of(self.counts.sum(0))
 
 
+def all_methods(contest: Contest, rivals: Rivals | None) -> Builders:
+    """SAOT's own methods and those handed in."""
+    return {**({} if rivals is None else rivals(contest)), **own_methods(contest)}
+
+
 def own_methods(contest: Contest) -> Builders:
     """SAOT with one source and with several, and its decoder; building one trains it."""
-    bench, data = contest.bench, contest.data
-    multi = bench.recipe.transfer.multi_sources
+    data, multi = contest.data, contest.bench.recipe.transfer.multi_sources
     return {
         "saot": lambda: _saot(contest, 1),
         "saot_multi": lambda: _saot(contest, multi),
-        "saot_decoder": lambda: network_scorer(contest, saot_decoder(bench, data), "saot_decoder", data.points.budget),
+        "saot_decoder": lambda: network_scorer(contest, contest.decoder(), "saot_decoder", data.points.budget),
     }
 
 
 def _saot(contest: Contest, sources: int) -> Scorer:
     bench, data, domain = contest.bench, contest.data, contest.evaluation.domain
     recipe = bench.recipe.transfer
-    cost, similar = learned_cost(bench, data).cost, similarities(bench, data.source, domain, "test")
+    cost, similar = contest.cost().cost, contest.similar("test")
     settings = (bench.recipe.transport, data.num_classes, recipe.uncovered)
     shares: dict[str, float] = {}
 

@@ -67,6 +67,19 @@ def parse_size(text: str | None) -> tuple[int, int] | int | None:
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
+def points_request(text: str) -> tuple[str, int | None]:
+    """How points are to be had: ("picture" | "total" | "resample", N), or ("file", None).
+
+    Example:
+        >>> points_request("20"), points_request("total:5"), points_request("clicks.csv")
+        (('picture', 20), ('total', 5), ('file', None))
+    """
+    scope, _, number = text.rpartition(":")
+    if number.isdecimal() and scope in ("", "total", "resample"):
+        return (scope or "picture"), int(number)
+    return "file", None
+
+
 def store_folder(root: Path, spec: str) -> Path:
     """Where a data set's features live below a store: one folder a data set, shared by its splits.
 

@@ -1,6 +1,9 @@
-"""What the report shows of a run: pictures, curves, where label mass came from."""
+"""What a run says of itself: run.json, and what the report shows: pictures, curves, where label mass came from."""
 
 import json
+import platform
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,13 +12,15 @@ from torch import Tensor
 
 from saot.data import PatchGrid, patch_labels
 from saot.label.data import Source
-from saot.label.paper import learned_cost, similarities
-from saot.label.scoring import Contest, MethodScores, confusion_of, spread_pictures
+from saot.label.inputs import Inputs, digest
+from saot.label.scoring import Contest, MethodScores, confusion_of, joined_facts, spread_pictures
+from saot.label.settings import RunSettings
 from saot.recipes import differences
 from saot.report import Difference, MassMap, Panel, PatchStory, ReportData, SourcePatch
-from saot.runs import Workspace, generator_for
+from saot.runs import RUN_FORMAT, Workspace, commit_of_code, device_name, generator_for, versions
 from saot.transfer import solve_pair, transfer_labels
 
+PACKAGES = ("saot", "torch", "numpy", "safetensors", "pillow", "transformers")
 SHOWN = (
     "nearest_neighbor",
     "uot",
@@ -115,7 +120,7 @@ def token_box(grid: PatchGrid, token: int) -> tuple[float, float, float, float]:
 def _transport_pictures(contest: Contest, pictures: list[int]) -> tuple[tuple[PatchStory, ...], tuple[MassMap, ...]]:
     """For a few pictures: some patches with the sources of their label, and what was not matched."""
     bench, data, domain = contest.bench, contest.data, contest.evaluation.domain
-    cost, similar = learned_cost(bench, data).cost, similarities(bench, data.source, domain, "test")
+    cost, similar = contest.cost().cost, contest.similar("test")
     stories: list[PatchStory] = []
     maps: list[MassMap] = []
     for number in pictures:
@@ -190,3 +195,77 @@ def _sources(source: Source, result, chosen: int, kept: Tensor, token: int) -> t
             )
         )
     return tuple(patches)
+
+
+def run_record(
+    settings: RunSettings,
+    inputs: Inputs,
+    contest: Contest,
+    scores: Mapping[str, MethodScores],
+    left_out: Mapping[str, str],
+    began: float,
+) -> dict[str, Any]:
+    """run.json: everything but the scores."""
+    space, data, recipe = contest.bench.space, contest.data, contest.bench.recipe
+    found, bias = inputs.found, scores["saot_decoder"].bias
+    return {
+        "format": RUN_FORMAT,
+        "settings": settings.to_dict(),
+        "source": settings.source,
+        "target": settings.target,
+        "eval": settings.eval,
+        "backbone": settings.backbone,
+        "preset": recipe.name,
+        "points": settings.points,
+        "seed": settings.seed,
+        "label_budget": data.points.budget,
+        "differences_from_paper": [vars(d) for d in differences(recipe)],
+        "features": json.loads(inputs.backbone.key.to_json()),
+        "data": {
+            name: {"images": len(found[name]), "sha256": digest(found[name])} for name in ("source", "target", "eval")
+        },
+        "stages": space.facts("stages"),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+        "trials": joined_facts(scores, "trials"),
+        "adjustment": joined_facts(scores, "adjustment"),
+        "decoder_bias": None if bias is None else bias.tolist(),
+        "transport": _transports(contest, scores),
+        "taught": contest.decoder().facts.get("taught", {}),
+        "notes": _notes(contest, scores, left_out),
+        "versions": versions(PACKAGES),
+        "commit": commit_of_code(),
+        "device": device_name(contest.bench.device),
+        "python": platform.python_version(),
+    }
+
+
+def _transports(contest: Contest, scores: Mapping[str, MethodScores]) -> dict[str, dict[str, Any]]:
+    """What the transports of a run have to say of themselves."""
+    cost: dict[str, Any] = {"converged_share": contest.cost().converged_share}
+    decoder = contest.decoder().facts
+    if "pseudo_uncovered_share" in decoder:
+        cost["pseudo_uncovered_share"] = decoder["pseudo_uncovered_share"]
+    said = {name: scores[name].facts if name in scores else {} for name in ("saot", "saot_multi", "ot")}
+    return {
+        "cost": cost,
+        **{
+            name: {key: value for key, value in facts.items() if key in ("uncovered_share", "statuses")}
+            for name, facts in said.items()
+        },
+    }
+
+
+def _notes(contest: Contest, scores: Mapping[str, MethodScores], left_out: Mapping[str, str]) -> list[str]:
+    """What a reader of the scores should know."""
+    notes = [note for one in scores.values() for note in one.facts.get("notes", ())]
+    if "oracle" in left_out:
+        notes.append(f"The oracle is left out: {left_out['oracle']}.")
+    if contest.evaluation.declared:
+        notes.append(
+            "Evaluation pictures are target pictures too, so their points were declared: scores are optimistic, and "
+            "no logit adjustment was chosen."
+        )
+    unknown = contest.data.points.unknown
+    if unknown:
+        notes.append(f"Points name classes the source never shows ({', '.join(unknown)}); transport cannot carry them.")
+    return notes

@@ -1,21 +1,22 @@
 """Dense correspondence of two pictures: GWOT, Shape-of-You, and what they are compared with."""
 
 from saot.match.adapter import Adapter, token_map
-from saot.match.gwot import GwotResult, match_gwot, solve_gwot
-from saot.match.gwot_terms import GWOT_SPAIR, GWOT_TSS, GwotSettings
+from saot.match.fused_gromov import FusedResult, FusedSettings, solve_fused
+from saot.match.gromov import DistanceGeometry, PointGeometry, grid_points, structure_gradient, structure_value
+from saot.match.gwot import GWOT_SPAIR, GWOT_TSS, GwotResult, GwotSettings, match_gwot, solve_gwot
 from saot.match.inputs import MatchRequest
 from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_flat, lift_points
 from saot.match.lift_models import lifting_model
-from saot.match.local_structure import Disk, LocalStructure
 from saot.match.masks import token_mask
-from saot.match.methods import METHODS, Matching, MatchSettings, UotSettings, match_sides, plan_confidence
+from saot.match.matching import METHODS, Matching, MatchSettings, UotSettings, match_sides, plan_confidence
+from saot.match.neighbours import Disk, LocalStructure
 from saot.match.pck import KeyPointScores, PckTable, flow_hits, point_hits
 from saot.match.pose_align import choose_pose, mirror_points, mirror_side
 from saot.match.propagate import Carried, PropagationSettings, propagate_labels
 from saot.match.readout import Readout, from_pixels, in_mask, read_out, to_pixels
 from saot.match.run import match_pictures
 from saot.match.shape_of_you import PseudoLabel, ShapeOfYouSettings, nearest_label, pseudo_label, shape_of_you
-from saot.match.sides import Side
+from saot.match.sides import MatchSide
 from saot.match.train_adapter import AdapterPair, AdapterSettings, HeldOut, fit_adapter
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
     "Camera",
     "Carried",
     "Disk",
+    "DistanceGeometry",
+    "FusedResult",
+    "FusedSettings",
     "GwotResult",
     "GwotSettings",
     "HeldOut",
@@ -36,18 +40,20 @@ __all__ = [
     "LocalStructure",
     "MatchRequest",
     "MatchSettings",
+    "MatchSide",
     "Matching",
     "PckTable",
+    "PointGeometry",
     "PropagationSettings",
     "PseudoLabel",
     "Readout",
     "ShapeOfYouSettings",
-    "Side",
     "UotSettings",
     "choose_pose",
     "fit_adapter",
     "flow_hits",
     "from_pixels",
+    "grid_points",
     "in_mask",
     "lift_depth",
     "lift_flat",
@@ -65,7 +71,10 @@ __all__ = [
     "pseudo_label",
     "read_out",
     "shape_of_you",
+    "solve_fused",
     "solve_gwot",
+    "structure_gradient",
+    "structure_value",
     "to_pixels",
     "token_map",
     "token_mask",

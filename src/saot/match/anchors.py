@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from saot.match.readout import token_positions
-from saot.match.sides import Side
+from saot.match.sides import MatchSide
 
 Structure = Literal["points3d", "grid2d", "semantic", "none"]
 DistanceNorm = Literal["max", "mean", "median"]
@@ -45,7 +45,7 @@ class Anchors:
         return len(self.source)
 
 
-def intra_distances(side: Side, structure: Structure, norm: DistanceNorm = "max") -> Float[Tensor, "n n"]:
+def intra_distances(side: MatchSide, structure: Structure, norm: DistanceNorm = "max") -> Float[Tensor, "n n"]:
     """Distances D between the n masked tokens of one picture, scaled by its own largest, mean or median (sec. 3.3).
 
     "points3d" is the Euclidean distance in space, "grid2d" that of patch centres, "semantic" 1 - cos of the features:
@@ -64,7 +64,7 @@ def intra_distances(side: Side, structure: Structure, norm: DistanceNorm = "max"
         ValueError: If the structure is "points3d" and the picture has no points, or it is "none".
 
     Example:
-        >>> row = Side.of(torch.eye(3), (1, 3))
+        >>> row = MatchSide.of(torch.eye(3), (1, 3))
         >>> intra_distances(row, "grid2d").tolist()
         [[0.0, 0.5, 1.0], [0.5, 0.0, 0.5], [1.0, 0.5, 0.0]]
     """
@@ -81,7 +81,7 @@ def scale_distances(distances: Float[Tensor, "n n"], norm: DistanceNorm) -> Floa
     return distances / torch.where(scale > 0, scale, 1.0)
 
 
-def _distances(side: Side, structure: Structure) -> Tensor:
+def _distances(side: MatchSide, structure: Structure) -> Tensor:
     match structure:
         case "points3d":
             if side.points is None:

@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from saot.data import IGNORE_INDEX, PatchGrid, read_mask, sha256_file
-from saot.features import Backbone, FeatureGrid, Prompt, Segmenter, extract
+from saot.features import Backbone, FeatureGrid, Prompt, PromptSegmenter, extract
 from saot.match.lift import LiftedTokens, lift_file, lift_flat, read_arrays
 from saot.match.lift_models import lifting_model
 from saot.match.masks import token_mask
-from saot.match.methods import MatchSettings
-from saot.match.sides import Side
+from saot.match.matching import MatchSettings
+from saot.match.sides import MatchSide
 
 Progress = Callable[[str, int, int], None]
 Inside = Bool[Tensor, "h w"] | None
@@ -72,7 +72,7 @@ class Picture:
     path: Path
     image: UInt8[np.ndarray, "h w 3"]
     grid: PatchGrid
-    side: Side
+    side: MatchSide
     structure: str
 
 
@@ -97,7 +97,7 @@ def prepare(
                 raise ValueError(f"no object was found at the centre of {path}; give masks as files")
         inside = None if mask is None else torch.from_numpy(mask)
         lifted: LiftedTokens = lifter(number, image, grid, inside)
-        side = Side.of(
+        side = MatchSide.of(
             tokens.to(request.device),
             (grid.height, grid.width),
             None if mask is None else token_mask(mask, grid).to(request.device),
@@ -136,13 +136,13 @@ def _tokens(
     return tokens.flatten(0, 1).float(), grid
 
 
-def _segmenter(request: MatchRequest) -> Segmenter | None:
+def _segmenter(request: MatchRequest) -> PromptSegmenter | None:
     if request.masks != "sam":
         return None
     weights = request.sam or (request.weights if request.backbone == "mobile-sam" else None)
     if weights is None:
         raise ValueError("masks from MobileSAM need its weights; pass --sam PATH of the published mobile_sam.pt")
-    return Segmenter(weights, device=request.device)
+    return PromptSegmenter(weights, device=request.device)
 
 
 def _given_masks(

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from saot.data import PatchGrid
+from saot.features import OneSentence
 
 DEFAULT_VIEW = 60.0  # degrees along the longer side, as of a phone or a 31 mm lens on film: an assumption
 _TOLERANCE = 14  # pixels by which the aspect ratio of a map may be off: one patch of the network that made it
@@ -266,7 +267,7 @@ def read_arrays(path: Path) -> Mapping[str, Tensor]:
     """Arrays of a file by name, float64, without ever unpickling code."""
     if not path.is_file() or path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"expected a .npz or .safetensors file at {path}, found none")
-    try:
+    with OneSentence(f"{path} cannot be read as arrays by name", "write it again"):
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 wanted = {"points", "depth", "intrinsics", "features"} & set(arrays.files)
@@ -274,10 +275,3 @@ def read_arrays(path: Path) -> Mapping[str, Tensor]:
         from safetensors.torch import load_file
 
         return {name: value.double() for name, value in load_file(path).items()}
-    except Exception as error:  # damaged files end in half a dozen kinds of error
-        raise ValueError(f"{path} cannot be read as arrays by name ({reason(error)}); write it again") from error
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

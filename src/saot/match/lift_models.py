@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import re
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +13,8 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from saot.data import PatchGrid
-from saot.features import resize_image
-from saot.match.lift import (
-    DEFAULT_VIEW,
-    Camera,
-    LiftedTokens,
-    depth_from_disparity,
-    lift_depth,
-    lift_points,
-    reason,
-)
+from saot.features import OneSentence, first_line, require_libraries, resize_image
+from saot.match.lift import DEFAULT_VIEW, Camera, LiftedTokens, depth_from_disparity, lift_depth, lift_points
 
 _VGGT_SIDE, _VGGT_PATCH = 518, 14
 _PREDICTS = {"zoedepth": "depth", "depth_pro": "depth", "glpn": "depth", "metric": "depth", "relative": "disparity"}
@@ -121,15 +112,13 @@ class VggtModel:
     ) -> None:
         try:
             from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports]
-
-            self._model = VGGT.from_pretrained(str(weights)).eval().requires_grad_(False).to(device)
         except ImportError as error:
             raise ValueError(
-                f"VGGT needs the package vggt of github.com/facebookresearch/vggt ({reason(error)}); install it, or "
-                "save its maps elsewhere and use lift_file"
+                f"VGGT needs the package vggt of github.com/facebookresearch/vggt ({first_line(error)}); install it, "
+                "or save its maps elsewhere and use lift_file"
             ) from error
-        except Exception as error:  # unreachable, unknown, damaged: other kinds of error in each version
-            raise ValueError(f"could not read VGGT from {weights} ({reason(error)}); pass another folder") from error
+        with OneSentence(f"could not read VGGT from {weights}", "pass another folder"):
+            self._model = VGGT.from_pretrained(str(weights)).eval().requires_grad_(False).to(device)
         self._points, self._device = points, device
 
     @property
@@ -191,21 +180,16 @@ def _check_sum(network: torch.nn.Module) -> str:
 
 def _load_depth(name: str) -> tuple[Any, Any]:
     """Image processor and network, checked for completeness."""
-    if find_spec("transformers") is None:
-        raise ValueError("a depth model needs transformers, which is not installed; pip install 'saot[vit]'")
+    require_libraries("a depth model", "transformers")
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     local = {"local_files_only": True} if Path(name).is_dir() else {}
-    try:
+    remedy = "pass a folder with network and image processor, or OWNER/NAME of the hub"
+    with OneSentence(f"{name} cannot be read as a depth model of transformers", remedy):
         processor = AutoImageProcessor.from_pretrained(name, **local)
         model, info = AutoModelForDepthEstimation.from_pretrained(
             name, output_loading_info=True, use_safetensors=True, dtype=torch.float32, **local
         )
-    except Exception as error:  # unreachable, unknown, another kind of model, damaged: other errors in each version
-        raise ValueError(
-            f"{name} cannot be read as a depth model of transformers ({reason(error)}); pass a folder with network "
-            "and image processor, or OWNER/NAME of the hub"
-        ) from error
     missing = sorted(key for key in info["missing_keys"] if not _UNUSED.search(key))
     if missing:
         raise ValueError(f"the weights of {name} are not complete: {missing[0]} is missing; fetch them again")

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from saot.data import PatchGrid, soft_patch_labels
+from saot.data import PatchGrid, point_tokens, soft_patch_labels
 
 
 def token_mask(

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from saot.match.sides import Side
+from saot.match.sides import MatchSide
 
 
-def pose_distance(source: Side, target: Side, matches: Literal["nearest", "mutual"] = "nearest") -> float:
+def pose_distance(source: MatchSide, target: MatchSide, matches: Literal["nearest", "mutual"] = "nearest") -> float:
     """Mean Euclidean distance of the source's tokens to their most similar one of the target, over the masks.
 
     Args:
@@ -24,8 +24,8 @@ def pose_distance(source: Side, target: Side, matches: Literal["nearest", "mutua
             to; infinite where there is none.
 
     Example:
-        >>> side = Side.of(torch.eye(2), (1, 2))
-        >>> pose_distance(side, side), round(pose_distance(side, Side.of(-torch.eye(2), (1, 2))), 3)
+        >>> side = MatchSide.of(torch.eye(2), (1, 2))
+        >>> pose_distance(side, side), round(pose_distance(side, MatchSide.of(-torch.eye(2), (1, 2))), 3)
         (0.0, 1.414)
     """
     one, other = source.tokens[source.mask], target.tokens[target.mask]
@@ -39,21 +39,21 @@ def pose_distance(source: Side, target: Side, matches: Literal["nearest", "mutua
 
 
 def choose_pose(
-    source: Side, flipped: Side, target: Side, matches: Literal["nearest", "mutual"] = "nearest"
-) -> tuple[Side, bool]:
+    source: MatchSide, flipped: MatchSide, target: MatchSide, matches: Literal["nearest", "mutual"] = "nearest"
+) -> tuple[MatchSide, bool]:
     """The source, or its mirror image where that lies nearer to the target; and whether it is mirrored."""
     mirrored = pose_distance(flipped, target, matches) < pose_distance(source, target, matches)
     return (flipped if mirrored else source), mirrored
 
 
-def mirror_side(side: Side, tokens: Float[Tensor, "n d"]) -> Side:
+def mirror_side(side: MatchSide, tokens: Float[Tensor, "n d"]) -> MatchSide:
     """The side of the mirrored picture: mask and points mirrored with it, and its own tokens.
 
     Points keep their distances, so that those of the mirrored picture are the same with x turned round.
     """
     order = torch.arange(len(side.mask), device=side.mask.device).view(side.shape).flip(-1).flatten()
     points = None if side.points is None else side.points[order] * side.points.new_tensor([-1.0, 1.0, 1.0])
-    return replace(Side.of(tokens, side.shape), mask=side.mask[order], points=points)
+    return replace(MatchSide.of(tokens, side.shape), mask=side.mask[order], points=points)
 
 
 def mirror_points(

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saot.match.methods import MatchSettings, match_sides
-from saot.match.sides import Side
+from saot.match.matching import MatchSettings, match_sides
+from saot.match.sides import MatchSide
 
 Progress = Callable[[int, int], None]
 
@@ -55,7 +55,7 @@ class Carried:
 
 
 def propagate_labels(
-    frames: Iterable[Side], labels: Float[Tensor, "n K"], settings: PropagationSettings = PropagationSettings()
+    frames: Iterable[MatchSide], labels: Float[Tensor, "n K"], settings: PropagationSettings = PropagationSettings()
 ) -> Iterator[Carried]:
     """The labels of the first frame carried to each frame, in order; of the sequence only the memory is held.
 
@@ -73,13 +73,13 @@ def propagate_labels(
         ValueError: If the labels do not fit the first frame.
 
     Example:
-        >>> frame, labels = Side.of(torch.eye(4), (2, 2)), torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 0]])
+        >>> frame, labels = MatchSide.of(torch.eye(4), (2, 2)), torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 0]])
         >>> carried = list(propagate_labels([frame, frame], labels, PropagationSettings(MatchSettings("nn"))))
         >>> carried[1].probs.argmax(-1).tolist()
         [0, 1, 1, 0]
     """
-    first: tuple[Side, Carried] | None = None
-    recent: deque[tuple[Side, Carried]] = deque(maxlen=settings.memory)
+    first: tuple[MatchSide, Carried] | None = None
+    recent: deque[tuple[MatchSide, Carried]] = deque(maxlen=settings.memory)
     for frame in frames:
         if first is None:
             if len(labels) != len(frame.tokens):
@@ -93,12 +93,12 @@ def propagate_labels(
         recent.append(first if now is first[1] else (frame, now))
 
 
-def _carry(frame: Side, known: list[tuple[Side, Carried]], settings: PropagationSettings) -> Carried:
+def _carry(frame: MatchSide, known: list[tuple[MatchSide, Carried]], settings: PropagationSettings) -> Carried:
     probs = torch.zeros(len(frame.tokens), known[0][1].probs.shape[1], dtype=known[0][1].probs.dtype)
     probs, sure = probs.to(frame.tokens.device), torch.zeros(len(frame.tokens), device=frame.tokens.device)
     for other, carried in known:
         labelled = other.mask & (carried.probs.sum(-1) > 0)
-        matching = match_sides(frame, Side(other.tokens, other.shape, labelled, other.points), settings.match)
+        matching = match_sides(frame, MatchSide(other.tokens, other.shape, labelled, other.points), settings.match)
         if matching.is_plan and settings.take == "mean":
             probs += _normalised(matching.scores.to(probs.dtype) @ carried.probs)
         else:

@@ -17,9 +17,9 @@ from saot.data import IGNORE_INDEX, PatchGrid, read_image, soft_patch_labels, wr
 from saot.evaluate import predict_mask
 from saot.label import NO_WINGS, Wings, parse_size
 from saot.match.drawing import DrawnMatch, draw_pages
-from saot.match.gwot_terms import GWOT_SPAIR, GWOT_TSS
+from saot.match.gwot import GWOT_SPAIR, GWOT_TSS
 from saot.match.inputs import MatchRequest, Picture, Progress, key_points, prepare, read_labels
-from saot.match.methods import Matching, MatchSettings, match_sides
+from saot.match.matching import Matching, MatchSettings, match_sides
 from saot.match.propagate import PropagationSettings, propagate_labels
 from saot.match.readout import from_pixels, to_pixels
 from saot.recipes import as_dict

@@ -22,7 +22,7 @@ from saot.match.anchors import (
     select_anchors,
 )
 from saot.match.readout import token_positions
-from saot.match.sides import Side
+from saot.match.sides import MatchSide
 from saot.transport import TransportResult, TransportStatus, cosine_cost, solve_transport
 
 CostNorm = Literal["minmax", "max", "mean", "none"]
@@ -169,7 +169,7 @@ class PseudoLabel:
         return hot
 
 
-def semantic_cost(source: Side, target: Side) -> Float[Tensor, "n m"]:
+def semantic_cost(source: MatchSide, target: MatchSide) -> Float[Tensor, "n m"]:
     """C_sem = 1 - cos between the masked tokens of both pictures (sec. 3.2)."""
     return cosine_cost(source.tokens[source.mask], target.tokens[target.mask])
 
@@ -198,7 +198,9 @@ def fused_cost(semantic: Float[Tensor, "n m"], geometric: Float[Tensor, "n m"], 
     return torch.lerp(semantic, geometric, alpha)
 
 
-def shape_of_you(source: Side, target: Side, settings: ShapeOfYouSettings = ShapeOfYouSettings()) -> ShapeOfYou:
+def shape_of_you(
+    source: MatchSide, target: MatchSide, settings: ShapeOfYouSettings = ShapeOfYouSettings()
+) -> ShapeOfYou:
     """The plan of sec. 3: semantic transport first, then `refinements` times anchors, fused cost, transport.
 
     Masses are uniform over the masked tokens of each picture, 1 in all. The first problem has the semantic cost as it
@@ -214,7 +216,8 @@ def shape_of_you(source: Side, target: Side, settings: ShapeOfYouSettings = Shap
         is the surest match, and tells the two apart by their distances to it:
 
         >>> tokens, points = torch.tensor([[1.0, 0], [0, 1], [1, 0]]), torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0]])
-        >>> one, other = Side.of(tokens, (1, 3), points=points), Side.of(tokens.flip(0), (1, 3), points=points.flip(0))
+        >>> one = MatchSide.of(tokens, (1, 3), points=points)
+        >>> other = MatchSide.of(tokens.flip(0), (1, 3), points=points.flip(0))
         >>> shape_of_you(one, other, ShapeOfYouSettings(anchors=1)).plan.argmax(1).tolist()
         [2, 1, 0]
     """
@@ -250,7 +253,9 @@ def pseudo_label(match: ShapeOfYou, settings: ShapeOfYouSettings = ShapeOfYouSet
     return _surviving(match.plan, tokens, shapes, settings)
 
 
-def nearest_label(source: Side, target: Side, settings: ShapeOfYouSettings = ShapeOfYouSettings()) -> PseudoLabel:
+def nearest_label(
+    source: MatchSide, target: MatchSide, settings: ShapeOfYouSettings = ShapeOfYouSettings()
+) -> PseudoLabel:
     """The same from nearest neighbours in place of a plan: "NN labels" of table 4. Its confidence is exp(cos)."""
     with torch.no_grad():
         scores = (1 - semantic_cost(source, target)).exp()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class MatchSide:
     """Tokens of one of the two pictures of a pair.
 
     Attributes:
@@ -21,7 +21,7 @@ class Side:
         ValueError: If a part does not fit the grid, nothing may be matched, or a number is not finite.
 
     Example:
-        >>> side = Side.of(torch.eye(4), (2, 2))
+        >>> side = MatchSide.of(torch.eye(4), (2, 2))
         >>> side.tokens.shape, int(side.mask.sum())
         (torch.Size([4, 4]), 4)
     """
@@ -54,7 +54,7 @@ class Side:
         shape: tuple[int, int],
         mask: Bool[Tensor, " n"] | None = None,
         points: Float[Tensor, "n 3"] | None = None,
-    ) -> "Side":
+    ) -> "MatchSide":
         """A side with its tokens scaled to length 1, and all of them to be matched unless a mask is given."""
         if mask is None:
             mask = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)

@@ -13,7 +13,7 @@ from saot.match.adapter import Adapter
 from saot.match.losses import current_plan, dense_loss, noise_deviation, noisy_places, soft_contrastive_loss
 from saot.match.readout import token_positions
 from saot.match.shape_of_you import PseudoLabel, ShapeOfYouSettings, pseudo_label, shape_of_you
-from saot.match.sides import Side
+from saot.match.sides import MatchSide
 from saot.runs import Checkpoint, History, Progress, check_finite, generator_for, train_steps
 
 
@@ -79,8 +79,8 @@ class AdapterPair:
         target_maps: Of the other.
     """
 
-    source: Side
-    target: Side
+    source: MatchSide
+    target: MatchSide
     source_maps: Sequence[Float[Tensor, "_ _ _"]]
     target_maps: Sequence[Float[Tensor, "_ _ _"]]
 

@@ -6,7 +6,7 @@ from saot.scenes.paint import Camera, Painted, Projected, Surfaces, paint, paint
 from saot.scenes.people import add_person, add_rider
 from saot.scenes.reader import READERS, open_scenes
 from saot.scenes.render import draw_light, game_camera, rays_of, render_color, street_camera
-from saot.scenes.scene import render_scene
+from saot.scenes.scene import SCENES_VERSION, Scene, draw_camera, rare_things, render_scene, scene_key, seen_keypoints
 from saot.scenes.shade import depth_of
 from saot.scenes.site import QUOTAS, Plan, Site
 from saot.scenes.styles import MIXES
@@ -20,11 +20,13 @@ __all__ = [
     "PERSON",
     "QUOTAS",
     "READERS",
+    "SCENES_VERSION",
     "Camera",
     "Mesh",
     "Painted",
     "Plan",
     "Projected",
+    "Scene",
     "Site",
     "Surfaces",
     "Vertex",
@@ -36,6 +38,7 @@ __all__ = [
     "add_truck",
     "build_world",
     "depth_of",
+    "draw_camera",
     "draw_light",
     "draw_plan",
     "game_camera",
@@ -44,9 +47,12 @@ __all__ = [
     "paint_order",
     "park",
     "project",
+    "rare_things",
     "rays_of",
     "render_color",
     "render_scene",
+    "scene_key",
+    "seen_keypoints",
     "street_camera",
     "surfaces",
     "to_camera",

@@ -4,20 +4,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from saot.data import ClassSet, DataSpec, ImageSet, LabelledSet, OpenSet, class_set
+from saot.data import DataSpec, ImageSet, LabelledSet, OpenSet, class_set
 from saot.scenes.scene import SCENES_VERSION, load_mask, load_picture
 
 SCENE_COUNTS = {"train": 40, "val": 20}  # pictures a split has unless `count` says otherwise
 SCENE_HEIGHT, SCENE_WIDTH = 252, 504  # pixels; 18 x 36 tokens of patch size 14
 
 
-def open_scenes(spec: str, parts: DataSpec, classes: ClassSet | None) -> LabelledSet:
+def open_scenes(spec: str, parts: DataSpec) -> LabelledSet:
     """The scenes of "scenes:game" or "scenes:street"; they are drawn when asked for.
 
     Args:
         spec: What the user typed, "scenes:street:val,count=8,height=252,width=504".
         parts: Its parts; the split is train or val, with options behind commas.
-        classes: Classes the user works with, the 19 of Cityscapes; None takes these.
 
     Raises:
         ValueError: If the style, the split or an option is unknown.
@@ -37,7 +36,7 @@ def open_scenes(spec: str, parts: DataSpec, classes: ClassSet | None) -> Labelle
     name = f"scenes-v{SCENES_VERSION.removeprefix('v')}:{style}:{split}"
     images = ImageSet(
         spec=spec,
-        classes=classes or class_set("cityscapes19"),
+        classes=class_set("cityscapes19"),
         keys=tuple(f"{style}/{split}/{index:05d}" for index in range(numbers["count"])),
         load=partial(_scene, load_picture, style, split, (height, width)),
         fingerprint=partial(_scene_name, name, (height, width)),

@@ -1,9 +1,10 @@
-"""The tables and figures of the paper, on the data at hand, with the paper's numbers beside ours."""
+"""The tables and figures of the papers, on the data at hand, with the papers' numbers beside ours."""
 
 from saot.tables.engine import reproduce
+from saot.tables.experiment import Column, Count, Experiment, Pck, PictureGrid, Row, Size
 from saot.tables.interventions import all_rivals
-from saot.tables.model import Column, Count, Experiment, Row, Size
 from saot.tables.output import text_table
+from saot.tables.presets import EXPERIMENTS, experiment_named
 from saot.tables.request import Request
 from saot.tables.results import TableResult
 from saot.tables.rivals import run_rivals
@@ -11,14 +12,18 @@ from saot.tables.wings import ALL_WINGS
 
 __all__ = [
     "ALL_WINGS",
+    "EXPERIMENTS",
     "Column",
     "Count",
     "Experiment",
+    "Pck",
+    "PictureGrid",
     "Request",
     "Row",
     "Size",
     "TableResult",
     "all_rivals",
+    "experiment_named",
     "reproduce",
     "run_rivals",
     "text_table",

@@ -1,28 +1,22 @@
 """Tables as figures: bars for figures 2 and 6, curves over a swept setting or a label budget."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from matplotlib.figure import Figure
 
 from saot.report import INK, SERIES, WIDTH, figure_svg, per_class_bars
-from saot.tables.model import Experiment
+from saot.tables.experiment import Experiment
 from saot.tables.results import Cell, TableResult
 
 PAPER_SUFFIX = " (paper)"
 
 
-def draw(experiment: Experiment, result: TableResult) -> TableResult:
-    """The table with its figure, where the preset asks for one."""
-    match experiment.figure:
-        case "bars":
-            figure = _bars(result)
-        case "curve":
-            figure = _curves(experiment, result)
-        case _:
-            return result
-    svg = figure_svg(figure, f"{experiment.name}: {experiment.title}")
-    return replace(result, figures={**result.figures, "figure.svg": svg.encode()})
+def draw(experiment: Experiment, result: TableResult) -> dict[str, bytes]:
+    """The table as figure.svg, where the preset asks for it."""
+    if experiment.figure not in ("bars", "curve"):
+        return {}
+    figure = _bars(result) if experiment.figure == "bars" else _curves(experiment, result)
+    return {"figure.svg": figure_svg(figure, f"{experiment.name}: {experiment.title}").encode()}
 
 
 def _share(value: float | None) -> float | None:

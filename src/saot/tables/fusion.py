@@ -15,15 +15,15 @@ from torch import Tensor
 
 from saot.data import ClassSet, PatchGrid
 from saot.evaluate import ConfusionMatrix, on_cells, predict_mask, scores_at
-from saot.label import Contest, Domain, chosen_adjustment, draw_tokens, saot_decoder
+from saot.label import Contest, Domain, chosen_adjustment, draw_tokens
 from saot.runs import generator_for, load_tensors, save_tensors
-from saot.tables.measure import Finished
-from saot.tables.model import Experiment
-from saot.tables.pieces import MethodScore, Scored, opened
-from saot.tables.plan import fused_rows
+from saot.tables.experiment import Experiment
+from saot.tables.label.runs import Finished, Runs
+from saot.tables.label.settings import fused_rows, settings_for
+from saot.tables.label_room import MethodScore, Scored, opened
 from saot.tables.presets.names import DECODER, FUSED
-from saot.tables.request import Request, settings_for
-from saot.tables.runs import Runs, run_name
+from saot.tables.request import Request
+from saot.tables.table import run_name
 
 FIT_STEPS = 200
 FIT_RATE = 0.05
@@ -183,7 +183,7 @@ def declared_pixels(contest: Contest) -> list[tuple[int, Tensor, Tensor, Tensor]
 
 def _answers(contest: Contest, domain: Domain) -> Callable[[int], Tensor]:
     """Logits of a run's decoder for a picture of a domain, its own logit adjustment added."""
-    decoder = saot_decoder(contest.bench, contest.data).decoder
+    decoder = contest.decoder().decoder
     bias = chosen_adjustment(contest.bench, contest.data, decoder).bias
 
     def answer(number: int) -> Tensor:

@@ -96,7 +96,7 @@ def logit_adjusted(contest: Contest) -> Scorer:
     Without any the strength stays 0, and a note says so.
     """
     bench, data = contest.bench, contest.data
-    decoder, strengths = saot_decoder(bench, data).decoder, bench.recipe.interventions.logit_adjustment
+    decoder, strengths = contest.decoder().decoder, bench.recipe.interventions.logit_adjustment
     chosen = chosen_adjustment(bench, data, decoder, strengths)
     facts: dict[str, Any] = {"adjustment": {"saot_decoder_logit_adjusted": chosen.facts}}
     if not chosen.facts:

@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int, UInt8
 from torch import Tensor
 
 from saot.data import patch_labels
-from saot.label import Contest, RunSettings, learned_cost, open_contest, open_inputs, similarities
+from saot.label import Contest, RunSettings, open_contest, open_inputs
 from saot.runs import Kept, Making, Shared, Workspace, check_device, identity_of
 from saot.tables.wings import ALL_WINGS
 from saot.transfer import SemanticCost, solve_pair
@@ -55,7 +55,7 @@ def wrong_class_mass(
     space = Workspace(out, settings.to_dict(), progress, None if shared is None else Shared(shared))
     try:
         contest = open_contest(settings, inputs, space, store, device)
-        learned = learned_cost(contest.bench, contest.data)
+        learned = contest.cost()
 
         def make(making: Making) -> Kept:
             costs = {"saot": learned.cost, "uot": None}
@@ -97,7 +97,7 @@ def _measure(contest: Contest, cost: SemanticCost | None, name: str) -> dict[str
     bench, data, evaluation = contest.bench, contest.data, contest.evaluation
     domain, masks = evaluation.domain, evaluation.truth
     assert masks is not None, "only with evaluation labels"
-    similar, shares = similarities(bench, data.source, domain, "test"), []
+    similar, shares = contest.similar("test"), []
     ignored = bench.recipe.transfer.ignored_patches
     for number in range(len(domain)):
         source, labels = data.source.labelled(int(similar[number].argmax()))

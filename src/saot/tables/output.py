@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saot.data import write_atomic
+from saot.report import png_uri
 from saot.tables.results import Cell, ResultRow, TableResult
 
 
@@ -165,6 +166,4 @@ def _html_cell(cell: Cell, row: ResultRow) -> str:
 def _html_figure(name: str, data: bytes) -> str:
     if name.endswith(".svg"):
         return data.decode()
-    from saot.report import png_uri
-
     return f'<p><img src="{png_uri(data)}" alt="{html.escape(name)}"></p>'

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from saot.evaluate import PairedDifference
-from saot.tables.model import Number
+from saot.tables.bootstrap import PairedDifference
+from saot.tables.experiment import Number
 
 FORMAT = 1
 
@@ -91,7 +91,7 @@ class SettingDifference:
     field: str
     paper: str
     used: str
-    reason: str = ""
+    reason: str = "as asked"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from saot.label import (
     pull_of,
     refine_terms,
     sample_tokens,
-    similarities,
     source_pool,
     source_prototypes,
     source_term,
@@ -107,7 +106,7 @@ def _nearest(contest: Contest) -> Scorer:
     if bench.recipe.baselines.nearest == "bank":
         bank = source_bank(bench, data, bench.recipe.baselines.bank)
         return Scorer(lambda i: nearest_neighbor(bank, domain.tokens(i), data.num_classes), 0)
-    similar = similarities(bench, data.source, domain, "test")
+    similar = contest.similar("test")
 
     def score(number: int) -> Tensor:
         closest = TokenBank(*data.source.labelled(int(similar[number].argmax())))
@@ -150,7 +149,7 @@ def _label_propagation(contest: Contest) -> Scorer:
 
 def _fixed_cost(contest: Contest, name: str) -> Scorer:
     bench, data, domain = contest.bench, contest.data, contest.evaluation.domain
-    similar, recipe = similarities(bench, data.source, domain, "test"), bench.recipe
+    similar, recipe = contest.similar("test"), bench.recipe
     statuses: dict[str, str] = {}
     facts: dict[str, Any] = {"statuses": statuses} if name == "ot" else {}
 

@@ -1,23 +1,26 @@
-"""Optimal transport on tensors: dense or on a support, unbalanced or balanced, with gradients."""
+"""Optimal transport on tensors: dense or on a support, unbalanced or balanced, with gradients.
+
+Read it in this order: `sinkhorn` (the call), `problem`, `loop`, `updates`, `implicit` (the gradient), `result`.
+"""
 
 from .batch import block_diagonal, split_result
 from .candidates import Candidates, Recall, measure_recall, topk_candidates, topk_support
 from .cost import SparseCost, cosine_cost, squared_euclidean_cost
-from .fused import FusedResult, FusedSettings, solve_fused
 from .multiscale import SearchedSupport, faiss_support, multiscale_support
+from .problem import Gradient, Reference, Side, SolveSettings
+from .products import multiply, pair_dots
 from .result import TransportError, TransportResult, TransportStatus
-from .sinkhorn import solve_transport
-from .structure import DistanceGeometry, PointGeometry, grid_points, structure_gradient, structure_value
+from .sinkhorn import solve_quietly, solve_transport
 from .support import Support
 
 __all__ = [
     "Candidates",
-    "DistanceGeometry",
-    "FusedResult",
-    "FusedSettings",
-    "PointGeometry",
+    "Gradient",
     "Recall",
+    "Reference",
     "SearchedSupport",
+    "Side",
+    "SolveSettings",
     "SparseCost",
     "Support",
     "TransportError",
@@ -26,15 +29,14 @@ __all__ = [
     "block_diagonal",
     "cosine_cost",
     "faiss_support",
-    "grid_points",
     "measure_recall",
+    "multiply",
     "multiscale_support",
-    "solve_fused",
+    "pair_dots",
+    "solve_quietly",
     "solve_transport",
     "split_result",
     "squared_euclidean_cost",
-    "structure_gradient",
-    "structure_value",
     "topk_candidates",
     "topk_support",
 ]

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from .problem import Problem
+from .progress import Progress
+from .updates import State
 
 PLAIN = 10  # sweeps before the first step of another kind
 _SLOW = 0.8  # contraction p^2 above which plain sweeps are too many
@@ -28,12 +30,20 @@ _EVERY = 20  # sweeps, of which one is plain
 _STALLED = 30  # sweeps without a smaller residual
 
 
-class Accelerator:
-    """Proposes the g from which the next sweep starts; every member of a batch by itself.
+class Plain:
+    """Every sweep goes on from the last one."""
 
-    Attributes:
-        continues: Members (...) whose next sweep just goes on from the last one.
-    """
+    def change(self, f_old: Tensor, f: Tensor) -> Tensor:
+        """Of the row update in the last sweep, (..., n)."""
+        return f - f_old
+
+    def next(self, start: Tensor, y: State, now: Progress) -> tuple[Tensor, State]:
+        """The g (..., m) from which the next sweep starts, after one from `start` to `y`; and in the updates' form."""
+        return now.g, State(now.g) if bool(now.frozen.any()) else y
+
+
+class Accelerator:
+    """Proposes the g from which the next sweep starts; every member of a batch by itself."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -48,7 +58,7 @@ class Accelerator:
         self._g = self._r = self._kept_g = torch.zeros_like(self._b)
         self._dual_kept = torch.full(batch, -torch.inf, dtype=torch.float64, device=device)
         self._plain = torch.ones_like(self._dual_kept, dtype=torch.bool)  # the last proposal was a kept g
-        self.continues = self._plain  # ... namely the one given
+        self._continues = self._plain  # ... namely the one given
         self._least, self._since = -self._dual_kept, torch.zeros_like(self._dual_kept)
         self._count = 0
         square = problem.damping.double().square()
@@ -61,8 +71,16 @@ class Accelerator:
         """Whether plain sweeps contract too slowly for a member of this problem."""
         return bool((problem.damping.square() > _SLOW).any())
 
-    def next(self, start: Tensor, f: Tensor, g: Tensor) -> Tensor:
-        """The g (..., m) to start from, after a sweep that led from `start` to (f, g)."""
+    def change(self, f_old: Tensor, f: Tensor) -> Tensor:
+        """Of the row update in the last sweep, (..., n), where that sweep just went on from the one before; else 0."""
+        return torch.where(_column(self._continues), f - f_old, 0.0)
+
+    def next(self, start: Tensor, y: State, now: Progress) -> tuple[Tensor, State]:
+        """The g (..., m) from which the next sweep starts, after one from `start` to `y`; and in the updates' form."""
+        start = self._propose(start, now.f, now.g)
+        return start, State(start)
+
+    def _propose(self, start: Tensor, f: Tensor, g: Tensor) -> Tensor:
         start, f, g = start.double(), f.double(), g.double()
         finished = self._finished(g - start, f, g) | self._idle | self._plain_turn()
         dual, shift = self._dual_and_shift(f, g)
@@ -74,7 +92,7 @@ class Accelerator:
             proposal = moved + torch.where(_column(finished), 0.0, self._extrapolation(moved - start))
         self._kept_g = torch.where(_column(kept), moved, self._kept_g)
         self._dual_kept = torch.where(kept, dual, self._dual_kept)
-        self._plain, self.continues = ~kept | finished, kept & finished
+        self._plain, self._continues = ~kept | finished, kept & finished
         return torch.where(_column(kept), proposal, self._kept_g).to(self.problem.cols.weight.dtype)
 
     def _plain_turn(self) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .cost import SparseCost
+from .problem import SolveSettings
 from .result import TransportError, TransportResult
 from .support import Support
 
@@ -51,12 +52,6 @@ def block_diagonal(costs: Sequence[SparseCost]) -> SparseCost:
     return SparseCost(torch.cat([cost.values for cost in costs]), _join([cost.support for cost in costs]))
 
 
-def split_cost(cost: SparseCost) -> list[SparseCost]:
-    """The members of a block diagonal."""
-    parts = cost.values.split([block.nnz for block in cost.support.blocks])
-    return [SparseCost(values, block) for values, block in zip(parts, cost.support.blocks, strict=True)]
-
-
 def split_result(result: TransportResult) -> list[TransportResult]:
     """The results of a block diagonal's members, each as if it had been solved alone; gradients stay attached.
 
@@ -87,16 +82,18 @@ def solve_blocks(
     cost: SparseCost,
     sides: tuple[Tensor | None, Tensor | None],
     scales: tuple[float | int | Tensor, float | int | Tensor],
+    settings: SolveSettings,
     solve: Callable[..., TransportResult],
 ) -> TransportResult:
-    """Each member by `solve(cost, a, b, epsilon, tau)`, put together again."""
-    members = split_cost(cost)
+    """Each member by `solve(cost, a, b, epsilon, tau, settings)`, put together again."""
+    parts = cost.values.split([block.nnz for block in cost.support.blocks])
+    members = [SparseCost(values, block) for values, block in zip(parts, cost.support.blocks, strict=True)]
     weights = [_split_weights(name, side, w, members) for name, side, w in zip("ab", (0, 1), sides, strict=True)]
-    settings = [_split_scale(name, s, len(members)) for name, s in zip(("epsilon", "tau"), scales, strict=True)]
+    both = [_split_scale(name, s, len(members)) for name, s in zip(("epsilon", "tau"), scales, strict=True)]
     results = []
-    for place, arguments in enumerate(zip(members, *weights, *settings, strict=True)):
+    for place, arguments in enumerate(zip(members, *weights, *both, strict=True)):
         try:
-            results.append(solve(*arguments))
+            results.append(solve(*arguments, settings))
         except TransportError as error:
             raise TransportError(f"member {place}: {error}", error.status, ((place,),)) from None
         except ValueError as error:

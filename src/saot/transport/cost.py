@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .products import pair_dots
-from .similarity import unit
 from .support import Support
 
 
@@ -134,6 +133,12 @@ def squared_euclidean_cost(
             return (x_norm[..., :, None] + y_norm[..., None, :] - 2 * source @ target.mT).clamp(min=0)
         norms = x_norm.index_select(0, support.row) + y_norm.index_select(0, support.col)
         return SparseCost((norms - 2 * pair_dots(source, target, support)).clamp(min=0), support)
+
+
+def unit(features: Tensor) -> Tensor:
+    """Rows of length 1; a zero row stays zero and is similar to nothing."""
+    length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return features / torch.where(length > 0, length, 1.0)
 
 
 def _checked(source: Tensor, target: Tensor, support: Support | None) -> tuple[Tensor, Tensor]:

@@ -21,12 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .assemble import plan_values, weights_are_positive
 from .balanced import connected_parts, project_out
 from .pairs import DensePairs, Pairs, largest_exponent
+from .plan import plan_values, weights_are_positive
 from .problem import Problem
 from .products import csr, csr_transposed, has_sparse_kernels
-from .reductions import LogReduction
 from .triton_kernels import has_triton, segment_sum_product
 
 _MAX_ITER = 5000
@@ -36,10 +35,9 @@ Map = Callable[[Tensor], Tensor]
 
 def attach(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """The potentials f and g, as differentiable functions of the problem's cost, a, b, epsilon and tau."""
-    tensors = (problem.pairs.cost, problem.rows.weight, problem.cols.weight, problem.epsilon, problem.tau)
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in problem.tensors):
         return f, g
-    return _Implicit.apply(*tensors, f, g, problem.detach())
+    return _Implicit.apply(*problem.tensors, f, g, problem.detach())
 
 
 class _Implicit(torch.autograd.Function):
@@ -156,10 +154,10 @@ def _linearise(problem: Problem, f: Tensor, g: Tensor) -> "_PlanPoint | _Point":
 
 
 def _log_point(problem: Problem, f: Tensor, g: Tensor) -> "_Point":
-    log_kernel = problem.log_kernel()
-    lse = LogReduction(problem.pairs, log_kernel)
+    pairs, log_kernel = problem.pairs, problem.log_kernel()
     x, y = problem.rows.scale(f, problem.epsilon), problem.cols.scale(g, problem.epsilon)
-    row_lse, col_lse = (torch.where(v.isfinite(), v, torch.inf) for v in (lse.rows(y), lse.cols(x)))
+    sums = pairs.lse_rows(log_kernel, y), pairs.lse_cols(pairs.in_columns(log_kernel), x)
+    row_lse, col_lse = (torch.where(v.isfinite(), v, torch.inf) for v in sums)
     f, g = (torch.where(v.isfinite(), v, 0.0) for v in (f, g))
     return _Point(problem, f, g, log_kernel, x, y, row_lse, col_lse)
 
@@ -227,17 +225,12 @@ def _dense_maps(m: Tensor) -> tuple[Map, Map]:
         return (lambda v: m @ v), (lambda u: m.mT @ u)
     members = [one.clone() for one in m.reshape(-1, *m.shape[-2:])]
 
-    def forward(v: Tensor) -> Tensor:
-        parts = v.reshape(-1, v.shape[-1])
-        product = torch.stack([one @ x.clone() for one, x in zip(members, parts, strict=True)])
-        return product.view(m.shape[:-1])
+    def product(matrices: list[Tensor], x: Tensor, size: int) -> Tensor:
+        vectors = x.reshape(-1, x.shape[-1])
+        return torch.stack([a @ v.clone() for a, v in zip(matrices, vectors, strict=True)]).view(*m.shape[:-2], size)
 
-    def backward(u: Tensor) -> Tensor:
-        parts = u.reshape(-1, u.shape[-1])
-        product = torch.stack([one.mT @ x.clone() for one, x in zip(members, parts, strict=True)])
-        return product.view(*m.shape[:-2], m.shape[-1])
-
-    return forward, backward
+    transposed = [one.mT for one in members]
+    return (lambda v: product(members, v, m.shape[-2])), (lambda u: product(transposed, u, m.shape[-1]))
 
 
 def _conjugate_gradients(operator: Map, right: Tensor, project: Map) -> Tensor:
@@ -291,10 +284,7 @@ def _pull_back(
     cost_bar = cost_bar.mul_(pairs.scalar(p))
     strength = p * epsilon
     if problem.reference == "counting":
-        a_bar, b_bar = (
-            _divide(strength * lam, problem.rows.weight),
-            _divide(strength * mu, problem.cols.weight),
-        )
+        a_bar, b_bar = _divide(strength * lam, problem.rows.weight), _divide(strength * mu, problem.cols.weight)
     else:
         a_out, b_out = _pull_on_zero_weights(point, lam, mu) if isinstance(point, _Point) else (0.0, 0.0)
         a_bar = -strength * (_divide(row_pull, problem.rows.weight) + a_out)
@@ -303,8 +293,7 @@ def _pull_back(
     epsilon_bar, tau_bar = torch.zeros_like(epsilon), torch.zeros_like(epsilon)
     if needs_epsilon:
         pulled = (row_pull * point.f).sum(-1, keepdim=True) + (col_pull * point.g).sum(-1, keepdim=True)
-        cost = pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
-        epsilon_bar = (p * (potentials + pulled) - pairs.sum_all(cost_bar * cost)) / epsilon
+        epsilon_bar = (p * (potentials + pulled) - pairs.sum_all(cost_bar * problem.finite_cost)) / epsilon
     if not problem.balanced:
         tau_bar = (epsilon / (problem.tau + epsilon)).square() / strength * potentials
     return cost_bar, a_bar, b_bar, epsilon_bar, tau_bar

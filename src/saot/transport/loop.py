@@ -1,108 +1,61 @@
 """The Sinkhorn loop: one for dense and sparse, balanced and unbalanced, either reference measure."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .accelerate import Accelerator
-from .problem import Problem, Side
-from .reductions import FirstGrainReduction, LogReduction, Reduction
+from .accelerate import Accelerator, Plain
+from .problem import Problem, Side, SolveSettings
+from .progress import Progress, stack
 from .updates import KernelUpdates, LogUpdates, State, Updates, has_fast_path
 
 
-@dataclass(frozen=True, eq=False)
-class Iterate:
-    """Where the loop stopped: potentials in cost units, and per problem how it went.
-
-    `f_change` is what one more row update would change, where transport is balanced (else zeros).
-    """
-
-    f: Tensor
-    g: Tensor
-    f_change: Tensor
-    residual: Tensor
-    iterations: Tensor
-    non_finite: Tensor
-
-
-def iterate(problem: Problem, max_iter: int, tol: float | int, differentiable: bool) -> Iterate:
+def iterate(problem: Problem, settings: SolveSettings) -> Progress:
     """Row and column updates from g = 0 until the residual is within tol, or max_iter of them.
 
     With a tol, and where no gradient runs through the loop, updates start from where `Accelerator` says. A
     member of a batch stops by itself; without gradients a batch of large problems is solved one by one.
     """
+    differentiable = settings.gradient == "unrolled" and torch.is_grad_enabled()
     fast = not differentiable and has_fast_path(problem.pairs) and problem.batch_shape.numel() > 0
     if fast and problem.batch_shape:
         flat = problem.flatten()
-        return stack([iterate(flat.member(i), max_iter, tol, False) for i in range(flat.batch_shape[0])], problem)
-    updates = KernelUpdates(problem) if fast else LogUpdates(problem, _reduction(problem))
-    slow = tol > 0 and not differentiable and Accelerator.is_worth_it(problem)
-    accelerator = Accelerator(problem) if slow else None
-    end = _loop(problem, updates, max_iter, tol, accelerator)
-    return _finish(problem, end, updates.log if isinstance(updates, KernelUpdates) else updates)
+        return stack([iterate(flat.member(i), settings) for i in range(flat.batch_shape[0])], problem.batch_shape)
+    updates = KernelUpdates(problem) if fast else LogUpdates(problem)
+    slow = settings.tol > 0 and not differentiable and Accelerator.is_worth_it(problem)
+    end = sinkhorn(problem, updates, settings, Accelerator(problem) if slow else Plain())
+    return _finish(problem, end, updates.log)
 
 
-def stack(members: list[Iterate], problem: Problem) -> Iterate:
-    """The members of a flattened dense batch as one."""
-    stacked = {name: torch.stack([getattr(one, name) for one in members]) for name in Iterate.__annotations__}
-    return Iterate(**{name: t.unflatten(0, problem.batch_shape) for name, t in stacked.items()})
+def sinkhorn(problem: Problem, updates: Updates, settings: SolveSettings, starts: Accelerator | Plain) -> Progress:
+    """The iterations of Eq. (8), with p = tau / (tau + epsilon) and a reference measure r_i r_j.
 
-
-def _reduction(problem: Problem) -> Reduction:
-    log = LogReduction(problem.pairs, problem.log_kernel())
-    a, b = problem.rows.weight, problem.cols.weight
-    zero = (a.requires_grad and bool((a == 0).any())) or (b.requires_grad and bool((b == 0).any()))
-    if zero and problem.reference == "product":
-        return FirstGrainReduction(log, a, b, problem.damping)
-    return log
-
-
-def _loop(problem: Problem, updates: Updates, max_iter: int, tol: float | int, pick: Accelerator | None) -> Iterate:
-    shape, device = problem.batch_shape, problem.epsilon.device
-    f, g = torch.zeros_like(problem.rows.weight), torch.zeros_like(problem.cols.weight)
-    done = torch.zeros(shape, dtype=torch.bool, device=device)
-    bad = torch.zeros_like(done)
-    residual = torch.zeros(shape, dtype=f.dtype, device=device)
-    iterations = torch.zeros(shape, dtype=torch.int64, device=device)
-    y = State(g)
-    x, start = State(f), g
-    for step in range(1, max_iter + 1):
-        x_old, y_old, x = x, y, updates.rows(y)
+    r = 1 ("counting") is Eq. (8) as printed, with u = f / epsilon and v = g / epsilon. For Eq. (1) r_i = a_i and
+    r_j = b_j ("product"): then u = log a + f / epsilon, and log a is not damped. `x` and `y` are f and g in the form
+    that the updates work on.
+    """
+    x, y = State(torch.zeros_like(problem.rows.weight)), State(torch.zeros_like(problem.cols.weight))  # f = g = 0
+    unchecked = settings.max_iter - 1 if settings.tol == 0 else 0  # with tol = 0 the last iteration alone is looked at
+    for _ in range(unchecked):
+        x = updates.rows(y)
         y = updates.cols(x)
-        if tol == 0 and step < max_iter:
-            iterations = iterations + 1
-            continue
-        if tol == 0:
-            start = updates.g(y_old)
-            f, g = _finite_member(updates.f(x_old)), _finite_member(start)
-        f_new, g_new = updates.f(x), updates.g(y)
-        with torch.no_grad():
-            f_change = f_new - f if pick is None else torch.where(pick.continues.unsqueeze(-1), f_new - f, 0.0)
-            now = _residual(problem, f_change, g_new - start, f_new, g_new)
-            finite = now.isfinite()
-        frozen = done | ~finite
-        f, g = _keep(frozen, f, f_new), _keep(frozen, g, g_new)
-        residual, iterations = torch.where(done, residual, now), torch.where(done, iterations, iterations + 1)
-        bad = bad | (~done & ~finite)
-        done = frozen | (now <= tol)
-        if bool(done.all()):
+    start = updates.g(y)
+    now = Progress.at(updates.f(x), start, unchecked)
+    for _ in range(unchecked, settings.max_iter):
+        x = updates.rows(y)  # f_i <- p epsilon (log(a_i / r_i) - LSE_j(log r_j + (g_j - C_ij) / epsilon)), Eq. (8)
+        y = updates.cols(x)  # g_j <- p epsilon (log(b_j / r_j) - LSE_i(log r_i + (f_i - C_ij) / epsilon)), Eq. (8)
+        f, g = updates.f(x), updates.g(y)
+        error = residual(problem, starts.change(now.f, f), g - start, f, g)
+        now = now.after(f, g, error, settings.tol)  # members that have ended are frozen
+        if bool(now.ended.all()):
             break
-        start = g if pick is None else pick.next(start, f, g)
-        y = y if pick is None and not bool(frozen.any()) else State(start)
-    return Iterate(f, g, torch.zeros_like(f), residual, iterations, bad)
+        start, y = starts.next(start, y, now)  # from where it is, or accelerated
+    return now
 
 
-def _finite_member(potential: Tensor) -> Tensor:
-    """The potentials of each member, or zeros where one has left the range unseen: tol = 0 looks at the end alone."""
-    return torch.where(potential.isfinite().all(-1, keepdim=True), potential, 0.0)
-
-
-def _keep(frozen: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    return torch.where(frozen.unsqueeze(-1), old, new)
-
-
-def _residual(problem: Problem, f_change: Tensor, g_change: Tensor, f: Tensor, g: Tensor) -> Tensor:
+@torch.no_grad()
+def residual(problem: Problem, f_change: Tensor, g_change: Tensor, f: Tensor, g: Tensor) -> Tensor:
     """Largest change of a potential over (epsilon + the largest potential), of tokens that take part.
 
     Balanced: the L1 error that the columns had before their update, which no update raises.
@@ -118,7 +71,7 @@ def _residual(problem: Problem, f_change: Tensor, g_change: Tensor, f: Tensor, g
     return change / (epsilon.squeeze(-1) + torch.maximum(f_size.abs().amax(-1), g_size.abs().amax(-1)))
 
 
-def _finish(problem: Problem, end: Iterate, log: LogUpdates) -> Iterate:
+def _finish(problem: Problem, end: Progress, log: LogUpdates) -> Progress:
     """What the loop left open: the balanced residual, and tokens that take no part."""
     rows, cols = problem.rows, problem.cols
     if problem.balanced:
@@ -126,12 +79,12 @@ def _finish(problem: Problem, end: Iterate, log: LogUpdates) -> Iterate:
             end = _balanced_end(problem, end, log)
     if bool(rows.active.all()) and bool(cols.active.all()):
         return end
-    f = _outside(rows, log.reduction.rows(cols.scale(end.g, problem.epsilon)), end.f, problem)
-    g = _outside(cols, log.reduction.cols(rows.scale(end.f, problem.epsilon)), end.g, problem)
+    f = _outside(rows, log.lse_rows(end.g), end.f, problem)
+    g = _outside(cols, log.lse_cols(end.f), end.g, problem)
     return replace(end, f=f, g=g)
 
 
-def _balanced_end(problem: Problem, end: Iterate, log: LogUpdates) -> Iterate:
+def _balanced_end(problem: Problem, end: Progress, log: LogUpdates) -> Progress:
     """With the L1 error of the marginals after the last column update, and the change of f to come."""
     rows, cols = problem.rows, problem.cols
     change = torch.where(rows.active, log.f(log.rows(State(end.g))) - end.f, 0.0)

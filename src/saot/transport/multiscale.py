@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .candidates import Recall, check_features, measure_recall
-from .similarity import exact_product, row_blocks, unit
+from .candidates import Recall, check_features, exact_product, measure_recall, row_blocks, unit_features
+from .cost import unit
 from .support import Support, assemble
 
 _SAMPLE = 512  # sources on which the number of probes is chosen, and as many others to measure recall
@@ -207,8 +207,7 @@ def _both_sides(
     """The union of a search for the sources and, with `cover`, one for the targets."""
     n, m = source.shape[0], target.shape[0]
     with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
-        dtype = torch.promote_types(torch.promote_types(source.dtype, target.dtype), torch.float32)
-        x, y = unit(source.detach().to(dtype)), unit(target.detach().to(dtype))
+        x, y = unit_features(source, target)
         found = search(x, y, min(k, m))
         col = found.index.sort(dim=1).values.reshape(-1)
         row = torch.arange(n, dtype=torch.int32, device=col.device).repeat_interleave(min(k, m))

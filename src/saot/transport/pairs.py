@@ -18,53 +18,49 @@ from .triton_kernels import has_triton, segment_logsumexp
 
 @dataclass(frozen=True, eq=False)
 class DensePairs:
-    """A dense (..., n, m) cost; `finite` marks the pairs that exist, or is None where all do."""
+    """A dense (..., n, m) cost; `finite` marks the pairs that exist, or is None where all do.
+
+    v lies on the pairs, x is (..., n), y is (..., m). `spread_rows`, `spread_cols` and `scalar` take x, y and one
+    number a problem (..., 1) to the pairs; `sum_`, `max_` and `lse_` pairs to (..., n) by row or (..., m) by column.
+    """
 
     cost: Tensor
     finite: Tensor | None
 
     def spread_rows(self, x: Tensor) -> Tensor:
-        """(..., n) to pairs."""
         return x.unsqueeze(-1)
 
     def spread_cols(self, y: Tensor) -> Tensor:
-        """(..., m) to pairs."""
         return y.unsqueeze(-2)
 
-    def add_rows_(self, v: Tensor, x: Tensor) -> Tensor:
-        """V (pairs) + x (..., n), in place and without a gradient."""
-        return v.add_(x.unsqueeze(-1))
-
     def scalar(self, x: Tensor) -> Tensor:
-        """(..., 1), one number a problem, to pairs."""
         return x.unsqueeze(-1)
 
+    def add_rows_(self, v: Tensor, x: Tensor) -> Tensor:
+        """v + x, in place and without a gradient."""
+        return v.add_(x.unsqueeze(-1))
+
     def sum_rows(self, v: Tensor) -> Tensor:
-        """Pairs to (..., n)."""
         return v.sum(-1)
 
     def sum_cols(self, v: Tensor) -> Tensor:
-        """Pairs to (..., m)."""
         return v.sum(-2)
 
     def sum_all(self, v: Tensor) -> Tensor:
-        """Pairs to (..., 1)."""
         return v.sum((-2, -1)).unsqueeze(-1)
 
     def max_rows(self, v: Tensor) -> Tensor:
-        """Pairs to (..., n)."""
         return v.amax(-1)
 
     def max_cols(self, v: Tensor) -> Tensor:
-        """Pairs to (..., m)."""
         return v.amax(-2)
 
     def lse_rows(self, v: Tensor, y: Tensor) -> Tensor:
-        """Log-sum-exp over each row of v + y, (..., n); y is (..., m)."""
+        """Log-sum-exp over each row of v + y."""
         return _DenseLogSumExp.apply(v + y.unsqueeze(-2), -1)
 
     def lse_cols(self, v: Tensor, x: Tensor) -> Tensor:
-        """Log-sum-exp over each column of v + x, (..., m); x is (..., n), v is `in_columns`."""
+        """Log-sum-exp over each column of v + x, where v is `in_columns`."""
         return _DenseLogSumExp.apply(v + x.unsqueeze(-1), -2)
 
     def in_columns(self, v: Tensor) -> Tensor:
@@ -72,68 +68,52 @@ class DensePairs:
         return v
 
     def with_cost(self, cost: Tensor) -> "DensePairs":
-        """The same pairs at another cost."""
         return replace(self, cost=cost)
-
-    def member(self, index: int) -> "DensePairs":
-        """One problem of a batch (b, n, m)."""
-        return DensePairs(self.cost[index], None if self.finite is None else self.finite[index])
 
 
 @dataclass(frozen=True, eq=False)
 class SparsePairs:
-    """Costs (nnz,) on a support; `finite` marks the pairs that exist, or is None where all do."""
+    """Costs (nnz,) on a support, with the methods of `DensePairs`; a row without pairs has maximum -inf."""
 
     cost: Tensor
     finite: Tensor | None
     support: Support
 
     def spread_rows(self, x: Tensor) -> Tensor:
-        """(n,) to pairs."""
         return spread(x, self.support, cols=False)
 
     def spread_cols(self, y: Tensor) -> Tensor:
-        """(m,) to pairs."""
         return spread(y, self.support, cols=True)
 
+    def scalar(self, x: Tensor) -> Tensor:
+        return x
+
     def add_rows_(self, v: Tensor, x: Tensor) -> Tensor:
-        """V (pairs) + x (n,), in place and without a gradient."""
         if self.support.row_length is None:
             return v.add_(spread(x, self.support, cols=False))
         v.view(-1, self.support.row_length).add_(x.unsqueeze(1))
         return v
 
-    def scalar(self, x: Tensor) -> Tensor:
-        """(1,) to pairs."""
-        return x
-
     def sum_rows(self, v: Tensor) -> Tensor:
-        """Pairs to (n,)."""
         return sum_pairs(v, self.support, cols=False)
 
     def sum_cols(self, v: Tensor) -> Tensor:
-        """Pairs to (m,)."""
         return sum_pairs(v, self.support, cols=True)
 
     def sum_all(self, v: Tensor) -> Tensor:
-        """Pairs to (1,)."""
         return v.sum().unsqueeze(0)
 
     def max_rows(self, v: Tensor) -> Tensor:
-        """Pairs to (n,); -inf where there are none."""
         return _segment_max(v, self.support.crow)
 
     def max_cols(self, v: Tensor) -> Tensor:
-        """Pairs to (m,); -inf where there are none."""
         return _segment_max(v.index_select(0, self.support.perm), self.support.ccol)
 
     def lse_rows(self, v: Tensor, y: Tensor) -> Tensor:
-        """Log-sum-exp over each row of v + y, (n,); y is (m,)."""
         s = self.support
         return _segment_logsumexp(v, y, s.crow, s.row, s.col)
 
     def lse_cols(self, v: Tensor, x: Tensor) -> Tensor:
-        """Log-sum-exp over each column of v + x, (m,); x is (n,), v is `in_columns`."""
         s = self.support
         return _segment_logsumexp(v, x, s.ccol, s.tcol, s.trow)
 
@@ -142,7 +122,6 @@ class SparsePairs:
         return v.index_select(0, self.support.perm)
 
     def with_cost(self, cost: Tensor) -> "SparsePairs":
-        """The same pairs at another cost."""
         return replace(self, cost=cost)
 
 

@@ -1,5 +1,6 @@
 """A transport problem, checked: pairs, weights, epsilon and tau in one floating type, ready for the loop."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +12,33 @@ from .pairs import DensePairs, Pairs, SparsePairs
 from .result import TransportError, TransportStatus
 
 Reference = Literal["product", "counting"]
+Gradient = Literal["implicit", "unrolled", "none"]
+
+
+@dataclass(frozen=True)
+class SolveSettings:
+    """How a problem is solved: the last four arguments of `solve_transport`, which explains them.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+
+    reference: Reference = "product"
+    max_iter: int = 100
+    tol: float | int = 1e-5
+    gradient: Gradient = "implicit"
+
+    def __post_init__(self) -> None:
+        if self.reference not in ("product", "counting"):
+            raise ValueError(f'reference must be "product" (Eq. 1) or "counting" (Eq. 8), but is {self.reference!r}')
+        if self.gradient not in ("implicit", "unrolled", "none"):
+            raise ValueError(f'gradient must be "implicit", "unrolled" or "none", but is {self.gradient!r}')
+        if self.max_iter < 1:
+            raise ValueError(
+                f"max_iter must be at least 1, but is {self.max_iter}; one iteration is one row and column update"
+            )
+        if not self.tol >= 0:
+            raise ValueError(f"tol must be 0 or above, but is {self.tol}; 0 runs exactly max_iter iterations")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +90,23 @@ class Problem:
         """Leading dimensions; empty for one problem."""
         return self.rows.weight.shape[:-1]
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What a gradient may reach: cost, a, b, epsilon, tau."""
+        return self.pairs.cost, self.rows.weight, self.cols.weight, self.epsilon, self.tau
+
+    @property
+    def finite_cost(self) -> Tensor:
+        """The cost of the pairs, 0 where there is none."""
+        pairs = self.pairs
+        return pairs.cost if pairs.finite is None else torch.where(pairs.finite, pairs.cost, 0.0)
+
     def log_kernel(self) -> Tensor:
         """-C / epsilon on the pairs, -inf where there is no pair; a new tensor."""
         pairs, scale = self.pairs, -self.pairs.scalar(self.epsilon)
         if pairs.finite is None:
             return pairs.cost / scale
-        return torch.where(pairs.finite, torch.where(pairs.finite, pairs.cost, 0.0) / scale, -torch.inf)
+        return torch.where(pairs.finite, self.finite_cost / scale, -torch.inf)
 
     def with_tensors(self, cost: Tensor, a: Tensor, b: Tensor, epsilon: Tensor, tau: Tensor) -> "Problem":
         """The same structure with other tensors of the same values, such as saved or detached ones."""
@@ -83,34 +122,27 @@ class Problem:
 
     def detach(self) -> "Problem":
         """The same problem without gradients."""
-        tensors = (self.pairs.cost, self.rows.weight, self.cols.weight, self.epsilon, self.tau)
-        return self.with_tensors(*(t.detach() for t in tensors))
+        return self.with_tensors(*(t.detach() for t in self.tensors))
 
     def member(self, index: int) -> "Problem":
         """One problem of a dense batch with one leading dimension."""
-        assert isinstance(self.pairs, DensePairs)
-        return replace(
-            self,
-            pairs=self.pairs.member(index),
-            rows=_side_member(self.rows, index),
-            cols=_side_member(self.cols, index),
-            epsilon=self.epsilon[index],
-            tau=self.tau[index],
-        )
+        return self._each(lambda t, _: t[index])
 
     def flatten(self) -> "Problem":
         """A dense batch with its leading dimensions made one."""
+        return self._each(lambda t, own: t.reshape(-1, *t.shape[t.ndim - own :]))
+
+    def _each(self, change: Callable[[Tensor, int], Tensor]) -> "Problem":
+        """A dense batch with every tensor changed, given how many dimensions are one problem's own."""
         assert isinstance(self.pairs, DensePairs)
-        if len(self.batch_shape) == 1:
-            return self
-        finite = self.pairs.finite
+        cost, finite = self.pairs.cost, self.pairs.finite
         return replace(
             self,
-            pairs=DensePairs(_flat(self.pairs.cost, 2), None if finite is None else _flat(finite, 2)),
-            rows=_side_flat(self.rows),
-            cols=_side_flat(self.cols),
-            epsilon=_flat(self.epsilon, 1),
-            tau=_flat(self.tau, 1),
+            pairs=DensePairs(change(cost, 2), None if finite is None else change(finite, 2)),
+            rows=Side(*(change(t, 1) for t in vars(self.rows).values())),
+            cols=Side(*(change(t, 1) for t in vars(self.cols).values())),
+            epsilon=change(self.epsilon, 1),
+            tau=change(self.tau, 1),
         )
 
 
@@ -206,9 +238,7 @@ def _check_weights(
     if weights.ndim == 0 or weights.shape[-1] != count:
         have = weights.shape[-1] if weights.ndim else "no"
         raise ValueError(f"cost has {count} {side} but {name} has {have} weights; pass {name}=None for uniform weights")
-    if len(weights.shape) - 1 > len(batch) or any(
-        w not in (1, c) for w, c in zip(reversed(weights.shape[:-1]), reversed(batch), strict=False)
-    ):
+    if not _broadcasts(weights.shape[:-1], batch):
         raise ValueError(
             f"{name} must have shape ({count},) or {(*batch, count)}, but has {tuple(weights.shape)}; "
             "give one row of weights, or one for each problem of the batch"
@@ -238,10 +268,7 @@ def _check_scale(name: str, value: float | int | Tensor, batch: torch.Size, valu
         wrong = ~(plain > 0) if name == "tau" else ~((plain > 0) & plain.isfinite())
         shown = plain.flatten()[wrong.flatten()][0]
         raise ValueError(f"{name} must be {allowed}, but is {float(shown)}; it has the unit of the cost")
-    if scale.ndim and (
-        scale.ndim > len(batch)
-        or any(s not in (1, c) for s, c in zip(reversed(scale.shape), reversed(batch), strict=False))
-    ):
+    if not _broadcasts(scale.shape, batch):
         raise ValueError(
             f"{name} must be one number or have the batch shape {tuple(batch)}, but has shape "
             f"{tuple(scale.shape)}; give one for each problem"
@@ -249,17 +276,7 @@ def _check_scale(name: str, value: float | int | Tensor, batch: torch.Size, valu
     return scale.expand(batch).unsqueeze(-1)
 
 
-def _side_member(side: Side, index: int) -> Side:
-    return Side(*(t[index] for t in _side_tensors(side)))
-
-
-def _side_flat(side: Side) -> Side:
-    return Side(*(_flat(t, 1) for t in _side_tensors(side)))
-
-
-def _side_tensors(side: Side) -> tuple[Tensor, ...]:
-    return side.weight, side.active, side.reference, side.log_reference, side.log_ratio
-
-
-def _flat(t: Tensor, kept: int) -> Tensor:
-    return t.reshape(-1, *t.shape[t.ndim - kept :])
+def _broadcasts(shape: torch.Size, batch: torch.Size) -> bool:
+    """Whether one tensor of this shape serves the batch."""
+    pairs = zip(reversed(shape), reversed(batch), strict=False)
+    return len(shape) <= len(batch) and all(size in (1, count) for size, count in pairs)

@@ -57,12 +57,12 @@ def pair_dots(x: Tensor, y: Tensor, support: Support) -> Tensor:
 
 def spread(x: Tensor, support: Support, cols: bool) -> Tensor:
     """Each pair's source's number of x (n,), or with `cols` its target's of x (m,); differentiable."""
-    return _Spread.apply(x, support, cols)
+    return _SpreadOrSum.apply(x, support, cols, True)
 
 
 def sum_pairs(values: Tensor, support: Support, cols: bool) -> Tensor:
     """Sums of values (nnz,) by source (n,), or with `cols` by target (m,); differentiable."""
-    return _SumPairs.apply(values, support, cols)
+    return _SpreadOrSum.apply(values, support, cols, False)
 
 
 def segment_sum(values: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
@@ -84,10 +84,17 @@ def in_full_precision(backward: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class _Spread(torch.autograd.Function):
+class _SpreadOrSum(torch.autograd.Function):
+    """Numbers of tokens to pairs, or pairs to sums of tokens: each is the other's way back."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, support: Support, cols: bool) -> Tensor:
-        ctx.support, ctx.cols = support, cols
+    def forward(ctx: Any, x: Tensor, support: Support, cols: bool, spreads: bool) -> Tensor:
+        ctx.how = support, cols, spreads
+        x = x.detach()
+        if not spreads and cols:
+            return segment_sum(x.expand(support.nnz).index_select(0, support.perm), support.ccol, support.tcol)
+        if not spreads:
+            return segment_sum(x.expand(support.nnz).contiguous(), support.crow, support.row)
         if not cols and support.row_length is not None:  # no gather: each number a few times over
             return x.unsqueeze(1).expand(-1, support.row_length).reshape(-1)
         return x.index_select(0, support.col if cols else support.row)
@@ -95,22 +102,8 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:
-        return sum_pairs(grads[0], ctx.support, ctx.cols), None, None
-
-
-class _SumPairs(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, support: Support, cols: bool) -> Tensor:
-        ctx.support, ctx.cols = support, cols
-        values = values.detach().expand(support.nnz)
-        if cols:
-            return segment_sum(values.index_select(0, support.perm), support.ccol, support.tcol)
-        return segment_sum(values.contiguous(), support.crow, support.row)
-
-    @staticmethod
-    @in_full_precision
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return spread(grads[0], ctx.support, ctx.cols), None, None
+        support, cols, spreads = ctx.how
+        return _SpreadOrSum.apply(grads[0], support, cols, not spreads), None, None, None
 
 
 class _Multiply(torch.autograd.Function):

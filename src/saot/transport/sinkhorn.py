@@ -1,23 +1,21 @@
 """`solve_transport`: entropic transport, unbalanced or balanced, dense or on a support."""
 
 import warnings
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .assemble import dual_value, duality_gap, envelope, make_plan, primal_value
 from .balanced import fix_gauge, infeasible, keep_masses_equal
 from .batch import solve_blocks
 from .cost import SparseCost
 from .implicit import attach
-from .loop import Iterate, iterate
+from .loop import iterate
 from .pairs import SparsePairs
-from .problem import Problem, Reference, build_problem
+from .plan import dual_value, duality_gap, envelope, make_plan, primal_value
+from .problem import Gradient, Problem, Reference, SolveSettings, build_problem
+from .progress import Progress
 from .result import TransportResult, TransportStatus
-
-Gradient = Literal["implicit", "unrolled", "none"]
 
 
 def solve_transport(
@@ -74,7 +72,7 @@ def solve_transport(
         tensor([[0.0920, 0.0920],
                 [0.0920, 0.0920]])
     """
-    result = solve_quietly(cost, a, b, epsilon, tau, reference, max_iter, tol, gradient)
+    result = solve_quietly(cost, a, b, epsilon, tau, SolveSettings(reference, max_iter, tol, gradient))
     if tol > 0:
         _warn(result)
     return result
@@ -86,31 +84,29 @@ def solve_quietly(
     b: Tensor | None,
     epsilon: float | int | Tensor,
     tau: float | int | Tensor,
-    *settings: Any,
+    settings: SolveSettings,
 ) -> TransportResult:
-    """`solve_transport` with all its arguments, without its warning: for solves inside a longer scheme."""
-    _check_settings(*settings)
-    reference, max_iter, tol, gradient = settings
+    """`solve_transport` without its warning: for solves inside a longer scheme."""
     values = cost.values if isinstance(cost, SparseCost) else cost
     with (
         torch.autocast(values.device.type, enabled=False),
-        torch.set_grad_enabled(torch.is_grad_enabled() and gradient != "none"),
+        torch.set_grad_enabled(torch.is_grad_enabled() and settings.gradient != "none"),
     ):
         if isinstance(cost, SparseCost) and cost.support.blocks:
-            return solve_blocks(cost, (a, b), (epsilon, tau), lambda *member: solve_quietly(*member, *settings))
-        problem = build_problem(cost, a, b, epsilon, tau, reference)
+            return solve_blocks(cost, (a, b), (epsilon, tau), settings, solve_quietly)
+        problem = build_problem(cost, a, b, epsilon, tau, settings.reference)
         if problem.balanced:
             problem = keep_masses_equal(problem)
-        unrolled = gradient == "unrolled" and torch.is_grad_enabled()
+        unrolled = settings.gradient == "unrolled" and torch.is_grad_enabled()
         with torch.set_grad_enabled(unrolled):
-            end = iterate(problem if unrolled else problem.detach(), max_iter, tol, unrolled)
+            end = iterate(problem if unrolled else problem.detach(), settings)
         f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
         if problem.balanced:
             f, g = fix_gauge(problem, f, g)
-        return _result(problem, end, f, g, tol, unrolled)
+        return _result(problem, end, f, g, settings.tol, unrolled)
 
 
-def _result(problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | int, unrolled: bool) -> TransportResult:
+def _result(problem: Problem, end: Progress, f: Tensor, g: Tensor, tol: float | int, unrolled: bool) -> TransportResult:
     plan = make_plan(problem, f, g)
     value = primal_value(problem, plan, f, g)
     with torch.no_grad():
@@ -136,7 +132,7 @@ def _result(problem: Problem, end: Iterate, f: Tensor, g: Tensor, tol: float | i
     )
 
 
-def _status(problem: Problem, end: Iterate, converged: Tensor) -> Tensor:
+def _status(problem: Problem, end: Progress, converged: Tensor) -> Tensor:
     status = torch.full_like(end.iterations, int(TransportStatus.MAX_ITER))
     status[converged] = int(TransportStatus.CONVERGED)
     if problem.balanced and not bool(converged.all()):
@@ -162,14 +158,3 @@ def _warn(result: TransportResult) -> None:
         f"{int(result.iterations.max())} iterations): {worst.message}",
         stacklevel=3,
     )
-
-
-def _check_settings(reference: str, max_iter: int, tol: float | int, gradient: str) -> None:
-    if reference not in ("product", "counting"):
-        raise ValueError(f'reference must be "product" (Eq. 1) or "counting" (Eq. 8), but is {reference!r}')
-    if gradient not in ("implicit", "unrolled", "none"):
-        raise ValueError(f'gradient must be "implicit", "unrolled" or "none", but is {gradient!r}')
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be at least 1, but is {max_iter}; one iteration is one row and column update")
-    if not tol >= 0:
-        raise ValueError(f"tol must be 0 or above, but is {tol}; 0 runs exactly max_iter iterations")

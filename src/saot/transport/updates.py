@@ -8,15 +8,13 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .pairs import DensePairs, Pairs, SparsePairs
+from .pairs import DensePairs, Pairs, SparsePairs, largest_exponent
 from .problem import Problem, Side
 from .products import csr, csr_transposed, has_sparse_kernels
-from .reductions import LogReduction, Reduction
 
 _MIN_PAIRS = 4096  # below this a log-sum-exp costs no more than its overhead
 
@@ -29,57 +27,115 @@ class State:
     kernel: "Kernel | None" = None
 
 
-@runtime_checkable
-class Updates(Protocol):
-    """What the loop asks for."""
-
-    def rows(self, y: State) -> State:
-        """F from g, Eq. (8) with log a undamped for the product reference."""
-        ...
-
-    def cols(self, x: State) -> State:
-        """G from f."""
-        ...
-
-    def f(self, x: State) -> Tensor:
-        """Potentials (..., n); 0 for tokens that take no part."""
-        ...
-
-    def g(self, y: State) -> Tensor:
-        """Potentials (..., m); 0 for tokens that take no part."""
-        ...
-
-
 class LogUpdates:
     """f = p epsilon (log(a / reference) - log sum_j exp(log reference_j + (g_j - C_ij) / epsilon)), as written."""
 
-    def __init__(self, problem: Problem, reduction: Reduction) -> None:
-        self.problem, self.reduction = problem, reduction
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._sums = _log_sums(problem)  # before the strength: gradients of epsilon add up in this order
         self._strength = problem.damping * problem.epsilon
 
+    @property
+    def log(self) -> "LogUpdates":
+        """The same updates in the log domain: these."""
+        return self
+
     def rows(self, y: State) -> State:
-        """F from g."""
-        problem = self.problem
-        lse = self.reduction.rows(problem.cols.scale(y.values, problem.epsilon))
-        return State(self._relax(problem.rows, lse))
+        """f from g."""
+        return State(self._relax(self.problem.rows, self.lse_rows(y.values)))
 
     def cols(self, x: State) -> State:
-        """G from f."""
-        problem = self.problem
-        lse = self.reduction.cols(problem.rows.scale(x.values, problem.epsilon))
-        return State(self._relax(problem.cols, lse))
+        """g from f."""
+        return State(self._relax(self.problem.cols, self.lse_cols(x.values)))
 
     def f(self, x: State) -> Tensor:
-        """The potentials themselves."""
+        """The potentials (..., n) themselves; 0 for tokens that take no part."""
         return x.values
 
     def g(self, y: State) -> Tensor:
-        """The potentials themselves."""
+        """The potentials (..., m) themselves; 0 for tokens that take no part."""
         return y.values
+
+    def lse_rows(self, g: Tensor) -> Tensor:
+        """log sum_j exp(log reference_j + (g_j - C_ij) / epsilon), (..., n)."""
+        return self._sums.rows(self.problem.cols.scale(g, self.problem.epsilon))
+
+    def lse_cols(self, f: Tensor) -> Tensor:
+        """log sum_i exp(log reference_i + (f_i - C_ij) / epsilon), (..., m)."""
+        return self._sums.cols(self.problem.rows.scale(f, self.problem.epsilon))
 
     def _relax(self, side: Side, lse: Tensor) -> Tensor:
         """KL-relaxed marginal, Eq. (8); for the product reference log(a / reference) is 0: log a is not damped."""
         return self._strength * (side.log_ratio - torch.where(side.active, lse, 0.0))
+
+
+class _LogSums:
+    """Log-sum-exps of log scalings x (..., n) or y (..., m), -inf without mass, less C / epsilon; with gradients."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.pairs, self.log_kernel = problem.pairs, problem.log_kernel()
+        self._columns: Tensor | None = None  # the kernel in column order, made when first asked for
+
+    def rows(self, y: Tensor) -> Tensor:
+        """log sum_j exp(y_j - C_ij / epsilon), (..., n)."""
+        return self.pairs.lse_rows(self.log_kernel, y)
+
+    def cols(self, x: Tensor) -> Tensor:
+        """log sum_i exp(x_i - C_ij / epsilon), (..., m)."""
+        if self._columns is None:
+            self._columns = self.pairs.in_columns(self.log_kernel)
+        return self.pairs.lse_cols(self._columns, x)
+
+
+class _FirstGrainLogSums:
+    """`_LogSums` where weights of zero have a gradient too: what the first grain of weight would change.
+
+    log b_j has no slope at b_j = 0, but a sum of b_j exp(...) has one; it is added by a term of value zero.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._log, self._damping = _LogSums(problem), problem.damping
+        self._a, self._b = problem.rows.weight, problem.cols.weight
+        self._row_lse: Tensor | None = None
+        self._col_lse: Tensor | None = None
+
+    def rows(self, y: Tensor) -> Tensor:
+        """log sum_j exp(y_j - C_ij / epsilon), (..., n)."""
+        out, pairs = self._log.rows(y), self._log.pairs
+        self._row_lse = out.detach()
+        if self._col_lse is None:
+            return out
+        grain = self._grain(_inverse(self._row_lse), self._scaling(self._b, self._col_lse))
+        return out + pairs.sum_rows(grain * pairs.spread_cols(self._b))
+
+    def cols(self, x: Tensor) -> Tensor:
+        """log sum_i exp(x_i - C_ij / epsilon), (..., m)."""
+        out, pairs = self._log.cols(x), self._log.pairs
+        self._col_lse = out.detach()
+        if self._row_lse is None:
+            return out
+        grain = self._grain(self._scaling(self._a, self._row_lse), _inverse(self._col_lse))
+        return out + pairs.sum_cols(grain * pairs.spread_rows(self._a))
+
+    def _grain(self, x: Tensor, y: Tensor) -> Tensor:
+        """exp(x_i + y_j - C_ij / epsilon) on the pairs."""
+        pairs, log_kernel = self._log.pairs, self._log.log_kernel.detach()
+        exponent = log_kernel + (pairs.spread_rows(x) + pairs.spread_cols(y))
+        return exponent.clamp(max=largest_exponent(x.dtype)).exp()
+
+    def _scaling(self, weight: Tensor, lse: Tensor) -> Tensor:
+        """Potential / epsilon of the tokens of weight zero; -inf for the others."""
+        return torch.where((weight == 0) & (lse > -torch.inf), -self._damping.detach() * lse, -torch.inf)
+
+
+def _inverse(lse: Tensor) -> Tensor:
+    return torch.where(lse > -torch.inf, -lse, -torch.inf)
+
+
+def _log_sums(problem: Problem) -> _LogSums | _FirstGrainLogSums:
+    a, b = problem.rows.weight, problem.cols.weight
+    zero = (a.requires_grad and bool((a == 0).any())) or (b.requires_grad and bool((b == 0).any()))
+    return _FirstGrainLogSums(problem) if zero and problem.reference == "product" else _LogSums(problem)
 
 
 class KernelUpdates:
@@ -110,16 +166,16 @@ class KernelUpdates:
     @functools.cached_property
     def log(self) -> LogUpdates:
         """The same updates in the log domain."""
-        return LogUpdates(self.problem, LogReduction(self.problem.pairs, self.problem.log_kernel()))
+        return LogUpdates(self.problem)
 
     def rows(self, y: State) -> State:
-        """F from g."""
+        """f from g."""
         self._y = y
         self._x = self._update(y, into_rows=True)
         return self._x
 
     def cols(self, x: State) -> State:
-        """G from f."""
+        """g from f."""
         self._x = x
         self._y = self._update(x, into_rows=False)
         return self._y
@@ -242,6 +298,8 @@ class KernelUpdates:
             high=_exp(drift - largest),
         )
 
+
+Updates = LogUpdates | KernelUpdates
 
 _LIMITS = {torch.float32: (45.0, 40.0, 1e-16, 12.0), torch.float64: (300.0, 350.0, 1e-100, 100.0)}
 

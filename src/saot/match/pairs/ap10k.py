@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float64, UInt64
 
 from saot.data import read_image, read_text, write_atomic
 from saot.match.pairs.files import home, numbers, options, read_json
+from saot.match.pairs.key_points import AP10K_GROUPS, AP10K_MIRROR, AP10K_POINTS
 from saot.match.pairs.pairs import Box, Pair, PairSet, PairSide
-from saot.match.pairs.tables import AP10K_GROUPS, AP10K_MIRROR, AP10K_POINTS
 
 Setting = Literal["intra", "species", "family"]
 Row = tuple[int, int, str]  # numbers of source and target picture, category

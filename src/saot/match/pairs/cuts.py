@@ -1,6 +1,10 @@
-"""Instances of the built-in scenes: where they are, how the camera sees them, and square pieces cut out around them."""
+"""What pairs of the built-in scenes are made of.
 
-from collections.abc import Mapping
+What may be asked for; instances of the scenes: where they are and how the camera sees them; square pieces cut out
+around them; and two such pieces joined to a pair.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -9,10 +13,28 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 from PIL import Image
 
-from saot.match.pairs.pairs import Box, Lens
-from saot.scenes import MIXES, QUOTAS, Camera, Mesh, Site, build_world, draw_plan, to_camera
-from saot.scenes import scene as scenes
+from saot.match.pairs.key_points import named_groups, named_mirror
+from saot.match.pairs.pairs import Box, Lens, PairSide, mirrored
+from saot.scenes import (
+    MIXES,
+    QUOTAS,
+    Camera,
+    Mesh,
+    Scene,
+    Site,
+    build_world,
+    draw_camera,
+    draw_plan,
+    rare_things,
+    render_scene,
+    scene_key,
+    to_camera,
+)
 
+POOL: Mapping[str, int] = MappingProxyType({"train": 400, "val": 100})  # scenes that pairs of a split are cut from
+STYLES = ("game", "street", "game-street", "street-game", "turned")
+LOOKS = ("street", "game", "both")
+TRIES = 400  # of whatever is drawn until it will do
 FEWEST = 3  # key points an instance shows, and a pair has in common
 HEIGHT = 504  # of the whole scene, pixels
 SCOUT = 252  # of the small picture in which instances are looked for
@@ -37,6 +59,66 @@ POINTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _INDEX = {name: index for index, name in enumerate(POINTS, 11)}  # among the 19 classes
 
 
+@dataclass(frozen=True)
+class ScenePairSettings:
+    """What pairs are drawn.
+
+    Attributes:
+        style: "game", "street", or both, source first: "game-street", "street-game"; or "turned": either side has an
+            instance alone in a street, at a heading of its own (`turned_pairs`).
+        split: "train" or "val"; they share no scene.
+        classes: Classes of the pairs, in turn. The others are held out.
+        size: Rows and columns of the pictures, pixels.
+        seed: Other seeds draw other pairs from the same scenes.
+        mirror: Share of pairs in which one side is mirrored.
+        occlusion: Share of sides with something in front of the object.
+        looks: How the streets of "turned" look: "street", "game", or "both", drawn for either side.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
+    """
+
+    style: str = "street"
+    split: str = "train"
+    classes: tuple[str, ...] = tuple(POINTS)
+    size: int = 240
+    seed: int = 0
+    mirror: float = 0.25
+    occlusion: float = 0.25
+    looks: str = "street"
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES or self.split not in POOL:
+            raise ValueError(
+                f"pairs of scenes come in the styles {', '.join(STYLES)} and the splits {' and '.join(POOL)}, but "
+                f"{self.style!r} and {self.split!r} came"
+            )
+        unknown = [name for name in self.classes if name not in POINTS]
+        if unknown or not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError(
+                f"classes are some of {', '.join(POINTS)}, each once, but {', '.join(self.classes)!r} came"
+            )
+        if not 32 <= self.size <= 1024 or self.seed < 0:
+            raise ValueError(f"size goes from 32 to 1024 and seed from 0, but {self.size} and {self.seed} came")
+        if not (0 <= self.mirror <= 1 and 0 <= self.occlusion <= 1):
+            raise ValueError(f"mirror and occlusion are shares, 0 to 1, but {self.mirror} and {self.occlusion} came")
+        if self.looks not in LOOKS:
+            raise ValueError(f"looks is one of {', '.join(LOOKS)}, but {self.looks!r} came")
+
+    @property
+    def styles(self) -> tuple[str, str]:
+        """Style of the source and of the target."""
+        source, _, target = self.style.partition("-")
+        return source, target or source
+
+
+@lru_cache(maxsize=16)
+def named(category: str) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[tuple[int, ...], ...]]:
+    """Names of a class's key points, rows that a mirror swaps, and rows that are easily taken for one another."""
+    names = POINTS[category]
+    return names, named_mirror(names), named_groups(names)
+
+
 # Scenes: where instances are, and how the camera sees them
 
 
@@ -52,7 +134,7 @@ class Found:
 @lru_cache(maxsize=1024)
 def scout(style: str, split: str, index: int) -> dict[str, tuple[Found, ...]]:
     """The instances of a scene that are large and show enough key points, by class."""
-    scene = scenes.render_scene(style, split, index, SCOUT, 2 * SCOUT)
+    scene = render_scene(style, split, index, SCOUT, 2 * SCOUT)
     classes = {number: name for name, number in _INDEX.items()}
     found: dict[str, tuple[Found, ...]] = {}
     for item in scene.keypoints:
@@ -73,18 +155,18 @@ def scene_camera(style: str, split: str, index: int) -> Camera:
 
 def may_show(style: str, split: str, index: int, category: str) -> bool:
     """Whether a scene is worth a look: rare classes are laid out in a share of the scenes only."""
-    return category not in QUOTAS or category in scenes.rare_things(MIXES[style], scenes.scene_key(style, split), index)
+    return category not in QUOTAS or category in rare_things(MIXES[style], scene_key(style, split), index)
 
 
 @lru_cache(maxsize=4)
 def _world(style: str, split: str, index: int) -> tuple[Camera, Mesh]:
     """Camera and shapes of a scene, drawn as `render_scene` draws them; a test compares the two."""
-    key = scenes.scene_key(style, split)
+    key = scene_key(style, split)
     world, view, _, _ = (np.random.default_rng(s) for s in np.random.SeedSequence([*key, index]).spawn(4))
     mix, mesh = MIXES[style], Mesh()
-    present = scenes.rare_things(mix, key, index)
+    present = rare_things(mix, key, index)
     plan = draw_plan(world, mix, present)
-    camera = scenes.draw_camera(view, mix, plan.lane)
+    camera = draw_camera(view, mix, plan.lane)
     build_world(Site(mesh, world, mix, plan, present))
     return camera, mesh
 
@@ -105,8 +187,8 @@ def scene_lens(camera: Camera, height: int, width: int) -> Lens:
 
 
 @lru_cache(maxsize=8)
-def _rendered(style: str, split: str, index: int) -> scenes.Scene:
-    return scenes.render_scene(style, split, index, HEIGHT, 2 * HEIGHT)
+def _rendered(style: str, split: str, index: int) -> Scene:
+    return render_scene(style, split, index, HEIGHT, 2 * HEIGHT)
 
 
 # Cut-outs
@@ -208,4 +290,64 @@ def covered(cut: Cut, rng: np.random.Generator, other: Cut | None) -> Cut:
     mask = cut.mask & ~card
     return replace(
         cut, image=image, mask=mask, depth=depth, visible=cut.visible & points_on(cut.points, mask), occluded=True
+    )
+
+
+# Pairs
+
+
+def joined(
+    category: str, labels: Sequence[str], cuts: Sequence[Cut], headings: Sequence[float], flipped: int | None
+) -> tuple[PairSide, PairSide, Mapping[str, int]] | None:
+    """Both sides, one of them mirrored or none, and the attributes; None where too few points are seen in both.
+
+    Args:
+        category: Class of both.
+        labels: Names of the pictures.
+        cuts: What they show.
+        headings: Where the instances look, radians, before the mirror; 0 = seen from behind.
+        flipped: Side to be mirrored.
+    """
+    if any(not cut.mask.any() for cut in cuts):
+        return None
+    sides = [_side(label, cut) for label, cut in zip(labels, cuts, strict=True)]
+    if flipped is not None:
+        sides[flipped] = mirrored(sides[flipped], named(category)[1])
+    if (sides[0].visible & sides[1].visible).sum() < FEWEST:
+        return None
+    turns = [-turn if flipped == k else turn for k, turn in enumerate(headings)]
+    return sides[0], sides[1], _attributes(cuts, turns, flipped is not None)
+
+
+def _side(name: str, cut: Cut) -> PairSide:
+    size = cut.mask.shape[0]
+    return PairSide(
+        name=name,
+        size=(size, size),
+        points=cut.points,
+        visible=cut.visible,
+        load=lambda: cut.image,
+        box=cut.box,
+        load_mask=lambda: cut.mask,
+        load_depth=lambda: cut.depth,
+        lens=cut.lens,
+    )
+
+
+def _attributes(cuts: Sequence[Cut], headings: Sequence[float], flipped: bool) -> Mapping[str, int]:
+    """How hard the pair is, in the words and numbers of SPair-71k; the limits are our own.
+
+    Occlusion counts what was put in front, not what stands there in the scene.
+    """
+    turn = abs(np.degrees(np.angle(np.exp(1j * (headings[0] - headings[1])))))
+    sides = [max(cut.box[2] - cut.box[0], cut.box[3] - cut.box[1]) for cut in cuts]
+    ratio = max(sides) / min(sides)
+    return MappingProxyType(
+        {
+            "viewpoint": int(turn > 30) + int(turn > 90),
+            "scale": int(ratio > 1.25) + int(ratio > 1.6),
+            "truncation": cuts[0].truncated + 2 * cuts[1].truncated,
+            "occlusion": cuts[0].occluded + 2 * cuts[1].occluded,
+            "mirror": int(flipped),
+        }
     )

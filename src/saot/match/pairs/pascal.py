@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float64
 
 from saot.data import BROKEN, image_size, read_image, read_text
 from saot.match.pairs.files import home, numbers, options
+from saot.match.pairs.key_points import VOC_CLASSES
 from saot.match.pairs.pairs import Box, Pair, PairSet, PairSide, mirrored
-from saot.match.pairs.tables import VOC_CLASSES
 
 SPLITS = ("train", "val", "test")
 

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float64
 
 from saot.data import columns, read_image, read_mask
 from saot.match.pairs.files import home, numbers, options, read_json
+from saot.match.pairs.key_points import SPAIR_POINTS, VOC_CLASSES, spair_groups, spair_mirror
 from saot.match.pairs.pairs import Box, Pair, PairSet, PairSide
-from saot.match.pairs.tables import SPAIR_POINTS, VOC_CLASSES, spair_groups, spair_mirror
 
 SPLITS = {"trn": "trn", "train": "trn", "val": "val", "test": "test"}
 

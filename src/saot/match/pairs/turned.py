@@ -12,14 +12,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
-from saot.match.pairs.cuts import FEWEST, SCOUT, Cut, box_of, covered, points_on, scene_lens
-from saot.match.pairs.generated import TRIES, ScenePairSettings, joined, named
+from saot.match.pairs.cuts import (
+    FEWEST,
+    SCOUT,
+    TRIES,
+    Cut,
+    ScenePairSettings,
+    box_of,
+    covered,
+    joined,
+    named,
+    points_on,
+    scene_lens,
+)
 from saot.match.pairs.pairs import Lens, Pair
 from saot.scenes import (
     BICYCLE,
     MIXES,
     MOTORCYCLE,
     PERSON,
+    SCENES_VERSION,
     Camera,
     Mesh,
     Painted,
@@ -36,6 +48,7 @@ from saot.scenes import (
     add_truck,
     build_world,
     depth_of,
+    draw_camera,
     draw_light,
     draw_plan,
     game_camera,
@@ -45,10 +58,10 @@ from saot.scenes import (
     project,
     rays_of,
     render_color,
+    seen_keypoints,
     street_camera,
     surfaces,
 )
-from saot.scenes import scene as scenes
 
 SHARES = (0.3, 0.8)  # longer side of an instance, in heights of the scene's picture
 FARTHEST = 75.0  # metres to the nearest part, unless the picture cannot hold it there
@@ -115,7 +128,7 @@ def turned_pair(settings: ScenePairSettings, keys: Sequence[str], categories: Se
     Raises:
         ValueError: If no two views with enough common points are found.
     """
-    key = [zlib.crc32(t.encode()) for t in (f"pairs-{scenes.SCENES_VERSION}", settings.style, settings.split)]
+    key = [zlib.crc32(t.encode()) for t in (f"pairs-{SCENES_VERSION}", settings.style, settings.split)]
     rng = np.random.default_rng(np.random.SeedSequence([*key, settings.seed, index]))
     category = categories[index]
     flipped = int(rng.integers(2)) if rng.random() < settings.mirror else None
@@ -179,7 +192,7 @@ def draw_actor(category: str, looks: str, rng: np.random.Generator) -> Actor:
         category=category,
         look=look,
         seed=int(rng.integers(2**62)),
-        camera=scenes.draw_camera(rng, mix, plan.lane),
+        camera=draw_camera(rng, mix, plan.lane),
         plan=plan,
         share=float(np.exp(rng.uniform(*np.log(SHARES)))),
         across=float(rng.uniform(-1, 1)),
@@ -249,7 +262,7 @@ def look_at(actor: Actor, heading: float) -> View:
     rays = (ray.ravel() for ray in rays_of(actor.camera, SCOUT, 2 * SCOUT))
     depth = np.where(numbers > 0, depth_of(table, numbers, *rays), np.inf).astype(np.float32)
     instances = _instances(mesh, painted)
-    known = scenes.seen_keypoints(mesh, points, instances, depth.reshape(instances.shape))
+    known = seen_keypoints(mesh, points, instances, depth.reshape(instances.shape))
     names = frozenset(named(actor.category)[0])
     seen = {n for item in known if item.instance == own for n, (_, _, visible) in item.points.items() if visible}
     return View(actor, heading, at, radius, box_of(instances == own), names & seen)
@@ -288,7 +301,7 @@ def _render(view: View, height: int) -> Rendered:
     color, depth = render_color(mesh, points, painted, table, camera, draw_light(actor.look, light))
     image = game_camera(color) if actor.look == "game" else street_camera(color, film)
     instances = _instances(mesh, painted)
-    known = {item.instance: item.points for item in scenes.seen_keypoints(mesh, points, instances, depth)}
+    known = {item.instance: item.points for item in seen_keypoints(mesh, points, instances, depth)}
     return Rendered(image, instances == own, depth, dict(known.get(own, {})))
 
 

@@ -1,57 +1,36 @@
-"""Every table and figure of the SAOT paper as one value each, and those that the paper lacks."""
+"""Every table and figure of the papers as one value each, and those that the papers lack."""
 
-from saot.tables.model import Experiment
-from saot.tables.presets import ablations, figures, main_tables, ours, resolutions, settings_tables, text_claims
+from saot.tables.experiment import Experiment
+from saot.tables.presets import (
+    ablations,
+    figures,
+    gwot,
+    main_tables,
+    matching,
+    ours,
+    resolutions,
+    settings_tables,
+    shape_of_you,
+    t2s_da,
+    text_claims,
+)
 
-EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment
-    for experiment in (
-        main_tables.TABLE_1,
-        main_tables.TABLE_2,
-        ablations.TABLE_3,
-        ablations.TABLE_4,
-        ablations.TABLE_5,
-        ablations.TABLE_6,
-        main_tables.TABLE_7,
-        main_tables.TABLE_8,
-        settings_tables.TABLE_9,
-        main_tables.TABLE_10,
-        settings_tables.TABLE_11,
-        settings_tables.TABLE_12,
-        settings_tables.TABLE_13,
-        settings_tables.TABLE_14,
-        resolutions.TABLE_15,
-        resolutions.TABLE_16,
-        resolutions.TABLE_17,
-        ablations.TABLE_18,
-        ablations.TABLE_19,
-        resolutions.TABLE_20,
-        resolutions.TABLE_21,
-        figures.FIGURE_2,
-        figures.FIGURE_3,
-        figures.FIGURE_4,
-        figures.FIGURE_5,
-        figures.FIGURE_6,
-        figures.FIGURE_7,
-        figures.FIGURE_8,
-        figures.FIGURE_9,
-        figures.FIGURE_10,
-        text_claims.MASS,
-        text_claims.EPSILON,
-        text_claims.TAU,
-        text_claims.K,
-        text_claims.LAMBDA_SEM,
-        text_claims.CLASS_BALANCE,
-        text_claims.RARITY,
-        text_claims.OVERTRAINING,
-        text_claims.SYNTHIA,
-        ours.BUDGET,
-        ours.BEST,
-        ours.BEST_ABLATION,
-        ours.BRIDGE,
-        ours.FUSION,
-    )
-}
+_ALL: tuple[Experiment, ...] = (
+    *(main_tables.TABLE_1, main_tables.TABLE_2, ablations.TABLE_3, ablations.TABLE_4, ablations.TABLE_5),
+    *(ablations.TABLE_6, main_tables.TABLE_7, main_tables.TABLE_8, settings_tables.TABLE_9, main_tables.TABLE_10),
+    *(settings_tables.TABLE_11, settings_tables.TABLE_12, settings_tables.TABLE_13, settings_tables.TABLE_14),
+    *(resolutions.TABLE_15, resolutions.TABLE_16, resolutions.TABLE_17, ablations.TABLE_18, ablations.TABLE_19),
+    *(resolutions.TABLE_20, resolutions.TABLE_21),
+    *figures.FIGURES,
+    *(text_claims.MASS, text_claims.EPSILON, text_claims.TAU, text_claims.K, text_claims.LAMBDA_SEM),
+    *(text_claims.CLASS_BALANCE, text_claims.RARITY, text_claims.OVERTRAINING, text_claims.SYNTHIA),
+    *(ours.BUDGET, ours.BEST, ours.BEST_ABLATION, ours.BRIDGE, ours.FUSION),
+    *gwot.GWOT,
+    *shape_of_you.SHAPE_OF_YOU,
+    *(matching.WARPS, matching.SEQUENCE),
+    *t2s_da.T2S_DA,
+)
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 
 
 def experiment_named(name: str) -> Experiment:

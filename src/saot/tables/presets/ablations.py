@@ -2,7 +2,7 @@
 
 import math
 
-from saot.tables.model import Changes, Column, Count, Experiment, Row
+from saot.tables.experiment import Changes, Column, Count, Experiment, Row
 from saot.tables.presets.names import DECODER, MIOU, SAOT
 
 STAGE_1 = "decoder_stage1"

@@ -1,6 +1,6 @@
 """Figures 2 to 10: bars of IoU, and pictures with their masks."""
 
-from saot.tables.model import Column, Experiment, PictureGrid, Row
+from saot.tables.experiment import Column, Experiment, PictureGrid, Row
 from saot.tables.presets.main_tables import KEYS_10, METHODS_10, PER_CLASS_10, TABLE_1, VOC_BASE, VOC_DATA
 from saot.tables.presets.names import CITYSCAPES, DECODER, MIOU, NN, SAOT, class_rows
 
@@ -77,3 +77,4 @@ FIGURE_7 = _qualitative(
 FIGURE_8 = _qualitative(8, "More masks on Cityscapes, part 1", PictureGrid(_COMPARED, pictures=8, skip=4))
 FIGURE_9 = _qualitative(9, "More masks on Cityscapes, part 2", PictureGrid(_COMPARED, pictures=8, skip=12))
 FIGURE_10 = _qualitative(10, "More masks on VOC", PictureGrid(_COMPARED, pictures=8, skip=4), voc=True)
+FIGURES = (FIGURE_2, FIGURE_3, FIGURE_4, FIGURE_5, FIGURE_6, FIGURE_7, FIGURE_8, FIGURE_9, FIGURE_10)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from saot.tables.model import Column, Number, Row
+from saot.tables.experiment import Column, Number, Row
 
 NN, KNN, SAOT, MULTI, DECODER = "nearest_neighbor", "knn_global", "saot", "saot_multi", "saot_decoder"
 FUSED = "saot_fused"  # decoders of several input sizes, weighed class by class

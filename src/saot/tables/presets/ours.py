@@ -1,6 +1,6 @@
 """What the paper lacks: label budgets, the preset `best` beside its rivals, and several sizes joined."""
 
-from saot.tables.model import Column, Experiment, Row
+from saot.tables.experiment import Column, Experiment, Row
 from saot.tables.presets.names import DECODER, FUSED, MIOU, MULTI, SAOT
 from saot.tables.presets.resolutions import BASE, LARGE, MIDDLE
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from saot.tables.model import Changes, Column, Count, Experiment, Number, Row, Size
+from saot.tables.experiment import Changes, Column, Count, Experiment, Number, Row, Size
 from saot.tables.presets.names import CITYSCAPES, DECODER, class_rows
 
 BASE, MIDDLE, LARGE = Size("504x1008", 1.0), Size("672x1344", 4 / 3), Size("840x1680", 5 / 3)
@@ -76,7 +76,7 @@ TABLE_16 = Experiment(
     columns=COLUMNS,
     rows=(*class_rows(CITYSCAPES, PER_CLASS_16, KEYS), _MIOU_ROW),
     reference="base",
-    every_class=True,
+    every_class="rows",
     notes=(_SIZES, _ORACLE, "The base column has 21.7, not the 25.7 of table 1: its cost has 500 steps."),
 )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from saot.tables.model import Column, Experiment, Number, Row
+from saot.tables.experiment import Column, Experiment, Number, Row
 from saot.tables.presets.names import DECODER, KNN, NN
 
 _CONTEXT = (
@@ -101,7 +101,7 @@ TABLE_11 = Experiment(
             ),
         ),
     ),
-    kind="settings",
+    unscored=True,
     notes=(_SETTINGS_NOTE,),
 )
 
@@ -164,7 +164,7 @@ TABLE_12 = Experiment(
             ),
         ),
     ),
-    kind="settings",
+    unscored=True,
     notes=(_SETTINGS_NOTE,),
 )
 
@@ -216,7 +216,7 @@ TABLE_13 = Experiment(
             ),
         )
     ),
-    kind="settings",
+    unscored=True,
     notes=(_SETTINGS_NOTE,),
 )
 

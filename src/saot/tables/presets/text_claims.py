@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from saot.tables.model import Column, Count, Experiment, Number, Row
+from saot.tables.experiment import Column, Count, Experiment, Number, Row
 from saot.tables.presets.names import CITYSCAPES, DECODER, MAIN_METHODS, MIOU, SAOT
 from saot.tables.presets.resolutions import BASE
 
@@ -136,7 +136,7 @@ RARITY = Experiment(
         ),
         Row("rank correlation of share and IoU", DECODER, quantity="rank_correlation"),
     ),
-    every_class=True,
+    every_class="rows",
     notes=(
         "Shares are of labelled source tokens, as the paper's are (886,000 is 38.4% of 2.31M).",
         "The last row is Spearman's, over the classes that occur in the evaluation set.",

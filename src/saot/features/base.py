@@ -1,0 +1,238 @@
+"""One way from a picture to frozen tokens, whichever network makes them.
+
+A backbone says how large it wants the picture and turns the resized picture into tokens; `extract` does
+everything that is the same for all of them: resize, L2 normalise, write down the provenance.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from saot.features.grid import FeatureGrid, FeatureKey, Provenance
+
+SizePolicy = tuple[int, int] | int | None
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """What a caller chooses; None leaves the choice to the backbone, whose `key` says what it chose.
+
+    Attributes:
+        name: One of the known names, or `OWNER/NAME` of a hub model.
+        weights: File (mobile-sam, adapted) or folder (transformers) of the weights; None is the published place.
+        size: `(height, width)` of network input, an int for the long side, pixels.
+        layers: Layers to concatenate: block numbers of a ViT (negative from the end), `neck` or
+            `stage0`..`stage3` of mobile-sam.
+        final_norm: Whether the network's last normalisation is applied.
+        l2_norm: Whether each token is scaled to length 1.
+        pad: Zero padding to a square where the published pre-processing has it (mobile-sam).
+        device: Where the network runs.
+    """
+
+    name: str
+    weights: str | None = None
+    size: SizePolicy = None
+    layers: tuple[str, ...] | None = None
+    final_norm: bool | None = None
+    l2_norm: bool = True
+    pad: bool = True
+    device: str = "cpu"
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What `extract` and `FeatureStore` need of a network."""
+
+    @property
+    def key(self) -> FeatureKey:
+        """The resolved settings."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels of network input per token."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Numbers per token."""
+        ...
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which a picture of `height` x `width` pixels is resized."""
+        ...
+
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
+        """Tokens of a picture of its input size already: row-major, float32, on the CPU, before L2."""
+        ...
+
+
+class Keyed:
+    """What a backbone says of itself from its key alone."""
+
+    _key: FeatureKey
+
+    @property
+    def key(self) -> FeatureKey:
+        """The resolved settings."""
+        return self._key
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels of network input per token."""
+        return self._key.patch_size
+
+    @property
+    def dim(self) -> int:
+        """Numbers per token."""
+        return self._key.dim
+
+
+OpenBackbone = Callable[[FeatureSettings], Backbone]
+NO_BACKBONES: Mapping[str, OpenBackbone] = MappingProxyType({})
+
+
+def extract(backbone: Backbone, image: UInt8[np.ndarray, "h w 3"], fingerprint: str) -> FeatureGrid:
+    """Frozen features of one picture.
+
+    Args:
+        backbone: From `load_backbone`.
+        image: RGB, 0 to 255, any size.
+        fingerprint: Of the picture's content, for the provenance.
+
+    Returns:
+        Tokens in float32 on the CPU, with grid and provenance. A token that is all zero stays zero.
+
+    Raises:
+        ValueError: If the picture is empty or does not fit the backbone's size.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] == 0 or image.shape[1] == 0:
+        raise ValueError(f"expected an RGB picture (height, width, 3), got shape {image.shape}; convert it to RGB")
+    key = backbone.key
+    height, width = image.shape[:2]
+    input_size = backbone.input_size(height, width)
+    tokens = backbone.tokens(resize_image(image, input_size, key.resize))
+    if key.l2_norm:
+        tokens = torch.nn.functional.normalize(tokens, dim=-1)
+    provenance = Provenance(
+        **asdict(key),
+        image_size=(height, width),
+        input_size=input_size,
+        source=fingerprint,
+        versions=library_versions(key.backbone),
+    )
+    return FeatureGrid(tokens=tokens, grid=provenance.patch_grid, provenance=provenance)
+
+
+def resize_image(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], resize: str) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture at `size` (height, width) by Pillow, whose filters always antialias when they shrink.
+
+    Args:
+        image: RGB, 0 to 255.
+        size: Height and width, pixels.
+        resize: `"pillow-bicubic"` or `"pillow-bilinear"`.
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    from PIL import Image
+
+    kind = {"pillow-bicubic": Image.Resampling.BICUBIC, "pillow-bilinear": Image.Resampling.BILINEAR}[resize]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), kind))
+
+
+def check_size(size: tuple[int, int] | int, patch_size: int) -> str:
+    """The size policy as text, once it is known to fit the patch size.
+
+    Raises:
+        ValueError: If an explicit side is not a positive multiple of the patch size; says the nearest that
+            is.
+
+    Example:
+        >>> check_size((504, 1008), 14), check_size(1008, 14)
+        ('504x1008', 'long side 1008')
+    """
+    sides = size if isinstance(size, tuple) else (size,)
+    if any(side <= 0 or side % patch_size for side in sides):
+        nearest = "x".join(str(_nearest_multiple(side, patch_size)) for side in sides)
+        came = "x".join(str(side) for side in sides)
+        raise ValueError(
+            f"size {came} is not a multiple of the patch size {patch_size}; the nearest valid size is {nearest}"
+        )
+    return f"{size[0]}x{size[1]}" if isinstance(size, tuple) else f"long side {size}"
+
+
+def fit_size(height: int, width: int, size: tuple[int, int] | int, patch_size: int) -> tuple[int, int]:
+    """Height and width of network input, multiples of the patch size.
+
+    With a long side, both sides keep the aspect ratio up to half a patch and have at least one patch.
+
+    Example:
+        >>> fit_size(1052, 1914, 1008, 14), fit_size(10, 4000, 1008, 14)
+        ((560, 1008), (14, 1008))
+    """
+    if isinstance(size, tuple):
+        return size
+    scale = size / max(height, width)
+    return _nearest_multiple(height * scale, patch_size), _nearest_multiple(width * scale, patch_size)
+
+
+def resample_tokens(
+    tokens: Float[Tensor, "n d"],
+    size: tuple[int, int],
+    patch_size: int,
+    wanted_size: tuple[int, int],
+    wanted_patch_size: int,
+) -> Float[Tensor, "m d"]:
+    """Tokens of a picture on another grid, bilinearly; beyond the outermost centres the outermost token counts.
+
+    Where both grids end with the picture, this is `F.interpolate(..., mode="bilinear", align_corners=False)`.
+    If a grid reaches beyond the picture (padding), each token keeps its true place.
+
+    Args:
+        tokens: Row-major; one for each begun patch.
+        size: Height and width of the picture under them, pixels.
+        patch_size: Pixels a token, in the same measure.
+        wanted_size: Height and width of the picture under the wanted grid, pixels of that input.
+        wanted_patch_size: Pixels a wanted token, in that measure.
+
+    Example:
+        >>> resample_tokens(torch.tensor([[0.0], [1.0]]), (8, 16), 8, (8, 32), 8).flatten()
+        tensor([0.0000, 0.2500, 0.7500, 1.0000])
+    """
+    if (size, patch_size) == (wanted_size, wanted_patch_size):
+        return tokens
+    down, across = (_hats(size[i], patch_size, wanted_size[i], wanted_patch_size).to(tokens) for i in (0, 1))
+    grid = tokens.unflatten(0, (down.shape[1], across.shape[1]))
+    return torch.einsum("yr,rcd,xc->yxd", down, grid, across).flatten(0, 1)
+
+
+def _hats(side: int, patch_size: int, wanted_side: int, wanted_patch_size: int) -> Float[Tensor, "wanted given"]:
+    """Weight of each given token in each wanted one, along one axis; rows sum to 1."""
+    given, wanted = -(-side // patch_size), -(-wanted_side // wanted_patch_size)
+    shares = (torch.arange(wanted, dtype=torch.float64) + 0.5) * wanted_patch_size / wanted_side
+    places = (shares * side / patch_size - 0.5).clamp(0, given - 1)
+    return (1 - (places[:, None] - torch.arange(given)).abs()).clamp_min(0)
+
+
+def library_versions(backbone: str) -> tuple[tuple[str, str], ...]:
+    """Names and versions of the libraries that take part in an extraction."""
+    from importlib.metadata import version
+    from importlib.util import find_spec
+
+    parts = set(backbone.split("+"))
+    through = parts - {"filterbank", "mobile-sam", "adapted"}  # an adapted encoder may or may not be
+    names = ["torch", "pillow"]
+    if through or ("adapted" in parts and find_spec("transformers") is not None):
+        names.append("transformers")
+    names += ["diffusers"] if "stable-diffusion" in parts else []
+    return tuple((name, version(name)) for name in names)
+
+
+def _nearest_multiple(side: int | float, patch_size: int) -> int:
+    return max(1, int(side / patch_size + 0.5)) * patch_size

@@ -1,0 +1,222 @@
+"""Vision transformers through `transformers`: DINOv2 with and without registers, DINOv3, plain ViT.
+
+How positions and norms are treated, against the published DINOv2 hub settings and transformers 5.23:
+
+- DINOv2 without registers resizes its position embedding by a scale factor of (side + 0.1) / 37, bicubic
+  without antialias. transformers passes the size instead of the factor, which samples at slightly other
+  places. We resize as DINOv2 does.
+- DINOv2 with registers resizes to the size itself, bicubic with antialias (its hub entries say so); transformers
+  does the same.
+- `hidden_states` of all four families are taken before the last normalisation. With `final_norm` we apply it
+  to every chosen layer, as DINOv2's `get_intermediate_layers` does by default; on the last layer that is
+  `x_norm_patchtokens`.
+- A plain ViT's position embedding is resized as transformers does (bicubic to the size, no antialias); its
+  authors published no rule. DINOv3 has rotary positions and resizes nothing.
+"""
+
+import re
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from saot.features.base import FeatureSettings, Keyed, check_size, fit_size
+from saot.features.grid import FeatureKey
+from saot.features.published import (
+    download,
+    hash_files,
+    is_repository,
+    load_model,
+    local_folder,
+    pixel_statistics,
+    require_libraries,
+)
+
+_IMAGENET = tuple(255 * x for x in (0.485, 0.456, 0.406)), tuple(255 * x for x in (0.229, 0.224, 0.225))
+_HALF = ((127.5,) * 3, (127.5,) * 3)
+_CLASSES = {
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
+    "vit": "ViTModel",
+}
+_DINOV3 = {"small": "vits16", "base": "vitb16", "large": "vitl16", "huge": "vith16plus", "7b": "vit7b16"}
+_HEADS = ("classifier.", "pooler.", "head.")  # parts of a published model that tokens do not pass through
+_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "*.index.json",
+)
+
+
+def hub_name(name: str) -> str | None:
+    """The hub's name of a known backbone, `OWNER/NAME` unchanged, None for anything else.
+
+    Example:
+        >>> hub_name("dinov2-large"), hub_name("dinov2-large-reg"), hub_name("vgg")
+        ('facebook/dinov2-large', 'facebook/dinov2-with-registers-large', None)
+    """
+    if match := re.fullmatch(r"dinov2-(small|base|large|giant)(-reg)?", name):
+        return f"facebook/dinov2-{'with-registers-' if match[2] else ''}{match[1]}"
+    if match := re.fullmatch(r"dinov3-(\w+)", name):
+        return f"facebook/dinov3-{_DINOV3[match[1]]}-pretrain-lvd1689m" if match[1] in _DINOV3 else None
+    if match := re.fullmatch(r"vit-(base|large)", name):
+        return f"google/vit-{match[1]}-patch16-224-in21k"
+    return name if is_repository(name) else None
+
+
+class HubViT(Keyed):
+    """A frozen ViT as a `Backbone`; its weights are read at the first picture."""
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        require_libraries(f"backbone {settings.name}", "transformers", "huggingface_hub")
+        self._settings = settings
+        self._folder = local_folder(Path(settings.weights)) if settings.weights else _download(settings.name)
+        self._config = _read_config(self._folder, settings.name)
+        patch_size = int(self._config.patch_size)
+        default = 1008 if patch_size == 14 else max(1, round(1024 / patch_size)) * patch_size
+        self._size = default if settings.size is None else settings.size
+        size_text = check_size(self._size, patch_size)
+        self._layers = _resolve_layers(settings.layers, int(self._config.num_hidden_layers))
+        published = _HALF if self._config.model_type == "vit" else _IMAGENET
+        mean, deviation = pixel_statistics(self._folder, published)
+        self._key = FeatureKey(
+            backbone=settings.name,
+            weights_sha256=_hash_weights(self._folder),
+            size=size_text,
+            layers=tuple(str(layer) for layer in self._layers),
+            final_norm=settings.final_norm is not False,
+            l2_norm=settings.l2_norm,
+            pad=False,
+            patch_size=patch_size,
+            dim=int(self._config.hidden_size) * len(self._layers),
+            resize="pillow-bicubic",
+            pixel_mean=mean,
+            pixel_deviation=deviation,
+        )
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        return fit_size(height, width, self._size, self.patch_size)
+
+    @torch.no_grad()
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
+        model, device = self._model, self._settings.device
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(device)
+        mean, deviation = self._key.pixel_mean, self._key.pixel_deviation
+        pixels = (pixels - pixels.new_tensor(mean)) / pixels.new_tensor(deviation)
+        options = {"interpolate_pos_encoding": True} if self._config.model_type == "vit" else {}
+        outputs = model(pixels.permute(2, 0, 1)[None], output_hidden_states=True, **options)
+        extra = 1 + int(getattr(self._config, "num_register_tokens", 0))  # the class token and the registers
+        chosen = [outputs.hidden_states[layer + 1][0, extra:] for layer in self._layers]
+        if self._key.final_norm:
+            norm = model.norm if self._config.model_type == "dinov3_vit" else model.layernorm
+            chosen = [norm(tokens) for tokens in chosen]
+        return torch.cat(chosen, -1).float().cpu()
+
+    @cached_property
+    def _model(self) -> Any:
+        return _load_model(self._folder, self._config, self._settings)
+
+
+def resize_positions(table: Float[Tensor, "1 p d"], height: int, width: int) -> Float[Tensor, "1 q d"]:
+    """DINOv2's position embedding (no registers) for a grid of `height` x `width` patches, as its authors
+    resize it.
+
+    Args:
+        table: Class token first, then the trained square grid, row-major.
+        height: Rows of patches.
+        width: Patches a row.
+    """
+    side = int((table.shape[1] - 1) ** 0.5)
+    if (height, width) == (side, side):
+        return table
+    grid = table[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+    factor = ((height + 0.1) / side, (width + 0.1) / side)  # the offset guards against rounding down
+    grid = nn.functional.interpolate(grid, scale_factor=factor, mode="bicubic", align_corners=False)
+    assert tuple(grid.shape[2:]) == (height, width)
+    return torch.cat([table[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], 1)
+
+
+def _load_model(folder: Path, config: Any, settings: FeatureSettings) -> Any:
+    """The network with its weights, checked name by name."""
+    import transformers
+
+    model_class = getattr(transformers, _CLASSES[config.model_type])
+    extra = {"add_pooling_layer": False} if config.model_type == "vit" else {}
+    model = load_model(model_class, folder, settings.name, _HEADS, config=config, use_safetensors=True, **extra)
+    if config.model_type == "dinov2":
+        embeddings = model.embeddings
+        embeddings.interpolate_pos_encoding = partial(_dinov2_positions, embeddings, int(config.patch_size))
+    return model.eval().requires_grad_(False).to(settings.device)
+
+
+def _dinov2_positions(embeddings: Any, patch_size: int, tokens: Tensor, height: int, width: int) -> Tensor:
+    """Stands in for the method of the same arguments in transformers."""
+    return resize_positions(embeddings.position_embeddings, height // patch_size, width // patch_size)
+
+
+def _download(name: str) -> Path:
+    repository = hub_name(name)
+    assert repository is not None
+    gated = "log in with `hf auth login` if the model is gated, or pass --weights FOLDER with a copy"
+    return download(repository, _FILES, gated)
+
+
+def _read_config(folder: Path, name: str) -> Any:
+    """The model's configuration, if it is of the family that `name` says."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{folder / 'config.json'} is not a configuration transformers can read; fetch it again"
+        ) from error
+    repository = hub_name(name) or ""
+    expected = next(
+        (
+            family
+            for part, family in (
+                ("facebook/dinov2-with-registers", "dinov2_with_registers"),
+                ("facebook/dinov2", "dinov2"),
+                ("facebook/dinov3", "dinov3_vit"),
+                ("google/vit", "vit"),
+            )
+            if repository.startswith(part)
+        ),
+        config.model_type,
+    )
+    if config.model_type not in _CLASSES or config.model_type != expected:
+        wanted = expected if expected in _CLASSES else f"one of {', '.join(_CLASSES)}"
+        raise ValueError(
+            f"backbone {name} needs a model of type {wanted}, but {folder} holds {config.model_type!r}; "
+            "pass another folder"
+        )
+    return config
+
+
+def _resolve_layers(layers: tuple[str, ...] | None, depth: int) -> tuple[int, ...]:
+    """Block numbers from 0; negative ones count from the end."""
+    resolved = []
+    for layer in layers or ("-1",):
+        number = int(layer) if re.fullmatch(r"-?\d+", layer) else depth
+        if not -depth <= number < depth:
+            raise ValueError(
+                f"layer {layer!r} does not exist; this network has blocks 0 to {depth - 1}, or -1 for the last"
+            )
+        resolved.append(number % depth)
+    return tuple(resolved)
+
+
+def _hash_weights(folder: Path) -> str:
+    """SHA-256 of the weight file; of the list of hashes if the weights come in several files."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise ValueError(f"expected model.safetensors in {folder}, found no weights; pass the folder of a whole model")
+    return hash_files(files)

@@ -1,0 +1,230 @@
+"""Appearance and structure at once: Eq. (1) of SAOT with the Gromov-Wasserstein term of appendix D."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saot.match.gromov import Geometry, check_fit, linearise, sum_pairs
+from saot.transport import (
+    Gradient,
+    Reference,
+    SolveSettings,
+    SparseCost,
+    TransportResult,
+    solve_quietly,
+    solve_transport,
+)
+
+_SHORTEST_STEP = 2.0**-20
+_ENOUGH = 1e-4  # share of the predicted descent that a step must bring (Armijo)
+
+
+@dataclass(frozen=True, eq=False)
+class FusedSettings:
+    """How `solve_fused` goes about it; what is not explained here is handed to `solve_transport`.
+
+    Attributes:
+        steps: Most linearisations; one is one solve.
+        structure_tol: The residual of the structure term to reach; 0 uses up the steps, without warning.
+        epsilon: Weight of the entropy.
+        tau: Weight of the marginals; `math.inf` is balanced.
+        reference: "product" or "counting".
+        max_iter: Most iterations of a solve.
+        tol: Residual of a solve.
+        gradient: How gradients pass through the last solve: "implicit", "unrolled" or "none".
+    """
+
+    steps: int = 50
+    structure_tol: float | int = 1e-4
+    epsilon: float | int | Float[Tensor, "..."] = 0.1
+    tau: float | int | Float[Tensor, "..."] = 0.3
+    reference: Reference = "product"
+    max_iter: int = 100
+    tol: float | int = 1e-5
+    gradient: Gradient = "implicit"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, but is {self.steps}; alpha=0 leaves the structure out")
+        if not self.structure_tol >= 0:
+            raise ValueError(f"structure_tol must be 0 or above, but is {self.structure_tol}; 0 uses up the steps")
+
+
+@dataclass(frozen=True, eq=False)
+class FusedResult:
+    """Solution of the fused problem, as `solve_fused` returns it.
+
+    Attributes:
+        transport: The last solve, at the cost C + `structure_cost`; its value is that of the linearised problem.
+        structure_cost: alpha Q~ as the last solve took it, on the pairs: (nnz,), or (..., n, m). No gradient.
+        objective: <plan, C> + alpha Q(plan) + the entropy and marginal terms of Eq. (1), first at the plan of C
+            alone, then after each step. Never rises by more than the gaps of the two solves. No gradient.
+        residual: Largest |alpha Q~(plan) - structure_cost| over (epsilon + the largest alpha Q~), of tokens
+            that carry mass: 0 where the plan solves its own linearisation.
+        converged: The residual is within `structure_tol`, and the last solve converged.
+        steps: Linearised problems solved.
+    """
+
+    transport: TransportResult
+    structure_cost: Float[Tensor, "..."]
+    objective: Float[Tensor, "records *batch"]
+    residual: Float[Tensor, "*batch"]
+    converged: Bool[Tensor, "*batch"]
+    steps: Int[Tensor, "*batch"]
+
+
+def solve_fused(
+    cost: Float[Tensor, "... n m"] | SparseCost,
+    source: Geometry,
+    target: Geometry,
+    alpha: float | int,
+    a: Float[Tensor, "... n_weights"] | None = None,
+    b: Float[Tensor, "... m_weights"] | None = None,
+    settings: FusedSettings = FusedSettings(),
+) -> FusedResult:
+    """A plan at which appearance and structure agree: Eq. (1) of SAOT with alpha Q(plan) added, appendix D.
+
+    Starts from the plan of C alone, then solves with C + alpha Q~ of the last plan, again and again.
+
+    In balanced transport with Euclidean distances on both sides, squared or not, no such step raises the
+    objective: between plans of the same marginals Q is concave (for points, Q(H) = -8 |P_s^T H P_t|^2 along a
+    change H without row and column sums). With relaxed marginals it can rise: mass that pays for its
+    structure leaves, and comes back once it is gone. There this departs from the paper: a step that raises
+    the objective is taken back, and tried at half the length, with a structure cost between the old and the
+    new. This is mirror descent, whose mirror is the convex rest of the objective, so short steps descend;
+    full steps are the paper's. The objective is not convex: the plan is stationary, not always the best.
+
+    Q grows with the square of the mass, so at a small tau, where little mass is moved, structure counts for
+    less; with the counting reference, whose plans are heavier, for more.
+
+    Gradients pass through the last solve, at the structure cost held fixed: `transport.value` then has the
+    gradient of the fused objective at a stationary plan, which is the plan; the gradient of
+    `transport.plan` leaves out how the structure cost would follow the plan.
+
+    Args:
+        cost: Appearance cost C, dense (..., n, m) or on a support; +inf is no pair.
+        source: Distances of the n sources, shared by a batch.
+        target: Distances of the m targets.
+        alpha: Weight of the structure; 0 gives exactly `solve_transport` of the cost.
+        a: Weights of the sources; 1/n if not given.
+        b: Weights of the targets; 1/m if not given.
+        settings: Steps, and the settings of `solve_transport`.
+
+    Returns:
+        A `FusedResult`. Running out of steps is told by `converged` and one warning.
+
+    Raises:
+        ValueError: If alpha is negative or not finite, or a geometry does not fit the cost.
+
+    Example:
+        By appearance source 1 may go to target 1 or 2; by structure, only to 1:
+
+        >>> from saot.match import PointGeometry
+        >>> line = PointGeometry(torch.tensor([[0.0], [1.0], [3.0]]))
+        >>> cost = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.5, 0.5], [1.0, 1.0, 0.0]])
+        >>> plan = solve_fused(cost, line, line, alpha=0.1).transport.plan
+        >>> [round(float(x), 3) for x in plan[1] / plan[1].sum()]
+        [0.0, 1.0, 0.0]
+    """
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha must be 0 or above and finite, but is {alpha}; 0 leaves the structure out")
+    sparse = isinstance(cost, SparseCost)
+    support = cost.support if sparse else None
+    check_fit(cost.values if sparse else cost, source, target, support)
+
+    def solve(shift: Tensor | float, quietly: bool = False) -> TransportResult:
+        shifted = SparseCost(cost.values + shift, cost.support) if isinstance(cost, SparseCost) else cost + shift
+        s = settings
+        if quietly:
+            return solve_quietly(
+                shifted, a, b, s.epsilon, s.tau, SolveSettings(s.reference, s.max_iter, s.tol, s.gradient)
+            )
+        return solve_transport(shifted, a, b, s.epsilon, s.tau, s.reference, s.max_iter, s.tol, s.gradient)
+
+    def evaluate(shift: Tensor, result: TransportResult) -> _Iterate:
+        linear = alpha * linearise(result.plan_values.detach(), source, target, support)
+        return _evaluate(shift, linear, result, settings)
+
+    start = solve(0.0)
+    with torch.no_grad():  # the first and the last solve warn for all
+        now = evaluate(torch.zeros_like(start.plan_values), start)
+        now, steps, objective = _descend(now, lambda shift: evaluate(shift, solve(shift, quietly=True)), settings)
+    transport = solve(now.shift) if bool(steps.any()) else start
+    converged = (now.residual <= settings.structure_tol) & transport.converged
+    if settings.structure_tol > 0 and not bool((now.residual <= settings.structure_tol).all()):
+        warnings.warn(
+            f"the structure term ended at a residual of {float(now.residual.max()):.1e} after "
+            f"{int(steps.max())} steps; raise steps, epsilon or structure_tol, or lower alpha",
+            stacklevel=2,
+        )
+    return FusedResult(transport, now.shift, objective, now.residual, converged, steps)
+
+
+@dataclass(frozen=True, eq=False)
+class _Iterate:
+    """A plan, as the solution at the cost C + shift, and what the next step needs to know of it."""
+
+    shift: Tensor
+    plan: Tensor
+    linear: Tensor  # alpha Q~ at the plan
+    objective: Tensor
+    slack: Tensor  # how far the objective may be off: the plan is solved to a gap, in finite precision
+    residual: Tensor
+
+
+def _evaluate(shift: Tensor, linear: Tensor, result: TransportResult, settings: FusedSettings) -> _Iterate:
+    support, plan, batch_dims = result.support, result.plan_values, result.mass.ndim
+    appearance = result.value - sum_pairs(plan * shift, batch_dims)  # with entropy and marginal terms
+    objective = appearance + sum_pairs(plan * linear, batch_dims) / 2
+    rows, cols = (sums > 0 for sums in result.marginals)
+    if support is None:
+        carries = rows.unsqueeze(-1) & cols.unsqueeze(-2)
+    else:
+        carries = rows.index_select(0, support.row) & cols.index_select(0, support.col)
+    missing, size = (_max_pairs(torch.where(carries, v.abs(), 0.0), batch_dims) for v in (linear - shift, linear))
+    terms = result.value.abs() + objective.abs() + result.mass * size  # what cancels has the size of these
+    slack = result.gap.abs() + 16 * torch.finfo(plan.dtype).eps * terms
+    epsilon = torch.as_tensor(settings.epsilon, dtype=plan.dtype, device=plan.device)
+    return _Iterate(shift, plan, linear, objective, slack, missing / (epsilon + size))
+
+
+def _descend(
+    now: _Iterate, solve: Callable[[Tensor], _Iterate], settings: FusedSettings
+) -> tuple[_Iterate, Tensor, Tensor]:
+    """Where the steps end, how many there were, and the objective before and after each; by problem of a batch."""
+    stride = torch.ones_like(now.objective)
+    steps = torch.zeros_like(now.objective, dtype=torch.int64)
+    records = [now.objective]
+    for _ in range(settings.steps):
+        active = (now.residual > settings.structure_tol) & (stride >= _SHORTEST_STEP)
+        if not bool(active.any()):
+            break
+        trial = solve(torch.lerp(now.shift, now.linear, _spread(stride, now.plan)))
+        descent = sum_pairs((now.linear - now.shift) * (trial.plan - now.plan), stride.ndim)
+        enough = trial.objective <= now.objective + _ENOUGH * descent + now.slack + trial.slack
+        taken = active & enough
+        now = _Iterate(
+            **{
+                f.name: torch.where(_spread(taken, getattr(now, f.name)), getattr(trial, f.name), getattr(now, f.name))
+                for f in fields(_Iterate)
+            }
+        )
+        stride = torch.where(active & ~enough, stride / 2, stride)
+        steps = steps + active
+        records.append(now.objective)
+    return now, steps, torch.stack(records)
+
+
+def _spread(x: Tensor, like: Tensor) -> Tensor:
+    """One number a problem (...) to the shape of `like` (..., pairs)."""
+    return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
+
+
+def _max_pairs(values: Tensor, batch_dims: int) -> Tensor:
+    flat = values.flatten(batch_dims)
+    return flat.amax(-1) if flat.shape[-1] else flat.sum(-1)

@@ -1,0 +1,271 @@
+"""Tables of T2S-DA: rows are ways of training a network end to end, columns what the trained network is worth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from torch import Tensor
+
+from saot.adapt import (
+    PAPER,
+    PAPER_CNN,
+    PAPER_HRDA,
+    SMALL,
+    AdaptRecipe,
+    AdaptSettings,
+    NetworkRecipe,
+    recipe_differences,
+    run_adaptation,
+    separation_figure,
+    similarity_figure,
+    with_method,
+)
+from saot.data import ClassSet
+from saot.evaluate import iou_from_counts
+from saot.label import RunSettings
+from saot.recipes import BEST
+from saot.report import figure_png
+from saot.runs import load_tensors
+from saot.tables.experiment import Column, Experiment, Row
+from saot.tables.label.settings import tiny
+from saot.tables.label_room import Progress, classes_of, score
+from saot.tables.replace import with_changes
+from saot.tables.request import Request
+from saot.tables.results import SettingDifference, TableResult
+from saot.tables.table import Places, Planned, Table, Value, class_mean, run_name, same_names
+
+SCENES = {
+    "source": "scenes:game:train",
+    "target": "scenes:street:train",
+    "eval": "scenes:street:val",
+    "source_eval": "scenes:game:val",
+}
+PAPERS = {"transformer": PAPER, "cnn": PAPER_CNN, "hrda": PAPER_HRDA}  # by the `preset` of a row
+OF_FEATURES: tuple[str, ...] = ("ccd", "pdd", "similarity")
+DIGITS: dict[str, int] = dict.fromkeys(OF_FEATURES, 3)
+RECORDED = {
+    **same_names("source target eval source_eval"),
+    "encoder": "backbone",
+    **same_names("weights counts seeds device"),
+}
+OF_SOURCE = ("source_miou", "source_iou")
+TINY = replace(
+    SMALL,
+    name="tiny",
+    network=NetworkRecipe(encoder="mobile-sam", channels=8),
+    pictures=replace(SMALL.pictures, crop=(32, 32)),
+    optimizer=replace(SMALL.optimizer, steps=2, warmup=1, batch=1),
+    pull=replace(SMALL.pull, settings=replace(SMALL.pull.settings, base_queries=2, negatives=8)),
+    rare=replace(SMALL.rare, min_pixels=1) if SMALL.rare is not None else None,
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one run left.
+
+    Attributes:
+        counts: (N, K, K) of the evaluation pictures.
+        source_counts: The same of held-out source pictures, or None.
+        features: Measure -> class -> value, or empty.
+        minutes: Of training.
+    """
+
+    counts: Tensor
+    source_counts: Tensor | None
+    features: Mapping[str, Mapping[str, float | None]]
+    minutes: float | None
+
+
+class Adaptation(Table):
+    """A table of T2S-DA.
+
+    A row's `method` is that of the recipe, "t2s-da" unless given, and its `preset` the network of the paper; with
+    counts of ours the small network stands for the table's main one, `preset` of its base, alone. A row with preset
+    "best" is a method of the main job in place of all that, frozen, on the same pictures, without points.
+    """
+
+    words = "adaptation"
+    recorded = RECORDED
+    digits = DIGITS
+    compared = ("miou", "source_miou")
+    finished: dict[str, Trained]
+
+    def __init__(self, experiment: Experiment, request: Request, places: Places) -> None:
+        request = completed(request)
+        self.classes = classes_of(request.source)
+        super().__init__(with_class_columns(experiment, self.classes), request, places)
+
+    def plan(self, row: Row, column: Column, seed: int) -> Planned | None:
+        settings = settings_of(self.request, self.experiment, row, seed)
+        if settings is None:
+            return None
+        return Planned(run_name(settings), settings, str(column.quantity), column.of, row.method or "", seed)
+
+    def make(self, wanted: Mapping[str, Sequence[Planned]]) -> None:
+        for number, (name, plans) in enumerate(wanted.items()):
+            told = self.places.telling(f"run {number + 1}/{len(wanted)}")
+            run = self._frozen if isinstance(plans[0].settings, RunSettings) else self._trained
+            self.finished[name] = run(plans[0], self.places.runs / name, told)
+
+    def _frozen(self, plan: Planned, folder: Path, told: Progress | None) -> Trained:
+        settings, method = plan.settings, plan.method
+        store = self.places.store / f"{settings.backbone}-{settings.size or 'default'}"
+        outcome = score(settings, folder, [method], store, self.request.device, told)
+        return Trained(outcome.methods[method].counts, None, {}, None)
+
+    def _trained(self, plan: Planned, folder: Path, told: Progress | None) -> Trained:
+        outcome = run_adaptation(plan.settings, folder, device=self.request.device, progress=told)
+        counts = load_tensors(folder / "work" / "scores" / "eval.safetensors")
+        source = load_tensors(folder / "work" / "scores" / "source.safetensors")
+        if counts is None:
+            raise ValueError(f"expected the counts of a finished run in {folder}; they are missing: remove the folder")
+        seconds = outcome.run["stages"].get("train", {}).get("seconds")
+        return Trained(
+            counts["counts"],
+            None if source is None else source["counts"],
+            outcome.metrics.get("features", {}),
+            None if seconds is None else seconds / 60,
+        )
+
+    def value(self, plan: Planned) -> Value:
+        return value_of(plan.quantity, plan.of, self.finished[plan.run], self.classes)
+
+    def counts(self, plan: Planned) -> Tensor | None:
+        return _counts(plan.quantity, self.finished[plan.run])
+
+    @property
+    def images(self) -> int:
+        return max((len(one.counts) for one in self.finished.values()), default=0)
+
+    def notes(self) -> list[str]:
+        """Which rows were left out."""
+        left_out = [
+            row.label
+            for row in self.experiment.rows
+            if not row.quoted and settings_of(self.request, self.experiment, row, 0) is None
+        ]
+        names = ", ".join(left_out)
+        return [f"Not run with these counts, which have one network: {names}. Use --counts paper."] * bool(left_out)
+
+    def differences(self) -> list[SettingDifference]:
+        """Data, seeds, then every field of the recipe."""
+        request, seeds = self.request, self.request.seeds
+        recipe = recipe_of(request, self.experiment, Row(""))
+        assert recipe is not None  # the main network's recipe is always there
+        return [
+            SettingDifference("data", self.experiment.data, f"{request.source}, {request.target}, {request.eval}"),
+            SettingDifference("seeds", "3", f"{len(seeds)} ({', '.join(map(str, seeds))})"),
+            *(
+                SettingDifference(**vars(one))
+                for one in recipe_differences(recipe, PAPERS[main_network(self.experiment)])
+            ),
+        ]
+
+    def figures(self, result: TableResult) -> dict[str, bytes]:
+        """Distances and similarities class by class, means over seeds."""
+        if self.experiment.figure != "separation":
+            return {}
+        key, names = self.experiment.columns[0].key, self.classes.names
+        found = {row.label: [plan for plan in self.plans[row.label, key] if plan] for row in self.experiment.rows}
+        runs = {
+            label: [self.finished[plan.run] for plan in plans]
+            for label, plans in found.items()
+            if plans and not isinstance(plans[0].settings, RunSettings)
+        }
+        if not runs:
+            return {}
+
+        def mean(of_run: list[Trained], measure: str, name: str) -> float | None:
+            if measure == "iou":
+                values = [value_of("iou", name, run, self.classes) for run in of_run]
+            else:
+                values = [run.features.get(measure, {}).get(name) for run in of_run]
+            known = [value for value in values if value is not None]
+            return fmean(known) if known else None
+
+        def all_of(measure: str) -> dict[str, Sequence[float | None]]:
+            return {label: [mean(of_run, measure, name) for name in names] for label, of_run in runs.items()}
+
+        iou = {label: [None if v is None else v / 100 for v in values] for label, values in all_of("iou").items()}
+        return {
+            "distances.png": figure_png(separation_figure(names, all_of("ccd"), all_of("pdd"))),
+            "similarity.png": figure_png(similarity_figure(names, all_of("similarity"), iou)),
+        }
+
+
+def completed(request: Request) -> Request:
+    """The request with the built-in scenes where it has none; the encoder is that of the counts unless it is named."""
+    return replace(request.with_sets(**SCENES), backbone="" if request.backbone == "filterbank" else request.backbone)
+
+
+def with_class_columns(experiment: Experiment, classes: ClassSet) -> Experiment:
+    """The table with a column for every class after the others, where it asks for them."""
+    if not experiment.every_class:
+        return experiment
+    where: Any = "iou" if experiment.every_class == "target" else "source_iou"
+    every = (Column(f"{where}:{name}", name, quantity=where, of=name) for name in classes.names)
+    return replace(experiment, columns=(*experiment.columns, *every))
+
+
+def main_network(experiment: Experiment) -> str:
+    """The network that ours stands for with counts other than the paper's."""
+    return str(experiment.base.get("preset", "transformer"))
+
+
+def recipe_of(request: Request, experiment: Experiment, row: Row) -> AdaptRecipe | None:
+    """The recipe behind a row; None where these counts have no network for it."""
+    changes, main = {**experiment.base, **row.changes}, main_network(experiment)
+    network = str(changes.pop("preset", main))
+    if request.counts == "paper":
+        base = PAPERS[network]
+    elif network != main:
+        return None
+    else:
+        base = SMALL if request.counts == "small" else TINY
+    if request.backbone and network == main:
+        head = "deeplab-v2" if "resnet" in request.backbone else "daformer"
+        base = replace(base, network=replace(base.network, encoder=request.backbone, head=head))
+    return with_changes(with_method(base, row.method or "t2s-da"), changes)
+
+
+def settings_of(request: Request, experiment: Experiment, row: Row, seed: int) -> AdaptSettings | RunSettings | None:
+    """The run behind a row and a seed, or None if there is none."""
+    if row.quoted:
+        return None
+    if row.changes.get("preset") == "best":
+        given = request.weights is not None and request.weights != "random"
+        return RunSettings(
+            request.source,
+            request.target,
+            request.eval,
+            "0",
+            backbone="mobile-sam" if given else "filterbank",
+            weights=request.weights if given else None,
+            seed=seed,
+            recipe=tiny(BEST) if request.counts == "tiny" else BEST,
+        )
+    recipe = recipe_of(request, experiment, row)
+    if recipe is None:
+        return None
+    weights = "random" if request.counts == "tiny" and request.weights is None else request.weights
+    target, kept = request.target if recipe.needs_target else None, request.source_eval or None
+    return AdaptSettings(request.source, target, request.eval, kept, weights, seed, recipe)
+
+
+def value_of(quantity: str, of: str | None, run: Trained, classes: ClassSet) -> float | None:
+    """What stands in a cell, for one seed; None where there is nothing to say."""
+    if quantity == "minutes":
+        return run.minutes
+    if quantity in OF_FEATURES:
+        known = [value for value in run.features.get(quantity, {}).values() if value is not None]
+        return fmean(known) if known else None
+    counts = _counts(quantity, run)
+    iou = None if counts is None else 100 * iou_from_counts(counts.sum(0))
+    return None if iou is None else class_mean(quantity.removeprefix("source_"), of, iou, classes)
+
+
+def _counts(quantity: str, run: Trained) -> Tensor | None:
+    return run.source_counts if quantity in OF_SOURCE else run.counts

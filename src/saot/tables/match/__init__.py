@@ -1,0 +1,1 @@
+"""Tables whose rows are ways of matching pictures, or of carrying labels along a sequence of them."""

@@ -1,0 +1,250 @@
+"""Tables of matching: rows are ways of matching, columns how many key points or pixels came right, and the cost."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from saot.features import Backbone, FeatureStore, PromptSegmenter
+from saot.label import store_folder
+from saot.match import lifting_model
+from saot.match.pairs import Pair, PairSet, open_pairs
+from saot.tables.bootstrap import PairedDifference
+from saot.tables.experiment import Column, Experiment, Row
+from saot.tables.label_room import Progress
+from saot.tables.match.adapter_training import adapted, trained_adapter
+from saot.tables.match.counting import bootstrap_hits, cost, flow_value, hits_of, pck_value
+from saot.tables.match.pair_results import Look, append_result, flow_result, key_point_result, read_results
+from saot.tables.match.viewer import Lifter, NetworkOutputs, Viewer, feature_note, network_of
+from saot.tables.match.way import Way, way_of
+from saot.tables.request import Request
+from saot.tables.results import SettingDifference
+from saot.tables.table import Places, Planned, Table, Value, digest, same_names
+
+T = TypeVar("T")
+RECORDED = {
+    "pairs": "source",
+    **same_names("backbone weights size layers final_norm"),
+    "training": "target",
+    **same_names("seeds sam structure counts held_out limit device"),
+}
+
+
+DIGITS = {"memory": 0, **dict.fromkeys(("seconds", "feature_seconds", "total_seconds"), 2)}
+
+
+class Matching(Table):
+    """A table of GWOT or Shape-of-You, or one of ours like it. A run is one file of results, pair by pair."""
+
+    words = "matching"
+    recorded = RECORDED
+    digits = DIGITS
+    measure = "PCK"
+    counted = "pairs"
+
+    def __init__(self, experiment: Experiment, request: Request, places: Places) -> None:
+        self.spec = spec = request.source or experiment.source
+        if not spec:
+            raise ValueError(
+                f"{experiment.name} needs pairs; pass --source {experiment.data or 'SPEC'}, see docs/matching.md"
+            )
+        network = network_of(request)
+        self.ways = {row.label: way_of(experiment, row, request) for row in experiment.rows if not row.quoted}
+        ways = [way for way in self.ways.values() if way.runs]
+        if not _drawn(spec) and not any(way.space == "distorted" or way.adapter for way in ways):
+            request = replace(request, seeds=request.seeds[:1])  # nothing is drawn: another seed would be the same
+        if request.source and not request.target and any(way.adapter for way in ways):
+            raise ValueError(
+                f"{experiment.name} trains adapters: pass the pairs to train them on as --target beside --source {spec}"
+            )
+        super().__init__(experiment, request, places)
+        self.viewer = _viewer(request, network, places.store, spec)
+        opened = {seed: limited(open_pairs(seeded(spec, seed)), request.limit) for seed in request.seeds}
+        self.pairs = {
+            seed: [pairs[number] for number in _told(range(len(pairs)), f"opening, seed {seed}", places.progress)]
+            for seed, pairs in opened.items()
+        }
+        self.annotated = cache(lambda seed: annotated(self.pairs[seed]))
+        self.flow = any(column.quantity == "flow" for column in experiment.columns)
+
+    def plan(self, row: Row, column: Column, seed: int) -> Planned | None:
+        way = self.ways.get(row.label)
+        if way is None or not way.runs:
+            return None
+        kind, key = "flow" if self.flow else "points", self.viewer.network.key.to_json()
+        made_of = [kind, self.spec, key, seed, self.viewer.models, self.annotated(seed)]
+        if self.request.device != "cpu" and any(c.quantity not in ("pck", "flow") for c in self.experiment.columns):
+            made_of.append(self.request.device)  # another device costs something else
+        return Planned(digest([way.identity(), *made_of]), way, str(column.quantity), column.of, row.label, seed)
+
+    def make(self, wanted: Mapping[str, Sequence[Planned]]) -> None:
+        """Results of each way of matching; what is on disk is not made again."""
+        for seed, pairs in self.pairs.items():
+            plans = {name: group[0] for name, group in wanted.items() if group[0].seed == seed}
+            known = {name: read_results(self._file(name)) for name in plans}
+            keys = {pair.key for pair in pairs}
+            lacking = {name: plan for name, plan in plans.items() if not keys <= set(known[name])}
+            looks = {name: self._look(plan.settings, seed) for name, plan in lacking.items()}
+            for pair in _told(pairs, f"pairs, seed {seed}", self.places.progress):
+                names = [name for name in lacking if pair.key not in known[name]]
+                if not names:
+                    continue
+                pictures = self.viewer.see(pair.source), self.viewer.see(pair.target)
+                for name in names:
+                    way, look = plans[name].settings, looks[name]
+                    if self.flow:
+                        result = flow_result(way.settings, pair, pictures, look, self.viewer.device)
+                    else:
+                        result = key_point_result(way, pair, pictures, look, self.viewer)
+                    append_result(self._file(name), pair.key, result)
+                    known[name][pair.key] = result
+            for name, results in known.items():
+                self.finished[name] = {key: result for key, result in results.items() if key in keys}
+
+    def _file(self, name: str) -> Path:
+        return self.places.runs / f"{name}.jsonl"
+
+    def _look(self, way: Way, seed: int) -> Look:
+        """What a way's matcher sees of a picture."""
+        viewer, plan = self.viewer, way.adapter
+        if plan is None:
+            return lambda seen: viewer.side(seen, way, seed)
+        pairs, places = _training_pairs(seeded(plan.pairs, seed), plan.count), self.places
+        own = plan.pairs == self.spec
+        training = viewer if own else viewer.beside(_features(viewer.network, places.store, plan.pairs))
+        adapter = trained_adapter(plan, pairs, training, places.runs, seed, places.progress)
+        return lambda seen: adapted(adapter, viewer.side(seen, way, seed))
+
+    def value(self, plan: Planned) -> Value:
+        results, pairs = self.finished[plan.run], self.pairs[plan.seed]
+        match plan.quantity:
+            case "parameters":
+                return self.viewer.parameters / 1e6
+            case "pck":
+                share = pck_value(plan.settings, plan.of, pairs, results)
+            case "flow":
+                share = flow_value(plan.of, pairs, results)
+            case _:
+                return cost(plan.quantity, results)
+        return None if share is None else 100 * share
+
+    def values(self, row: Row, column: Column) -> list[Value]:
+        found = super().values(row, column)
+        return found[:1] if column.quantity == "parameters" else found  # the same for every seed
+
+    def difference(self, row: Row, column: Column) -> PairedDifference | None:
+        """Points against the reference row, pairs of all seeds drawn together with replacement; key-point-weighted."""
+        pck, plans, theirs = column.of, self.plans[row.label, column.key], self.reference_plans(row, column)
+        if column.quantity != "pck" or pck.weight != "points" or pck.category or pck.attribute or not theirs:
+            return None
+        if None in plans or None in theirs or self.ways[row.label].counted != theirs[0].settings.counted:  # type: ignore[union-attr]
+            return None
+        (mine, totals), (others, _) = self._hits(plans), self._hits(theirs)
+        return bootstrap_hits(mine, others, totals)
+
+    def _hits(self, plans: Sequence[Planned | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Right key points and key points of each pair, pairs of all seeds one after another."""
+        found = [
+            hits_of(plan.settings, plan.of, self.pairs[plan.seed], self.finished[plan.run]) for plan in plans if plan
+        ]
+        return np.concatenate([hits for hits, _ in found]), np.concatenate([totals for _, totals in found])
+
+    @property
+    def images(self) -> int:
+        return sum(len(pairs) for pairs in self.pairs.values())
+
+    def notes(self) -> list[str]:
+        """What each row knows, and which features are matched."""
+        return [*(f"{label}: {way.words()}" for label, way in self.ways.items()), feature_note(self.viewer.network)]
+
+    def runs(self) -> dict[str, dict]:
+        return {}
+
+    def differences(self) -> list[SettingDifference]:
+        request, key = self.request, self.viewer.network.key
+        return [
+            SettingDifference("data", self.experiment.data or "ours", self.spec),
+            SettingDifference("features", "as above", key.to_json()),
+            SettingDifference("pairs", "all", f"{request.limit or 'all'}, seeds {list(request.seeds)}"),
+        ]
+
+
+def seeded(spec: str, seed: int) -> str:
+    """The SPEC with this seed, where pairs are drawn; sets of their own stay as they are.
+
+    Example:
+        >>> seeded("scenes-pairs:game:val", 2), seeded("spair:/data/SPair-71k:test", 2)
+        ('scenes-pairs:game:val,seed=2', 'spair:/data/SPair-71k:test')
+    """
+    if not _drawn(spec):
+        return spec
+    if "seed=" in spec:
+        raise ValueError(f"expected pairs without a seed of their own, since --seeds gives it; got {spec}")
+    return f"{spec}{',' if spec.count(':') > 1 else ':tps,' if spec.startswith('warps') else ':train,'}seed={seed}"
+
+
+def annotated(pairs: Sequence[Pair]) -> str:
+    """Stands for what is known of the pairs: places, boxes and sizes. Other annotations are other results."""
+    found = hashlib.sha256()
+    for pair in pairs:
+        for side in (pair.source, pair.target):
+            found.update(f"{pair.key} {side.name} {side.size} {side.box}".encode())
+            found.update(side.points.tobytes() + side.visible.tobytes())
+    return found.hexdigest()
+
+
+def _drawn(spec: str) -> bool:
+    return spec.partition(":")[0] in ("scenes-pairs", "warps")
+
+
+def limited(pairs: PairSet, limit: int | None) -> PairSet:
+    """At most so many pairs, spread evenly over the set.
+
+    Raises:
+        ValueError: If the set is empty or the limit not positive.
+    """
+    if len(pairs) == 0 or (limit is not None and limit < 1):
+        raise ValueError(f"expected pairs to match; {pairs.spec} has {len(pairs)} and the limit is {limit}")
+    return pairs.spread(limit)
+
+
+def _viewer(request: Request, network: Backbone, store: Path, spec: str) -> Viewer:
+    sam = None if request.sam is None else PromptSegmenter(request.sam, device=request.device)
+    models = [request.structure, None if sam is None else sam.identity]
+    features, outputs = _features(network, store, spec), NetworkOutputs(store / "masks-and-points")
+    return Viewer(network, features, sam, _lifter(request), request.device, models, outputs)
+
+
+def _features(network: Backbone, store: Path, spec: str) -> FeatureStore | None:
+    """Where a set's features lie; pictures that are drawn have no name to keep."""
+    if _drawn(spec):
+        return None
+    return FeatureStore(store_folder(store / digest([network.key.to_json()]), spec), network.key)
+
+
+def _lifter(request: Request) -> Lifter | None:
+    if request.structure is None:
+        return None
+    model = lifting_model(request.structure, request.device)
+    if model is None:
+        raise ValueError(f"expected --structure as depth:MODEL, metric:MODEL or vggt; got {request.structure!r}")
+    return model
+
+
+def _told(things: Sequence[T], stage: str, progress: Progress | None) -> Iterator[T]:
+    """The things one by one, with a word on how far it is."""
+    for number, thing in enumerate(things):
+        yield thing
+        if progress is not None:
+            progress(stage, number + 1, len(things))
+
+
+@lru_cache(maxsize=2)
+def _training_pairs(spec: str, count: int | None) -> tuple[Pair, ...]:
+    """Made once for all adapters of a table."""
+    pairs = open_pairs(spec).spread(count)
+    return tuple(pairs[number] for number in range(len(pairs)))

@@ -1,0 +1,306 @@
+"""From a pair of pictures to what a matcher sees of it, under the knowledge that a row may use."""
+
+import hashlib
+import json
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, UInt8
+from torch import Tensor
+
+from saot.data import PatchGrid
+from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, PromptSegmenter, extract
+from saot.label import parse_size
+from saot.match import Camera, LiftedTokens, lift_depth, lift_flat, lift_points, mirror_side, token_mask
+from saot.match.pairs import Pair, PairSide
+from saot.runs import check_device, generator_for, load_tensors, save_tensors
+from saot.tables.match.way import Masks, Space, Way
+from saot.tables.request import Request
+from saot.tables.wings import ALL_WINGS
+from saot.transport import Side
+
+Inside = Bool[Tensor, "h w"] | None  # pixels whose depth counts
+_KEPT = 256  # masks and lifted pictures in memory
+_NOISE = 0.05  # of the depth, of the smooth noise of "distorted"
+_SHIFT = 0.2  # of the median depth, at most
+_BUMPS = 6  # of the smooth noise along a side
+
+
+@runtime_checkable
+class Lifter(Protocol):
+    """A network that lifts a picture; `identity` says all that its points depend on besides the arguments."""
+
+    @property
+    def identity(self) -> str: ...
+
+    def lift(self, image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid, inside: Inside = None, /) -> LiftedTokens: ...
+
+
+def network_of(request: Request) -> Backbone:
+    """The network that the features of a table come from.
+
+    Raises:
+        ValueError: If a setting does not fit it.
+    """
+    check_device(request.device)
+    layers = None if request.layers is None else [part.strip() for part in request.layers.split(",")]
+    return ALL_WINGS.backbone(
+        request.backbone,
+        request.weights,
+        size=parse_size(request.size),
+        layers=layers,
+        final_norm=request.final_norm,
+        device=request.device,
+    )
+
+
+def feature_note(network: Backbone) -> str:
+    """Which of a network's outputs the features are, in words."""
+    key = network.key
+    norm = "behind" if key.final_norm else "without"
+    return f"Features: {key.backbone}, layers {', '.join(key.layers)}, {norm} the network's final norm."
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One picture of a pair with its features and, once asked for, what else is known."""
+
+    picture: PairSide
+    image: UInt8[np.ndarray, "h w 3"]
+    features: FeatureGrid
+    seconds: float = 0.0  # of the features
+
+    @property
+    def grid(self) -> PatchGrid:
+        """How the picture lies under its tokens."""
+        return self.features.grid
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the picture's pixels."""
+        return self.features.provenance.source
+
+
+class NetworkOutputs:
+    """What networks make of pictures besides features, on disk; what is missing or damaged is made anew.
+
+    Args:
+        folder: Made with the first file; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    def get(self, made_of: Sequence[Any], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """The tensors of `made_of` (plain JSON values: all that they depend on), from their file or made now."""
+        if self.folder is None:
+            return make()
+        identity = json.dumps(made_of)
+        path = self.folder / f"{made_of[0]}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
+        found = load_tensors(path)
+        if found is None:
+            found = make()
+            save_tensors(path, found, {"made_of": identity})
+        return found
+
+
+class Viewer:
+    """Opens pictures of pairs: features from the store or made, masks and space as a row wants them.
+
+    Args:
+        network: Of the features.
+        store: Keeps the features of pictures that have a name of their own; None keeps nothing.
+        sam: For object masks where the set has none.
+        lifter: For rows whose space is "lifted".
+        device: Where tokens go.
+        models: Names of what `lifter` and `sam` are, for whoever keeps results.
+        outputs: Where masks and points that networks made are kept.
+    """
+
+    def __init__(
+        self,
+        network: Backbone,
+        store: FeatureStore | None,
+        sam: PromptSegmenter | None,
+        lifter: Lifter | None,
+        device: str = "cpu",
+        models: Sequence[str | None] = (),
+        outputs: NetworkOutputs | None = None,
+    ) -> None:
+        self.models, self.outputs = list(models), outputs or NetworkOutputs()
+        self.network, self.store, self.sam, self.lifter, self.device = network, store, sam, lifter, device
+        self._kept = set() if store is None else set(store.keys())
+        self._masks: OrderedDict[str, Bool[np.ndarray, "h w"]] = OrderedDict()
+        self._points: OrderedDict[tuple[str, str, Space, bool, int], Tensor] = OrderedDict()
+
+    def beside(self, store: FeatureStore | None) -> "Viewer":
+        """The same networks on pictures of another set."""
+        return Viewer(self.network, store, self.sam, self.lifter, self.device, self.models, self.outputs)
+
+    def see(self, picture: PairSide) -> Seen:
+        """The picture and its features."""
+        image = picture.image()
+        fingerprint = hashlib.sha256(image.tobytes()).hexdigest()
+        if self.store is not None and picture.name in self._kept:
+            kept = self.store.read(picture.name)
+            if kept.provenance.source == fingerprint:
+                return Seen(picture, image, kept)
+        started = time.perf_counter()
+        features = extract(self.network, image, fingerprint)
+        seconds = time.perf_counter() - started
+        if self.store is not None:
+            self.store.write(picture.name, features)
+            self._kept.add(picture.name)
+        return Seen(picture, image, features, seconds)
+
+    @property
+    def parameters(self) -> int:
+        """Of the network that makes the features."""
+        return num_parameters(self.network)
+
+    def mirrored(self, seen: Seen, side: Side) -> Side:
+        """What the matcher sees of the mirrored picture."""
+        flipped = np.ascontiguousarray(seen.image[:, ::-1])
+        return mirror_side(side, extract(self.network, flipped, f"{seen.picture.name} mirrored").tokens.to(self.device))
+
+    def side(self, seen: Seen, way: Way, seed: int) -> Side:
+        """What the matcher sees of the picture."""
+        return self.side_of(seen, way.masks, way.space, seed)
+
+    def side_of(self, seen: Seen, masks: Masks, space: Space, seed: int) -> Side:
+        """The picture with this mask and these places in space.
+
+        Raises:
+            ValueError: If a mask or depth is needed that the set lacks.
+        """
+        grid, mask, points, inside = seen.grid, None, None, None
+        if masks == "object":
+            inside = torch.from_numpy(np.ascontiguousarray(self.object_mask(seen)))
+            mask = self.token_mask(seen)
+        if space != "none":
+            key = (seen.fingerprint, seen.picture.name, space, inside is not None, seed)  # cuts may share a name
+            points = _kept(self._points, key, lambda: self._lifted(seen, space, seed, inside)).to(self.device)
+        return Side.of(seen.features.tokens.to(self.device), (grid.height, grid.width), mask, points)
+
+    def token_mask(self, seen: Seen) -> Bool[Tensor, " n"]:
+        """The tokens on the object."""
+        return token_mask(np.ascontiguousarray(self.object_mask(seen)), seen.grid).to(self.device)
+
+    def has_mask(self, seen: Seen) -> bool:
+        """Whether an object mask can be had."""
+        return seen.picture.load_mask is not None or (self.sam is not None and seen.picture.box is not None)
+
+    def object_mask(self, seen: Seen) -> Bool[np.ndarray, "h w"]:
+        """Of the set, else MobileSAM's from the object's box; the box itself where MobileSAM finds nothing in it."""
+        key = f"{seen.fingerprint} {seen.picture.name} {seen.picture.box}"  # cuts may share a name
+        return _kept(self._masks, key, lambda: self._mask(seen))
+
+    def _mask(self, seen: Seen) -> Bool[np.ndarray, "h w"]:
+        if seen.picture.load_mask is not None:
+            return seen.picture.mask()
+        if self.sam is None or seen.picture.box is None:
+            raise ValueError(
+                f"{seen.picture.name} comes without an object mask; pass --sam PATH of the published mobile_sam.pt to "
+                "have one from the object's box"
+            )
+        height, width = seen.image.shape[:2]
+        x1, y1, x2, y2 = seen.picture.box
+        box = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
+        sam, made_of = self.sam, ["mask", seen.fingerprint, height, width, box, self.sam.identity]
+
+        def make() -> Mapping[str, Tensor]:
+            found = sam.segment(sam.encode(seen.image), [Prompt(box=box)]).masks[0].numpy()
+            return {"bits": torch.from_numpy(np.packbits(found))}
+
+        bits = self.outputs.get(made_of, make)["bits"].numpy()
+        mask = np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
+        if not mask.any():
+            mask[int(box[1]) : math.ceil(box[3]), int(box[0]) : math.ceil(box[2])] = True
+        return mask
+
+    def _lifted(self, seen: Seen, space: Space, seed: int, inside: Inside) -> Tensor:
+        match space:
+            case "grid":
+                return lift_flat(seen.grid).points
+            case "exact":
+                space_map = torch.from_numpy(seen.picture.space())
+                return lift_points(space_map, seen.grid, inside=inside, source="exact depth").points
+            case "distorted":
+                depth = distorted(seen.picture.depth(), seed, seen.picture.name)
+                camera = Camera.of_view(*depth.shape)
+                source = "distorted depth"
+                return lift_depth(torch.from_numpy(depth), seen.grid, camera, inside=inside, source=source).points
+            case _:
+                return self._by_network(seen, inside)
+
+    def _by_network(self, seen: Seen, inside: Inside) -> Tensor:
+        lifter = self.lifter
+        if lifter is None:
+            raise ValueError("this table needs a model for depth: pass --structure depth:MODEL, metric:MODEL or vggt")
+        within = None if inside is None else hashlib.sha256(inside.numpy().tobytes()).hexdigest()
+        made_of = ["points", seen.fingerprint, asdict(seen.grid), within, lifter.identity]
+        return self.outputs.get(made_of, lambda: {"points": lifter.lift(seen.image, seen.grid, inside).points})[
+            "points"
+        ]
+
+
+def num_parameters(network: object) -> int:
+    """Numbers in the weights of whatever networks an object holds; 0 for features without weights."""
+    found: dict[int, int] = {}
+
+    def look(thing: object, depth: int) -> None:
+        if isinstance(thing, torch.nn.Module):
+            found.update({id(number): number.numel() for number in thing.parameters()})
+        elif depth and isinstance(thing, tuple | list):
+            for part in thing:
+                look(part, depth - 1)
+        elif depth and hasattr(thing, "__dict__"):
+            for part in vars(thing).values():
+                look(part, depth - 1)
+
+    look(network, 4)
+    return sum(found.values())
+
+
+T = TypeVar("T")
+
+
+def _kept(cache: OrderedDict[Any, T], key: Any, make: Callable[[], T]) -> T:
+    """What was made for this key, or made now; the last few hundred are kept."""
+    if key not in cache:
+        cache[key] = make()
+        if len(cache) > _KEPT:
+            cache.popitem(last=False)
+    return cache[key]
+
+
+def distorted(depth: Float32[np.ndarray, "h w"], seed: int, name: str) -> Float32[np.ndarray, "h w"]:
+    """Depth as a monocular network may give it: of unknown scale and shift, with smooth noise; new for each picture.
+
+    The scale is drawn between 1/2 and 2, the shift up to a fifth of the median depth either way, and the noise is
+    bicubic between normal numbers on a coarse grid, with a deviation of 5 % of the depth.
+    """
+    generator = generator_for(seed, "distorted depth", name)
+    finite = np.isfinite(depth)
+    middle = float(np.median(depth[finite])) if finite.any() else 1.0
+    scale, shift = (2 * torch.rand(2, generator=generator) - 1).tolist()
+    coarse = torch.randn(1, 1, _BUMPS, _BUMPS, generator=generator)
+    noise = torch.nn.functional.interpolate(coarse, depth.shape, mode="bicubic", align_corners=True)[0, 0].numpy()
+    moved = 2**scale * (depth * (1 + _NOISE * noise) + _SHIFT * middle * shift)
+    return np.where(finite, np.maximum(moved, 0.05 * middle), np.inf).astype(np.float32)
+
+
+def symmetric_tokens(pair: Pair, grid: PatchGrid, tokens: Tensor) -> Tensor:
+    """(pairs, 2) source tokens of symmetric key points that are both seen in the source."""
+    known = [
+        (first, second) for first, second in pair.mirror if pair.source.visible[first] and pair.source.visible[second]
+    ]
+    rows = [(int(tokens[first]), int(tokens[second])) for first, second in known]
+    return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)

@@ -1,0 +1,173 @@
+"""Tables of matching on tiny pairs: layout, resuming, honest counting, wrong input."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.pair_tables import NEAREST, PAIRS, REQUEST, opened, rows_of, tiny
+from PIL import Image
+
+from saot.features import load_backbone
+from saot.match.pck import KeyPointScores
+from saot.scenes.scene import render_scene
+from saot.tables import EXPERIMENTS, Column, Experiment, Pck, Request, Row, reproduce
+from saot.tables.match.matching import seeded
+from saot.tables.match.pair_results import read_results
+from saot.tables.match.sequences import propagation_of
+from saot.tables.match.way import AdapterPlan, way_of
+
+
+@pytest.mark.parametrize("name", ["gwot-ablation", "gwot-cost", "soy-labels", "soy-settings", "soy-training"])
+def test_presets_of_generated_pairs_run(name, tmp_path):
+    experiment = tiny(name)
+    request = replace(REQUEST, limit=2, seeds=(0,), target=PAIRS if name == "soy-training" else "")
+    result = reproduce(experiment, request, tmp_path)
+    written = json.loads((tmp_path / "table.json").read_text())
+    assert [row["label"] for row in written["rows"]] == [row.label for row in experiment.rows]
+    assert [column["key"] for column in written["columns"]] == [column.key for column in experiment.columns]
+    for row in result.rows:
+        for key, cell in row.cells.items():
+            assert row.quoted or cell.mean is not None
+            assert row.quoted or name == "gwot-cost" or key == "seconds" or 0 <= (cell.mean or 0) <= 100
+    assert (tmp_path / "table.md").exists() and (tmp_path / "table.html").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, one in EXPERIMENTS.items() if one.kind in ("matching", "sequences")])
+def test_every_preset_says_what_it_needs_and_its_settings_exist(name, tmp_path):
+    experiment = EXPERIMENTS[name]
+    assert experiment.describe()["needs"]
+    for row in experiment.rows:
+        if experiment.kind == "matching":
+            way_of(experiment, row, Request())
+        else:
+            propagation_of(experiment, row)
+    if not experiment.source:
+        with pytest.raises(ValueError, match="needs"):
+            reproduce(experiment, Request(), tmp_path)
+
+
+def test_numbers_are_those_of_the_answers_on_disk_and_are_not_made_again(tmp_path, monkeypatch):
+    experiment = rows_of(
+        Row("a", changes=NEAREST),
+        Row("the same", changes=NEAREST),
+        Row("masked", changes={**NEAREST, "masks": "object"}),
+    )
+    first = reproduce(experiment, REQUEST, tmp_path / "one", runs=tmp_path / "runs")
+    files = sorted((tmp_path / "runs").glob("*.jsonl"))
+    assert len(files) == 4  # two ways of matching, two seeds
+    by_row = {row.label: row.cells["0.1"].values for row in first.rows}
+    assert by_row["a"] == by_row["the same"]
+    for path in files:
+        results = read_results(path)
+        seed = int(next(iter(results)).split("/")[2])
+        scores = KeyPointScores((0.1,))
+        for pair in opened(seeded(PAIRS, seed)):
+            scores.add(pair, np.array(results[pair.key].places))
+        value = scores.result().box.overall.points[0]
+        assert 100 * value in {by_row["a"][seed], by_row["masked"][seed]}
+    monkeypatch.setattr("saot.tables.match.matching.key_point_result", None)  # nothing may be asked
+    again = reproduce(experiment, REQUEST, tmp_path / "two", runs=tmp_path / "runs")
+    assert again.rows == first.rows
+
+
+def test_a_line_cut_off_by_a_kill_is_made_anew(tmp_path):
+    experiment = rows_of(Row("a", changes=NEAREST))
+    first = reproduce(experiment, REQUEST, tmp_path / "one", runs=tmp_path / "runs")
+    path = next((tmp_path / "runs").glob("*.jsonl"))
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) - 20])
+    again = reproduce(experiment, REQUEST, tmp_path / "two", runs=tmp_path / "runs")
+    assert again.rows == first.rows
+    assert len(read_results(path)) == 3
+
+
+def test_pairs_without_depth_or_masks_say_so(tmp_path):
+    Image.fromarray(render_scene("street", "val", 0, 64, 128).image).save(tmp_path / "0.png")
+    request = Request(source=f"warps:{tmp_path}:tps,points=5", size="56x112")
+    plain = reproduce(rows_of(Row("a", changes=NEAREST)), request, tmp_path / "out")
+    assert plain.images == 1
+    with pytest.raises(ValueError, match="without depth"):
+        reproduce(rows_of(Row("a", changes={**NEAREST, "space": "exact"})), request, tmp_path / "out2")
+    with pytest.raises(ValueError, match="pass --sam"):
+        reproduce(rows_of(Row("a", changes={**NEAREST, "masks": "object"})), request, tmp_path / "out3")
+    with pytest.raises(ValueError, match="pass --sam"):
+        reproduce(rows_of(Row("a", changes={**NEAREST, "counted": "mask"})), request, tmp_path / "out4")
+
+
+def test_flow_of_a_known_warp(tmp_path):
+    Image.fromarray(render_scene("street", "val", 0, 126, 252).image).save(tmp_path / "0.png")
+    column = Column("images", "images", quantity="flow", of=Pck(0.2, "image", weight="images"))
+    experiment = Experiment("f", "f", "ours", (column,), (Row("nn", changes=NEAREST),), "matching")
+    request = Request(source=f"warps:{tmp_path}:tps,strength=0.02,light=no", size="126x252")
+    found = reproduce(experiment, request, tmp_path / "out")
+    value = found.rows[0].cells["images"].mean
+    assert value is not None and value > 60  # hand-made features, hardly a warp
+
+
+def test_answers_of_other_models_or_annotations_are_not_taken(tmp_path):
+    experiment = rows_of(Row("a", changes=NEAREST))
+    reproduce(experiment, replace(REQUEST, seeds=(0,)), tmp_path / "one", runs=tmp_path / "runs")
+    reproduce(experiment, replace(REQUEST, seeds=(0,), limit=2), tmp_path / "two", runs=tmp_path / "runs")
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 2  # other pairs, other annotations
+    with pytest.raises(ValueError, match="--seeds gives it"):
+        reproduce(experiment, replace(REQUEST, source=PAIRS + ",seed=3"), tmp_path / "three")
+
+
+def test_an_adapter_of_generated_pairs_is_no_baseline_on_others(tmp_path):
+    request = Request(source="spair:nowhere:test")
+    with pytest.raises(ValueError, match="train them on as --target"):
+        reproduce("soy-training", request, tmp_path)
+
+
+def test_tables_that_count_otherwise_share_a_folder_of_runs(tmp_path):
+    rows = {
+        "plain": Row("Nearest neighbour", changes={**NEAREST, "masks": "object"}),
+        "on the mask": Row("Nearest neighbour", changes={**NEAREST, "masks": "object", "counted": "mask"}),
+    }
+    for name, row in rows.items():
+        experiment = replace(tiny("soy-labels"), rows=(row,), reference=None)
+        reproduce(experiment, REQUEST, tmp_path / name, runs=tmp_path / "runs")
+    assert (
+        way_of(experiment, rows["plain"], REQUEST).identity()
+        != way_of(experiment, rows["on the mask"], REQUEST).identity()
+    )
+
+
+@pytest.mark.parametrize("training", ["", PAIRS])
+def test_a_trained_row_is_a_dash_until_its_pairs_are_given(training, tmp_path):
+    rows = (
+        Row("a", changes=NEAREST),
+        Row("trained", changes={**NEAREST, "adapter": AdapterPlan("")}, paper={"0.1": 67.9}),
+    )
+    request = replace(REQUEST, seeds=(0,), target=training, counts="tiny")
+    found = reproduce(rows_of(*rows), request, tmp_path)
+    cell = found.rows[1].cells["0.1"]
+    assert cell.paper == 67.9 and (cell.mean is None) == (not training)
+    assert any("trained: not trained; pass training pairs as --target" in note for note in found.notes) == (
+        not training
+    )
+    assert found.rows[0].cells["0.1"].mean is not None
+
+
+def test_answers_of_an_adapter_trained_on_other_pairs_are_not_taken(tmp_path):
+    rows = (Row("trained", changes={**NEAREST, "adapter": AdapterPlan("")}),)
+    request = replace(REQUEST, seeds=(0,), counts="tiny")
+    for number, training in enumerate((PAIRS, PAIRS.replace("car", "bus"))):
+        reproduce(rows_of(*rows), replace(request, target=training), tmp_path / str(number), runs=tmp_path / "runs")
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 2
+
+
+def test_layers_and_norm_of_the_backbone_are_asked_for_and_told(tmp_path, monkeypatch):
+    asked = {}
+
+    def load(name, weights, **settings):
+        asked.update(settings)
+        return load_backbone(name, weights, size=settings["size"])
+
+    monkeypatch.setattr("saot.tables.match.viewer.ALL_WINGS", SimpleNamespace(backbone=load))
+    request = replace(REQUEST, seeds=(0,), limit=1, layers="9, 11", final_norm=False)
+    found = reproduce(rows_of(Row("a", changes=NEAREST)), request, tmp_path)
+    assert asked["layers"] == ["9", "11"] and asked["final_norm"] is False
+    assert "Features: filterbank, layers all, without the network's final norm." in found.notes

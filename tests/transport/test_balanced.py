@@ -1,0 +1,70 @@
+"""Balanced transport: marginals, and proofs that there is none."""
+
+import math
+
+import pytest
+import torch
+from helpers.transport import (
+    DOUBLE,
+    infeasible,
+    objective,
+    sample,
+    solve,
+)
+from torch.testing import assert_close
+
+from saot.transport import SparseCost, Support, TransportStatus, solve_transport
+
+
+def test_balanced_values_and_marginals():
+    s = sample(13, balanced=True)
+    for cost, dense in ((s.cost, s.cost), (s.sparse, s.masked)):
+        result = solve(cost, s.a, s.b, 0.1, math.inf, tol=1e-13)
+        assert bool(result.converged)
+        assert_close(result.marginals, (s.a, s.b), rtol=1e-11, atol=0)
+        assert_close(result.value, objective(result.plan, dense, s.a, s.b, 0.1, math.inf), rtol=1e-12, atol=0)
+        assert_close(result.dual_value, result.value, rtol=1e-11, atol=0)
+        f, g = result.potentials
+        assert_close((s.a * f).sum(), (s.b * g).sum(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("reference", ["product", "counting"])
+@pytest.mark.parametrize("kind", ["masses", "row", "column", "hall"])
+def test_infeasible_balanced_is_told_once_and_finite(sparse, kind, reference):
+    cost, a, b = infeasible(kind)
+    cost.requires_grad_()
+    problem = cost
+    if sparse:
+        rows, cols = torch.nonzero(cost.isfinite(), as_tuple=True)
+        problem = SparseCost(cost[rows, cols], Support.from_pairs(rows, cols, (6, 5)))
+    with pytest.warns(UserWarning, match="INFEASIBLE.*use a finite tau") as caught:
+        result = solve_transport(problem, a, b, tau=math.inf, reference=reference)
+    assert len(caught) == 1
+    assert result.status == TransportStatus.INFEASIBLE
+    assert not bool(result.converged)
+    for t in (result.plan, result.value, result.dual_value, result.gap, result.mass, result.residual):
+        assert bool(t.isfinite().all())
+    assert not any(bool(p.isnan().any()) for p in result.potentials)
+    rows, cols = result.marginals
+    assert_close(result.residual, (rows - a).abs().sum() + (cols - b).abs().sum(), rtol=1e-9, atol=1e-12)
+    (gradient,) = torch.autograd.grad(result.plan.square().sum(), cost)
+    assert bool(gradient.isfinite().all())
+
+
+def test_infeasible_member_leaves_its_batch_alone():
+    bad, a, b = infeasible("hall")
+    good = torch.rand(6, 5, dtype=DOUBLE)
+    with pytest.warns(UserWarning, match=r"in 1 of 2 problems, the first at \[\(1,\)\]"):
+        result = solve_transport(torch.stack([good, bad]), a, b, tau=math.inf, max_iter=500, tol=1e-8)
+    assert result.status.tolist() == [TransportStatus.CONVERGED, TransportStatus.INFEASIBLE]
+    assert torch.equal(result.plan[0], solve_transport(good, a, b, tau=math.inf, max_iter=500, tol=1e-8).plan)
+
+
+def test_tight_but_feasible_support_is_not_called_infeasible():
+    cost = torch.full((3, 3), math.inf, dtype=DOUBLE)
+    cost[0, 0] = cost[1, 0] = cost[1, 1] = cost[2, 1] = cost[2, 2] = cost[0, 2] = 1.0
+    cost[0, 2] = math.inf  # triangular: the identity is the only plan, and the iteration creeps towards it
+    with pytest.warns(UserWarning, match="MAX_ITER"):
+        result = solve_transport(cost, epsilon=0.1, tau=math.inf, max_iter=50, tol=1e-6)
+    assert result.status == TransportStatus.MAX_ITER
