@@ -4,10 +4,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers.runs import evaluate_run, predict_pictures, tiny_settings
+from helpers.runs import evaluate_run, open_labelled, predict_pictures, tiny_settings
 from PIL import Image
-
-from saot.data import open_labelled
 
 
 @pytest.fixture

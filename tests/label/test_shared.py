@@ -210,8 +210,6 @@ def test_networks_of_equal_labels_are_shared_whatever_is_done_with_them(networks
     assert trained(networks, "scores", recipe=recipe) == set()
 
 
-def test_another_seed_or_another_vote_of_patches_shares_no_network(networks):
+def test_another_seed_shares_no_network(networks):
     everything = {"train mlp_ema", "refine mlp_ema", "train mlp_points"}
     assert trained(networks, "seed", seed=1) == everything
-    recipe = replace(TINY, transfer=replace(TINY.transfer, ignored_patches="include"))
-    assert trained(networks, "vote", recipe=recipe) == everything

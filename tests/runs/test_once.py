@@ -31,7 +31,7 @@ class Maker:
 
     def __call__(self, making) -> Kept:
         self.asked += 1
-        return Kept({"value": torch.tensor([self.value])}, {"why": "asked"}, {"for": "readers"})
+        return Kept({"value": torch.tensor([self.value])}, {"why": "asked"}, {"for": ["readers"]})
 
 
 def test_what_is_made_once_is_kept(space):
@@ -39,7 +39,7 @@ def test_what_is_made_once_is_kept(space):
     for _ in range(3):
         kept = space.once("work/a", identity_of(1), make)
         assert kept.tensors["value"].tolist() == [1.0] and kept.facts == {"why": "asked"}
-        assert kept.about == {"for": "readers"}
+        assert kept.about == {"for": ["readers"]}
     assert make.asked == 1
 
 
@@ -183,3 +183,10 @@ def test_a_checkpoint_is_named_by_what_it_is_of(space):
     space.once("work/a", identity_of(1), make)
     space.once("work/a", identity_of(2), make)
     assert len(set(seen)) == 2 and all(name.startswith("a-") for name in seen)
+
+
+def test_equal_values_are_equal_bytes(tmp_path):
+    kept = Kept({"b": torch.ones(2), "a": torch.zeros(1)}, {"x": 1, "y": [2.0]}, {"for": "readers", "shape": {"k": 3}})
+    for number in range(6):
+        write_kept(tmp_path / f"{number}", kept, "me")
+    assert len({(tmp_path / f"{number}").read_bytes() for number in range(6)}) == 1

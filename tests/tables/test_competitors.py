@@ -35,7 +35,7 @@ def bank() -> TokenBank:
 def test_neighbours_in_chunks_are_those_of_the_whole_matrix(monkeypatch):
     queries, keys = clusters(50, 1)[0], clusters(70, 2)[0]
     whole = torch.topk(queries @ keys.T, 4)
-    monkeypatch.setattr("saot.label.competitors.CHUNK_BYTES", 4 * 70 * 8)
+    monkeypatch.setattr("saot.tables.competitors.CHUNK_BYTES", 4 * 70 * 8)
     values, index = similar(queries, keys, 4)
     assert torch.equal(index, whole.indices)
     assert_close(values, whole.values)
@@ -43,7 +43,7 @@ def test_neighbours_in_chunks_are_those_of_the_whole_matrix(monkeypatch):
 
 
 def test_the_two_pass_search_is_exact(monkeypatch):
-    monkeypatch.setattr("saot.label.competitors.BLOCK", 8)
+    monkeypatch.setattr("saot.tables.competitors.BLOCK", 8)
     queries, keys = clusters(40, 1)[0], clusters(205, 2)[0]  # 25 blocks and a rest of 5
     for count in (1, 3, 6):
         whole = torch.topk(queries @ keys.T, count)

@@ -4,7 +4,7 @@ from helpers.runs import opened, tiny_settings
 from torch.testing import assert_close
 
 from saot.data import patch_labels
-from saot.label.paper import load_cost, similarities
+from saot.label.paper import load_cost
 from saot.tables.mass import mass_between_classes, wrong_class_mass, wrong_shares
 from saot.transfer.fit import solve_pair
 from saot.transport import cosine_cost, solve_transport, topk_support
@@ -38,7 +38,7 @@ def test_a_run_measures_learned_and_fixed_cost(finished):
     assert set(found) == {"saot", "uot"} and found["saot"] != found["uot"]
     with opened(settings, finished) as contest:
         data, domain, masks = contest.data, contest.evaluation.domain, contest.evaluation.truth
-        similar = similarities(contest.bench, data.source, domain, "test")
+        similar = contest.similar("test")
     cost = load_cost(finished / "cost.safetensors")
     for name in found:
         overall, of_road = [], []

@@ -103,7 +103,7 @@ def open_run(folder: Path, wings: Wings = NO_WINGS) -> Labeller:
                 f"expected the backbone the run was made with; {name} is {now.get(name)!r} now but was {value!r}: "
                 "use the same weights"
             )
-    published = json.loads(kept.about["saot"])
+    published = dict(kept.about)
     bias = None if run["decoder_bias"] is None else torch.tensor(run["decoder_bias"])
     return FinishedRun(classes_of(published), unpacked(kept), backbone, bias, int(run["label_budget"]))
 

@@ -1,7 +1,6 @@
 """The networks of a run and what they are trained on: tokens, or their cells. Equal trainings are done once."""
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -346,12 +345,12 @@ def new_decoder(data: TrainingData, config: DecoderRecipe, seed: int) -> Decoder
 def packed(decoder: Decoder, **extra: object) -> Kept:
     """A decoder with its shape and whatever else a reader needs."""
     tensors = {name: tensor.cpu() for name, tensor in decoder.state_dict().items()}
-    return Kept(tensors, about={"saot": json.dumps({"shape": decoder.shape, **extra})})
+    return Kept(tensors, about={"shape": decoder.shape, **extra})
 
 
 def unpacked(kept: Kept) -> Decoder:
     """The decoder that was packed, in evaluation mode."""
-    decoder = decoder_of_shape(json.loads(kept.about["saot"])["shape"])
+    decoder = decoder_of_shape(kept.about["shape"])
     decoder.load_state_dict(dict(kept.tensors))
     return decoder.eval()
 

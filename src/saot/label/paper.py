@@ -1,7 +1,6 @@
 """SAOT as the paper has it: the learned cost, the labels it carries, and the decoder distilled from them."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,17 +150,17 @@ def learned_cost(bench: Bench, data: TrainingData) -> TrainedCost:
 
 def packed_cost(fit: CostFit, dim: int, **facts: Any) -> Kept:
     """A learned cost with everything needed to build it again."""
-    settings = {"dim": dim, "config": dataclasses.asdict(fit.cost.config)}
+    about = {"dim": dim, "config": dataclasses.asdict(fit.cost.config)}
     tensors = {name: tensor.cpu() for name, tensor in fit.cost.state_dict().items()}
-    return Kept(tensors, facts, {"saot": json.dumps(settings)})
+    return Kept(tensors, facts, about)
 
 
 def unpacked_cost(kept: Kept) -> SemanticCost:
     """The cost that was packed, in evaluation mode."""
-    settings, tensors, prototypes = json.loads(kept.about["saot"]), dict(kept.tensors), None
+    tensors, prototypes = dict(kept.tensors), None
     if "prototype_means" in tensors:
         prototypes = Prototypes(tensors["prototype_means"], tensors["prototype_present"])
-    cost = SemanticCost(settings["dim"], CostRecipe(**settings["config"]), prototypes)
+    cost = SemanticCost(kept.about["dim"], CostRecipe(**kept.about["config"]), prototypes)
     cost.load_state_dict(tensors)
     return cost.eval()
 
@@ -175,7 +174,7 @@ def load_cost(path: Path) -> SemanticCost:
     kept = read_kept(path)
     if kept is None:
         raise ValueError(f"expected a learned cost in {path}; it is missing or damaged: run `saot run` again")
-    if "saot" not in kept.about:
+    if "config" not in kept.about:
         raise ValueError(f"expected a cost written by saot in {path}; it says nothing of its settings")
     return unpacked_cost(kept)
 

@@ -32,12 +32,12 @@ class Kept:
     Attributes:
         tensors: By name; may be empty.
         facts: JSON values.
-        about: Strings for readers of the file itself, as its metadata.
+        about: JSON values for whoever reads the file by itself.
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    about: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def room_of(function: Callable[..., Any]) -> str:
 def write_kept(path: Path, kept: Kept, identity: str = "") -> None:
     """Write what a stage leaves, in one atomic step."""
     contiguous = {name: tensor.contiguous() for name, tensor in kept.tensors.items()}
-    metadata = {**kept.about, "facts": json.dumps(kept.facts), "identity": identity}
-    write_atomic(path, save(contiguous, metadata=metadata))
+    said = json.dumps({**kept.about, "facts": dict(kept.facts), "identity": identity})
+    write_atomic(path, save(contiguous, metadata={"saot": said}))  # one key: several have no order of their own
 
 
 def read_kept(path: Path, identity: str | None = None) -> Kept | None:
@@ -125,11 +125,11 @@ def read_kept(path: Path, identity: str | None = None) -> Kept | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            about = dict(file.metadata() or {})
+            about = json.loads((file.metadata() or {}).get("saot", "{}"))
         if identity is not None and about.get("identity") != identity:
             return None
         about.pop("identity", None)
-        return Kept(load_file(path), json.loads(about.pop("facts", "{}")), about)
+        return Kept(load_file(path), about.pop("facts", {}), about)
     except (SafetensorError, OSError, ValueError):
         return None
 
