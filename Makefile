@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench-transport adapt camvid kill-test memory clean
+.PHONY: demo test test-kernels lint bench-transport adapt camvid kill-test memory clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +22,14 @@ demo: $(VENV)/.ready          ## the main job on the built-in scenes: table and 
 test: $(VENV)/.ready-test lint  ## everything CI checks
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --doctest-modules --import-mode=prepend src/saot
+
+# Tests that train, with torch's other kernels and with one thread and two: no other rounding may decide them.
+# ONEDNN_MAX_CPU_ISA gives convolutions as on a processor without AVX-512.
+test-kernels: $(VENV)/.ready-test  ## what CI checks besides, a few minutes
+	for kernels in avx2 default; do for threads in 1 2; do \
+	  echo "kernels $$kernels, threads $$threads"; \
+	  ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=$$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m training || exit; \
+	done; done
 
 lint: $(VENV)/.ready-test     ## style, types, import rules
 	$(BIN)/ruff check .

@@ -116,8 +116,8 @@ def main() -> None:
         seconds, memory = measure(recipe, given.weights, given.device)
         print(f"| {crop} | {method} | {1 / seconds:.2f} | {memory:.2f} |", flush=True)
         return
-    threads = torch.get_num_threads()
-    print(f"preset {given.preset}, {given.device}, {threads} threads, batch {base.optimizer.batch} + as many\n")
+    machine = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    print(f"preset {given.preset}, {given.device}, {machine}, batch {base.optimizer.batch} + as many\n")
     print("| crop | method | steps a second | peak memory, GiB |\n| --- | --- | ---: | ---: |", flush=True)
     for crop in given.crops.split(","):
         for method in given.methods.split(","):

@@ -252,6 +252,7 @@ def report(results: dict[str, Any]) -> None:
         )
     bandwidth = results["bandwidth_gb_per_s"]
     print(f"\n{results['device']}: read {bandwidth['read']:.0f} GB/s, triad {bandwidth['triad']:.0f} GB/s")
+    print(f"host: {results['instructions']}, {results['threads']} threads")
     for r in rows:
         print(f"\nn = m = {r['tokens']}, k = {r['k']}: {r['pairs']} pairs, longest column {r['longest_column']}")
         print(f"{'':>8} {'solve ms':>9} {'GB/s':>7} {'gradient ms':>11} {'plan error':>11} {'peak MiB':>9}")
@@ -272,6 +273,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "device": name,
         "capability": list(torch.cuda.get_device_capability(device)) if device.type == "cuda" else None,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": triton.__version__,

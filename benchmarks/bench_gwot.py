@@ -19,7 +19,7 @@ import torch
 from saot.match.gwot import GwotSettings, solve_gwot
 from saot.match.neighbours import LocalStructure
 from saot.match.shape_of_you import ShapeOfYouSettings, pseudo_label, shape_of_you
-from saot.transport.problem import Side
+from saot.match.sides import MatchSide
 
 
 class Matrices(LocalStructure):
@@ -87,7 +87,7 @@ def shape_seconds(tokens, repeats):
     """Seconds of a whole pseudo-label of Shape-of-You."""
     generator = torch.Generator().manual_seed(0)
     sides = [
-        Side.of(
+        MatchSide.of(
             torch.randn(tokens**2, 256, generator=generator),
             (tokens, tokens),
             points=torch.randn(tokens**2, 3, generator=generator),
@@ -128,6 +128,7 @@ def main():
         "tokens": arguments.tokens,
         "steps": arguments.steps,
         "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "disks_seconds": ours,
         "matrices_seconds": theirs,
         "ratio": theirs / ours,

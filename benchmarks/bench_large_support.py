@@ -52,6 +52,7 @@ def run_case(data: str, size: int, method: str, full: bool, threads: int) -> dic
     torch.set_num_threads(threads)
     source, target = features(data, size, 0), features(data, size, 1)
     result: dict = {"data": data, "size": size, "method": method, "threads": threads, "extrapolated": False}
+    result["instructions"] = torch.backends.cpu.get_cpu_capability()
     search = {"ours": multiscale.multiscale_support, "faiss": multiscale.faiss_support}
     if method == "faiss":
         import faiss
@@ -107,6 +108,9 @@ def main() -> None:
         return
     kept = json.loads(options.out.read_text())["cases"] if options.out and options.out.exists() else []
     done = {(r["data"], r["size"], r["method"]): r for r in kept}
+    about = {"torch": torch.__version__, "processor": platform.processor(), "threads": options.threads}
+    about |= {"instructions": torch.backends.cpu.get_cpu_capability(), "k": K, "numbers": DIM}
+    print(", ".join(f"{key} {value}" for key, value in about.items()), file=sys.stderr)
     for data in options.data.split(","):
         for size in map(int, options.sizes.split(",")):
             for method in options.methods.split(","):
@@ -121,7 +125,6 @@ def main() -> None:
                 done[data, size, method] = json.loads(run.stdout.splitlines()[-1])
                 print(table([done[data, size, method]]).splitlines()[1], file=sys.stderr, flush=True)
                 if options.out:
-                    about = {"torch": torch.__version__, "processor": platform.processor(), "k": K, "numbers": DIM}
                     options.out.write_text(json.dumps(about | {"cases": list(done.values())}, indent=1))
     print(table([done[key] for key in sorted(done)]))
 

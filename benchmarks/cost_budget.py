@@ -58,6 +58,7 @@ def train(options: argparse.Namespace) -> None:
         "tokens": tokens,
         "dim": job.target.dim,
         "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         **stage,
     }
     print(json.dumps(found))

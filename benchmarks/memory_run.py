@@ -18,6 +18,9 @@ def main() -> None:
     parser.add_argument("counts", type=int, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    import torch
+
+    print(f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
     print(f"{'pictures':>8} {'peak MiB':>9}  highest stage")
     for count in options.counts:
         out = options.out / str(count)
@@ -33,6 +36,7 @@ def child(count: int, out: Path) -> None:
 
     from saot.label import RunSettings, run_job
     from saot.recipes import DEMO
+    from saot.tables import ALL_WINGS
 
     recipe = replace(
         DEMO,
@@ -49,7 +53,7 @@ def child(count: int, out: Path) -> None:
         points="20",
         recipe=recipe,
     )
-    run_job(settings, out)
+    run_job(settings, out, wings=ALL_WINGS)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def _report(options: argparse.Namespace, folder: Path) -> None:
     newest = max((one for units in records.values() for one in units.values()), key=lambda c: c["date"], default=None)
     head = ["## Transport benchmark", ""]
     if newest is not None:
-        wanted = ("date", "commit", "cpu", "cores", "threads", "repeats", "memory_gib", "python", "torch", "numpy")
+        wanted = ("date", "commit", "cpu", "instructions", "cores", "threads", "repeats", "memory_gib")
+        wanted = [key for key in (*wanted, "python", "torch", "numpy") if key in newest]  # what is kept may be older
         head += [", ".join(f"{key} {newest[key]}" for key in wanted) + "; best of the repeats.", ""]
     text = "\n".join([*head, *claims_table(claims), *lines])
     print(text)

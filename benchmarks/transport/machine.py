@@ -87,10 +87,16 @@ def product(folder: str, how: str) -> Contender:
 
 
 def description() -> dict[str, object]:
-    """Processor and memory of this machine, for the record."""
+    """Processor, its instructions that torch uses, and memory of this machine, for the record."""
     model, memory = platform.processor() or platform.machine(), 0.0
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": round(memory, 1), "system": platform.platform()}
+    return {
+        "cpu": model,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "system": platform.platform(),
+    }

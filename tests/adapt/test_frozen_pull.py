@@ -13,6 +13,8 @@ from saot.decoder import Term, fit_decoder, make_decoder, token_pool
 from saot.recipes import BridgeRecipe, DecoderRecipe
 from saot.runs import Checkpoint
 
+pytestmark = pytest.mark.training
+
 DIM, CLASSES, SEED = 6, 3, 4
 BRIDGE = BridgeRecipe(weight=0.5, queries=4, negatives=16, width=8)
 TOKENS = DecoderRecipe(hidden=16, blocks=1, steps=30, batch=32, dropout=0.2)
@@ -54,7 +56,7 @@ def weights_of(config, bridge=None, **given):
 
 @pytest.mark.parametrize("architecture", ["residual", "mlp3", "fine"])
 def test_it_moves_the_decoder_and_none_of_the_other_draws(architecture):
-    config = replace(FINE, architecture=architecture)
+    config = replace(FINE, architecture=architecture, learning_rate=1e-2)  # so that 30 steps go far
     off, history = weights_of(config)
     unweighted, logged = weights_of(config, replace(BRIDGE, weight=0.0))
     on, pulled = weights_of(config, BRIDGE)
@@ -62,8 +64,9 @@ def test_it_moves_the_decoder_and_none_of_the_other_draws(architecture):
     assert any(not torch.equal(on[name], value) for name, value in off.items())
     assert set(on) == set(off), "the projector is thrown away"
     assert "pull" not in history[0] and pulled[0]["pull"] == logged[0]["pull"] > 0
-    first, last = (sum(record["pull"] for record in part) for part in (pulled[:5], pulled[-5:]))
-    assert last < first, "translations come closer to the prototypes"
+    without, last = (sum(record["pull"] for record in part[-5:]) for part in (logged, pulled))
+    # on the same batches; 0.50, 0.53 and 0.61 of it under every kind of kernels
+    assert last < 0.8 * without, "translations come closer to the prototypes"
 
 
 @pytest.mark.parametrize("config", [TOKENS, FINE], ids=["residual", "fine"])

@@ -20,6 +20,8 @@ from saot.adapt.two_scale import DetailPrediction, TwoScaleSettings
 
 accelerate = pytest.importorskip("accelerate")
 
+pytestmark = pytest.mark.training
+
 EVERY = tuple(range(len(CLASSES)))
 
 
@@ -73,14 +75,24 @@ def test_each_term_reaches_what_it_should(monkeypatch):
 
 
 def test_the_feature_distance_pulls_the_encoder_back():
-    """Alone it has a gradient once the student has left; the reference stays what it was."""
-    trainer = make(tiny_recipe(feature_distance=1000.0))
-    before = copy.deepcopy(trainer.reference.state_dict())
-    far = train(trainer, 6)
-    free = train(make(tiny_recipe(feature_distance=1e-9)), 6)
-    assert far[0]["feature_distance"] == 0 and free[5]["feature_distance"] > 0
-    assert far[5]["feature_distance"] < 0.5 * free[5]["feature_distance"]
-    assert all(torch.equal(value, before[name]) for name, value in trainer.reference.state_dict().items())
+    """Zero where the student starts; from a place farther off than it can walk, it comes back; the reference stays."""
+
+    def distances(weight: float) -> list[float]:
+        trainer, push = make(tiny_recipe(feature_distance=weight)), torch.Generator().manual_seed(0)
+        before = copy.deepcopy(trainer.reference.state_dict())
+        with torch.no_grad():
+            for part in trainer.student.encoder.parameters():
+                part.add_(0.03 * torch.randn(part.shape, generator=push))
+        records = train(trainer, 6)
+        assert all(torch.equal(value, before[name]) for name, value in trainer.reference.state_dict().items())
+        return [record["feature_distance"] for record in records]
+
+    assert train(make(), 1)[0]["feature_distance"] == 0
+    far, free = distances(1000.0), distances(1e-9)
+    assert far[0] == free[0] > 0
+    # 0.44 under every instruction set, 0.44 to 0.68 over seeds. A student that reaches the reference jumps to and fro
+    # about it (the gradient of a norm has no middle), so six steps from there end anywhere.
+    assert far[5] < 0.8 * free[5]
     assert make(tiny_recipe(feature_distance=0.0)).reference is None
 
 

@@ -20,6 +20,8 @@ from saot.decoder.crops import CropReader
 from saot.recipes import DecoderRecipe, RefineRecipe
 from saot.runs import Checkpoint, generator_for
 
+pytestmark = pytest.mark.training
+
 ROWS, COLUMNS, DIM, CLASSES = 7, 9, 6, 3
 CONV = DecoderRecipe(
     architecture="conv", hidden=32, conv_width=0.5, conv_blocks=2, steps=60, batch=48, crop=4, learning_rate=1e-2

@@ -13,6 +13,8 @@ from saot.decoder.refine import teacher_labels, update_teacher
 from saot.recipes import RefineRecipe
 from saot.runs import Checkpoint, generator_for
 
+pytestmark = pytest.mark.training
+
 TEACH = RefineRecipe(steps=12, batch=32, ema_decay=0.9, regenerate=4)
 
 

@@ -22,6 +22,8 @@ from saot.decoder import (
 from saot.decoder.fine import cell_loss, grid_of_cells
 from saot.recipes import DecoderRecipe
 
+pytestmark = pytest.mark.training
+
 ROWS, COLUMNS, DIM, CLASSES, PARTS = 3, 4, 5, 3, 2
 FINE = DecoderRecipe(architecture="fine", hidden=32, blocks=1, steps=150, batch=64, subdivision=PARTS)
 

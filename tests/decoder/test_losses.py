@@ -11,6 +11,8 @@ from saot.decoder.distill import confidence_weighted_kl, focal_loss, label_loss
 from saot.decoder.refine import PseudoLabels, teacher_labels
 from saot.recipes import RefineRecipe
 
+pytestmark = pytest.mark.training
+
 
 def test_focal_loss_by_hand():
     logits = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])  # p of the true class: 1/4 and 1/2

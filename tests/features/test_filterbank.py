@@ -79,10 +79,10 @@ def test_fast_enough():
     image = picture(0, 504, 1008)
     seconds = []
     for _ in range(4):
-        start = time.perf_counter()
+        start = time.process_time()  # of the processor: others may keep it busy
         extract(backbone, image, "")
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5  # 0.05 s on one quiet core; ten times that for a busy machine
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.5  # 0.05 s with AVX-512; ten times that for plainer instructions
 
 
 def test_a_linear_probe_tells_a_simple_street_apart():

@@ -33,6 +33,7 @@ def contest(scored):
         yield contest
 
 
+@pytest.mark.training
 def test_plan_and_its_absence_teach_different_networks_from_the_same_start(scored):
     _, outcome = scored
     counts = {name: outcome.methods[name].counts for name in METHODS}
@@ -82,6 +83,7 @@ def test_without_points_it_runs_on_the_source_alone(tmp_path):
     assert int(outcome.methods["saot_decoder"].counts.sum()) > 0
 
 
+@pytest.mark.training
 def test_the_plan_moves_shares_towards_the_source(scored, contest):
     bench, data = contest.bench, contest.data
     plan = load_tensors(scored[0] / "work" / "taught-plan-1.0-1.safetensors")

@@ -22,6 +22,8 @@ from saot.transfer import (
 from saot.transfer.fit import pair_loss, solve_pair
 from saot.transport import SparseCost, solve_transport, topk_support
 
+pytestmark = pytest.mark.training
+
 SMALL = CostRecipe(dim=6, steps=30, points_per_class=5)
 
 
