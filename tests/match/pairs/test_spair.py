@@ -7,9 +7,7 @@ import pytest
 from helpers.pairs import picture, write_json
 from PIL import Image
 
-from saot.match.pairs.key_points import (
-    VOC_CLASSES,
-)
+from saot.match.pairs.key_points import VOC_CLASSES
 from saot.match.pairs.readers import open_pairs
 
 CAT = "000007-2008_000001-2008_000002:cat"
