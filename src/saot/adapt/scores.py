@@ -25,7 +25,8 @@ from saot.adapt.separation import (
 from saot.data import LabelledSet, write_atomic
 from saot.evaluate import ConfusionMatrix, method_entry, method_named
 from saot.label import confusion_of, spread_pictures, thinned
-from saot.report import Difference, Figure, Panel, ReportData, Table, figure_png, write_report
+from saot.recipes import RecipeDifference
+from saot.report import Figure, Panel, ReportData, Table, figure_png, write_report
 from saot.runs import Kept, Making, generator_for, identity_of, load_tensors
 
 SAMPLED = 128  # cells of each class and domain in the t-SNE picture; the paper shows 256, four times as slow
@@ -181,9 +182,7 @@ def adaptation_report(job: Adaptation, run: dict[str, Any], metrics: dict[str, A
         run=run,
         metrics=metrics,
         classes=job.inputs.classes,
-        differences=tuple(
-            Difference(d["field"], d["paper"], d["used"], d["reason"]) for d in run["differences_from_paper"]
-        ),
+        differences=tuple(RecipeDifference(**d) for d in run["differences_from_paper"]),
         panels=tuple(_panel(job, number, mask, scores) for number, mask in sorted(scores.masks.items())),
         confusions={} if counts is None else {name: counts.sum(0)},
         curves=_curves(job),
