@@ -7,7 +7,7 @@ from .batch import block_diagonal, split_result
 from .candidates import Candidates, Recall, measure_recall, topk_candidates, topk_support
 from .cost import SparseCost, cosine_cost, squared_euclidean_cost
 from .multiscale import SearchedSupport, faiss_support, multiscale_support
-from .problem import Gradient, Reference, Side, SolveSettings
+from .problem import Gradient, Reference, SolveSettings
 from .products import multiply, pair_dots
 from .result import TransportError, TransportResult, TransportStatus
 from .sinkhorn import solve_quietly, solve_transport
@@ -19,7 +19,6 @@ __all__ = [
     "Recall",
     "Reference",
     "SearchedSupport",
-    "Side",
     "SolveSettings",
     "SparseCost",
     "Support",

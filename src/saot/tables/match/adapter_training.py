@@ -17,6 +17,7 @@ from saot.match import (
     AdapterPair,
     AdapterSettings,
     HeldOut,
+    MatchSide,
     PseudoLabel,
     fit_adapter,
     nearest_label,
@@ -24,7 +25,6 @@ from saot.match import (
     shape_of_you,
     token_map,
 )
-from saot.match import MatchSide as Side
 from saot.match.pairs import Pair
 from saot.runs import Checkpoint
 from saot.tables.label_room import Progress
@@ -92,11 +92,11 @@ def split(numbers: Sequence[int] | dict[int, PseudoLabel], held_out: int) -> tup
     return [number for number in numbers if number not in set(apart)], apart
 
 
-def adapted(adapter: Adapter, side: Side) -> Side:
+def adapted(adapter: Adapter, side: MatchSide) -> MatchSide:
     """The side with the adapter's tokens."""
     with torch.no_grad():
         tokens: Tensor = adapter.tokens([token_map(side.tokens, side.shape)], side.shape)
-    return Side(torch.nn.functional.normalize(tokens, dim=-1), side.shape, side.mask, side.points)
+    return MatchSide(torch.nn.functional.normalize(tokens, dim=-1), side.shape, side.mask, side.points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ def _new_adapter(plan: AdapterPlan, viewer: Viewer, seed: int) -> Adapter:
         return Adapter((viewer.network.dim,), out=plan.width).to(viewer.device)
 
 
-def _label(plan: AdapterPlan, source: Side, target: Side) -> PseudoLabel:
+def _label(plan: AdapterPlan, source: MatchSide, target: MatchSide) -> PseudoLabel:
     settings = plan.label_settings()
     if plan.labels == "nearest":
         return nearest_label(source, target, settings)

@@ -15,6 +15,7 @@ from torch import Tensor
 from saot.data import point_tokens
 from saot.match import (
     MatchSettings,
+    MatchSide,
     choose_pose,
     flow_hits,
     in_mask,
@@ -23,13 +24,12 @@ from saot.match import (
     mirror_side,
     to_pixels,
 )
-from saot.match import MatchSide as Side
 from saot.match.pairs import Pair
 from saot.runs import peak_bytes, reset_peak
 from saot.tables.match.viewer import Seen, Viewer, symmetric_tokens
 from saot.tables.match.way import Way
 
-Look = Callable[[Seen], Side]  # what the matcher sees of a picture
+Look = Callable[[Seen], MatchSide]  # what the matcher sees of a picture
 ALPHAS = (0.01, 0.05, 0.1, 0.15, 0.2)
 
 
@@ -109,7 +109,9 @@ def key_point_result(way: Way, pair: Pair, pictures: tuple[Seen, Seen], look: Lo
     return PairResult(seconds, spent, memory, kept, inside)
 
 
-def mirror_is_nearer(flipped: Side, source: Seen, target: Seen, sides: tuple[Side, Side], viewer: Viewer) -> bool:
+def mirror_is_nearer(
+    flipped: MatchSide, source: Seen, target: Seen, sides: tuple[MatchSide, MatchSide], viewer: Viewer
+) -> bool:
     """Whether the mirrored source lies nearer to the target, within the objects' masks where there are any."""
     straight, other = sides
     if viewer.has_mask(source) and viewer.has_mask(target):
@@ -153,7 +155,7 @@ def _only_where_annotated(
     names: np.ndarray,
     places: np.ndarray,
     pictures: tuple[Seen, Seen],
-    sides: tuple[Side, Side],
+    sides: tuple[MatchSide, MatchSide],
 ) -> np.ndarray:
     """Places by the mirrored picture where its key point is annotated in the source, else those without mirror."""
     source, target = pictures
@@ -173,7 +175,7 @@ def tokens_of(points: Float64[np.ndarray, "p 2"], seen: Seen) -> Tensor:
     return point_tokens(x, y, seen.grid)
 
 
-def nearest_in_mask(tokens: Tensor, side: Side) -> Tensor:
+def nearest_in_mask(tokens: Tensor, side: MatchSide) -> Tensor:
     """The nearest token that may be matched."""
     inside = side.mask.nonzero()[:, 0].cpu()
     columns = side.shape[1]

@@ -15,7 +15,7 @@ from saot.data import soft_patch_labels, write_atomic
 from saot.evaluate import ConfusionMatrix, iou_from_counts, mean_over, predict_mask
 from saot.features import FeatureStore
 from saot.label import store_folder
-from saot.match import PropagationSettings, propagate_labels
+from saot.match import MatchSide, PropagationSettings, propagate_labels
 from saot.recipes import RecipeDifference, as_dict
 from saot.tables.experiment import Column, Experiment, Row
 from saot.tables.match.matching import RECORDED
@@ -24,7 +24,6 @@ from saot.tables.replace import with_changes
 from saot.tables.request import Request
 from saot.tables.table import Places, Planned, Table, Value, digest
 from saot.tables.wings import ALL_WINGS
-from saot.transport import Side
 
 EVERY = 10  # a new first frame after so many: clips that overlap would count frames twice, and a bootstrap be fooled
 
@@ -85,7 +84,7 @@ class Sequences(Table):
 
         def sides():
             for frame, grid in zip(clip, grids, strict=True):
-                yield Side.of(store.read(frames.keys[frame]).tokens.to(device), (grid.height, grid.width))
+                yield MatchSide.of(store.read(frames.keys[frame]).tokens.to(device), (grid.height, grid.width))
 
         counts = torch.zeros(self.length, num_classes, num_classes, dtype=torch.int64)
         for step, carried in enumerate(propagate_labels(sides(), labels.to(device), settings)):

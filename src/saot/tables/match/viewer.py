@@ -18,13 +18,12 @@ from torch import Tensor
 from saot.data import PatchGrid
 from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, PromptSegmenter, extract
 from saot.label import parse_size
-from saot.match import Camera, LiftedTokens, lift_depth, lift_flat, lift_points, mirror_side, token_mask
+from saot.match import Camera, LiftedTokens, MatchSide, lift_depth, lift_flat, lift_points, mirror_side, token_mask
 from saot.match.pairs import Pair, PairSide
 from saot.runs import check_device, generator_for, load_tensors, save_tensors
 from saot.tables.match.way import Masks, Space, Way
 from saot.tables.request import Request
 from saot.tables.wings import ALL_WINGS
-from saot.transport import Side
 
 Inside = Bool[Tensor, "h w"] | None  # pixels whose depth counts
 _KEPT = 256  # masks and lifted pictures in memory
@@ -165,16 +164,16 @@ class Viewer:
         """Of the network that makes the features."""
         return num_parameters(self.network)
 
-    def mirrored(self, seen: Seen, side: Side) -> Side:
+    def mirrored(self, seen: Seen, side: MatchSide) -> MatchSide:
         """What the matcher sees of the mirrored picture."""
         flipped = np.ascontiguousarray(seen.image[:, ::-1])
         return mirror_side(side, extract(self.network, flipped, f"{seen.picture.name} mirrored").tokens.to(self.device))
 
-    def side(self, seen: Seen, way: Way, seed: int) -> Side:
+    def side(self, seen: Seen, way: Way, seed: int) -> MatchSide:
         """What the matcher sees of the picture."""
         return self.side_of(seen, way.masks, way.space, seed)
 
-    def side_of(self, seen: Seen, masks: Masks, space: Space, seed: int) -> Side:
+    def side_of(self, seen: Seen, masks: Masks, space: Space, seed: int) -> MatchSide:
         """The picture with this mask and these places in space.
 
         Raises:
@@ -187,7 +186,7 @@ class Viewer:
         if space != "none":
             key = (seen.fingerprint, seen.picture.name, space, inside is not None, seed)  # cuts may share a name
             points = _kept(self._points, key, lambda: self._lifted(seen, space, seed, inside)).to(self.device)
-        return Side.of(seen.features.tokens.to(self.device), (grid.height, grid.width), mask, points)
+        return MatchSide.of(seen.features.tokens.to(self.device), (grid.height, grid.width), mask, points)
 
     def token_mask(self, seen: Seen) -> Bool[Tensor, " n"]:
         """The tokens on the object."""
