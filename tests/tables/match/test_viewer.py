@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from helpers.pair_tables import PAIRS, REQUEST, opened
 
+from saot.features import PromptSegmenter
 from saot.tables.match.matching import seeded
 from saot.tables.match.viewer import NetworkOutputs, Viewer, distorted, network_of
 
