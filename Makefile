@@ -60,7 +60,7 @@ camvid: $(VENV)/.ready
 	done
 	$(BIN)/python benchmarks/results_table.py $(addprefix runs/camvid-,$(PRESETS))
 
-# The whole network trained: source only, DACS, T2S-DA and the frozen road, two hours: make adapt WEIGHTS=mobile_sam.pt
+# The whole network trained: source only, DACS, T2S-DA and the same encoder kept frozen, two hours: make adapt WEIGHTS=mobile_sam.pt
 SEEDS ?= 0,1,2
 adapt: $(VENV)/.ready-test
 	$(BIN)/saot reproduce t2s-da-roads --weights $(WEIGHTS) --seeds $(SEEDS) --out runs/t2s-da-roads --runs runs/adapt

@@ -304,12 +304,12 @@ REASONS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class RecipeDifference:
-    """One field in which a recipe departs from another, as printed in the report."""
+    """One setting in which ours departs from the paper's, as printed in reports and tables."""
 
     field: str
     paper: str
     used: str
-    reason: str
+    reason: str = ""
 
 
 def differences(

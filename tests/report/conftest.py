@@ -8,7 +8,8 @@ import torch
 
 from saot.data.classes import ClassSet, class_set
 from saot.evaluate import METHODS, ConfusionMatrix, method_entry
-from saot.report import Difference, MassMap, Panel, PatchStory, ReportData, SourcePatch
+from saot.recipes import RecipeDifference as Difference
+from saot.report import MassMap, Panel, PatchStory, ReportData, SourcePatch
 
 SKILL = {
     "oracle": 0.97,

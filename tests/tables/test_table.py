@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from saot.data import class_set
+from saot.recipes import RecipeDifference
 from saot.tables import Column, Experiment, Request, Row
-from saot.tables.results import SettingDifference
 from saot.tables.table import Places, Planned, Table, class_mean, digest
 
 CLASSES = class_set("cityscapes19")
@@ -43,7 +43,7 @@ class Hits(Table):
         return float(plan.of)
 
     def differences(self):
-        return [SettingDifference("data", "theirs", "ours")]
+        return [RecipeDifference("data", "theirs", "ours", "as asked")]
 
     @property
     def images(self):

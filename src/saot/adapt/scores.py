@@ -25,8 +25,9 @@ from saot.adapt.separation import (
 from saot.data import LabelledSet, write_atomic
 from saot.evaluate import ConfusionMatrix, method_entry, method_named
 from saot.label import confusion_of, spread_pictures, thinned
-from saot.report import Difference, Figure, Panel, ReportData, Table, figure_png, write_report
-from saot.runs import generator_for, load_tensors, save_tensors
+from saot.recipes import RecipeDifference
+from saot.report import Figure, Panel, ReportData, Table, figure_png, write_report
+from saot.runs import Kept, Making, generator_for, identity_of, load_tensors
 
 SAMPLED = 128  # cells of each class and domain in the t-SNE picture; the paper shows 256, four times as slow
 MEASURED = 200  # pictures of each domain that the feature measures look at, at most
@@ -62,10 +63,8 @@ def score_adaptation(job: Adaptation) -> AdaptationScores:
 def _scored(
     job: Adaptation, name: str, data: LabelledSet, shown: list[int], sizes: PicturesRecipe
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    path = job.space.work("scores", f"{name}.safetensors")
-    kept = load_tensors(path)
-    if kept is None:
-        kept, counts = {}, []
+    def make(making: Making) -> Kept:
+        masks, counts = {}, []
         with job.space.stage(f"score {name}", resumes=False):
             for number in range(len(data)):
                 mask = predict_mask(job.network, data.image(number), sizes)
@@ -73,10 +72,11 @@ def _scored(
                 matrix.update(mask, torch.from_numpy(data.mask(number)))
                 counts.append(matrix.counts)
                 if number in shown:
-                    kept[f"mask-{number:06d}"] = mask
+                    masks[f"mask-{number:06d}"] = mask
                 job.space.tell(f"score {name}")(number + 1, len(data))
-        kept["counts"] = torch.stack(counts)
-        save_tensors(path, kept)
+        return Kept({**masks, "counts": torch.stack(counts)})
+
+    kept = job.space.once(f"work/scores/{name}", _identity(job), make).tensors
     masks = {int(key.removeprefix("mask-")): value for key, value in kept.items() if key.startswith("mask-")}
     return kept["counts"], masks
 
@@ -90,29 +90,31 @@ def feature_measures(job: Adaptation) -> dict[str, Any]:
     truth = job.inputs.truth
     if truth is None:
         return {}
-    path = job.space.work("facts", "measures.json")
-    if path.exists() and job.space.work("scores", "sample.safetensors").exists():
-        return json.loads(path.read_text())
-    classes = len(job.inputs.classes.names)
-    with job.space.stage("measures", resumes=False):
-        target, discrimination, sample = _measured(job, truth, "target")
-        source, _, source_sample = _measured(job, job.inputs.source_truth or job.inputs.source, "source")
-        similarity = center_similarity(source, target)
-    measures = {
-        "ccd": _plain(class_center_distance(target)),
-        "pdd": _plain(discrimination),
-        "similarity": _plain(similarity),
-    }
-    tensors = {
-        "target_features": sample.features.float(),
-        "target_labels": sample.labels,
-        "source_features": source_sample.features.float(),
-        "source_labels": source_sample.labels,
-    }
-    assert len(measures["ccd"]) == classes
-    save_tensors(job.space.work("scores", "sample.safetensors"), tensors)
-    job.space.set_facts("measures", measures)
-    return measures
+
+    def make(making: Making) -> Kept:
+        with job.space.stage("measures", resumes=False):
+            target, discrimination, sample = _measured(job, truth, "target")
+            source, _, source_sample = _measured(job, job.inputs.source_truth or job.inputs.source, "source")
+            similarity = center_similarity(source, target)
+        measures = {
+            "ccd": _plain(class_center_distance(target)),
+            "pdd": _plain(discrimination),
+            "similarity": _plain(similarity),
+        }
+        tensors = {
+            "target_features": sample.features.float(),
+            "target_labels": sample.labels,
+            "source_features": source_sample.features.float(),
+            "source_labels": source_sample.labels,
+        }
+        return Kept(tensors, measures)
+
+    return dict(job.space.once("work/scores/sample", _identity(job), make).facts)
+
+
+def _identity(job: Adaptation) -> str:
+    """A name for what was asked and what it was asked of."""
+    return identity_of(job.settings.to_dict(), job.space.facts("data"))
 
 
 def _measured(job: Adaptation, data: LabelledSet, name: str) -> tuple[ClassMoments, Tensor, ClassSample]:
@@ -180,9 +182,7 @@ def adaptation_report(job: Adaptation, run: dict[str, Any], metrics: dict[str, A
         run=run,
         metrics=metrics,
         classes=job.inputs.classes,
-        differences=tuple(
-            Difference(d["field"], d["paper"], d["used"], d["reason"]) for d in run["differences_from_paper"]
-        ),
+        differences=tuple(RecipeDifference(**d) for d in run["differences_from_paper"]),
         panels=tuple(_panel(job, number, mask, scores) for number, mask in sorted(scores.masks.items())),
         confusions={} if counts is None else {name: counts.sum(0)},
         curves=_curves(job),

@@ -16,7 +16,16 @@ from saot.adapt.inputs import Adaptation, AdaptInputs, AdaptSettings, new_networ
 from saot.adapt.pictures import TrainingPictures
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import count_pixels
-from saot.runs import Checkpoint, Workspace, load_tensors, save_tensors, train_steps
+from saot.runs import (
+    Checkpoint,
+    Kept,
+    Making,
+    Workspace,
+    identity_of,
+    load_tensors,
+    save_tensors,
+    train_steps,
+)
 
 
 def new_accelerator(device: str, recipe: AdaptRecipe) -> Any:
@@ -107,17 +116,15 @@ def gpu_memory(space: Workspace, device: torch.device) -> Iterator[None]:
 
 def source_pixels(job: Adaptation) -> Tensor:
     """Pixels of each class in each source mask, counted once."""
-    path = job.space.work("pixels.safetensors")
-    kept = load_tensors(path)
-    if kept is not None:
-        return kept["pixels"]
-    source, tell = job.inputs.source, job.space.tell("source masks")
+    source, classes = job.inputs.source, job.inputs.source.classes.names
 
-    def masks():
-        for number in range(len(source)):
-            yield source.mask(number)
-            tell(number + 1, len(source))
+    def make(making: Making) -> Kept:
+        def masks():
+            for number in range(len(source)):
+                yield source.mask(number)
+                job.space.tell("source masks")(number + 1, len(source))
 
-    pixels = count_pixels(masks(), len(source.classes.names))
-    save_tensors(path, {"pixels": pixels})
-    return pixels
+        return Kept({"pixels": count_pixels(masks(), len(classes))})
+
+    identity = identity_of(job.space.facts("data").get("source"), classes)
+    return job.space.once("work/pixels", identity, make).tensors["pixels"]

@@ -29,8 +29,8 @@ def adapt(
 ) -> None:
     """Train a whole network on labelled source and unlabelled target pictures (T2S-DA and what it stands on).
 
-    The same command again goes on where it stopped. The frozen road, `saot run`, needs minutes where this needs a GPU
-    and a day. On several devices: `accelerate launch -m saot.cli adapt ...`.
+    The same command again goes on where it stopped. `saot run` keeps the network frozen and needs minutes where this
+    needs a GPU and a day. On several devices: `accelerate launch -m saot.cli adapt ...`.
 
     Example: `saot adapt --source gta5:/data/gta5 --target cityscapes:/data/cityscapes:train --eval
     cityscapes:/data/cityscapes:val --device cuda --set optimizer.precision=bf16 --out runs/t2s-da`

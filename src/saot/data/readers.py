@@ -56,6 +56,8 @@ def reader_of(name: str, others: Collection[str] = ()) -> Reader:
             return Reader("camvid11", _camvid_pictures, _camvid_masks, _camvid_mask)
         case "folder":
             return Reader(None, _folder_pictures, _folder_masks, _index_mask)
+    if name == "scenes":
+        raise ValueError("the built-in scenes come with saot.scenes; pass readers=saot.scenes.READERS to open them")
     *known, last = ("gta5", "cityscapes", "synthia", "voc", "camvid", "folder", *others)
     raise ValueError(
         f"there is no data set {name!r}; the known ones are {', '.join(known)} and {last}, given as NAME:PATH or "

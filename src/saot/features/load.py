@@ -97,6 +97,8 @@ def _open(settings: FeatureSettings, others: Mapping[str, OpenBackbone]) -> Back
         return others[name](settings)
     from saot.features.vit import HubViT, hub_name
 
+    if name == "adapted":
+        raise ValueError("backbone 'adapted' comes with saot.adapt; pass others=saot.adapt.BACKBONES to open it")
     if hub_name(name) is None:
         raise ValueError(f"backbone {name!r} is not known; use one of {_FAMILIES}, or OWNER/NAME of a hub model")
     return HubViT(settings)

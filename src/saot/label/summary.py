@@ -16,7 +16,7 @@ from saot.label.inputs import Inputs, digest
 from saot.label.scoring import Contest, MethodScores, confusion_of, joined_facts, spread_pictures
 from saot.label.settings import RunSettings
 from saot.recipes import differences
-from saot.report import Difference, MassMap, Panel, PatchStory, ReportData, SourcePatch
+from saot.report import MassMap, Panel, PatchStory, ReportData, SourcePatch
 from saot.runs import RUN_FORMAT, Workspace, commit_of_code, device_name, generator_for, versions
 from saot.transfer import solve_pair, transfer_labels
 
@@ -53,7 +53,7 @@ def report_data(
         run=run,
         metrics=metrics,
         classes=contest.data.classes,
-        differences=tuple(Difference(d.field, d.paper, d.used, d.reason) for d in differences(contest.bench.recipe)),
+        differences=differences(contest.bench.recipe),
         panels=tuple(_panel(contest, number, scores) for number in pictures),
         confusions={
             name: result.matrix.counts

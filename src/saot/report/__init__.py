@@ -1,6 +1,6 @@
 """What a run leaves to look at: one HTML file, figures, and masks as files for other tools."""
 
-from saot.report.contents import Difference, Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
+from saot.report.contents import Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 from saot.report.export import (
     CocoItem,
     coco_document,
@@ -30,7 +30,6 @@ __all__ = [
     "SERIES",
     "WIDTH",
     "CocoItem",
-    "Difference",
     "Figure",
     "MassMap",
     "Panel",

@@ -9,19 +9,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from saot.data import ClassSet
+from saot.recipes import RecipeDifference
 
 Box = tuple[int | float, int | float, int | float, int | float]  # x0, y0, x1, y1, pixels of the picture
 Curve = Sequence[tuple[int | float, int | float]]  # step, value
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One departure from the paper's recipe."""
-
-    field: str
-    paper: str
-    used: str
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,7 @@ class ReportData:
     run: Mapping[str, Any]
     metrics: Mapping[str, Any]
     classes: ClassSet
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[RecipeDifference, ...] = ()
     panels: tuple[Panel, ...] = ()
     confusions: Mapping[str, Int64[Tensor, "..."]] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)

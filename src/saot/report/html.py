@@ -12,10 +12,9 @@ from torch import Tensor
 
 from saot.data import write_atomic
 from saot.evaluate import GROUPS, METHODS, TableRow, extra_means, method_named, table_rows
-from saot.report.contents import Difference, Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
+from saot.report.contents import Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 
 __all__ = [
-    "Difference",
     "Figure",
     "MassMap",
     "Panel",

@@ -25,7 +25,7 @@ from saot.adapt import (
 from saot.data import ClassSet
 from saot.evaluate import iou_from_counts
 from saot.label import RunSettings
-from saot.recipes import BEST
+from saot.recipes import BEST, RecipeDifference
 from saot.report import figure_png
 from saot.runs import load_tensors
 from saot.tables.experiment import Column, Experiment, Row
@@ -33,7 +33,7 @@ from saot.tables.label.settings import tiny
 from saot.tables.label_room import Progress, classes_of, score
 from saot.tables.replace import with_changes
 from saot.tables.request import Request
-from saot.tables.results import SettingDifference, TableResult
+from saot.tables.results import TableResult
 from saot.tables.table import Places, Planned, Table, Value, class_mean, run_name, same_names
 
 SCENES = {
@@ -150,18 +150,17 @@ class Adaptation(Table):
         names = ", ".join(left_out)
         return [f"Not run with these counts, which have one network: {names}. Use --counts paper."] * bool(left_out)
 
-    def differences(self) -> list[SettingDifference]:
+    def differences(self) -> list[RecipeDifference]:
         """Data, seeds, then every field of the recipe."""
         request, seeds = self.request, self.request.seeds
         recipe = recipe_of(request, self.experiment, Row(""))
         assert recipe is not None  # the main network's recipe is always there
         return [
-            SettingDifference("data", self.experiment.data, f"{request.source}, {request.target}, {request.eval}"),
-            SettingDifference("seeds", "3", f"{len(seeds)} ({', '.join(map(str, seeds))})"),
-            *(
-                SettingDifference(**vars(one))
-                for one in recipe_differences(recipe, PAPERS[main_network(self.experiment)])
+            RecipeDifference(
+                "data", self.experiment.data, f"{request.source}, {request.target}, {request.eval}", "as asked"
             ),
+            RecipeDifference("seeds", "3", f"{len(seeds)} ({', '.join(map(str, seeds))})", "as asked"),
+            *recipe_differences(recipe, PAPERS[main_network(self.experiment)]),
         ]
 
     def figures(self, result: TableResult) -> dict[str, bytes]:

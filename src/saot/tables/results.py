@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from saot.recipes import RecipeDifference
 from saot.tables.bootstrap import PairedDifference
 from saot.tables.experiment import Number
 
@@ -85,16 +86,6 @@ class ResultRow:
 
 
 @dataclass(frozen=True)
-class SettingDifference:
-    """One setting in which ours departs from the paper's."""
-
-    field: str
-    paper: str
-    used: str
-    reason: str = "as asked"
-
-
-@dataclass(frozen=True)
 class TableResult:
     """A finished table.
 
@@ -123,7 +114,7 @@ class TableResult:
     reference: str | None
     images: int
     notes: tuple[str, ...]
-    differences: tuple[SettingDifference, ...]
+    differences: tuple[RecipeDifference, ...]
     request: Mapping[str, Any]
     runs: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from saot.data import ClassSet
 from saot.evaluate import mean_over
+from saot.recipes import RecipeDifference
 from saot.tables.bootstrap import PairedDifference, paired_bootstrap
 from saot.tables.experiment import Column, Experiment, Row
 from saot.tables.label_room import Progress
 from saot.tables.request import Request
-from saot.tables.results import ResultRow, SettingDifference, TableResult, cell_of
+from saot.tables.results import ResultRow, TableResult, cell_of
 
 Value = float | str | None  # what one cell shows for one seed; None where there is nothing to say
 
@@ -106,7 +107,7 @@ class Table:
         """(N, K, K) confusion counts of each scored picture, rows truth."""
         raise NotImplementedError
 
-    def differences(self) -> list[SettingDifference]:
+    def differences(self) -> list[RecipeDifference]:
         """Where the whole table departs from the paper."""
         raise NotImplementedError
 

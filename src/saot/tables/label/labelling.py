@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from saot.label import points_request
-from saot.recipes import PAPER, differences
+from saot.recipes import PAPER, RecipeDifference, differences
 from saot.tables.drawing import draw
 from saot.tables.experiment import Column, Experiment, Row
 from saot.tables.fusion import fuse
@@ -15,7 +15,7 @@ from saot.tables.label.runs import Runs, scored
 from saot.tables.label.settings import PAPER_PICTURES, PAPER_POINTS, fused_rows, settings_for
 from saot.tables.label_room import classes_of, grid_of
 from saot.tables.request import Request
-from saot.tables.results import SettingDifference, TableResult
+from saot.tables.results import TableResult
 from saot.tables.table import Places, Planned, Table, Value, class_mean, run_name, same_names
 
 SCENES = {"source": "scenes:game:train", "target": "scenes:street:train", "eval": "scenes:street:val"}
@@ -103,25 +103,27 @@ class Labelling(Table):
     def runs(self) -> dict[str, dict]:
         return dict(sorted(super().runs().items()))
 
-    def differences(self) -> list[SettingDifference]:
+    def differences(self) -> list[RecipeDifference]:
         """Data, backbone, size, points, then every field of the recipe."""
         experiment, request = self.experiment, self.request
         settings = settings_for(request, experiment, {}, request.seeds[0])
         grid = grid_of(settings.backbone, settings.weights, settings.size, request.eval)
         found = [
-            SettingDifference("data", experiment.data, f"{request.source}, {request.target}, {request.eval}"),
-            SettingDifference("backbone", "as above", settings.backbone),
-            SettingDifference("size", "as above", f"{grid.height}x{grid.width}", "as asked, or the backbone's default"),
-            SettingDifference("seeds", "1", f"{len(request.seeds)} ({', '.join(map(str, request.seeds))})"),
+            RecipeDifference(
+                "data", experiment.data, f"{request.source}, {request.target}, {request.eval}", "as asked"
+            ),
+            RecipeDifference("backbone", "as above", settings.backbone, "as asked"),
+            RecipeDifference("size", "as above", f"{grid.height}x{grid.width}", "as asked, or the backbone's default"),
+            RecipeDifference("seeds", "1", f"{len(request.seeds)} ({', '.join(map(str, request.seeds))})", "as asked"),
         ]
         if settings.points != PAPER_POINTS:
-            found.append(SettingDifference("points", PAPER_POINTS, settings.points))
+            found.append(RecipeDifference("points", PAPER_POINTS, settings.points, "as asked"))
         for name in ("source_pictures", "target_pictures"):
             used = getattr(settings, name)
             if used != PAPER_PICTURES and "VOC" not in experiment.data:
                 told = "all" if used is None else str(used)
-                found.append(SettingDifference(name, f"{PAPER_PICTURES}", told, "what there is"))
-        found += [SettingDifference(d.field, d.paper, d.used, d.reason) for d in differences(settings.recipe, PAPER)]
+                found.append(RecipeDifference(name, f"{PAPER_PICTURES}", told, "what there is"))
+        found += differences(settings.recipe, PAPER)
         return [difference for difference in found if difference.field not in experiment.base]
 
     def figures(self, result: TableResult) -> dict[str, bytes]:

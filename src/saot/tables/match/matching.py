@@ -13,6 +13,7 @@ from saot.features import Backbone, FeatureStore, PromptSegmenter
 from saot.label import store_folder
 from saot.match import lifting_model
 from saot.match.pairs import Pair, PairSet, open_pairs
+from saot.recipes import RecipeDifference
 from saot.tables.bootstrap import PairedDifference
 from saot.tables.experiment import Column, Experiment, Row
 from saot.tables.label_room import Progress
@@ -22,7 +23,6 @@ from saot.tables.match.pair_results import Look, append_result, flow_result, key
 from saot.tables.match.viewer import Lifter, NetworkOutputs, Viewer, feature_note, network_of
 from saot.tables.match.way import Way, way_of
 from saot.tables.request import Request
-from saot.tables.results import SettingDifference
 from saot.tables.table import Places, Planned, Table, Value, digest, same_names
 
 T = TypeVar("T")
@@ -164,12 +164,12 @@ class Matching(Table):
     def runs(self) -> dict[str, dict]:
         return {}
 
-    def differences(self) -> list[SettingDifference]:
+    def differences(self) -> list[RecipeDifference]:
         request, key = self.request, self.viewer.network.key
         return [
-            SettingDifference("data", self.experiment.data or "ours", self.spec),
-            SettingDifference("features", "as above", key.to_json()),
-            SettingDifference("pairs", "all", f"{request.limit or 'all'}, seeds {list(request.seeds)}"),
+            RecipeDifference("data", self.experiment.data or "ours", self.spec, "as asked"),
+            RecipeDifference("features", "as above", key.to_json(), "as asked"),
+            RecipeDifference("pairs", "all", f"{request.limit or 'all'}, seeds {list(request.seeds)}", "as asked"),
         ]
 
 

@@ -16,13 +16,12 @@ from saot.evaluate import ConfusionMatrix, iou_from_counts, mean_over, predict_m
 from saot.features import FeatureStore
 from saot.label import store_folder
 from saot.match import PropagationSettings, propagate_labels
-from saot.recipes import as_dict
+from saot.recipes import RecipeDifference, as_dict
 from saot.tables.experiment import Column, Experiment, Row
 from saot.tables.match.matching import RECORDED
 from saot.tables.match.viewer import feature_note, network_of
 from saot.tables.replace import with_changes
 from saot.tables.request import Request
-from saot.tables.results import SettingDifference
 from saot.tables.table import Places, Planned, Table, Value, digest
 from saot.tables.wings import ALL_WINGS
 from saot.transport import Side
@@ -117,10 +116,10 @@ class Sequences(Table):
     def runs(self) -> dict[str, dict]:
         return {}
 
-    def differences(self) -> list[SettingDifference]:
+    def differences(self) -> list[RecipeDifference]:
         return [
-            SettingDifference("data", "ours", self.request.source),
-            SettingDifference("features", "ours", self.network.key.to_json()),
+            RecipeDifference("data", "ours", self.request.source, "as asked"),
+            RecipeDifference("features", "ours", self.network.key.to_json(), "as asked"),
         ]
 
 
