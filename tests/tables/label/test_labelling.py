@@ -108,7 +108,7 @@ def test_rows_that_differ_in_their_decoders_learn_one_cost(request_for, tmp_path
     reproduce("saot-table-6", request_for("gta5"), tmp_path / "table", runs=tmp_path / "runs")
     costs = list((tmp_path / "runs").glob("*/cost.safetensors"))
     assert len(costs) > 2 and len({path.stat().st_ino for path in costs}) == 1
-    assert len(list((tmp_path / "runs" / "shared").glob("cost-*"))) == 1
+    assert len(list((tmp_path / "runs" / "shared").glob("*/cost.safetensors"))) == 1
 
 
 def test_seeds_are_averaged(request_for, runs, tmp_path):
