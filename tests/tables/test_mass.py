@@ -4,7 +4,8 @@ from helpers.runs import opened, tiny_settings
 from torch.testing import assert_close
 
 from saot.data import patch_labels
-from saot.label.paper import load_cost
+from saot.label.paper import unpacked_cost
+from saot.runs import read_kept
 from saot.tables.mass import mass_between_classes, wrong_class_mass, wrong_shares
 from saot.transfer.fit import solve_pair
 from saot.transport import cosine_cost, solve_transport, topk_support
@@ -39,7 +40,7 @@ def test_a_run_measures_learned_and_fixed_cost(finished):
     with opened(settings, finished) as contest:
         data, domain, masks = contest.data, contest.evaluation.domain, contest.evaluation.truth
         similar = contest.similar("test")
-    cost = load_cost(finished / "cost.safetensors")
+    cost = unpacked_cost(read_kept(finished / "cost.safetensors"))
     for name in found:
         overall, of_road = [], []
         for number in range(len(domain)):

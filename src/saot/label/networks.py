@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,7 +30,7 @@ from saot.decoder import (
 )
 from saot.label.data import Bench, Domain, Source, TokenPoints, TrainingData, class_frequencies
 from saot.recipes import DecoderRecipe
-from saot.runs import Kept, Making, code_version, generator_for, identity_of, read_kept, room_of
+from saot.runs import Kept, Making, code_version, generator_for, identity_of, room_of
 
 Which = Literal["source", "target", "translated"]
 
@@ -353,9 +352,3 @@ def unpacked(kept: Kept) -> Decoder:
     decoder = decoder_of_shape(kept.about["shape"])
     decoder.load_state_dict(dict(kept.tensors))
     return decoder.eval()
-
-
-def load_decoder(path: Path) -> Decoder | None:
-    """The decoder of a file, in evaluation mode; None if there is none."""
-    kept = read_kept(path)
-    return None if kept is None else unpacked(kept)

@@ -13,7 +13,7 @@ from saot.decoder import Term, TokenPool, token_pool
 from saot.label.data import Bench, Domain, Source, TrainingData, draw_tokens
 from saot.label.networks import Trained, network, points_term, pull_of, source_term
 from saot.recipes import CostRecipe, DecoderRecipe, TransportRecipe
-from saot.runs import Kept, Making, generator_for, identity_of, load_tensors, read_kept, save_tensors
+from saot.runs import Kept, Making, generator_for, identity_of, load_tensors, save_tensors
 from saot.transfer import (
     CostFit,
     LabelTransfer,
@@ -163,20 +163,6 @@ def unpacked_cost(kept: Kept) -> SemanticCost:
     cost = SemanticCost(kept.about["dim"], CostRecipe(**kept.about["config"]), prototypes)
     cost.load_state_dict(tensors)
     return cost.eval()
-
-
-def load_cost(path: Path) -> SemanticCost:
-    """The learned cost of a file.
-
-    Raises:
-        ValueError: If the file is missing or is not one.
-    """
-    kept = read_kept(path)
-    if kept is None:
-        raise ValueError(f"expected a learned cost in {path}; it is missing or damaged: run `saot run` again")
-    if "config" not in kept.about:
-        raise ValueError(f"expected a cost written by saot in {path}; it says nothing of its settings")
-    return unpacked_cost(kept)
 
 
 def transfer_from(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from saot.data import write_atomic
@@ -126,10 +126,11 @@ def read_kept(path: Path, identity: str | None = None) -> Kept | None:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("saot", "{}"))
-        if identity is not None and about.get("identity") != identity:
-            return None
+            if identity is not None and about.get("identity") != identity:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
         about.pop("identity", None)
-        return Kept(load_file(path), about.pop("facts", {}), about)
+        return Kept(tensors, about.pop("facts", {}), about)
     except (SafetensorError, OSError, ValueError):
         return None
 

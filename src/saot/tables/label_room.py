@@ -1,4 +1,4 @@
-"""Every name of the room `label` that tables use, and the few questions they ask of it."""
+"""The questions that tables ask of the main job and of its data."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,16 +19,13 @@ from saot.label import (
     open_contest,
     open_inputs,
     parse_size,
-    points_request,
     score_some,
-    store_folder,
 )
-from saot.runs import Workspace, check_device, read_kept
+from saot.runs import Workspace, read_kept
 from saot.tables.interventions import all_rivals
 from saot.tables.rivals import run_rivals
 from saot.tables.wings import ALL_WINGS
 
-__all__ = ["RunSettings", "check_device", "parse_size", "points_request", "store_folder"]  # for the rest of this room
 Progress = Callable[[str, int, int], None]
 
 

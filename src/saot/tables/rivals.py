@@ -222,17 +222,17 @@ def _without_plan(bench: Bench, data: TrainingData) -> Trained:
 def _oracle(contest: Contest) -> Scorer:
     bench, data, target = contest.bench, contest.data, contest.data.target
     masks, ignored = contest.target_masks(all_of_them=True), bench.recipe.transfer.ignored_patches
-    maps = label_maps(bench.space, "oracle labels", masks, target, ignored, fingerprints(masks))
+    content = fingerprints(masks)
+    maps = label_maps(bench.space, "oracle labels", masks, target, ignored, content)
     pool = points_pool(dataclasses.replace(data.points.tokens, resample=1, dense=maps), target, data.num_classes)
     terms = [source_term(data), Term("oracle", pool)]
     trained = network(bench, data, terms, None, name="oracle", decoder=of_tokens(bench.recipe.decoder))
 
     def count(making: Making) -> Kept:
-        labelled = contest.target_masks()
-        pixels = sum(int((labelled.mask(number) != 255).sum()) for number in range(len(labelled)))
+        pixels = sum(int((masks.mask(number) != 255).sum()) for number in range(len(masks)))
         return Kept(facts={"pixels": pixels})
 
-    pixels = bench.space.once("work/oracle-pixels", identity_of(target, fingerprints(masks)), count).facts["pixels"]
+    pixels = bench.space.once("work/oracle-pixels", identity_of(target, content), count).facts["pixels"]
     return Scorer(answers_of(contest, trained.decoder), int(pixels))
 
 

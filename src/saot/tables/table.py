@@ -250,7 +250,7 @@ def run_name(settings: Any) -> str:
     """The folder of a run: 16 characters that stand for its settings.
 
     Example:
-        >>> from saot.tables.label_room import RunSettings
+        >>> from saot.label import RunSettings
         >>> a, b = RunSettings("scenes:game", "scenes:street"), RunSettings("scenes:game", "scenes:street", seed=1)
         >>> run_name(a) == run_name(a), run_name(a) == run_name(b)
         (True, False)
