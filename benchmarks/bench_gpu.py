@@ -109,7 +109,7 @@ def solved_by(way: str) -> Iterator[None]:
         stack.enter_context(patch.object(SparsePairs, "lse_rows", logsumexps[0]))
         stack.enter_context(patch.object(SparsePairs, "lse_cols", logsumexps[1]))
         maps = {"csr": csr_maps, "triton": triton_maps, "torch": torch_maps}[way]
-        stack.enter_context(patch.object(implicit, "_maps", maps))
+        stack.enter_context(patch.object(implicit, "plan_maps", maps))
         yield
 
 

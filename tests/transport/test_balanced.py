@@ -13,7 +13,7 @@ from helpers.transport import (
 )
 from torch.testing import assert_close
 
-from saot.transport import SparseCost, Support, TransportStatus, solve_transport
+from saot.transport import SparseCost, Support, TransportError, TransportStatus, solve_transport
 
 
 def test_balanced_values_and_marginals():
@@ -48,8 +48,10 @@ def test_infeasible_balanced_is_told_once_and_finite(sparse, kind, reference):
     assert not any(bool(p.isnan().any()) for p in result.potentials)
     rows, cols = result.marginals
     assert_close(result.residual, (rows - a).abs().sum() + (cols - b).abs().sum(), rtol=1e-9, atol=1e-12)
-    (gradient,) = torch.autograd.grad(result.plan.square().sum(), cost)
-    assert bool(gradient.isfinite().all())
+    for field in (result.plan, result.value, result.mass, result.potentials[0]):
+        with pytest.raises(TransportError, match=r"has no gradient of its solution.*unrolled") as refused:
+            torch.autograd.grad(torch.where(field.isfinite(), field, 0.0).square().sum(), cost, retain_graph=True)
+        assert refused.value.status == TransportStatus.INFEASIBLE
 
 
 def test_infeasible_member_leaves_its_batch_alone():
@@ -59,6 +61,34 @@ def test_infeasible_member_leaves_its_batch_alone():
         result = solve_transport(torch.stack([good, bad]), a, b, tau=math.inf, max_iter=500, tol=1e-8)
     assert result.status.tolist() == [TransportStatus.CONVERGED, TransportStatus.INFEASIBLE]
     assert torch.equal(result.plan[0], solve_transport(good, a, b, tau=math.inf, max_iter=500, tol=1e-8).plan)
+
+
+def test_a_member_without_a_plan_may_be_left_out_of_a_loss():
+    bad, a, b = infeasible("hall")
+    good = torch.rand(6, 5, dtype=DOUBLE, requires_grad=True)
+    batch = torch.stack([good, bad])
+    with pytest.warns(UserWarning, match="INFEASIBLE"):
+        result = solve_transport(batch, a, b, tau=math.inf, tol=1e-9)
+    (gradient,) = torch.autograd.grad(result.plan[result.converged].square().sum(), good, retain_graph=True)
+    alone = solve_transport(good, a, b, tau=math.inf, tol=1e-9)
+    assert_close(gradient, torch.autograd.grad(alone.plan.square().sum(), good)[0], rtol=1e-9, atol=1e-12)
+    with pytest.raises(TransportError, match=r"problems \[\(1,\)\]") as refused:
+        result.value.sum().backward()
+    assert refused.value.indices == ((1,),)
+
+
+def test_the_gradient_of_sweeps_that_miss_the_marginals_is_told_and_that_of_the_sweeps_right():
+    cost = torch.full((3, 3), math.inf, dtype=DOUBLE)
+    cost[0, 0] = cost[1, 0] = cost[1, 1] = cost[2, 1] = cost[2, 2] = 1.0  # a plan exists, but sweeps creep
+    cost.requires_grad_()
+    settings = {"epsilon": 0.1, "tau": math.inf, "max_iter": 20, "tol": 0}
+    with pytest.warns(UserWarning, match="misses its marginals by .* not that of its sweeps.*unrolled"):
+        torch.autograd.grad(solve_transport(cost, **settings).plan.square().sum(), cost)
+    (unrolled,) = torch.autograd.grad(solve_transport(cost, **settings, gradient="unrolled").plan.square().sum(), cost)
+    step = torch.zeros_like(cost)
+    step[1, 0] = 1e-6
+    up, down = (solve_transport(cost.detach() + s * step, **settings).plan.square().sum() for s in (1, -1))
+    assert_close(unrolled[1, 0], (up - down) / 2e-6, rtol=1e-6, atol=0)
 
 
 def test_tight_but_feasible_support_is_not_called_infeasible():

@@ -211,7 +211,7 @@ def test_modes_and_fields_that_carry_no_gradient():
     with torch.no_grad():
         assert not solve(cost).plan.requires_grad
     with torch.inference_mode():
-        assert bool(solve(torch.rand(4, 3)).converged)
+        assert bool(solve(torch.rand(4, 3), tol=1e-5).converged)
 
 
 def test_gradient_without_sparse_kernels(monkeypatch):
@@ -239,8 +239,8 @@ def test_single_and_half_gradients_follow_double_ones(dtype):
         (gradient,) = torch.autograd.grad(loss, rough)
     assert result.plan.dtype == torch.float32
     assert gradient.dtype == dtype
-    # a gradient is rounded once to its own type, the solve stops at 1e-5
-    tol = max(2 * torch.finfo(dtype).eps, 1e-4) * float(expected.abs().max())
+    # a gradient is rounded once to its own type, the solve stops where the plan is within 1e-3
+    tol = max(2 * torch.finfo(dtype).eps, 1e-3) * float(expected.abs().max())
     assert_close(gradient.double(), expected, rtol=0, atol=tol)
 
 

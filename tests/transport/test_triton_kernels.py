@@ -194,11 +194,11 @@ def used(monkeypatch):
             lambda u: segment_sum_product(m_cols, s.ccol, s.trow, u),
         )
 
-    dense_maps = implicit._maps
+    dense_maps = implicit.plan_maps
     monkeypatch.setattr(SparsePairs, "lse_rows", lse_rows)
     monkeypatch.setattr(SparsePairs, "lse_cols", lse_cols)
     monkeypatch.setattr(
-        implicit, "_maps", lambda m, pairs: (maps if isinstance(pairs, SparsePairs) else dense_maps)(m, pairs)
+        implicit, "plan_maps", lambda m, pairs: (maps if isinstance(pairs, SparsePairs) else dense_maps)(m, pairs)
     )
     return names
 

@@ -1,5 +1,6 @@
 """Algorithm 1: learning the cost from sparse target points, and one pair's transfer with it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from saot.runs import Checkpoint, History, Progress, check_finite, generator_for
 from saot.transfer.cost import Prototypes, SemanticCost
 from saot.transfer.labels import LabelTransfer, diversity_loss, entropy_loss, point_loss, transfer_labels
 from saot.transfer.supports import SupportKeeper, pair_support
-from saot.transport import Support, TransportResult, solve_transport, squared_euclidean_cost
+from saot.transport import Gradient, Support, TransportResult, solve_transport, squared_euclidean_cost
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,13 @@ def solve_pair(
         reference=transport.reference,
         max_iter=transport.max_iter,
         tol=transport.tol,
-        gradient="implicit" if torch.is_grad_enabled() else "none",
+        gradient=_gradient(transport) if torch.is_grad_enabled() else "none",
     )
+
+
+def _gradient(transport: TransportRecipe) -> Gradient:
+    """That of the solution; of balanced transport that of its sweeps, for on a top-k support it rarely has one."""
+    return "unrolled" if math.isinf(transport.tau) else "implicit"
 
 
 def transfer_pair(

@@ -33,10 +33,6 @@ _STALLED = 30  # sweeps without a smaller residual
 class Plain:
     """Every sweep goes on from the last one."""
 
-    def change(self, f_old: Tensor, f: Tensor) -> Tensor:
-        """Of the row update in the last sweep, (..., n)."""
-        return f - f_old
-
     def next(self, start: Tensor, y: State, now: Progress) -> tuple[Tensor, State]:
         """The g (..., m) from which the next sweep starts, after one from `start` to `y`; and in the updates' form."""
         return now.g, State(now.g) if bool(now.frozen.any()) else y
@@ -58,7 +54,6 @@ class Accelerator:
         self._g = self._r = self._kept_g = torch.zeros_like(self._b)
         self._dual_kept = torch.full(batch, -torch.inf, dtype=torch.float64, device=device)
         self._plain = torch.ones_like(self._dual_kept, dtype=torch.bool)  # the last proposal was a kept g
-        self._continues = self._plain  # ... namely the one given
         self._least, self._since = -self._dual_kept, torch.zeros_like(self._dual_kept)
         self._count = 0
         square = problem.damping.double().square()
@@ -70,10 +65,6 @@ class Accelerator:
     def is_worth_it(problem: Problem) -> bool:
         """Whether plain sweeps contract too slowly for a member of this problem."""
         return bool((problem.damping.square() > _SLOW).any())
-
-    def change(self, f_old: Tensor, f: Tensor) -> Tensor:
-        """Of the row update in the last sweep, (..., n), where that sweep just went on from the one before; else 0."""
-        return torch.where(_column(self._continues), f - f_old, 0.0)
 
     def next(self, start: Tensor, y: State, now: Progress) -> tuple[Tensor, State]:
         """The g (..., m) from which the next sweep starts, after one from `start` to `y`; and in the updates' form."""
@@ -92,7 +83,7 @@ class Accelerator:
             proposal = moved + torch.where(_column(finished), 0.0, self._extrapolation(moved - start))
         self._kept_g = torch.where(_column(kept), moved, self._kept_g)
         self._dual_kept = torch.where(kept, dual, self._dual_kept)
-        self._plain, self._continues = ~kept | finished, kept & finished
+        self._plain = ~kept | finished
         return torch.where(_column(kept), proposal, self._kept_g).to(self.problem.cols.weight.dtype)
 
     def _plain_turn(self) -> bool:

@@ -1,13 +1,18 @@
 """What only balanced transport (tau = inf) needs: a gauge for the potentials, a proof of infeasibility."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .pairs import DensePairs, Pairs
 from .problem import Problem
+from .result import TransportError, TransportStatus
 
+_DOUBTFUL = 0.01  # L1 error of the marginals, over the mass, from which a gradient is not to be trusted
 _SLACK = 100.0  # rounding errors of a sum of weights, in units of the type's epsilon
 
 
@@ -93,6 +98,54 @@ def keep_masses_equal(problem: Problem) -> Problem:
     a = rows.weight - excess.gather(-1, parts.rows) * row_in
     b = cols.weight + excess.gather(-1, parts.cols) * col_in
     return problem.with_tensors(problem.pairs.cost, a, b, problem.epsilon, problem.tau)
+
+
+def refuse_gradients(tensors: Sequence[Tensor], infeasible: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
+    """Tensors (..., any) as they are, for problems (...) of which those without a plan have no implicit gradient.
+
+    There the potentials drift apart for ever: nothing is stationary, and the adjoint system amplifies noise. Where
+    nothing is proven but the residual is large, the same may be so, and a warning tells.
+    """
+    doubtful = (residual > _DOUBTFUL) & ~infeasible
+    if not torch.is_grad_enabled() or not bool((infeasible | doubtful).any()):
+        return tuple(tensors)
+    return _Refuse.apply(infeasible, doubtful, residual, *tensors)
+
+
+class _Refuse(torch.autograd.Function):
+    """The tensors as they are; on the way back a gradient of an infeasible member raises."""
+
+    @staticmethod
+    def forward(ctx: Any, infeasible: Tensor, doubtful: Tensor, residual: Tensor, *tensors: Tensor) -> Any:
+        ctx.masks = infeasible, doubtful, residual
+        ctx.set_materialize_grads(False)
+        return tuple(t.view_as(t) for t in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        infeasible, doubtful, residual = ctx.masks
+        reached = torch.zeros_like(infeasible)
+        for grad in grads:
+            if grad is not None:
+                nonzero = grad.detach() != 0
+                reached = reached | nonzero.reshape(*infeasible.shape, -1).any(-1)
+        if bool((reached & infeasible).any()):
+            where = tuple(tuple(int(i) for i in row) for row in torch.nonzero(reached & infeasible))
+            raise TransportError(
+                "a balanced problem without a plan has no gradient of its solution, for there is none"
+                + (f" (problems {list(where[:3])})" if infeasible.ndim else "")
+                + '; use a finite tau, a larger support, gradient="unrolled" for that of the sweeps, or leave out '
+                "what has not converged",
+                TransportStatus.INFEASIBLE,
+                where,
+            )
+        if bool((reached & doubtful).any()):
+            warnings.warn(
+                f"the gradient of a balanced plan that misses its marginals by {float(residual[doubtful].max()):.1e} "
+                'is not that of its sweeps, and may be of any size; raise max_iter, or use gradient="unrolled"',
+                stacklevel=2,
+            )
+        return None, None, None, *grads
 
 
 def project_out(u: Tensor, root: Tensor, parts: Parts) -> Tensor:

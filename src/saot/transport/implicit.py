@@ -14,7 +14,6 @@ projected out.
 """
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .balanced import connected_parts, project_out
+from .conjugate import Map, conjugate_gradients
 from .pairs import DensePairs, Pairs, largest_exponent
 from .plan import plan_values, weights_are_positive
 from .problem import Problem
@@ -29,8 +29,6 @@ from .products import csr, csr_transposed, has_sparse_kernels
 from .triton_kernels import has_triton, segment_sum_product
 
 _MAX_ITER = 5000
-
-Map = Callable[[Tensor], Tensor]
 
 
 def attach(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +84,7 @@ class _PlanPoint:
         """W_ij lam_i + V_ij mu_j on the pairs; sum_j V_ij mu_j; sum_i W_ij lam_i."""
         pairs = self.problem.pairs
         lam, mu = lam / self.r, mu / self.c
-        forward, backward = _maps(self.plan, pairs)
+        forward, backward = plan_maps(self.plan, pairs)
         joint = (pairs.spread_rows(lam) + pairs.spread_cols(mu)).mul_(self.plan)
         return joint, forward(mu), backward(lam)
 
@@ -171,14 +169,21 @@ def _solve_adjoint(point: _PlanPoint | _Point, f_bar: Tensor, g_bar: Tensor) -> 
     else:
         f_bar, g_bar = (torch.where(v.isfinite(), b, 0.0) for v, b in ((point.r, f_bar), (point.c, g_bar)))
     root_r, root_c = point.roots()
-    forward, backward = _maps(point.symmetric(), problem.pairs)
+    forward, backward = plan_maps(point.symmetric(), problem.pairs)
     right = _divide(f_bar, root_r) - p * forward(_divide(g_bar, root_c))
     parts = connected_parts(problem) if problem.balanced else None
 
     def project(u: Tensor) -> Tensor:
         return u if parts is None else project_out(u, root_r, parts)
 
-    u = _conjugate_gradients(lambda u: u - p.square() * forward(backward(u)), right, project)
+    tol = 1e-12 if right.dtype == torch.float64 else 1e-6
+    u, left = conjugate_gradients(lambda u: u - p.square() * forward(backward(u)), right, project, tol, _MAX_ITER)
+    if bool((left > 1.001 * tol).any()):
+        warnings.warn(
+            f"the gradient of a transport plan is solved to {float(left.max()):.1e} of its right-hand side instead of "
+            f"{tol:.0e}; raise epsilon, lower tau or solve in float64",
+            stacklevel=2,
+        )
     v = _divide(g_bar, root_c) - p * backward(u)
     return root_r * u + lam_out, root_c * v + mu_out
 
@@ -203,7 +208,7 @@ def _eliminate_zero_weights(point: _Point, f_bar: Tensor, g_bar: Tensor) -> tupl
     return f_bar, g_bar, lam_out, mu_out
 
 
-def _maps(m: Tensor, pairs: Pairs) -> tuple[Map, Map]:
+def plan_maps(m: Tensor, pairs: Pairs) -> tuple[Map, Map]:
     """V -> M v and u -> M^T u."""
     if isinstance(pairs, DensePairs):
         return _dense_maps(m)
@@ -226,48 +231,13 @@ def _dense_maps(m: Tensor) -> tuple[Map, Map]:
     members = [one.clone() for one in m.reshape(-1, *m.shape[-2:])]
 
     def product(matrices: list[Tensor], x: Tensor, size: int) -> Tensor:
+        if not members:
+            return x.new_zeros(*m.shape[:-2], size)
         vectors = x.reshape(-1, x.shape[-1])
         return torch.stack([a @ v.clone() for a, v in zip(matrices, vectors, strict=True)]).view(*m.shape[:-2], size)
 
     transposed = [one.mT for one in members]
     return (lambda v: product(members, v, m.shape[-2])), (lambda u: product(transposed, u, m.shape[-1]))
-
-
-def _conjugate_gradients(operator: Map, right: Tensor, project: Map) -> Tensor:
-    """The solution (..., n) of a symmetric system, to 1e-12 of the right-hand side (float32: 1e-6).
-
-    A member of a batch stops by itself: at its goal, or where only rounding is left to go along. That happens
-    where the system is all but singular (nearly balanced, and nearly infeasible or of small epsilon).
-    """
-    tol = 1e-12 if right.dtype == torch.float64 else 1e-6
-    unit = right.abs().amax(-1, keepdim=True)  # squares must stay in the range of the type
-    unit = torch.where(unit > 0, unit, 1.0)
-    residual = project(right / unit)
-    solution, direction = torch.zeros_like(right), residual
-    size = residual.square().sum(-1, keepdim=True)
-    start, goal = size, size * tol**2
-    active = size > goal
-    for _ in range(_MAX_ITER):
-        if not bool(active.any()):
-            break
-        image = project(operator(direction))
-        bend = (direction * image).sum(-1, keepdim=True)
-        active = active & (bend > torch.finfo(right.dtype).eps * direction.square().sum(-1, keepdim=True))
-        step = torch.where(active, size / bend, 0.0)
-        solution = solution + step * direction
-        residual = residual - step * image
-        new_size = torch.where(active, residual.square().sum(-1, keepdim=True), size)
-        direction = torch.where(active, residual + (new_size / size) * direction, direction)
-        size = new_size
-        active = active & (size > goal)
-    if bool((size > goal).any()):
-        reached = float((size / start)[size > goal].max().sqrt())
-        warnings.warn(
-            f"the gradient of a transport plan is solved to {reached:.1e} of its right-hand side instead of "
-            f"{tol:.0e}; raise epsilon, lower tau or solve in float64",
-            stacklevel=2,
-        )
-    return solution * unit
 
 
 def _divide(x: Tensor, root: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from .accelerate import Accelerator, Plain
 from .problem import Problem, Side, SolveSettings
 from .progress import Progress, stack
+from .residual import Residual
 from .updates import KernelUpdates, LogUpdates, State, Updates, has_fast_path
 
 
@@ -24,11 +25,14 @@ def iterate(problem: Problem, settings: SolveSettings) -> Progress:
         return stack([iterate(flat.member(i), settings) for i in range(flat.batch_shape[0])], problem.batch_shape)
     updates = KernelUpdates(problem) if fast else LogUpdates(problem)
     slow = settings.tol > 0 and not differentiable and Accelerator.is_worth_it(problem)
-    end = sinkhorn(problem, updates, settings, Accelerator(problem) if slow else Plain())
-    return _finish(problem, end, updates.log)
+    residual = Residual(problem, settings)
+    end = sinkhorn(problem, updates, settings, Accelerator(problem) if slow else Plain(), residual)
+    return _finish(problem, end, residual, updates.log)
 
 
-def sinkhorn(problem: Problem, updates: Updates, settings: SolveSettings, starts: Accelerator | Plain) -> Progress:
+def sinkhorn(
+    problem: Problem, updates: Updates, settings: SolveSettings, starts: Accelerator | Plain, residual: Residual
+) -> Progress:
     """The iterations of Eq. (8), with p = tau / (tau + epsilon) and a reference measure r_i r_j.
 
     r = 1 ("counting") is Eq. (8) as printed, with u = f / epsilon and v = g / epsilon. For Eq. (1) r_i = a_i and
@@ -42,41 +46,24 @@ def sinkhorn(problem: Problem, updates: Updates, settings: SolveSettings, starts
         y = updates.cols(x)
     start = updates.g(y)
     now = Progress.at(updates.f(x), start, unchecked)
-    for _ in range(unchecked, settings.max_iter):
+    for sweep in range(unchecked, settings.max_iter):
         x = updates.rows(y)  # f_i <- p epsilon (log(a_i / r_i) - LSE_j(log r_j + (g_j - C_ij) / epsilon)), Eq. (8)
         y = updates.cols(x)  # g_j <- p epsilon (log(b_j / r_j) - LSE_i(log r_i + (f_i - C_ij) / epsilon)), Eq. (8)
         f, g = updates.f(x), updates.g(y)
-        error = residual(problem, starts.change(now.f, f), g - start, f, g)
-        now = now.after(f, g, error, settings.tol)  # members that have ended are frozen
+        error = residual.after(sweep + 1, start, f, g)
+        now = now.after(f, g, error, settings.tol, residual.stuck)  # members that have ended are frozen
         if bool(now.ended.all()):
             break
         start, y = starts.next(start, y, now)  # from where it is, or accelerated
     return now
 
 
-@torch.no_grad()
-def residual(problem: Problem, f_change: Tensor, g_change: Tensor, f: Tensor, g: Tensor) -> Tensor:
-    """Largest change of a potential over (epsilon + the largest potential), of tokens that take part.
-
-    Balanced: the L1 error that the columns had before their update, which no update raises.
-    """
-    rows, cols, epsilon = problem.rows, problem.cols, problem.epsilon
-    g_change = torch.where(cols.active, g_change, 0.0)
-    if problem.balanced:
-        error = torch.where(cols.active, cols.weight * torch.expm1(-g_change / epsilon).abs(), cols.weight)
-        return error.sum(-1) + torch.where(rows.active, 0.0, rows.weight).sum(-1)
-    f_change = torch.where(rows.active, f_change, 0.0)
-    change = torch.maximum(f_change.abs().amax(-1), g_change.abs().amax(-1))
-    f_size, g_size = torch.where(rows.active, f, 0.0), torch.where(cols.active, g, 0.0)
-    return change / (epsilon.squeeze(-1) + torch.maximum(f_size.abs().amax(-1), g_size.abs().amax(-1)))
-
-
-def _finish(problem: Problem, end: Progress, log: LogUpdates) -> Progress:
+def _finish(problem: Problem, end: Progress, residual: Residual, log: LogUpdates) -> Progress:
     """What the loop left open: the balanced residual, and tokens that take no part."""
     rows, cols = problem.rows, problem.cols
     if problem.balanced:
         with torch.no_grad():
-            end = _balanced_end(problem, end, log)
+            end = _balanced_end(problem, end, residual, log)
     if bool(rows.active.all()) and bool(cols.active.all()):
         return end
     f = _outside(rows, log.lse_rows(end.g), end.f, problem)
@@ -84,14 +71,11 @@ def _finish(problem: Problem, end: Progress, log: LogUpdates) -> Progress:
     return replace(end, f=f, g=g)
 
 
-def _balanced_end(problem: Problem, end: Progress, log: LogUpdates) -> Progress:
-    """With the L1 error of the marginals after the last column update, and the change of f to come."""
-    rows, cols = problem.rows, problem.cols
+def _balanced_end(problem: Problem, end: Progress, residual: Residual, log: LogUpdates) -> Progress:
+    """With the error of the marginals after the last column update, and the change of f to come."""
+    rows = problem.rows
     change = torch.where(rows.active, log.f(log.rows(State(end.g))) - end.f, 0.0)
-    row_error = torch.where(rows.active, rows.weight * torch.expm1(-change / problem.epsilon).abs(), rows.weight)
-    col_error = torch.where(cols.active, 0.0, cols.weight)
-    now = row_error.sum(-1) + col_error.sum(-1)
-    return replace(end, f_change=change, residual=torch.where(now.isfinite(), now, end.residual))
+    return replace(end, f_change=change, residual=residual.at_the_end(change, end.residual))
 
 
 def _outside(side: Side, lse: Tensor, potential: Tensor, problem: Problem) -> Tensor:

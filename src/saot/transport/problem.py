@@ -124,6 +124,10 @@ class Problem:
         """The same problem without gradients."""
         return self.with_tensors(*(t.detach() for t in self.tensors))
 
+    def double(self) -> "Problem":
+        """The same problem in float64."""
+        return self.with_tensors(*(t.double() for t in self.tensors))
+
     def member(self, index: int) -> "Problem":
         """One problem of a dense batch with one leading dimension."""
         return self._each(lambda t, _: t[index])

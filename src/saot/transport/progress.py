@@ -17,8 +17,9 @@ class Progress:
         residual: That of the last iteration (...).
         iterations: Iterations done.
         non_finite: Whether a potential left the range of the floating type.
+        stuck: Whether rounding keeps the residual above tol.
         frozen: Members that the last iteration did not move.
-        ended: Members that the next one will not move: within tol, or out of range.
+        ended: Members that the next one will not move: within tol, stuck, or out of range.
     """
 
     f: Tensor
@@ -27,6 +28,7 @@ class Progress:
     residual: Tensor
     iterations: Tensor
     non_finite: Tensor
+    stuck: Tensor
     frozen: Tensor
     ended: Tensor
 
@@ -36,10 +38,10 @@ class Progress:
         f, g = (torch.where(p.isfinite().all(-1, keepdim=True), p, 0.0) for p in (f, g))
         residual = torch.zeros(f.shape[:-1], dtype=f.dtype, device=f.device)
         count, no = torch.full_like(residual, iterations, dtype=torch.int64), residual > 0
-        return cls(f, g, torch.zeros_like(f), residual, count, non_finite=no, frozen=no, ended=no)
+        return cls(f, g, torch.zeros_like(f), residual, count, non_finite=no, stuck=no, frozen=no, ended=no)
 
-    def after(self, f: Tensor, g: Tensor, residual: Tensor, tol: float | int) -> "Progress":
-        """After one more iteration to these potentials, of the members that had not ended."""
+    def after(self, f: Tensor, g: Tensor, residual: Tensor, tol: float | int, stuck: Tensor) -> "Progress":
+        """After one more iteration to these potentials, of the members that had not ended; `stuck` ones end here."""
         finite, going = residual.isfinite(), ~self.ended
         frozen = self.ended | ~finite
         f, g = (torch.where(frozen.unsqueeze(-1), old, new) for old, new in ((self.f, f), (self.g, g)))
@@ -51,7 +53,8 @@ class Progress:
             iterations=torch.where(going, self.iterations + 1, self.iterations),
             non_finite=self.non_finite | (going & ~finite),
             frozen=frozen,
-            ended=frozen | (residual <= tol),
+            stuck=self.stuck | (going & finite & stuck & (residual > tol)),
+            ended=frozen | stuck | (residual <= tol),
         )
 
 

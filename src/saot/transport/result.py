@@ -18,6 +18,7 @@ class TransportStatus(IntEnum):
     MAX_ITER = 1
     NON_FINITE = 2
     INFEASIBLE = 3
+    ROUNDING = 4
 
     @property
     def message(self) -> str:
@@ -31,12 +32,16 @@ _MESSAGES = {
         "The residual is above tol after max_iter iterations; raise max_iter, epsilon or tol, or lower tau."
     ),
     TransportStatus.NON_FINITE: (
-        "A potential left the range of the floating type and the last finite iterate is returned; "
-        "raise epsilon, scale the cost down or solve in float64."
+        "A potential or the plan's mass left the range of the floating type and the last finite iterate is returned; "
+        "raise epsilon, scale the cost down, take a constant off it or solve in float64."
     ),
     TransportStatus.INFEASIBLE: (
         "No plan on these pairs has the marginals a and b, and the last iterate is returned; "
         "use a finite tau, a larger support, or weights of equal total mass."
+    ),
+    TransportStatus.ROUNDING: (
+        "The floating type cannot tell the plan within tol, for costs or potentials are too many times epsilon; "
+        "solve in float64, take a constant off the cost, or raise epsilon or tol."
     ),
 }
 
@@ -76,8 +81,9 @@ class TransportResult:
         covered: Targets that have a finite pair with a_i > 0 and b_j > 0.
         converged: residual <= tol.
         status: How the solve ended, a code of `TransportStatus`.
-        residual: Largest change of a potential in the last iteration over (epsilon + largest finite
-            potential); if balanced, the L1 error of the marginals.
+        residual: A hundredth of how far the plan may be from the solution, in L1 over its mass. If balanced, not
+            less than the L1 error of the marginals over the mass of a. With tol=0 balanced plans have that error
+            alone, and unbalanced ones a cautious bound (docs/conventions.md).
         iterations: Iterations done: row and column updates.
         support: The pairs of a sparse problem; `None` where the cost is dense.
     """
@@ -147,9 +153,11 @@ class TransportResult:
         if self.mass.numel() == 1:
             numbers = (
                 f"status={TransportStatus(int(self.status)).name}, iterations={int(self.iterations)}, "
-                f"residual={float(self.residual):.2e}, mass={float(self.mass):.4g}, "
-                f"value={float(self.value):.6g}"
+                f"residual={float(self.residual):.2e}, mass={float(self.mass.detach()):.4g}, "
+                f"value={float(self.value.detach()):.6g}"
             )
+        elif self.mass.numel() == 0:
+            numbers = "no problems"
         else:
             numbers = f"iterations<={int(self.iterations.max())}, residual<={float(self.residual.max()):.2e}"
         done = f"converged={bool(self.converged.all())}"

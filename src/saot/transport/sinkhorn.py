@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .balanced import fix_gauge, infeasible, keep_masses_equal
+from .balanced import fix_gauge, infeasible, keep_masses_equal, refuse_gradients
 from .batch import solve_blocks
 from .cost import SparseCost
 from .implicit import attach
 from .loop import iterate
 from .pairs import SparsePairs
-from .plan import dual_value, duality_gap, envelope, make_plan, primal_value
+from .plan import Plan, dual_value, duality_gap, envelope, make_plan, primal_value
 from .problem import Gradient, Problem, Reference, SolveSettings, build_problem
 from .progress import Progress
 from .result import TransportResult, TransportStatus
@@ -100,19 +100,25 @@ def solve_quietly(
         unrolled = settings.gradient == "unrolled" and torch.is_grad_enabled()
         with torch.set_grad_enabled(unrolled):
             end = iterate(problem if unrolled else problem.detach(), settings)
+            status = _status(problem, end, settings.tol)
+        implicit = not unrolled and problem.balanced
+        bad = status == int(TransportStatus.INFEASIBLE)
+        if implicit:
+            problem = problem.with_tensors(*refuse_gradients(problem.tensors, bad, end.residual))
         f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
-        if problem.balanced:
-            f, g = fix_gauge(problem, f, g)
-        return _result(problem, end, f, g, settings.tol, unrolled)
+        if implicit:  # before the adjoint, which could not be solved
+            f, g = refuse_gradients((f, g), bad, end.residual)
+        return _result(problem, end, status, f, g, unrolled)
 
 
-def _result(problem: Problem, end: Progress, f: Tensor, g: Tensor, tol: float | int, unrolled: bool) -> TransportResult:
-    plan = make_plan(problem, f, g)
+def _result(problem: Problem, end: Progress, status: Tensor, f: Tensor, g: Tensor, unrolled: bool) -> TransportResult:
+    plan = make_plan(problem, f, g)  # of the potentials as the loop left them: a shift may cost digits
+    if problem.balanced:
+        f, g = fix_gauge(problem, f, g)
     value = primal_value(problem, plan, f, g)
     with torch.no_grad():
         dual, gap = dual_value(problem, plan, f, g), duality_gap(problem, plan, f, g)
-        converged = (end.residual <= tol) & ~end.non_finite
-        status = _status(problem, end, converged)
+        status[_out_of_range(problem, plan)] = int(TransportStatus.NON_FINITE)
     if not unrolled and value.requires_grad:
         value = envelope(problem, plan, f, g, value)
     return TransportResult(
@@ -124,7 +130,7 @@ def _result(problem: Problem, end: Progress, f: Tensor, g: Tensor, tol: float | 
         dual_value=dual,
         gap=gap,
         covered=problem.cols.active,
-        converged=converged,
+        converged=status == int(TransportStatus.CONVERGED),
         status=status,
         residual=end.residual,
         iterations=end.iterations,
@@ -132,14 +138,30 @@ def _result(problem: Problem, end: Progress, f: Tensor, g: Tensor, tol: float | 
     )
 
 
-def _status(problem: Problem, end: Progress, converged: Tensor) -> Tensor:
+def _status(problem: Problem, end: Progress, tol: float | int) -> Tensor:
     status = torch.full_like(end.iterations, int(TransportStatus.MAX_ITER))
+    converged = end.residual <= tol
     status[converged] = int(TransportStatus.CONVERGED)
     if problem.balanced and not bool(converged.all()):
         proven = infeasible(problem.detach(), end.f.detach(), end.g.detach(), end.f_change)
         status[proven & ~converged] = int(TransportStatus.INFEASIBLE)
+    status[end.stuck & (status == int(TransportStatus.MAX_ITER))] = int(TransportStatus.ROUNDING)
     status[end.non_finite] = int(TransportStatus.NON_FINITE)
     return status
+
+
+def _out_of_range(problem: Problem, plan: Plan) -> Tensor:
+    """Whether the mass of a plan (...) cannot be told in its floating type, though pairs carry some."""
+    mass, range_ = plan.mass.squeeze(-1), torch.finfo(plan.mass.dtype)
+    return problem.rows.active.any(-1) & ~((mass >= range_.tiny) & (mass <= range_.max))
+
+
+_GRAVITY = (
+    TransportStatus.MAX_ITER,
+    TransportStatus.ROUNDING,
+    TransportStatus.INFEASIBLE,
+    TransportStatus.NON_FINITE,
+)
 
 
 def _warn(result: TransportResult) -> None:
@@ -148,7 +170,7 @@ def _warn(result: TransportResult) -> None:
     failed = status != int(TransportStatus.CONVERGED)
     if not bool(failed.any()):
         return
-    worst = TransportStatus(int(status.max()))
+    worst = max((TransportStatus(int(code)) for code in status[failed].unique()), key=_GRAVITY.index)
     where = ""
     if status.ndim:
         first = [tuple(int(i) for i in row) for row in torch.nonzero(failed)[:3]]

@@ -294,7 +294,7 @@ class KernelUpdates:
             idle=None if bool(side.active.all()) else ~side.active,
             base=shift - side.log_reference,
             low=_exp(-drift - smallest),
-            middle=_exp(-(smallest + largest) / 2),
+            middle=_exp(min(-(smallest + largest) / 2, largest_exponent(log_alpha.dtype))),
             high=_exp(drift - largest),
         )
 
