@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels lint bench-transport adapt camvid kill-test memory clean
+.PHONY: demo test test-kernels lint bench-transport random-problems adapt camvid kill-test memory clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,6 +49,13 @@ bench-transport: $(VENV)/.ready-test $(PEERS)/.ready  ## some 20 minutes; goes o
 	$(BIN)/python benchmarks/transport/bench.py --out runs/bench-transport --peers-python $(PEERS)/bin/python \
 	  --figure docs/figures/transport.png
 	$(BIN)/python benchmarks/bench_large_support.py --out runs/bench-transport/large_support.json
+
+# Does `converged` mean what it says? Random problems, each checked by a second solver, some 20 minutes: make random-problems SEED=1
+SEED ?= 0
+COUNT ?= 10000
+random-problems: $(VENV)/.ready-test  ## goes on where it was stopped; prints the table of docs/transport.md
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/transport/random_problems.py \
+	  --out runs/random-problems --seed $(SEED) --count $(COUNT)
 
 # The real shift of docs/results.md: make camvid CAMVID=data/camvid WEIGHTS=mobile_sam.pt
 PRESETS ?= paper-small best

@@ -34,6 +34,7 @@ class Residual:
         self.problem, self.tol, self.last = problem.detach(), float(settings.tol), settings.max_iter
         damping = self.problem.damping.squeeze(-1)
         self._asks = (damping.square() > _LOOSE) & (settings.tol > 0)  # members that have a Newton step taken
+        self._any_asks = bool(self._asks.any())
         self._caution = (self.problem.tau / self.problem.epsilon).sqrt().squeeze(-1) / SHARE
         self._error = torch.full_like(damping, torch.inf)  # of the last Newton step, over SHARE
         self._due = torch.full_like(damping, torch.inf)  # the sweep at which the next is taken
@@ -48,7 +49,7 @@ class Residual:
         found = missed if self.problem.balanced else (missed + self._rounding(g)) * self._caution
         still = (missed == 0) & (self.tol > 0)  # and so it will be after every further sweep
         self.stuck = still & (found > self.tol)
-        if not bool(self._asks.any()):
+        if not self._any_asks:
             return found
         near = found <= self.tol if self.problem.balanced else (missed <= 2 * SHARE * self.tol) & (found > self.tol)
         self._error = torch.where(near, self._error, torch.inf)

@@ -1,0 +1,69 @@
+"""How far a plan is from the solution, against solutions that a second solver found."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers.reference import reference_plan
+from helpers.transport import DOUBLE, clustered, sample
+from torch.testing import assert_close
+
+from saot.transport import solve_transport
+from saot.transport.newton import plan_error
+from saot.transport.problem import build_problem
+
+
+def _distance(plan, reference) -> float:
+    return float(np.abs(plan.double().numpy() - reference.plan).sum() / reference.mass)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("reference", ["product", "counting"])
+@pytest.mark.parametrize("tau", [0.3, 50.0, math.inf])
+def test_after_a_few_sweeps_it_is_the_distance_to_the_solution(sparse, reference, tau):
+    s = sample(5, 30, 20, balanced=True)
+    cost = s.sparse if sparse else s.cost
+    second = reference_plan((s.masked if sparse else s.cost).numpy(), s.a.numpy(), s.b.numpy(), 0.05, tau, reference)
+    assert second.error < 1e-9
+    problem = build_problem(cost, s.a, s.b, 0.05, tau, reference)
+    for sweeps in (8, 16, 32):
+        rough = solve_transport(cost, s.a, s.b, 0.05, tau, reference, sweeps, tol=0)
+        exact = _distance(rough.plan, second)
+        assert_close(float(plan_error(problem, *rough.potentials).distance), exact, rtol=5 * exact + 1e-3, atol=1e-9)
+
+
+def test_a_constant_moved_between_the_potentials_changes_nothing():
+    s = sample(6, balanced=True)
+    rough = solve_transport(s.cost, s.a, s.b, 0.05, math.inf, max_iter=4, tol=0)
+    problem = build_problem(s.cost, s.a, s.b, 0.05, math.inf, "product")
+    f, g = rough.potentials
+    one, two = plan_error(problem, f, g).distance, plan_error(problem, f + 1e3, g - 1e3).distance
+    assert float(one) > 1e-3
+    assert_close(one, two, rtol=1e-8, atol=0)
+
+
+def test_it_holds_what_rounding_did_to_the_plan():
+    cost = clustered(60, 50).dense().clamp(max=3.0)
+    single = (cost + 3e4).float()  # a constant that float32 can hold, but not beside epsilon
+    result = solve_transport(single, epsilon=0.1, tau=math.inf, max_iter=50, tol=0)
+    second = reference_plan(single.double().numpy(), np.full(60, 1 / 60), np.full(50, 1 / 50), float(np.float32(0.1)), math.inf)
+    exact = _distance(result.plan, second)
+    assert exact > 1e-3
+    problem = build_problem(single, None, None, 0.1, math.inf, "product")
+    found = plan_error(problem, *result.potentials)
+    assert exact / 3 < float(found.distance) < 3 * exact
+    assert exact / 30 < float(found.rounding) < 30 * exact
+
+
+def test_members_of_a_batch_are_each_what_they_are_alone_and_one_without_pairs_is_solved():
+    s = sample(7)
+    none = torch.full_like(s.cost, math.inf)
+    batch = build_problem(torch.stack([s.cost, none, 2 * s.cost]), s.a, s.b, 0.1, 5.0, "product")
+    results = solve_transport(torch.stack([s.cost, none, 2 * s.cost]), s.a, s.b, 0.1, 5.0, max_iter=3, tol=0)
+    f, g = (torch.where(p.isfinite(), p, 0.0) for p in results.potentials)
+    found = plan_error(batch, f, g).distance
+    assert float(found[1]) == 0
+    for i, cost in ((0, s.cost), (2, 2 * s.cost)):
+        alone = plan_error(build_problem(cost, s.a, s.b, 0.1, 5.0, "product"), f[i], g[i]).distance
+        assert_close(found[i], alone, rtol=1e-6, atol=0)
