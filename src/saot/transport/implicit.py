@@ -14,7 +14,7 @@ projected out.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,9 @@ from .balanced import connected_parts, project_out
 from .pairs import DensePairs, Pairs, largest_exponent
 from .plan import plan_values, weights_are_positive
 from .problem import Problem
-from .products import csr, csr_transposed, has_sparse_kernels
+from .products import csr, csr_transposed, has_sparse_kernels, in_full_precision
 from .triton_kernels import has_triton, segment_sum_product
+from .updates import both_updates
 
 _MAX_ITER = 5000
 
@@ -43,19 +44,95 @@ def attach(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 class _Implicit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        *tensors, problem = inputs
-        ctx.save_for_backward(*tensors)
+        *tensors, f, g, problem = inputs
+        f, g = f.clone(), g.clone()
+        ctx.save_for_backward(*tensors, f, g)  # outputs: when unpacked, functions of the tensors again
         ctx.problem = problem  # the structure; its tensors are views of the saved ones
-        return tensors[-2].clone(), tensors[-1].clone()
+        ctx.set_materialize_grads(False)
+        return f, g
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    @in_full_precision
+    def backward(ctx: Any, *grads: Any) -> Any:
         *tensors, f, g = ctx.saved_tensors
-        with torch.autocast(f.device.type, enabled=False):
-            point = _linearise(ctx.problem.with_tensors(*tensors), f, g)
-            lam, mu = _solve_adjoint(point, *grads)
-            return (*_pull_back(point, lam, mu, needs_epsilon=ctx.needs_input_grad[3]), None, None, None)
+        if grads[0] is None and grads[1] is None:  # the value's gradient needs no adjoint
+            return (None,) * 8
+        f_bar, g_bar = (torch.zeros_like(v) if bar is None else bar for v, bar in zip((f, g), grads, strict=True))
+        if torch.is_grad_enabled():
+            lam, mu = _Adjoint.apply(f_bar, g_bar, f, g, *tensors, ctx.problem, False)
+            return (*_pull_back_twice(ctx.problem, lam, mu, f, g, tensors), None, None, None)
+        point = _linearise(ctx.problem.with_tensors(*tensors), f, g)
+        lam, mu = _solve_adjoint(point, f_bar, g_bar)
+        return (*_pull_back(point, lam, mu, needs_epsilon=ctx.needs_input_grad[3]), None, None, None)
+
+
+class _Adjoint(torch.autograd.Function):
+    """The solution x of H x = b with H = (I - dT/dz)^T at z = (f, g), or of H^T x = b if `transposed`.
+
+    dx = H^-1 (db - dH x), so for a cotangent x' the solution w of H^T w = x' is the cotangent of b, and that of z
+    and the parameters is the gradient of -<w, H x> = <dT/dz w, x> - <w, x> at fixed w and x. Each is the other's
+    way back, so there are derivatives of any order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        f_bar, g_bar, f, g, *tensors, problem, transposed = inputs
+        point = _linearise(problem.with_tensors(*tensors), f, g)
+        x = (_solve_transposed if transposed else _solve_adjoint)(point, f_bar, g_bar)
+        ctx.save_for_backward(*x, f, g, *tensors)
+        ctx.how = problem, transposed
+        return x
+
+    @staticmethod
+    @in_full_precision
+    def backward(ctx: Any, *grads: Any) -> Any:
+        *x, f, g = ctx.saved_tensors[:4]
+        tensors = ctx.saved_tensors[4:]
+        problem, transposed = ctx.how
+        w = _Adjoint.apply(*grads, f, g, *tensors, problem, not transposed)
+        left, right = (x, w) if transposed else (w, x)
+        wanted = ctx.needs_input_grad[2:9]
+        return (*w, *_bend(problem, (f, g, *tensors), wanted, left, right), None, None)
+
+
+def _bend(
+    problem: Problem, point: Sequence[Tensor], wanted: Sequence[bool], w: Sequence[Tensor], x: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Gradients of <dT/dz w, x> in the point (f, g, cost, a, b, epsilon, tau), at fixed w and x."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not again:
+            w, x = ([t.detach() for t in pair] for pair in (w, x))
+        f, g, *tensors = (_alias(t, again, needs or i < 2) for i, (t, needs) in enumerate(zip(point, wanted, strict=True)))
+        pulled = _inner(x, both_updates(problem.with_tensors(*tensors), f, g))
+        bent = _inner(w, torch.autograd.grad(pulled, (f, g), create_graph=True))
+        return _gradients(bent, (f, g, *tensors), wanted, again)
+
+
+def _pull_back_twice(
+    problem: Problem, lam: Tensor, mu: Tensor, f: Tensor, g: Tensor, tensors: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """`_pull_back` with a gradient of its own, in everything it is made of."""
+    wanted = [t.requires_grad for t in tensors]
+    tensors = [_alias(t, True, t.requires_grad) for t in tensors]
+    pulled = _inner((lam, mu), both_updates(problem.with_tensors(*tensors), f, g))
+    return _gradients(pulled, tensors, wanted, True)
+
+
+def _alias(t: Tensor, attached: bool, needs: bool) -> Tensor:
+    """The same numbers under a name of their own: a gradient in it is a partial derivative."""
+    return t.view_as(t) if attached and t.requires_grad else t.detach().requires_grad_(needs)
+
+
+def _inner(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    return (x[0] * y[0]).sum() + (x[1] * y[1]).sum()
+
+
+def _gradients(of: Tensor, inputs: Sequence[Tensor], wanted: Sequence[bool], again: bool) -> list[Tensor | None]:
+    """One gradient for each input that is wanted, None for the others."""
+    chosen = [t for t, needs in zip(inputs, wanted, strict=True) if needs]
+    found = iter(torch.autograd.grad(of, chosen, create_graph=again, allow_unused=True) if chosen else ())
+    return [next(found) if needs else None for needs in wanted]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,23 +241,47 @@ def _log_point(problem: Problem, f: Tensor, g: Tensor) -> "_Point":
 
 def _solve_adjoint(point: _PlanPoint | _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor, Tensor]:
     """Lam (..., n) and mu (..., m) of the two equations at the head of this file."""
-    problem, p = point.problem, point.problem.damping
     lam_out, mu_out = torch.zeros_like(f_bar), torch.zeros_like(g_bar)
     if isinstance(point, _Point):
         f_bar, g_bar, lam_out, mu_out = _eliminate_zero_weights(point, f_bar, g_bar)
     else:
         f_bar, g_bar = (torch.where(v.isfinite(), b, 0.0) for v, b in ((point.r, f_bar), (point.c, g_bar)))
     root_r, root_c = point.roots()
+    u, v = _solve_symmetric(point, root_r, _divide(f_bar, root_r), _divide(g_bar, root_c))
+    return root_r * u + lam_out, root_c * v + mu_out
+
+
+def _solve_transposed(point: _PlanPoint | _Point, lam_bar: Tensor, mu_bar: Tensor) -> tuple[Tensor, Tensor]:
+    """The changes (..., n) and (..., m) of f and g, f_i + p sum_j W_ij g_j = lam'_i, g_j + p sum_i V_ij f_i = mu'_j.
+
+    With f = u / sqrt(r) and g = v / sqrt(c) the system is the symmetric one. Tokens of weight zero come last.
+    """
+    root_r, root_c = point.roots()
+    u, v = _solve_symmetric(point, root_r, root_r * lam_bar, root_c * mu_bar)
+    f, g = _divide(u, root_r), _divide(v, root_c)
+    if isinstance(point, _PlanPoint):
+        return f, g
+    pairs, p = point.problem.pairs, point.problem.damping
+    f_out = lam_bar - p * pairs.sum_rows(point.softmax_rows(point.y) * pairs.spread_cols(g))
+    g_out = mu_bar - p * pairs.sum_cols(point.softmax_cols(point.x) * pairs.spread_rows(f))
+    f_out, g_out = (torch.where(s < torch.inf, v, 0.0) for s, v in ((point.row_lse, f_out), (point.col_lse, g_out)))
+    return torch.where(root_r > 0, f, f_out), torch.where(root_c > 0, g, g_out)
+
+
+def _solve_symmetric(
+    point: _PlanPoint | _Point, root_r: Tensor, right_u: Tensor, right_v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The solution u, v of [I, pM; pM^T, I], up to the kernel that it has if balanced."""
+    problem, p = point.problem, point.problem.damping
     forward, backward = _maps(point.symmetric(), problem.pairs)
-    right = _divide(f_bar, root_r) - p * forward(_divide(g_bar, root_c))
+    right = right_u - p * forward(right_v)
     parts = connected_parts(problem) if problem.balanced else None
 
     def project(u: Tensor) -> Tensor:
         return u if parts is None else project_out(u, root_r, parts)
 
     u = _conjugate_gradients(lambda u: u - p.square() * forward(backward(u)), right, project)
-    v = _divide(g_bar, root_c) - p * backward(u)
-    return root_r * u + lam_out, root_c * v + mu_out
+    return u, right_v - p * backward(u)
 
 
 def _eliminate_zero_weights(point: _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .support import Support
 
@@ -47,11 +48,13 @@ def multiply(values: Tensor, y: Tensor, support: Support, transpose: bool = Fals
 
     `transpose` is a plain choice of side: sources and targets play the same role in every equation here.
     """
+    refuse_transforms(values, y)
     return _Multiply.apply(values, y, support, transpose)
 
 
 def pair_dots(x: Tensor, y: Tensor, support: Support) -> Tensor:
     """<x_i, y_j> for each pair of the support (nnz,), differentiable; x is (n, d) and y is (m, d)."""
+    refuse_transforms(x, y)
     return _PairDots.apply(x, y, support)
 
 
@@ -74,14 +77,35 @@ def segment_sum(values: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
 
 
 def in_full_precision(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A backward pass that autocast does not reach, wherever it is called."""
+    """A backward pass that autocast does not reach, wherever it is called, and that no vmap enters."""
 
     @functools.wraps(backward)
     def wrapped(ctx: Any, *grads: Any) -> Any:
-        with torch.autocast(grads[0].device.type, enabled=False):
+        given = [grad for grad in grads if grad is not None]
+        refuse_transforms(*given)
+        with torch.autocast(given[0].device.type if given else "cpu", enabled=False):
             return backward(ctx, *grads)
 
     return wrapped
+
+
+def refuse_transforms(*inputs: object) -> None:
+    """Nothing, for plain tensors; this library's derivatives are those of torch.autograd alone.
+
+    Raises:
+        NotImplementedError: If a tensor is inside torch.func (vmap, grad, jvp, ...) or a vmapped backward pass, or has
+            a tangent of forward-mode AD.
+    """
+    is_wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
+    for t in inputs:
+        if not isinstance(t, Tensor):
+            continue
+        if (is_wrapped is not None and is_wrapped(t)) or forward_ad.unpack_dual(t).tangent is not None:
+            raise NotImplementedError(
+                "transport has no rule for torch.func, forward-mode AD or a vmapped backward pass; take derivatives "
+                "with torch.autograd.grad(..., create_graph=True) or torch.autograd.functional (hessian, hvp, jvp; "
+                "not vectorize=True), and give a batch as leading dimensions instead of vmap"
+            )
 
 
 class _SpreadOrSum(torch.autograd.Function):

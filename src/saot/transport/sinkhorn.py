@@ -14,6 +14,7 @@ from .loop import iterate
 from .pairs import SparsePairs
 from .plan import dual_value, duality_gap, envelope, make_plan, primal_value
 from .problem import Gradient, Problem, Reference, SolveSettings, build_problem
+from .products import refuse_transforms
 from .progress import Progress
 from .result import TransportResult, TransportStatus
 
@@ -88,6 +89,7 @@ def solve_quietly(
 ) -> TransportResult:
     """`solve_transport` without its warning: for solves inside a longer scheme."""
     values = cost.values if isinstance(cost, SparseCost) else cost
+    refuse_transforms(values, a, b, epsilon, tau)
     with (
         torch.autocast(values.device.type, enabled=False),
         torch.set_grad_enabled(torch.is_grad_enabled() and settings.gradient != "none"),
