@@ -25,7 +25,7 @@ from .balanced import connected_parts, project_out
 from .pairs import DensePairs, Pairs, largest_exponent
 from .plan import plan_values, weights_are_positive
 from .problem import Problem
-from .products import csr, csr_transposed, has_sparse_kernels, in_full_precision
+from .products import csr, csr_transposed, has_sparse_kernels, in_full_precision, refuse_transforms
 from .triton_kernels import has_triton, segment_sum_product
 from .updates import both_updates
 
@@ -54,9 +54,10 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:
-        *tensors, f, g = ctx.saved_tensors
         if grads[0] is None and grads[1] is None:  # the value's gradient needs no adjoint
             return (None,) * 8
+        refuse_transforms(*grads)
+        *tensors, f, g = ctx.saved_tensors
         f_bar, g_bar = (torch.zeros_like(v) if bar is None else bar for v, bar in zip((f, g), grads, strict=True))
         if torch.is_grad_enabled():
             lam, mu = _Adjoint.apply(f_bar, g_bar, f, g, *tensors, ctx.problem, False)
@@ -86,11 +87,11 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:
-        *x, f, g = ctx.saved_tensors[:4]
-        tensors = ctx.saved_tensors[4:]
+        refuse_transforms(*grads)
+        lam, mu, f, g, *tensors = ctx.saved_tensors
         problem, transposed = ctx.how
         w = _Adjoint.apply(*grads, f, g, *tensors, problem, not transposed)
-        left, right = (x, w) if transposed else (w, x)
+        left, right = ((lam, mu), w) if transposed else (w, (lam, mu))
         wanted = ctx.needs_input_grad[2:9]
         return (*w, *_bend(problem, (f, g, *tensors), wanted, left, right), None, None)
 

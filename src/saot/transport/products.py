@@ -11,6 +11,12 @@ from torch.autograd import forward_ad
 
 from .support import Support
 
+_FUNCTORCH = getattr(torch._C, "_functorch", None)
+_WRAPPERS = [  # what tells tensors inside torch.func, and those of torch.autograd.grad(..., is_grads_batched=True)
+    getattr(_FUNCTORCH, name)
+    for name in ("is_functorch_wrapped_tensor", "is_legacy_batchedtensor")
+    if hasattr(_FUNCTORCH, name)
+]
 _CHUNK_ELEMENTS = 2**22  # of gathered features, where no sparse kernel is at hand
 
 
@@ -60,11 +66,13 @@ def pair_dots(x: Tensor, y: Tensor, support: Support) -> Tensor:
 
 def spread(x: Tensor, support: Support, cols: bool) -> Tensor:
     """Each pair's source's number of x (n,), or with `cols` its target's of x (m,); differentiable."""
+    refuse_transforms(x)
     return _SpreadOrSum.apply(x, support, cols, True)
 
 
 def sum_pairs(values: Tensor, support: Support, cols: bool) -> Tensor:
     """Sums of values (nnz,) by source (n,), or with `cols` by target (m,); differentiable."""
+    refuse_transforms(values)
     return _SpreadOrSum.apply(values, support, cols, False)
 
 
@@ -77,13 +85,12 @@ def segment_sum(values: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
 
 
 def in_full_precision(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A backward pass that autocast does not reach, wherever it is called, and that no vmap enters."""
+    """A backward pass that autocast does not reach, wherever it is called."""
 
     @functools.wraps(backward)
     def wrapped(ctx: Any, *grads: Any) -> Any:
-        given = [grad for grad in grads if grad is not None]
-        refuse_transforms(*given)
-        with torch.autocast(given[0].device.type if given else "cpu", enabled=False):
+        device = next((grad.device.type for grad in grads if grad is not None), "cpu")
+        with torch.autocast(device, enabled=False):
             return backward(ctx, *grads)
 
     return wrapped
@@ -96,11 +103,10 @@ def refuse_transforms(*inputs: object) -> None:
         NotImplementedError: If a tensor is inside torch.func (vmap, grad, jvp, ...) or a vmapped backward pass, or has
             a tangent of forward-mode AD.
     """
-    is_wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
     for t in inputs:
-        if not isinstance(t, Tensor):
-            continue
-        if (is_wrapped is not None and is_wrapped(t)) or forward_ad.unpack_dual(t).tangent is not None:
+        if isinstance(t, Tensor) and (
+            any(is_wrapped(t) for is_wrapped in _WRAPPERS) or forward_ad.unpack_dual(t).tangent is not None
+        ):
             raise NotImplementedError(
                 "transport has no rule for torch.func, forward-mode AD or a vmapped backward pass; take derivatives "
                 "with torch.autograd.grad(..., create_graph=True) or torch.autograd.functional (hessian, hvp, jvp; "
@@ -124,10 +130,10 @@ class _SpreadOrSum(torch.autograd.Function):
         return x.index_select(0, support.col if cols else support.row)
 
     @staticmethod
-    @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:
         support, cols, spreads = ctx.how
-        return _SpreadOrSum.apply(grads[0], support, cols, not spreads), None, None, None
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return (sum_pairs if spreads else spread)(grads[0], support, cols), None, None, None
 
 
 class _Multiply(torch.autograd.Function):
