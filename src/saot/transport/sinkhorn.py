@@ -110,12 +110,13 @@ def solve_quietly(
 
 def _result(problem: Problem, end: Progress, f: Tensor, g: Tensor, tol: float | int, unrolled: bool) -> TransportResult:
     plan = make_plan(problem, f, g)
-    value = primal_value(problem, plan, f, g)
+    with torch.set_grad_enabled(unrolled):
+        value = primal_value(problem, plan, f, g)
     with torch.no_grad():
         dual, gap = dual_value(problem, plan, f, g), duality_gap(problem, plan, f, g)
         converged = (end.residual <= tol) & ~end.non_finite
         status = _status(problem, end, converged)
-    if not unrolled and value.requires_grad:
+    if not unrolled and plan.values.requires_grad:
         value = envelope(problem, plan, f, g, value)
     return TransportResult(
         plan_values=plan.values,
