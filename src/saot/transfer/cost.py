@@ -65,14 +65,8 @@ def prototypes_from_sums(sums: Float[Tensor, "K d"], counts: Int[Tensor, " K"], 
     present = counts > 0
     means = sums / counts.clamp_min(1).unsqueeze(-1)
     if normalize:
-        means = _unit_rows(means, present)
+        means = nn.functional.normalize(means, dim=-1)
     return Prototypes(means.float(), present)
-
-
-def _unit_rows(x: Tensor, present: Tensor) -> Tensor:
-    """Rows of length 1; 0 for absent classes, at whose zero rows a length has no second derivative."""
-    known = present.unsqueeze(-1)
-    return torch.where(known, nn.functional.normalize(torch.where(known, x, 1.0), dim=-1), 0.0)
 
 
 class SemanticCost(nn.Module):
@@ -129,7 +123,8 @@ class SemanticCost(nn.Module):
             vectors = self.semantic(prototypes.means)
         if self.config.normalize_projection:
             projected = nn.functional.normalize(projected, dim=-1)
-            vectors = _unit_rows(vectors, prototypes.present)
+            known = torch.where(prototypes.present.unsqueeze(-1), vectors, 1.0)  # a length of 0 bends without bound
+            vectors = nn.functional.normalize(known, dim=-1)
         logits = projected @ vectors.T / self.config.temperature
         return torch.log_softmax(logits.masked_fill(~prototypes.present, -torch.inf), dim=-1)
 

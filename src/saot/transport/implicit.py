@@ -11,6 +11,9 @@ it turns symmetric, [I, pM; pM^T, I] with M_ij = plan_ij / sqrt(r_i c_j), of nor
 for u by conjugate gradients; the spectrum lies in [1 - p^2, 1]. Balanced transport (p = 1) is singular along
 u = sqrt(r) on each connected part; right-hand sides have no such component, and what rounding adds is
 projected out.
+
+Backward passes that are to be differentiated again (`create_graph`) solve the same system by `_Adjoint`, whose own way
+back is the transposed system, and take lam dT1 + mu dT2 by autograd: O(pairs) memory and derivatives of any order.
 """
 
 import warnings
@@ -104,7 +107,8 @@ def _bend(
     with torch.enable_grad():
         if not again:
             w, x = ([t.detach() for t in pair] for pair in (w, x))
-        f, g, *tensors = (_alias(t, again, needs or i < 2) for i, (t, needs) in enumerate(zip(point, wanted, strict=True)))
+        held = (True, True, *wanted[2:])  # of f and g the first derivative is taken in any case
+        f, g, *tensors = (_alias(t, again, needs) for t, needs in zip(point, held, strict=True))
         pulled = _inner(x, both_updates(problem.with_tensors(*tensors), f, g))
         bent = _inner(w, torch.autograd.grad(pulled, (f, g), create_graph=True))
         return _gradients(bent, (f, g, *tensors), wanted, again)
