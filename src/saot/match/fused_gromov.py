@@ -104,7 +104,8 @@ def solve_fused(
 
     Gradients pass through the last solve, at the structure cost held fixed: `transport.value` then has the
     gradient of the fused objective at a stationary plan, which is the plan; the gradient of
-    `transport.plan` leaves out how the structure cost would follow the plan.
+    `transport.plan` leaves out how the structure cost would follow the plan, and so does every second derivative,
+    that of `transport.value` as well: it is not the Hessian of the fused objective.
 
     Args:
         cost: Appearance cost C, dense (..., n, m) or on a support; +inf is no pair.

@@ -62,6 +62,7 @@ def solve_transport(
     Raises:
         TransportError: If the cost holds NaN or -inf, or a weight is not finite.
         ValueError: If shapes do not fit, a weight is negative, or a setting is out of range.
+        NotImplementedError: Under torch.func or forward-mode AD; gradients of any order are torch.autograd's.
 
     Example:
         Equal costs c everywhere and weights of mass 1 give a plan of mass exp(-c / (epsilon + 2 tau)):
