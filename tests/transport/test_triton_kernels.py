@@ -231,9 +231,9 @@ def test_second_derivatives_are_the_same_with_the_kernels():
     for gradient in ("implicit", "unrolled"):
         dense, sparse = (
             torch.autograd.functional.hessian(
-                lambda c, kind=kind, gradient=gradient: solve_transport(
-                    kind(c), epsilon=0.3, tol=0, max_iter=30, gradient=gradient
-                ).mass,
+                lambda c, kind=kind, gradient=gradient: (
+                    solve_transport(kind(c), epsilon=0.3, tol=0, max_iter=30, gradient=gradient).mass
+                ),
                 cost,
             )
             for kind in (lambda c: c, lambda c: SparseCost(c.flatten(), Support.full(4, 3)))
