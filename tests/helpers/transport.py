@@ -53,6 +53,25 @@ def solve(cost, a=None, b=None, epsilon=0.1, tau=0.3, **settings) -> TransportRe
     return solve_transport(cost, a, b, epsilon, tau, **settings)
 
 
+def outputs(result, seed) -> dict[str, Tensor]:
+    """A number of each differentiable field, with random weights."""
+    generator = torch.Generator().manual_seed(seed)
+    (f, g), (r, c) = result.potentials, result.marginals
+    n, m = f.shape[-1], g.shape[-1]
+    x, y, pairs = (torch.randn(*shape, dtype=DOUBLE, generator=generator) for shape in ((n, 1), (m, 1), (n, m)))
+    f, g = (torch.where(v.isfinite(), v, 0.0) for v in (f, g))
+    return {
+        "value": result.value,
+        "mass": result.mass,
+        "plan": (result.plan * pairs).sum(),
+        "plan_values": result.plan_values.square().sum(),
+        "potentials": (f * x[:, 0]).sum() + (g * y[:, 0]).sum(),
+        "marginals": (r * x[:, 0]).sum() + (c.square() * y[:, 0]).sum(),
+        "apply": (result.apply(x) * y).sum(),
+        "apply_transpose": result.apply_transpose(y).square().sum(),
+    }
+
+
 def naive_plan(cost, a, b, epsilon, tau, reference, iterations) -> tuple[Tensor, Tensor, Tensor]:
     """The iteration as printed, log domain, full matrices: plan, f, g."""
     p = 1.0 if math.isinf(tau) else tau / (tau + epsilon)

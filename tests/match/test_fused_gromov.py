@@ -223,3 +223,16 @@ def test_half_precision_cost_and_forbidden_pairs():
     assert bool(dense.objective.isfinite().all())
     assert not bool(dense.transport.plan[s.masked.isinf()].any())
     assert_close(dense.transport.plan, sparse.transport.plan, rtol=1e-6, atol=1e-10)
+
+
+def test_a_second_derivative_is_refused_and_without_structure_right():
+    line = PointGeometry(torch.arange(4, dtype=torch.float64)[:, None])
+    cost = torch.rand(4, 4, dtype=torch.float64, requires_grad=True)
+    for name in ("value", "mass"):
+        result = solve_fused(cost, line, line, alpha=0.05).transport
+        (first,) = torch.autograd.grad(getattr(result, name), cost, create_graph=True)
+        with pytest.raises(NotImplementedError, match="no second derivatives, for its structure cost is held fixed"):
+            first.sum().backward()
+    (first,) = torch.autograd.grad(solve_fused(cost, line, line, alpha=0).transport.mass, cost, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), cost)
+    assert float(second.abs().max()) > 1e-3

@@ -98,3 +98,24 @@ def test_tight_but_feasible_support_is_not_called_infeasible():
     with pytest.warns(UserWarning, match="MAX_ITER"):
         result = solve_transport(cost, epsilon=0.1, tau=math.inf, max_iter=50, tol=1e-6)
     assert result.status == TransportStatus.MAX_ITER
+
+
+def test_the_gauge_has_the_slope_of_a_first_grain_of_weight():
+    """One-sided differences: balanced potentials as a token of weight zero gets some, and its partner as much."""
+    s = sample(47, balanced=True)
+    a, b, step = s.a.clone(), s.b.clone(), 1e-5
+    a[2] = 0
+    b = b * a.sum() / b.sum()
+
+    def potentials(grain):
+        one, two = a.clone(), b.clone()
+        one[2], two[1] = one[2] + grain, two[1] + grain
+        inputs = [one.requires_grad_(), two.requires_grad_()]
+        result = solve(s.cost, *inputs, 0.2, math.inf)
+        return inputs, (result.potentials[0] * torch.arange(9)).sum() + (result.potentials[1] * torch.arange(7)).sum()
+
+    inputs, number = potentials(0.0)
+    gradient = torch.autograd.grad(number, inputs)
+    values = [float(potentials(i * step)[1].detach()) for i in range(3)]
+    slope = (4 * values[1] - 3 * values[0] - values[2]) / (2 * step)
+    assert_close(float(gradient[0][2] + gradient[1][1]), slope, rtol=1e-4, atol=1e-6)

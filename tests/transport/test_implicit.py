@@ -266,3 +266,21 @@ def test_the_adjoint_is_linear_whatever_the_size_of_the_loss(size):
         (factor * solve_transport(values, max_iter=40, tol=0).potentials[0][2]).backward()
         grads.append(values.grad / factor)
     assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_token_of_next_to_no_mass_does_not_drown_the_others(dtype):
+    """Its potential's gradient was divided by the root of its marginal, and the others solved to a share of that."""
+    s, _ = _problem(3)
+    cost, gradients = s.cost.clone(), []
+    cost[4] += 30
+    for how, kind in (("unrolled", DOUBLE), ("implicit", dtype)):
+        variable = cost.to(kind).requires_grad_()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = solve(variable, s.a.to(kind), s.b.to(kind), 0.2, 1.0, gradient=how, max_iter=400)
+        assert float(result.marginals[0][4].detach()) < 1e-10
+        weight = torch.linspace(-1, 1, 9, dtype=kind)
+        gradients.append(torch.autograd.grad((result.potentials[0] * weight).sum(), variable)[0].double())
+    tol = 1e-4 if dtype == torch.float32 else 1e-10
+    assert_close(gradients[1], gradients[0], rtol=0, atol=tol * float(gradients[0].abs().max()))

@@ -65,7 +65,22 @@ def test_the_watch_sees_a_dense_tensor():
     assert watch.largest >= 1000 * 1000
 
 
-def _saved(gradient, max_iter):
+def test_no_dense_tensor_in_second_derivatives():
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2000, 8, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    support = topk_support(x.detach(), y.detach(), k=16, cover=1)
+    padded = torch.full((2000,), 1 / 2000, dtype=torch.float64)
+    padded[0] = 0
+    with LargestTensor() as watch:
+        for weights, reference in ((None, "counting"), (padded.requires_grad_(), "product")):
+            result = solve_transport(cosine_cost(x, y, support), weights, reference=reference, max_iter=30, tol=0)
+            (first,) = torch.autograd.grad(result.plan_values.square().sum() + result.value, x, create_graph=True)
+            first.square().sum().backward()
+    assert 2 * support.nnz < 2000 * 2000 / 4
+    assert watch.largest < 2000 * 2000 / 4, watch.name
+
+
+def _saved(gradient, max_iter, twice=False):
     generator = torch.Generator().manual_seed(1)
     x, y = (torch.randn(300, 8, generator=generator) for _ in range(2))
     support = topk_support(x, y, k=20)
@@ -79,12 +94,20 @@ def _saved(gradient, max_iter):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         result = solve_transport(SparseCost(values, support), max_iter=max_iter, tol=0, gradient=gradient)
         loss = result.plan_values.square().sum()
+        if twice:
+            loss = loss + result.value
+            loss = torch.autograd.grad(loss, values, create_graph=True)[0].square().sum()
     size = sum(s.nbytes() for s in storages.values())
     loss.backward()
-    return size
+    return size / values.nbytes
 
 
 def test_saved_tensors_do_not_grow_with_max_iter():
     sizes = [_saved("implicit", count) for count in (10, 30, 300)]
     assert sizes[0] == sizes[1] == sizes[2]
     assert 5 * sizes[0] < _saved("unrolled", 30) < 0.2 * _saved("unrolled", 300)
+
+
+def test_second_derivatives_keep_a_number_of_pair_lists_whatever_max_iter():
+    sizes = [_saved("implicit", count, twice=True) for count in (10, 300)]
+    assert sizes[0] == sizes[1] < 25  # in units of the cost

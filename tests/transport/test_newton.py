@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.reference import reference_plan
-from helpers.transport import DOUBLE, clustered, sample
+from helpers.transport import clustered, sample
 from torch.testing import assert_close
 
 from saot.transport import solve_transport
@@ -47,7 +47,8 @@ def test_it_holds_what_rounding_did_to_the_plan():
     cost = clustered(60, 50).dense().clamp(max=3.0)
     single = (cost + 3e4).float()  # a constant that float32 can hold, but not beside epsilon
     result = solve_transport(single, epsilon=0.1, tau=math.inf, max_iter=50, tol=0)
-    second = reference_plan(single.double().numpy(), np.full(60, 1 / 60), np.full(50, 1 / 50), float(np.float32(0.1)), math.inf)
+    a, b, epsilon = np.full(60, 1 / 60), np.full(50, 1 / 50), float(np.float32(0.1))
+    second = reference_plan(single.double().numpy(), a, b, epsilon, math.inf)
     exact = _distance(result.plan, second)
     assert exact > 1e-3
     problem = build_problem(single, None, None, 0.1, math.inf, "product")

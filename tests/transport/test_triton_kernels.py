@@ -15,7 +15,7 @@ import torch
 from helpers.transport import sample
 from torch.testing import assert_close
 
-from saot.transport import implicit, solve_transport, triton_kernels
+from saot.transport import SparseCost, Support, implicit, solve_transport, triton_kernels
 from saot.transport.pairs import SparsePairs
 from saot.transport.triton_kernels import has_triton, segment_logsumexp, segment_sum_product
 
@@ -223,6 +223,22 @@ def test_a_solve_and_its_gradient_are_the_same_with_the_kernels(used, tau):
     assert_close(result.plan_values, twin.plan_values[row, col], rtol=1e-11, atol=1e-15)
     # conjugate gradients stop at 1e-12 of the right-hand side
     assert_close(sparse.values.grad, dense.grad[row, col], rtol=1e-9, atol=1e-11)
+
+
+@interpreted
+def test_second_derivatives_are_the_same_with_the_kernels():
+    cost = torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for gradient in ("implicit", "unrolled"):
+        dense, sparse = (
+            torch.autograd.functional.hessian(
+                lambda c, kind=kind, gradient=gradient: (
+                    solve_transport(kind(c), epsilon=0.3, tol=0, max_iter=30, gradient=gradient).mass
+                ),
+                cost,
+            )
+            for kind in (lambda c: c, lambda c: SparseCost(c.flatten(), Support.full(4, 3)))
+        )
+        assert_close(sparse, dense, rtol=0, atol=1e-10)
 
 
 def benchmark_script():

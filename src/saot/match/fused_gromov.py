@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -104,7 +105,8 @@ def solve_fused(
 
     Gradients pass through the last solve, at the structure cost held fixed: `transport.value` then has the
     gradient of the fused objective at a stationary plan, which is the plan; the gradient of
-    `transport.plan` leaves out how the structure cost would follow the plan.
+    `transport.plan` leaves out how the structure cost would follow the plan. A second derivative would leave it out
+    as well, and so not be that of the fused objective: it raises NotImplementedError, unless alpha is 0.
 
     Args:
         cost: Appearance cost C, dense (..., n, m) or on a support; +inf is no pair.
@@ -138,8 +140,9 @@ def solve_fused(
     check_fit(cost.values if sparse else cost, source, target, support)
 
     def solve(shift: Tensor | float, quietly: bool = False) -> TransportResult:
-        shifted = SparseCost(cost.values + shift, cost.support) if isinstance(cost, SparseCost) else cost + shift
-        s = settings
+        values, s = cost.values if isinstance(cost, SparseCost) else cost, settings
+        values = (_FirstDerivative.apply(values) if alpha > 0 else values) + shift
+        shifted = SparseCost(values, cost.support) if isinstance(cost, SparseCost) else values
         if quietly:
             return solve_quietly(
                 shifted, a, b, s.epsilon, s.tau, SolveSettings(s.reference, s.max_iter, s.tol, s.gradient)
@@ -163,6 +166,33 @@ def solve_fused(
             stacklevel=2,
         )
     return FusedResult(transport, now.shift, objective, now.residual, converged, steps)
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """The tensor as it is; its gradient has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return grads[0]
+        return _NoFurther.apply(grads[0], torch.zeros((), requires_grad=True))
+
+
+class _NoFurther(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(
+            "a fused solve has no second derivatives, for its structure cost is held fixed; take first ones, or "
+            "differentiate solve_transport at cost + structure_cost"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,7 +123,8 @@ class SemanticCost(nn.Module):
             vectors = self.semantic(prototypes.means)
         if self.config.normalize_projection:
             projected = nn.functional.normalize(projected, dim=-1)
-            vectors = nn.functional.normalize(vectors, dim=-1)
+            known = torch.where(prototypes.present.unsqueeze(-1), vectors, 1.0)  # a length of 0 bends without bound
+            vectors = nn.functional.normalize(known, dim=-1)
         logits = projected @ vectors.T / self.config.temperature
         return torch.log_softmax(logits.masked_fill(~prototypes.present, -torch.inf), dim=-1)
 

@@ -70,8 +70,10 @@ def connected_parts(problem: Problem) -> Parts:
 def fix_gauge(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """The same plan's potentials with <a, f> = <b, g> on each part: the limit of large tau."""
     parts, rows, cols = connected_parts(problem), problem.rows, problem.cols
-    a, b = (torch.where(side.active, side.weight, 0.0) for side in (rows, cols))
-    f_in, g_in = torch.where(rows.active, f, 0.0), torch.where(cols.active, g, 0.0)
+    # tokens of weight zero have a say too, if only in the slope of their weight
+    row_in, col_in = parts.row_in & f.isfinite(), parts.col_in & g.isfinite()
+    a, b = torch.where(row_in, rows.weight, 0.0), torch.where(col_in, cols.weight, 0.0)
+    f_in, g_in = torch.where(row_in, f, 0.0), torch.where(col_in, g, 0.0)
     weight = parts.row_sums(a) + parts.col_sums(b)
     excess = parts.row_sums(a * f_in) - parts.col_sums(b * g_in)
     shift = excess / torch.where(weight > 0, weight, 1.0)

@@ -130,15 +130,23 @@ def squared_euclidean_cost(
     with torch.autocast(source.device.type, enabled=False):
         x_norm, y_norm = source.square().sum(-1), target.square().sum(-1)
         if support is None:
-            return (x_norm[..., :, None] + y_norm[..., None, :] - 2 * source @ target.mT).clamp(min=0)
+            return _at_least_zero(x_norm[..., :, None] + y_norm[..., None, :] - 2 * source @ target.mT)
         norms = x_norm.index_select(0, support.row) + y_norm.index_select(0, support.col)
-        return SparseCost((norms - 2 * pair_dots(source, target, support)).clamp(min=0), support)
+        return SparseCost(_at_least_zero(norms - 2 * pair_dots(source, target, support)), support)
 
 
 def unit(features: Tensor) -> Tensor:
     """Rows of length 1; a zero row stays zero and is similar to nothing."""
     length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return features / torch.where(length > 0, length, 1.0)
+    zero = length == 0
+    if bool(zero.any()):  # whose length has no second derivative
+        length = torch.linalg.vector_norm(features.masked_fill(zero, 1.0), dim=-1, keepdim=True)
+    return features / torch.where(zero, 1.0, length)
+
+
+def _at_least_zero(distance: Tensor) -> Tensor:
+    """0 where rounding took a squared distance below it; its derivatives, 2 (x - y) and 2, are kept."""
+    return distance - distance.detach().clamp(max=0)
 
 
 def _checked(source: Tensor, target: Tensor, support: Support | None) -> tuple[Tensor, Tensor]:

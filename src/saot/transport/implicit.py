@@ -11,9 +11,13 @@ it turns symmetric, [I, pM; pM^T, I] with M_ij = plan_ij / sqrt(r_i c_j), of nor
 for u by conjugate gradients; the spectrum lies in [1 - p^2, 1]. Balanced transport (p = 1) is singular along
 u = sqrt(r) on each connected part; right-hand sides have no such component, and what rounding adds is
 projected out.
+
+Backward passes that are to be differentiated again (`create_graph`) solve the same system by `_Adjoint`, whose own way
+back is the transposed system, and take lam dT1 + mu dT2 by autograd: O(pairs) memory and derivatives of any order.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +29,9 @@ from .conjugate import Map, conjugate_gradients
 from .pairs import DensePairs, Pairs, largest_exponent
 from .plan import plan_values, weights_are_positive
 from .problem import Problem
-from .products import csr, csr_transposed, has_sparse_kernels
+from .products import csr, csr_transposed, has_sparse_kernels, in_full_precision, refuse_transforms
 from .triton_kernels import has_triton, segment_sum_product
+from .updates import both_updates
 
 _MAX_ITER = 5000
 
@@ -41,19 +46,97 @@ def attach(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 class _Implicit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        *tensors, problem = inputs
-        ctx.save_for_backward(*tensors)
+        *tensors, f, g, problem = inputs
+        f, g = f.clone(), g.clone()
+        ctx.save_for_backward(*tensors, f, g)  # outputs: when unpacked, functions of the tensors again
         ctx.problem = problem  # the structure; its tensors are views of the saved ones
-        return tensors[-2].clone(), tensors[-1].clone()
+        ctx.set_materialize_grads(False)
+        return f, g
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    @in_full_precision
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if grads[0] is None and grads[1] is None:  # the value's gradient needs no adjoint
+            return (None,) * 8
+        refuse_transforms(*grads)
         *tensors, f, g = ctx.saved_tensors
-        with torch.autocast(f.device.type, enabled=False):
-            point = _linearise(ctx.problem.with_tensors(*tensors), f, g)
-            lam, mu = _solve_adjoint(point, *grads)
-            return (*_pull_back(point, lam, mu, needs_epsilon=ctx.needs_input_grad[3]), None, None, None)
+        f_bar, g_bar = (torch.zeros_like(v) if bar is None else bar for v, bar in zip((f, g), grads, strict=True))
+        if torch.is_grad_enabled():
+            lam, mu = _Adjoint.apply(f_bar, g_bar, f, g, *tensors, ctx.problem, False)
+            return (*_pull_back_twice(ctx.problem, lam, mu, f, g, tensors), None, None, None)
+        point = _linearise(ctx.problem.with_tensors(*tensors), f, g)
+        lam, mu = _solve_adjoint(point, f_bar, g_bar)
+        return (*_pull_back(point, lam, mu, needs_epsilon=ctx.needs_input_grad[3]), None, None, None)
+
+
+class _Adjoint(torch.autograd.Function):
+    """The solution x of H x = b with H = (I - dT/dz)^T at z = (f, g), or of H^T x = b if `transposed`.
+
+    dx = H^-1 (db - dH x), so for a cotangent x' the solution w of H^T w = x' is the cotangent of b, and that of z
+    and the parameters is the gradient of -<w, H x> = <dT/dz w, x> - <w, x> at fixed w and x. Each is the other's
+    way back, so there are derivatives of any order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        f_bar, g_bar, f, g, *tensors, problem, transposed = inputs
+        point = _linearise(problem.with_tensors(*tensors), f, g)
+        x = (_solve_transposed if transposed else _solve_adjoint)(point, f_bar, g_bar)
+        ctx.save_for_backward(*x, f, g, *tensors)
+        ctx.how = problem, transposed
+        return x
+
+    @staticmethod
+    @in_full_precision
+    def backward(ctx: Any, *grads: Any) -> Any:
+        refuse_transforms(*grads)
+        lam, mu, f, g, *tensors = ctx.saved_tensors
+        problem, transposed = ctx.how
+        w = _Adjoint.apply(*grads, f, g, *tensors, problem, not transposed)
+        left, right = ((lam, mu), w) if transposed else (w, (lam, mu))
+        wanted = ctx.needs_input_grad[2:9]
+        return (*w, *_bend(problem, (f, g, *tensors), wanted, left, right), None, None)
+
+
+def _bend(
+    problem: Problem, point: Sequence[Tensor], wanted: Sequence[bool], w: Sequence[Tensor], x: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Gradients of <dT/dz w, x> in the point (f, g, cost, a, b, epsilon, tau), at fixed w and x."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not again:
+            w, x = ([t.detach() for t in pair] for pair in (w, x))
+        held = (True, True, *wanted[2:])  # of f and g the first derivative is taken in any case
+        f, g, *tensors = (_alias(t, again, needs) for t, needs in zip(point, held, strict=True))
+        pulled = _inner(x, both_updates(problem.with_tensors(*tensors), f, g))
+        bent = _inner(w, torch.autograd.grad(pulled, (f, g), create_graph=True))
+        return _gradients(bent, (f, g, *tensors), wanted, again)
+
+
+def _pull_back_twice(
+    problem: Problem, lam: Tensor, mu: Tensor, f: Tensor, g: Tensor, tensors: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """`_pull_back` with a gradient of its own, in everything it is made of."""
+    wanted = [t.requires_grad for t in tensors]
+    tensors = [_alias(t, True, t.requires_grad) for t in tensors]
+    pulled = _inner((lam, mu), both_updates(problem.with_tensors(*tensors), f, g))
+    return _gradients(pulled, tensors, wanted, True)
+
+
+def _alias(t: Tensor, attached: bool, needs: bool) -> Tensor:
+    """The same numbers under a name of their own: a gradient in it is a partial derivative."""
+    return t.view_as(t) if attached and t.requires_grad else t.detach().requires_grad_(needs)
+
+
+def _inner(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    return (x[0] * y[0]).sum() + (x[1] * y[1]).sum()
+
+
+def _gradients(of: Tensor, inputs: Sequence[Tensor], wanted: Sequence[bool], again: bool) -> list[Tensor | None]:
+    """One gradient for each input that is wanted, None for the others."""
+    chosen = [t for t, needs in zip(inputs, wanted, strict=True) if needs]
+    found = iter(torch.autograd.grad(of, chosen, create_graph=again, allow_unused=True) if chosen else ())
+    return [next(found) if needs else None for needs in wanted]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +170,18 @@ class _PlanPoint:
         forward, backward = plan_maps(self.plan, pairs)
         joint = (pairs.spread_rows(lam) + pairs.spread_cols(mu)).mul_(self.plan)
         return joint, forward(mu), backward(lam)
+
+    def follow_rows(self, g: Tensor) -> Tensor:
+        """Sum_j W_ij g_j, (..., n)."""
+        return plan_maps(self.plan, self.problem.pairs)[0](g) / self.r
+
+    def follow_cols(self, f: Tensor) -> Tensor:
+        """Sum_i V_ij f_i, (..., m)."""
+        return plan_maps(self.plan, self.problem.pairs)[1](f) / self.c
+
+    def taking_part(self) -> tuple[Tensor, Tensor]:
+        """Tokens that have a finite potential."""
+        return self.r.isfinite(), self.c.isfinite()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +226,20 @@ class _Point:
         by_col = self.softmax_cols(self.x) * pairs.spread_cols(mu)
         return by_row + by_col, pairs.sum_rows(by_col), pairs.sum_cols(by_row)
 
+    def follow_rows(self, g: Tensor) -> Tensor:
+        """Sum_j W_ij g_j, (..., n)."""
+        pairs = self.problem.pairs
+        return pairs.sum_rows(self.softmax_rows(self.y) * pairs.spread_cols(g))
+
+    def follow_cols(self, f: Tensor) -> Tensor:
+        """Sum_i V_ij f_i, (..., m)."""
+        pairs = self.problem.pairs
+        return pairs.sum_cols(self.softmax_cols(self.x) * pairs.spread_rows(f))
+
+    def taking_part(self) -> tuple[Tensor, Tensor]:
+        """Tokens that have a finite potential."""
+        return self.row_lse < torch.inf, self.col_lse < torch.inf
+
 
 def _exp(exponent: Tensor) -> Tensor:
     """A softmax is at most 1; only between two tokens of weight zero may it be anything."""
@@ -162,15 +271,40 @@ def _log_point(problem: Problem, f: Tensor, g: Tensor) -> "_Point":
 
 def _solve_adjoint(point: _PlanPoint | _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor, Tensor]:
     """Lam (..., n) and mu (..., m) of the two equations at the head of this file."""
-    problem, p = point.problem, point.problem.damping
     lam_out, mu_out = torch.zeros_like(f_bar), torch.zeros_like(g_bar)
     if isinstance(point, _Point):
         f_bar, g_bar, lam_out, mu_out = _eliminate_zero_weights(point, f_bar, g_bar)
     else:
         f_bar, g_bar = (torch.where(v.isfinite(), b, 0.0) for v, b in ((point.r, f_bar), (point.c, g_bar)))
     root_r, root_c = point.roots()
+    # x = b + H^-1 (b - H b): what a token of small mass is given leaves the system, where it would drown the others
+    _, row_pull, col_pull = point.pulls(f_bar, g_bar)
+    p = point.problem.damping
+    u, v = _solve_symmetric(point, root_r, _divide(-p * row_pull, root_r), _divide(-p * col_pull, root_c))
+    return f_bar + root_r * u + lam_out, g_bar + root_c * v + mu_out
+
+
+def _solve_transposed(point: _PlanPoint | _Point, lam_bar: Tensor, mu_bar: Tensor) -> tuple[Tensor, Tensor]:
+    """The changes (..., n) and (..., m) of f and g, f_i + p sum_j W_ij g_j = lam'_i, g_j + p sum_i V_ij f_i = mu'_j.
+
+    With f = u / sqrt(r) and g = v / sqrt(c) the system is the symmetric one. Tokens of weight zero come last.
+    """
+    root_r, root_c = point.roots()
+    _, v = _solve_symmetric(point, root_r, root_r * lam_bar, root_c * mu_bar)
+    g, p = _divide(v, root_c), point.problem.damping
+    # once more by the equations themselves: exact for tokens of small mass, and all there is for those of none
+    row_in, col_in = point.taking_part()
+    f = torch.where(row_in, lam_bar - p * point.follow_rows(g), 0.0)
+    return f, torch.where(col_in, mu_bar - p * point.follow_cols(f), 0.0)
+
+
+def _solve_symmetric(
+    point: _PlanPoint | _Point, root_r: Tensor, right_u: Tensor, right_v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The solution u, v of [I, pM; pM^T, I], up to the kernel that it has if balanced."""
+    problem, p = point.problem, point.problem.damping
     forward, backward = plan_maps(point.symmetric(), problem.pairs)
-    right = _divide(f_bar, root_r) - p * forward(_divide(g_bar, root_c))
+    right = right_u - p * forward(right_v)
     parts = connected_parts(problem) if problem.balanced else None
 
     def project(u: Tensor) -> Tensor:
@@ -184,8 +318,7 @@ def _solve_adjoint(point: _PlanPoint | _Point, f_bar: Tensor, g_bar: Tensor) -> 
             f"{tol:.0e}; raise epsilon, lower tau or solve in float64",
             stacklevel=2,
         )
-    v = _divide(g_bar, root_c) - p * backward(u)
-    return root_r * u + lam_out, root_c * v + mu_out
+    return u, right_v - p * backward(u)
 
 
 def _eliminate_zero_weights(point: _Point, f_bar: Tensor, g_bar: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -157,9 +157,9 @@ class _SegmentLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
-        v = v.detach()
-        top = _finite_or_zero(_segment_max(v, offsets))
-        out = segment_sum((v - top.index_select(0, index)).exp(), offsets, index).log() + top
+        plain = v.detach()
+        top = _finite_or_zero(_segment_max(plain, offsets))
+        out = segment_sum((plain - top.index_select(0, index)).exp(), offsets, index).log() + top
         ctx.save_for_backward(v, out, index)
         return out
 

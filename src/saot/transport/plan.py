@@ -75,9 +75,8 @@ class _PlanValues(torch.autograd.Function):
         return values
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     @in_full_precision
-    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *grads: Any) -> Any:
         cost, epsilon, values = ctx.saved_tensors
         pairs, needs = ctx.pairs, ctx.needs_input_grad
         bent = grads[0] * values
@@ -85,9 +84,12 @@ class _PlanValues(torch.autograd.Function):
         y_bar = pairs.sum_cols(bent) if needs[2] else None
         epsilon_bar = None
         if needs[3]:
-            moved = bent * cost if pairs.finite is None else torch.where(pairs.finite, bent * cost, 0.0)
-            epsilon_bar = pairs.sum_all(moved) / epsilon.square()
-        return bent.div_(-pairs.scalar(epsilon)) if needs[0] else None, x_bar, y_bar, epsilon_bar, None
+            finite_cost = cost if pairs.finite is None else torch.where(pairs.finite, cost, 0.0)
+            epsilon_bar = pairs.sum_all(bent * finite_cost) / epsilon.square()
+        if not needs[0]:
+            return None, x_bar, y_bar, epsilon_bar, None
+        scale = -pairs.scalar(epsilon)
+        return bent / scale if torch.is_grad_enabled() else bent.div_(scale), x_bar, y_bar, epsilon_bar, None
 
 
 def _density(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ def primal_value(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
         value = value + (sums * inside).sum(-1, keepdim=True)
         if not problem.balanced:
             value = value + problem.tau * _divergence(side, sums).sum(-1, keepdim=True)
-        first_grain = torch.where(side.weight > 0, 0.0, _own_slope(problem, side, potential.detach()))
+        first_grain = torch.where(side.weight > 0, 0.0, _own_slope(problem, side, potential))
         value = value + (first_grain * side.weight).sum(-1, keepdim=True)  # zero, but its gradient is not
     return value.squeeze(-1)
 
@@ -159,32 +161,35 @@ def duality_gap(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
 
 
 def envelope(problem: Problem, plan: Plan, f: Tensor, g: Tensor, value: Tensor) -> Tensor:
-    """`value` with its gradient by the envelope theorem: the dual's at fixed potentials, no adjoint."""
-    values = (t.detach() for t in (plan.values, f, g, value))
-    return _Envelope.apply(*problem.tensors, problem.detach(), *values)
+    """`value` with its gradient by the envelope theorem: the dual's at fixed potentials, no adjoint.
+
+    That gradient is a function of the potentials, so its own gradients, the second ones, go through f and g.
+    """
+    return _Envelope.apply(*problem.tensors, f, g, plan.values.detach(), value.detach(), problem.detach())
 
 
 class _Envelope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        *tensors, problem, plan, f, g, value = inputs
-        ctx.save_for_backward(*tensors, plan, f, g)
+        *tensors, value, problem = inputs
+        ctx.save_for_backward(*tensors)
         ctx.problem = problem
         return value.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     @in_full_precision
-    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        *tensors, plan, f, g = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Any) -> Any:
+        *tensors, f, g, plan = ctx.saved_tensors
         problem, bar = ctx.problem.with_tensors(*tensors), grads[0].unsqueeze(-1)
+        if torch.is_grad_enabled():  # the same plan, with a gradient
+            plan = plan_values(problem, f, g)
         pairs, rows, cols = problem.pairs, problem.rows, problem.cols
         row_sums, col_sums = pairs.sum_rows(plan), pairs.sum_cols(plan)
         row_missing, col_missing = _missing(problem, f, g, row_sums, col_sums)
         a_slope, a_tau = _slopes(problem, rows, f, row_missing)
         b_slope, b_tau = _slopes(problem, cols, g, col_missing)
-        moved = (row_sums * torch.where(rows.active, f, 0.0)).sum(-1, keepdim=True)
-        moved = moved + (col_sums * torch.where(cols.active, g, 0.0)).sum(-1, keepdim=True)
+        moved = (row_sums * torch.where(f.isfinite(), f, 0.0)).sum(-1, keepdim=True)
+        moved = moved + (col_sums * torch.where(g.isfinite(), g, 0.0)).sum(-1, keepdim=True)
         exponents = (moved - pairs.sum_all(plan * problem.finite_cost)) / problem.epsilon
         epsilon_slope = _reference_mass(problem) - row_sums.sum(-1, keepdim=True) + exponents
         slopes = (a_slope * bar, b_slope * bar, epsilon_slope * bar, (a_tau + b_tau) * bar)
@@ -211,8 +216,8 @@ def _slopes(problem: Problem, side: Side, potential: Tensor, missing: Tensor) ->
     """
     slope, tau_slope = _own_slope(problem, side, potential), torch.zeros_like(problem.tau)
     if not problem.balanced:
-        exponent = _with_mass(side, potential) / problem.tau
-        bent = torch.where(side.active, exponent * torch.exp(-exponent), 0.0)
+        exponent = _own_exponent(problem, potential)
+        bent = -exponent * torch.exp(exponent)
         tau_slope = (side.weight * (slope / problem.tau - bent)).sum(-1, keepdim=True)
     if problem.reference == "product":
         slope = slope + problem.epsilon * missing
@@ -223,9 +228,14 @@ def _own_slope(problem: Problem, side: Side, potential: Tensor) -> Tensor:
     """Slope of the dual in this side's weights at a fixed reference measure (..., n)."""
     if problem.balanced:
         return torch.where(potential.isfinite(), potential, 0.0)
-    tau = problem.tau.detach()
-    exponent = (-_with_mass(side, potential) / tau).clamp(max=largest_exponent(potential.dtype))  # of padding
-    return -tau * torch.expm1(exponent)
+    slope = -problem.tau * torch.expm1(_own_exponent(problem, potential))
+    return torch.where(potential < torch.inf, slope, problem.tau)  # all of a token without candidates is missed
+
+
+def _own_exponent(problem: Problem, potential: Tensor) -> Tensor:
+    """-f / tau, bounded for padding; 0 where f is infinite."""
+    finite = torch.where(potential.isfinite(), potential, 0.0)
+    return (-finite / problem.tau).clamp(max=largest_exponent(potential.dtype))
 
 
 def _with_mass(side: Side, potential: Tensor) -> Tensor:

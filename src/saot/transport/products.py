@@ -7,9 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .support import Support
 
+_FUNCTORCH = getattr(torch._C, "_functorch", None)
+_WRAPPERS = [  # what tells tensors inside torch.func, and those of torch.autograd.grad(..., is_grads_batched=True)
+    getattr(_FUNCTORCH, name)
+    for name in ("is_functorch_wrapped_tensor", "is_legacy_batchedtensor")
+    if hasattr(_FUNCTORCH, name)
+]
 _CHUNK_ELEMENTS = 2**22  # of gathered features, where no sparse kernel is at hand
 
 
@@ -47,21 +54,25 @@ def multiply(values: Tensor, y: Tensor, support: Support, transpose: bool = Fals
 
     `transpose` is a plain choice of side: sources and targets play the same role in every equation here.
     """
+    refuse_transforms(values, y)
     return _Multiply.apply(values, y, support, transpose)
 
 
 def pair_dots(x: Tensor, y: Tensor, support: Support) -> Tensor:
     """<x_i, y_j> for each pair of the support (nnz,), differentiable; x is (n, d) and y is (m, d)."""
+    refuse_transforms(x, y)
     return _PairDots.apply(x, y, support)
 
 
 def spread(x: Tensor, support: Support, cols: bool) -> Tensor:
     """Each pair's source's number of x (n,), or with `cols` its target's of x (m,); differentiable."""
+    refuse_transforms(x)
     return _SpreadOrSum.apply(x, support, cols, True)
 
 
 def sum_pairs(values: Tensor, support: Support, cols: bool) -> Tensor:
     """Sums of values (nnz,) by source (n,), or with `cols` by target (m,); differentiable."""
+    refuse_transforms(values)
     return _SpreadOrSum.apply(values, support, cols, False)
 
 
@@ -78,10 +89,29 @@ def in_full_precision(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def wrapped(ctx: Any, *grads: Any) -> Any:
-        with torch.autocast(grads[0].device.type, enabled=False):
+        device = next((grad.device.type for grad in grads if grad is not None), "cpu")
+        with torch.autocast(device, enabled=False):
             return backward(ctx, *grads)
 
     return wrapped
+
+
+def refuse_transforms(*inputs: object) -> None:
+    """Nothing, for plain tensors; this library's derivatives are those of torch.autograd alone.
+
+    Raises:
+        NotImplementedError: If a tensor is inside torch.func (vmap, grad, jvp, ...) or a vmapped backward pass, or has
+            a tangent of forward-mode AD.
+    """
+    for t in inputs:
+        if isinstance(t, Tensor) and (
+            any(is_wrapped(t) for is_wrapped in _WRAPPERS) or forward_ad.unpack_dual(t).tangent is not None
+        ):
+            raise NotImplementedError(
+                "transport has no rule for torch.func, forward-mode AD or a vmapped backward pass; take derivatives "
+                "with torch.autograd.grad(..., create_graph=True) or torch.autograd.functional (hessian, hvp, jvp; "
+                "not vectorize=True), and give a batch as leading dimensions instead of vmap"
+            )
 
 
 class _SpreadOrSum(torch.autograd.Function):
@@ -100,10 +130,10 @@ class _SpreadOrSum(torch.autograd.Function):
         return x.index_select(0, support.col if cols else support.row)
 
     @staticmethod
-    @in_full_precision
     def backward(ctx: Any, *grads: Any) -> Any:
         support, cols, spreads = ctx.how
-        return _SpreadOrSum.apply(grads[0], support, cols, not spreads), None, None, None
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return (sum_pairs if spreads else spread)(grads[0], support, cols), None, None, None
 
 
 class _Multiply(torch.autograd.Function):

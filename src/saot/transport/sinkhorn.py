@@ -14,6 +14,7 @@ from .loop import iterate
 from .pairs import SparsePairs
 from .plan import Plan, dual_value, duality_gap, envelope, make_plan, primal_value
 from .problem import Gradient, Problem, Reference, SolveSettings, build_problem
+from .products import refuse_transforms
 from .progress import Progress
 from .result import TransportResult, TransportStatus
 
@@ -61,6 +62,7 @@ def solve_transport(
     Raises:
         TransportError: If the cost holds NaN or -inf, or a weight is not finite.
         ValueError: If shapes do not fit, a weight is negative, or a setting is out of range.
+        NotImplementedError: Under torch.func or forward-mode AD; gradients of any order are torch.autograd's.
 
     Example:
         Equal costs c everywhere and weights of mass 1 give a plan of mass exp(-c / (epsilon + 2 tau)):
@@ -88,6 +90,7 @@ def solve_quietly(
 ) -> TransportResult:
     """`solve_transport` without its warning: for solves inside a longer scheme."""
     values = cost.values if isinstance(cost, SparseCost) else cost
+    refuse_transforms(values, a, b, epsilon, tau)
     with (
         torch.autocast(values.device.type, enabled=False),
         torch.set_grad_enabled(torch.is_grad_enabled() and settings.gradient != "none"),
@@ -115,11 +118,12 @@ def _result(problem: Problem, end: Progress, status: Tensor, f: Tensor, g: Tenso
     plan = make_plan(problem, f, g)  # of the potentials as the loop left them: a shift may cost digits
     if problem.balanced:
         f, g = fix_gauge(problem, f, g)
-    value = primal_value(problem, plan, f, g)
+    with torch.set_grad_enabled(unrolled):
+        value = primal_value(problem, plan, f, g)
     with torch.no_grad():
         dual, gap = dual_value(problem, plan, f, g), duality_gap(problem, plan, f, g)
         status[_out_of_range(problem, plan)] = int(TransportStatus.NON_FINITE)
-    if not unrolled and value.requires_grad:
+    if not unrolled and plan.values.requires_grad:
         value = envelope(problem, plan, f, g, value)
     return TransportResult(
         plan_values=plan.values,

@@ -69,7 +69,7 @@ class LogUpdates:
         return self._strength * (side.log_ratio - torch.where(side.active, lse, 0.0))
 
 
-class _LogSums:
+class LogSums:
     """Log-sum-exps of log scalings x (..., n) or y (..., m), -inf without mass, less C / epsilon; with gradients."""
 
     def __init__(self, problem: Problem) -> None:
@@ -86,56 +86,87 @@ class _LogSums:
             self._columns = self.pairs.in_columns(self.log_kernel)
         return self.pairs.lse_cols(self._columns, x)
 
+    def rows_with_grain(self, lse: Tensor, b: Tensor, y: Tensor) -> Tensor:
+        """log(exp(lse_i) + sum_j b_j exp(y_j - C_ij / epsilon)) at weights b_j of zero, with slopes in them.
+
+        log b_j has no slope at b_j = 0, but such a sum has; y is -inf where b is above 0, for those are in lse.
+        """
+        grain = self._grain(_or_minus_inf(lse > -torch.inf, -lse), y)
+        return lse + torch.log1p(self.pairs.sum_rows(grain * self.pairs.spread_cols(b)))
+
+    def cols_with_grain(self, lse: Tensor, a: Tensor, x: Tensor) -> Tensor:
+        """log(exp(lse_j) + sum_i a_i exp(x_i - C_ij / epsilon)) at weights a_i of zero, likewise."""
+        grain = self._grain(x, _or_minus_inf(lse > -torch.inf, -lse))
+        return lse + torch.log1p(self.pairs.sum_cols(grain * self.pairs.spread_rows(a)))
+
+    def _grain(self, x: Tensor, y: Tensor) -> Tensor:
+        """exp(x_i + y_j - C_ij / epsilon) on the pairs."""
+        exponent = self.log_kernel + (self.pairs.spread_rows(x) + self.pairs.spread_cols(y))
+        return exponent.clamp(max=largest_exponent(x.dtype)).exp()
+
 
 class _FirstGrainLogSums:
-    """`_LogSums` where weights of zero have a gradient too: what the first grain of weight would change.
-
-    log b_j has no slope at b_j = 0, but a sum of b_j exp(...) has one; it is added by a term of value zero.
-    """
+    """`LogSums` where weights of zero have derivatives too: what the first grain of weight would change."""
 
     def __init__(self, problem: Problem) -> None:
-        self._log, self._damping = _LogSums(problem), problem.damping
+        self._log, self._damping = LogSums(problem), problem.damping
         self._a, self._b = problem.rows.weight, problem.cols.weight
         self._row_lse: Tensor | None = None
         self._col_lse: Tensor | None = None
 
     def rows(self, y: Tensor) -> Tensor:
         """log sum_j exp(y_j - C_ij / epsilon), (..., n)."""
-        out, pairs = self._log.rows(y), self._log.pairs
-        self._row_lse = out.detach()
-        if self._col_lse is None:
-            return out
-        grain = self._grain(_inverse(self._row_lse), self._scaling(self._b, self._col_lse))
-        return out + pairs.sum_rows(grain * pairs.spread_cols(self._b))
+        lse = self._log.rows(y)
+        if self._col_lse is not None:
+            lse = self._log.rows_with_grain(lse, self._b, self._scaling(self._b, self._col_lse))
+        self._row_lse = lse
+        return lse
 
     def cols(self, x: Tensor) -> Tensor:
         """log sum_i exp(x_i - C_ij / epsilon), (..., m)."""
-        out, pairs = self._log.cols(x), self._log.pairs
-        self._col_lse = out.detach()
-        if self._row_lse is None:
-            return out
-        grain = self._grain(self._scaling(self._a, self._row_lse), _inverse(self._col_lse))
-        return out + pairs.sum_cols(grain * pairs.spread_rows(self._a))
-
-    def _grain(self, x: Tensor, y: Tensor) -> Tensor:
-        """exp(x_i + y_j - C_ij / epsilon) on the pairs."""
-        pairs, log_kernel = self._log.pairs, self._log.log_kernel.detach()
-        exponent = log_kernel + (pairs.spread_rows(x) + pairs.spread_cols(y))
-        return exponent.clamp(max=largest_exponent(x.dtype)).exp()
+        lse = self._log.cols(x)
+        if self._row_lse is not None:
+            lse = self._log.cols_with_grain(lse, self._a, self._scaling(self._a, self._row_lse))
+        self._col_lse = lse
+        return lse
 
     def _scaling(self, weight: Tensor, lse: Tensor) -> Tensor:
         """Potential / epsilon of the tokens of weight zero; -inf for the others."""
-        return torch.where((weight == 0) & (lse > -torch.inf), -self._damping.detach() * lse, -torch.inf)
+        finite = torch.where(lse > -torch.inf, lse, 0.0)
+        return _or_minus_inf((weight == 0) & (lse > -torch.inf), -self._damping * finite)
 
 
-def _inverse(lse: Tensor) -> Tensor:
-    return torch.where(lse > -torch.inf, -lse, -torch.inf)
+def _or_minus_inf(mask: Tensor, x: Tensor) -> Tensor:
+    return torch.where(mask, x, -torch.inf)
 
 
-def _log_sums(problem: Problem) -> _LogSums | _FirstGrainLogSums:
+def _log_sums(problem: Problem) -> LogSums | _FirstGrainLogSums:
     a, b = problem.rows.weight, problem.cols.weight
     zero = (a.requires_grad and bool((a == 0).any())) or (b.requires_grad and bool((b == 0).any()))
-    return _FirstGrainLogSums(problem) if zero and problem.reference == "product" else _LogSums(problem)
+    return _FirstGrainLogSums(problem) if zero and problem.reference == "product" else LogSums(problem)
+
+
+def both_updates(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """T1(g) and T2(f), of which the potentials are the fixed point, with every derivative.
+
+    Tokens of weight zero have an update too, and the others' depends on their weights. 0 without candidates.
+    """
+    rows, cols, epsilon = problem.rows, problem.cols, problem.epsilon
+    sums, strength = LogSums(problem), problem.damping * epsilon
+    row_lse, col_lse = sums.rows(cols.scale(g, epsilon)), sums.cols(rows.scale(f, epsilon))
+    if problem.reference == "product":
+        if bool((cols.weight == 0).any()):
+            row_lse = sums.rows_with_grain(row_lse, cols.weight, _padding_scale(cols, g, epsilon))
+        if bool((rows.weight == 0).any()):
+            col_lse = sums.cols_with_grain(col_lse, rows.weight, _padding_scale(rows, f, epsilon))
+    row_lse, col_lse = (torch.where(lse > -torch.inf, lse, 0.0) for lse in (row_lse, col_lse))
+    return strength * (rows.log_ratio - row_lse), strength * (cols.log_ratio - col_lse)
+
+
+def _padding_scale(side: Side, potential: Tensor, epsilon: Tensor) -> Tensor:
+    """Potential / epsilon of the tokens of weight zero; -inf for the others, and without candidates."""
+    padding = (side.weight == 0) & potential.isfinite()
+    return _or_minus_inf(padding, torch.where(padding, potential, 0.0) / epsilon)
 
 
 class KernelUpdates:
