@@ -13,7 +13,6 @@ from saot.cli import main
 from saot.evaluate import ConfusionMatrix, predict_mask
 from saot.label.calibration import (
     ALPHAS,
-    METHODS,
     abstention_threshold,
     calibrate,
     evaluation_answers,
@@ -24,6 +23,8 @@ from saot.label.calibration import (
 from saot.label.finished import open_run
 from saot.report import ReportData, render_report
 from saot.runs import read_kept
+
+METHODS = ("saot_decoder", "saot")
 
 
 def numbers(value):

@@ -1,18 +1,36 @@
 """The main job and what surrounds it: demo, run, extract, predict, evaluate."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from saot.cli.shell import Bars, Json, app, console, print_json
 
+Compare = Literal["none", "points", "all"]
 
-def _run(settings: Any, out: Path, as_json: bool, store: Path | None = None, device: str = "cpu") -> None:
+
+def _run(
+    settings: Any,
+    out: Path,
+    as_json: bool,
+    store: Path | None = None,
+    device: str = "cpu",
+    compare: Compare | None = None,
+) -> None:
     from saot.evaluate import format_table
     from saot.label import run_job
     from saot.tables import ALL_WINGS, run_rivals
 
     with Bars() as bars:
-        outcome = run_job(settings, out, store=store, device=device, wings=ALL_WINGS, rivals=run_rivals, progress=bars)
+        outcome = run_job(
+            settings,
+            out,
+            store=store,
+            device=device,
+            wings=ALL_WINGS,
+            rivals=run_rivals,
+            compare=compare,
+            progress=bars,
+        )
     if as_json:
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
@@ -64,6 +82,7 @@ def run(
     seed: int = 0,
     store: Path | None = None,
     device: str = "cpu",
+    compare: Compare | None = None,
     json: Json = False,
 ) -> None:
     """The main job on your pictures. The same command again goes on where it stopped.
@@ -85,6 +104,8 @@ def run(
         preset: paper, paper-small, best or best-pull.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs.
+        compare: What is trained beside the decoder: none, points (methods that see the same labels) or all; all with
+            --eval, else none. The same command with more of it goes on.
         device: cpu, cuda, cuda:1 ...
     """
     from saot.label import RunSettings
@@ -101,7 +122,7 @@ def run(
         seed=seed,
         recipe=preset_named(preset),
     )
-    _run(settings, out, json, store, device)
+    _run(settings, out, json, store, device, compare)
 
 
 @app.command

@@ -39,7 +39,7 @@ from saot.label.scoring import Contest
 from saot.runs import Kept, Making, identity_of
 from saot.transfer import SemanticCost, fill_uncovered, solve_pair, transfer_labels
 
-METHODS = ("saot_decoder", "saot")
+DECODER, TRANSPORT = "saot_decoder", "saot"
 LEVELS = 50  # candidate thresholds: quantiles of unlabelled pixels
 LEVEL_PICTURES = 8  # target pictures the quantiles are taken of
 MOST_PIXELS = 200_000  # of a picture; larger ones are read on a regular sub-grid of pixels
@@ -51,11 +51,12 @@ class Answers:
 
     Attributes:
         log_probs: Method -> (p, K), log-probabilities; the largest is the mask's class.
-        mass: (p,) log of the mass a token received over its weight; unmatched mass is 1 - exp(mass).
+        mass: (p,) log of the mass a token received over its weight; unmatched mass is 1 - exp(mass). None where
+            nothing was transported.
     """
 
     log_probs: dict[str, Float64[Tensor, "p K"]]
-    mass: Float64[Tensor, " p"]
+    mass: Float64[Tensor, " p"] | None
 
     def confidence(self, name: str) -> Float64[Tensor, " p"]:
         """Log odds of the chosen class."""
@@ -112,23 +113,34 @@ class Held:
 
 @dataclass(frozen=True)
 class Models:
-    """The two methods of a run.
+    """The methods of a run that are calibrated: its decoder and, where a cost was learned, its transport.
 
     Attributes:
         contest: Sets, recipe and run folder.
-        cost: The learned cost.
+        cost: The learned cost, or None.
         decoder: SAOT's decoder.
         bias: The logit adjustment it was scored with, or None.
     """
 
     contest: Contest
-    cost: SemanticCost
+    cost: SemanticCost | None
     decoder: Decoder
     bias: Tensor | None
 
-    def tokens(self, domain: Domain, similar: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Their names in metrics.json."""
+        return (DECODER,) if self.cost is None else (DECODER, TRANSPORT)
+
+    def similar(self, which: str) -> Tensor | None:
+        """Cosines of the pictures of "test" or "target" with the source's; None where nothing is transported."""
+        return None if self.cost is None else self.contest.similar(which)
+
+    def tokens(self, domain: Domain, similar: Tensor | None, number: int) -> tuple[Tensor, Tensor | None]:
         """Logits of the decoder (n, K), or of cells; (n, K + 1) probabilities of the plan, log of mass over weight."""
         recipe, data = self.contest.bench.recipe, self.contest.data
+        if self.cost is None or similar is None:
+            return domain.logits(self.decoder, number).cpu(), None
         source, labels = data.source.labelled(int(similar[number].argmax()))
         target = domain.tokens(number)
         with torch.no_grad():
@@ -139,18 +151,23 @@ class Models:
         received = (result.marginals[1] * len(target)).log().clamp(-SCORE_LIMIT, SCORE_LIMIT)  # b_j = 1/m
         return logits.cpu(), torch.cat([probs, received.unsqueeze(1).to(probs)], dim=1).cpu()
 
-    def at(self, values: tuple[Tensor, Tensor], grid: PatchGrid, rows: Tensor, columns: Tensor) -> Answers:
+    def at(self, values: tuple[Tensor, Tensor | None], grid: PatchGrid, rows: Tensor, columns: Tensor) -> Answers:
         """Answers at single pixels, upsampled as the masks are."""
-        whole = (values[0], *values[1].split([self.contest.data.num_classes, 1], dim=1))
-        parts = [scores_at(part, grid, rows, columns).double() for part in whole]
-        logits = parts[0] if self.bias is None else parts[0] + self.bias
-        probs = parts[1] / parts[1].sum(-1, keepdim=True)
-        return Answers({"saot_decoder": logits.log_softmax(-1), "saot": probs.log()}, parts[2].squeeze(1))
+        logits = scores_at(values[0], grid, rows, columns).double()
+        logits = logits if self.bias is None else logits + self.bias
+        answers = {DECODER: logits.log_softmax(-1)}
+        if values[1] is None:
+            return Answers(answers, None)
+        whole = values[1].split([self.contest.data.num_classes, 1], dim=1)
+        probs, mass = (scores_at(part, grid, rows, columns).double() for part in whole)
+        answers[TRANSPORT] = (probs / probs.sum(-1, keepdim=True)).log()
+        return Answers(answers, mass.squeeze(1))
 
 
-def open_models(contest: Contest, bias: Tensor | None) -> Models:
-    """The learned cost and the decoder of a run, with the logit adjustment it was scored with."""
-    return Models(contest, contest.cost().cost, contest.decoder().decoder, bias)
+def open_models(contest: Contest, bias: Tensor | None, transported: bool = True) -> Models:
+    """The decoder of a run, with the logit adjustment it was scored with, and the learned cost if it transported."""
+    cost = contest.cost().cost if transported else None
+    return Models(contest, cost, contest.decoder().decoder, bias)
 
 
 def pixel_lattice(height: int, width: int, most: int = MOST_PIXELS) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
@@ -173,9 +190,9 @@ def held_points(models: Models) -> Held | None:
     judge, target = data.points.tokens.held(), data.target
     if len(judge) == 0:
         return None
-    similar = models.contest.similar("target")
+    similar = models.similar("target")
     parts, classes, pictures = [], [], []
-    predicted: dict[str, list[Tensor]] = {name: [] for name in METHODS}
+    predicted: dict[str, list[Tensor]] = {name: [] for name in models.methods}
     for number in judge.picture.unique().tolist():
         x, y, labels = data.points.pixels.of(target.images.keys[number])
         assert torch.equal(labels, judge.of(number)[1]), "points on tokens and on pixels are the same points"
@@ -184,32 +201,33 @@ def held_points(models: Models) -> Held | None:
         classes.append(labels)
         pictures.append(torch.full_like(labels, number))
         seen = models.at(values, grid, *pixel_lattice(grid.image_height, grid.image_width))
-        for name in METHODS:
+        for name in models.methods:
             chosen = seen.log_probs[name].argmax(-1)
             predicted[name].append(torch.bincount(chosen, minlength=data.num_classes).double())
         bench.space.tell("held-out points")(len(parts), len(judge.picture.unique()))
     levels, frequency = _unlabelled(models, similar, set(judge.picture.tolist()))
+    masses = [part.mass for part in parts if part.mass is not None]
     answers = Answers(
-        {name: torch.cat([part.log_probs[name] for part in parts]) for name in METHODS},
-        torch.cat([part.mass for part in parts]),
+        {name: torch.cat([part.log_probs[name] for part in parts]) for name in models.methods},
+        torch.cat(masses) if masses else None,
     )
-    joined = {name: torch.stack(predicted[name]) for name in METHODS}
+    joined = {name: torch.stack(predicted[name]) for name in models.methods}
     return Held(answers, torch.cat(classes), torch.cat(pictures), joined, levels, frequency)
 
 
-def _unlabelled(models: Models, similar: Tensor, held: set[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _unlabelled(models: Models, similar: Tensor | None, held: set[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Candidate thresholds and class frequencies from target pictures without held-out points, where there are any."""
     data, target = models.contest.data, models.contest.data.target
     others = [n for n in range(len(target)) if n not in held] or sorted(held)
     count = min(LEVEL_PICTURES, len(others))
     chosen = [others[(2 * k + 1) * len(others) // (2 * count)] for k in range(count)]
-    histograms = {name: ScoreHistogram() for name in METHODS}
-    frequency = {name: torch.zeros(data.num_classes, dtype=torch.float64) for name in METHODS}
+    histograms = {name: ScoreHistogram() for name in models.methods}
+    frequency = {name: torch.zeros(data.num_classes, dtype=torch.float64) for name in models.methods}
     for number in chosen:
         grid = target.grid(number)
         lattice = pixel_lattice(grid.image_height, grid.image_width)
         answers = models.at(models.tokens(target, similar, number), grid, *lattice)
-        for name in METHODS:
+        for name in models.methods:
             score, predicted = answers.confidence(name), answers.log_probs[name].argmax(-1)
             histograms[name].update(score, torch.zeros_like(score, dtype=torch.bool))
             frequency[name] += torch.bincount(predicted, minlength=data.num_classes).double()
@@ -222,7 +240,7 @@ def evaluation_answers(models: Models) -> Iterator[tuple[Answers, Tensor]]:
     bench, evaluation = models.contest.bench, models.contest.evaluation
     domain, masks = evaluation.domain, evaluation.truth
     assert masks is not None, "only with evaluation labels"
-    similar = models.contest.similar("test")
+    similar = models.similar("test")
     for number in range(len(domain)):
         grid = domain.grid(number)
         rows, columns = pixel_lattice(grid.image_height, grid.image_width)
@@ -239,27 +257,29 @@ BASES = ("pictures", "points", "pixels")  # which threshold is used: the first t
 CURVE_POINTS = 60
 
 
-def calibrate(contest: Contest, bias: Tensor | None) -> dict[str, Any]:
+def calibrate(contest: Contest, bias: Tensor | None, transported: bool = True) -> dict[str, Any]:
     """calibration.json: made once, after scoring, and kept.
 
-    For each of METHODS: a temperature from held-out declared points; calibration on the evaluation pictures before
-    and after; how well confidence, unmatched mass and both rank errors; for each of ALPHAS the threshold above which
-    pixels may be labelled, what it covers and how often it errs there. Without held-out points there is neither
-    temperature nor threshold, without evaluation labels no measurement, and `notes` says so.
+    For the decoder and, if it `transported`, the plan: a temperature from held-out declared points; calibration on the
+    evaluation pictures before and after; how well confidence, unmatched mass and both rank errors; for each of ALPHAS
+    the threshold above which pixels may be labelled, what it covers and how often it errs there. Without held-out
+    points there is neither temperature nor threshold, without evaluation labels no measurement, and `notes` says so.
 
     Args:
         contest: Sets, recipe and run folder.
         bias: The logit adjustment that the decoder was scored with, or None.
+        transported: Whether the run's own transport is scored, so that a cost was learned; else nothing is said of
+            unmatched mass.
     """
     bench = contest.bench
 
     def make(making: Making) -> Kept:
-        models = open_models(contest, bias)
+        models = open_models(contest, bias, transported)
         held = held_points(models)
-        choices = {name: _choices(contest, held, name) for name in METHODS}
+        choices = {name: _choices(contest, held, name) for name in models.methods}
         return Kept(facts=_record(contest, held, choices, _measure(contest, models, choices)))
 
-    identity = identity_of(contest.data, contest.evaluation, bench.recipe, bench.seed, bias)
+    identity = identity_of(contest.data, contest.evaluation, bench.recipe, bench.seed, bias, transported)
     record = dict(bench.space.once("work/calibration", identity, make, title="calibration").facts)
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     write_atomic(bench.space.path("calibration.json"), text.encode())
@@ -332,8 +352,10 @@ def _choices(contest: Contest, held: Held | None, name: str) -> _Choices:
         limits[alpha] = class_limits(log_probs.exp(), held.classes, alpha)
     reachable = log_probs.gather(1, held.classes.unsqueeze(1)).squeeze(1) > -torch.inf
     temperature = fit_temperature(log_probs, held.classes, weights) if bool(reachable.any()) else None
-    joint = fit_logistic(torch.stack([scores, held.answers.mass], dim=1), ~wrong, weights)
-    joint = joint / joint.abs().sum().clamp_min(1e-6)  # stays on the scale of its parts; ranks alike
+    joint = None
+    if held.answers.mass is not None:
+        joint = fit_logistic(torch.stack([scores, held.answers.mass], dim=1), ~wrong, weights)
+        joint = joint / joint.abs().sum().clamp_min(1e-6)  # stays on the scale of its parts; ranks alike
     return _Choices(temperature, joint, thresholds, classes, limits, max(1, tried))
 
 
@@ -379,8 +401,9 @@ class _Measured:
             self.after.update((log_probs / choices.temperature).softmax(-1), truth)
         score, wrong = answers.confidence(name), log_probs.argmax(-1) != truth
         self.rankings["confidence"].update(score, wrong)
-        self.rankings["unmatched"].update(answers.mass, wrong)
-        if choices.joint is not None:
+        if answers.mass is not None:
+            self.rankings["unmatched"].update(answers.mass, wrong)
+        if answers.mass is not None and choices.joint is not None:
             joined = torch.stack([score, answers.mass], dim=1) @ choices.joint
             self.rankings["both"].update(joined, wrong)
         for value, counts in self.at.items():
@@ -400,7 +423,8 @@ def _measure(contest: Contest, models: Models, choices: Mapping[str, _Choices]) 
     measured = {}
     for name, chosen in choices.items():
         values = {t.value for t in chosen.thresholds.values()} | {t.value for t, _ in chosen.classes.values()}
-        scores = ("confidence", "unmatched", "both") if chosen.joint is not None else ("confidence", "unmatched")
+        scores = ["confidence"] if models.cost is None else ["confidence", "unmatched"]
+        scores += [] if chosen.joint is None else ["both"]
         measured[name] = _Measured(
             Calibration(size),
             None if chosen.temperature is None else Calibration(size),
@@ -410,9 +434,9 @@ def _measure(contest: Contest, models: Models, choices: Mapping[str, _Choices]) 
             torch.zeros(size, dtype=torch.int64),
         )
     for answers, truth in evaluation_answers(models):
-        for name in METHODS:
+        for name in models.methods:
             measured[name].update(name, answers, truth, choices[name])
-    return measured if int(measured[METHODS[0]].truth.sum()) else None
+    return measured if int(measured[DECODER].truth.sum()) else None
 
 
 def _record(

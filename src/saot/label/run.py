@@ -27,12 +27,14 @@ from saot.label.inputs import Inputs, check_manifest, keep_manifest, kept_manife
 from saot.label.networks import Trained, packed
 from saot.label.paper import learned_cost, similarities
 from saot.label.scoring import (
+    COMPARISONS,
+    Compare,
     Contest,
     MethodScores,
     Rivals,
     all_methods,
     chosen_methods,
-    ordered,
+    compared,
     score_methods,
     write_metrics,
 )
@@ -68,9 +70,12 @@ def run_job(
     device: str = "cpu",
     wings: Wings = NO_WINGS,
     rivals: Rivals | None = None,
+    compare: Compare | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> RunOutcome:
     """The main job, from features to report; the same call again goes on where it stopped.
+
+    Only what is asked for is trained: the decoder, then what it is compared with. A later call may ask for more.
 
     Args:
         settings: What is asked.
@@ -79,29 +84,31 @@ def run_job(
         device: Where networks and transport run, such as "cuda". A run on the CPU ends with the same bytes however
             often it is interrupted; an accelerator promises no such thing.
         wings: What the core does not know: readers, backbones, the pull loss.
-        rivals: What SAOT is compared with; None compares it with nothing.
+        rivals: What SAOT may be compared with; None compares it with nothing but its own transport.
+        compare: "none": the decoder alone; "points": with methods that see the same labels; "all". Unless given,
+            "all" where there is an evaluation set, else "none".
         progress: Called with (stage, done, total).
 
     Raises:
         ValueError: If an input is not as it should be; nothing made so far is lost.
     """
     check_device(device)
+    compare = asked(compare, settings)
     inputs = open_inputs(settings, device, wings)
     space = Workspace(out, settings.to_dict(), progress)
     try:
-        finished = finished_run(space)
+        finished = finished_run(space, compare)
         if finished is not None:
             check_manifest(inputs.found, kept_manifest(space) or {})
             return finished
         began = time.time()
         contest = open_contest(settings, inputs, space, store, device)  # points, features, labels of the source
-        contest.cost()
         publish(space.path("decoder.safetensors"), contest.decoder(), contest.data)
-        scores, left_out = score_methods(contest, ordered(all_methods(contest, rivals)))
+        scores, left_out = score_methods(contest, compared(all_methods(contest, rivals), compare))
         metrics = write_metrics(space.path("metrics.json"), contest.data, contest.evaluation, scores)
-        calibration = calibrate(contest, scores["saot_decoder"].bias)
+        calibration = calibrate(contest, scores["saot_decoder"].bias, transported="saot" in scores)
         space.write_log()
-        record = partial(run_record, settings, inputs, contest, scores, left_out, began)
+        record = partial(run_record, settings, inputs, contest, scores, left_out, compare, began)
         with space.stage("report"):
             write_report(space.path("report.html"), report_data(contest, record(), metrics, scores, calibration))
         run = record()
@@ -150,20 +157,34 @@ def open_contest(
     )
 
 
-def finished_run(space: Workspace) -> RunOutcome | None:
-    """The outcome of a run that is already complete, or None. run.json is written last."""
+def asked(compare: Compare | None, settings: RunSettings) -> Compare:
+    """What is compared: as asked, else everything where there is something to score on.
+
+    Raises:
+        ValueError: If there is no such comparison.
+    """
+    if compare is None:
+        return "none" if settings.eval is None else "all"
+    if compare not in COMPARISONS:
+        raise ValueError(f"expected a comparison among {', '.join(COMPARISONS)}; got {compare!r}")
+    return compare
+
+
+def finished_run(space: Workspace, compare: Compare) -> RunOutcome | None:
+    """The outcome of a run that is complete and compares at least that much, or None. run.json is written last."""
     names = [
         "run.json",
         "metrics.json",
         "calibration.json",
         "report.html",
         "decoder.safetensors",
-        "cost.safetensors",
         "log.jsonl",
     ]
     if not all(space.path(name).exists() for name in names):
         return None
     run = json.loads(space.path("run.json").read_text())
+    if COMPARISONS.index(run["compare"]) < COMPARISONS.index(compare):
+        return None
     metrics = json.loads(space.path("metrics.json").read_text())
     return RunOutcome(metrics, run, space.root, resumed=True)
 

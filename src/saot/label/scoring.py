@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -250,6 +250,19 @@ class Contest:
     similar: Callable[[str], Tensor]
 
 
+Compare = Literal["none", "points", "all"]
+COMPARISONS: tuple[Compare, ...] = ("none", "points", "all")  # each holds the one before
+SAME_LABELS = (
+    "saot",
+    "saot_multi",
+    "saot_decoder",
+    "linear_probe_points",
+    "mlp_points",
+    "mlp_points_ema",
+    "semantic_prior",
+    "best_no_transport",
+)  # methods that see the declared points too
+
 Builders = Mapping[str, Callable[[], Scorer]]
 Rivals = Callable[[Contest], Builders]
 
@@ -415,6 +428,12 @@ def joined_facts(scores: Mapping[str, MethodScores], name: str) -> dict[str, Any
 def ordered(builders: Builders) -> Builders:
     """The same in the order of metrics.json."""
     return dict(sorted(builders.items(), key=lambda one: ORDER.index(one[0]) if one[0] in ORDER else len(ORDER)))
+
+
+def compared(builders: Builders, compare: Compare) -> Builders:
+    """Those that `compare` asks for: the decoder alone, what sees the same labels, or all; in the table's order."""
+    wanted = {"none": ("saot_decoder",), "points": SAME_LABELS, "all": tuple(builders)}[compare]
+    return {name: build for name, build in ordered(builders).items() if name in wanted}
 
 
 def chosen_methods(builders: Builders, names: Sequence[str]) -> Builders:

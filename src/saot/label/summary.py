@@ -13,7 +13,7 @@ from torch import Tensor
 from saot.data import PatchGrid, patch_labels
 from saot.label.data import Source
 from saot.label.inputs import Inputs, digest
-from saot.label.scoring import Contest, MethodScores, confusion_of, joined_facts, spread_pictures
+from saot.label.scoring import Compare, Contest, MethodScores, confusion_of, joined_facts, spread_pictures
 from saot.label.settings import RunSettings
 from saot.recipes import differences
 from saot.report import MassMap, Panel, PatchStory, ReportData, SourcePatch
@@ -47,7 +47,8 @@ def report_data(
 ) -> ReportData:
     """Everything `write_report` needs."""
     pictures = spread_pictures(len(contest.evaluation))
-    stories, maps = _transport_pictures(contest, pictures[:STORY_PICTURES])
+    shown = pictures[:STORY_PICTURES] if "saot" in scores else []  # only where a cost was learned
+    stories, maps = _transport_pictures(contest, shown)
     return ReportData(
         title=f"Labels carried from {run['source']} to {run['target']}",
         run=run,
@@ -119,6 +120,8 @@ def token_box(grid: PatchGrid, token: int) -> tuple[float, float, float, float]:
 
 def _transport_pictures(contest: Contest, pictures: list[int]) -> tuple[tuple[PatchStory, ...], tuple[MassMap, ...]]:
     """For a few pictures: some patches with the sources of their label, and what was not matched."""
+    if not pictures:
+        return (), ()
     bench, data, domain = contest.bench, contest.data, contest.evaluation.domain
     cost, similar = contest.cost().cost, contest.similar("test")
     stories: list[PatchStory] = []
@@ -203,6 +206,7 @@ def run_record(
     contest: Contest,
     scores: Mapping[str, MethodScores],
     left_out: Mapping[str, str],
+    compare: Compare,
     began: float,
 ) -> dict[str, Any]:
     """run.json: everything but the scores."""
@@ -214,6 +218,7 @@ def run_record(
         "source": settings.source,
         "target": settings.target,
         "eval": settings.eval,
+        "compare": compare,
         "backbone": settings.backbone,
         "preset": recipe.name,
         "points": settings.points,
@@ -241,8 +246,9 @@ def run_record(
 
 def _transports(contest: Contest, scores: Mapping[str, MethodScores]) -> dict[str, dict[str, Any]]:
     """What the transports of a run have to say of themselves."""
-    cost: dict[str, Any] = {"converged_share": contest.cost().converged_share}
-    decoder = contest.decoder().facts
+    decoder, cost = contest.decoder().facts, {}
+    if "saot" in scores or "pseudo_uncovered_share" in decoder:
+        cost["converged_share"] = contest.cost().converged_share
     if "pseudo_uncovered_share" in decoder:
         cost["pseudo_uncovered_share"] = decoder["pseudo_uncovered_share"]
     said = {name: scores[name].facts if name in scores else {} for name in ("saot", "saot_multi", "ot")}
