@@ -23,11 +23,13 @@ from saot.certify.conformal import (
     prediction_sets,
     selective_threshold,
 )
+from saot.certify.estimate import QualityEstimate, estimate_quality
 
 __all__ = [
     "SCORE_LIMIT",
     "Calibration",
     "CalibrationScores",
+    "QualityEstimate",
     "ReliabilityBins",
     "RiskCoverage",
     "ScoreHistogram",
@@ -38,6 +40,7 @@ __all__ = [
     "class_limits",
     "class_shares",
     "clopper_pearson_upper",
+    "estimate_quality",
     "fit_logistic",
     "fit_temperature",
     "log_odds",

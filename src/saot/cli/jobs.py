@@ -17,7 +17,7 @@ def _run(
     compare: Compare | None = None,
 ) -> None:
     from saot.evaluate import format_table
-    from saot.label import run_job
+    from saot.label import run_job, said
     from saot.tables import ALL_WINGS, run_rivals
 
     with Bars() as bars:
@@ -36,7 +36,9 @@ def _run(
         return
     for note in outcome.run["notes"]:
         console.print(f"[yellow]note:[/] {note}")
-    print(format_table(outcome.metrics))
+    print(said(outcome.run["estimate"]))
+    if outcome.run["compare"] != "none" or outcome.metrics["images"]:
+        print(format_table(outcome.metrics))
     print(f"\nreport: {out / 'report.html'}")
 
 

@@ -25,6 +25,7 @@ from saot.label.paper import (
     source_prototypes,
     unpacked_cost,
 )
+from saot.label.quality import said
 from saot.label.run import RunOutcome, open_contest, run_job, score_some
 from saot.label.scoring import (
     Builders,
@@ -86,6 +87,7 @@ __all__ = [
     "pull_of",
     "refine_terms",
     "run_job",
+    "said",
     "sample_tokens",
     "saot_decoder",
     "score_some",

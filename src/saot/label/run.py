@@ -26,6 +26,7 @@ from saot.label.data import (
 from saot.label.inputs import Inputs, check_manifest, keep_manifest, kept_manifest, open_inputs, shared_pictures
 from saot.label.networks import Trained, packed
 from saot.label.paper import learned_cost, similarities
+from saot.label.quality import estimate
 from saot.label.scoring import (
     COMPARISONS,
     Compare,
@@ -107,8 +108,9 @@ def run_job(
         scores, left_out = score_methods(contest, compared(all_methods(contest, rivals), compare))
         metrics = write_metrics(space.path("metrics.json"), contest.data, contest.evaluation, scores)
         calibration = calibrate(contest, scores["saot_decoder"].bias, transported="saot" in scores)
+        quality = estimate(contest.bench, contest.data, contest.decoder(), scores["saot_decoder"].bias)
         space.write_log()
-        record = partial(run_record, settings, inputs, contest, scores, left_out, compare, began)
+        record = partial(run_record, settings, inputs, contest, scores, left_out, compare, quality, began)
         with space.stage("report"):
             write_report(space.path("report.html"), report_data(contest, record(), metrics, scores, calibration))
         run = record()

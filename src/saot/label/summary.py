@@ -207,6 +207,7 @@ def run_record(
     scores: Mapping[str, MethodScores],
     left_out: Mapping[str, str],
     compare: Compare,
+    estimate: Mapping[str, Any],
     began: float,
 ) -> dict[str, Any]:
     """run.json: everything but the scores."""
@@ -214,6 +215,7 @@ def run_record(
     found, bias = inputs.found, scores["saot_decoder"].bias
     return {
         "format": RUN_FORMAT,
+        "estimate": dict(estimate),
         "settings": settings.to_dict(),
         "source": settings.source,
         "target": settings.target,

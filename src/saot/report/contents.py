@@ -104,7 +104,7 @@ class ReportData:
         title: Heading.
         run: Contents of run.json. Read are `source, target, eval, backbone, preset, points, label_budget,
             seed, device, commit` (at the top or under `settings`), and `stages`: name -> `seconds` and
-            `peak_memory_bytes`.
+            `peak_memory_bytes`; `estimate` (what may be expected without masks), if there is one.
         metrics: Contents of metrics.json.
         classes: Names and colours of the classes.
         differences: Departures from the paper's recipe.

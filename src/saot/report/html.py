@@ -86,6 +86,7 @@ def _numbers(data: ReportData) -> dict[str, Any]:
     return {
         "title": data.title,
         "notes": data.notes,
+        "estimate": _estimate(data),
         "facts": _facts(data.run),
         "stages": _stages(data.run),
         "stage_words": _stage_words(_stages(data.run)),
@@ -184,6 +185,16 @@ def _by_class(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
         for index, (name, share) in enumerate(zip(data.classes.names, shares, strict=True))
     ]
     return {"methods": [row.method for row in ordered], "lines": lines}
+
+
+def _estimate(data: ReportData) -> dict[str, Any] | None:
+    """run.json's estimate with the classes that have points, the worst first; None where the run has none."""
+    estimate = data.run.get("estimate")
+    if estimate is None or estimate["miou"] is None:
+        return estimate
+    known = [(name, *values) for name, values in estimate["classes"].items() if values is not None]
+    unknown = [name for name, values in estimate["classes"].items() if values is None]
+    return {**estimate, "known": sorted(known, key=lambda row: row[1]), "unknown": unknown}
 
 
 def _figures(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""How good masks are, from labelled points alone: IoU of each class and their mean, with an interval.
+
+Points say how often class c is taken for class k; the masks say how many pixels are called k. With the class shares
+behind those pixels (`class_shares`), both make a confusion matrix of the pixels, and that the IoU. What is not known
+exactly is drawn by a Bayesian bootstrap: every picture that was asked about gets a weight from the exponential
+distribution, and half a point more a class one from a gamma. With one point a picture that is the Dirichlet posterior
+of each row; points of one picture and class count as saying the same.
+
+It assumes that the points of a class lie where its pixels lie, at random, and that the network did not learn from them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64, Num
+from torch import Tensor
+
+DRAWS = 400
+PRIOR = 0.5  # points that every class is thought to have had beside its own, spread as all predictions are
+EM_STEPS = 200
+
+
+@dataclass(frozen=True)
+class QualityEstimate:
+    """What may be expected of masks that nobody has checked.
+
+    Attributes:
+        miou: Mean IoU over the classes that have points.
+        low, high: Its interval.
+        iou: (K,) IoU of each class; NaN for a class without points.
+        iou_low, iou_high: (K,) their intervals.
+        level: Share of such intervals that should hold the truth.
+        points: Labelled points it rests on.
+        pictures: Pictures they lie on.
+    """
+
+    miou: float
+    low: float
+    high: float
+    iou: Float64[Tensor, " K"]
+    iou_low: Float64[Tensor, " K"]
+    iou_high: Float64[Tensor, " K"]
+    level: float
+    points: int
+    pictures: int
+
+
+def estimate_quality(
+    counts: Int64[Tensor, "pictures K K"],
+    predicted: Num[Tensor, " K"],
+    *,
+    level: float = 0.9,
+    seed: int = 0,
+) -> QualityEstimate | None:
+    """The quality of masks with `predicted` pixels of each class; None without points.
+
+    Args:
+        counts: Points of each picture by (class, prediction), from a network that has not learned from them.
+        predicted: Pixels of the unlabelled pictures by predicted class.
+        level: Of the intervals.
+        seed: Of the draws.
+
+    Example:
+        Of ten points a class, all of class 0 and eight of class 1 are met; as many pixels are called 0 as 1:
+
+        >>> counts = torch.tensor([[[10, 0], [2, 8]]])
+        >>> found = estimate_quality(counts, torch.tensor([50.0, 50.0]))
+        >>> round(found.miou, 2), found.low < found.miou < found.high
+        (0.77, True)
+    """
+    total = counts.sum(0).double()
+    known = total.sum(1) > 0
+    if not bool(known.any()):
+        return None
+    spread = predicted.double() + 1e-9
+    prior = (PRIOR * spread / spread.sum()).expand_as(total)
+    generator = torch.Generator().manual_seed(seed)
+    weights = -torch.rand(DRAWS, len(counts), generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
+    drawn = (weights @ counts.double().flatten(1)).view(DRAWS, *total.shape)
+    drawn = drawn + torch._standard_gamma(prior.expand_as(drawn), generator)
+    every = torch.cat([(total + 1e-6 * prior)[None], drawn])  # the first is the plain estimate
+    iou = _iou(every / every.sum(-1, keepdim=True), predicted.double(), known)
+    means = iou[:, known].mean(-1)
+    tail = (1 - level) / 2
+    quantiles = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    low, high = torch.quantile(means[1:], quantiles).tolist()
+    lows, highs = torch.quantile(iou[1:], quantiles, dim=0)
+    unknown = torch.full_like(lows, torch.nan)
+    return QualityEstimate(
+        miou=float(means[0]),
+        low=min(low, float(means[0])),
+        high=max(high, float(means[0])),
+        iou=torch.where(known, iou[0], unknown),
+        iou_low=torch.where(known, torch.minimum(lows, iou[0]), unknown),
+        iou_high=torch.where(known, torch.maximum(highs, iou[0]), unknown),
+        level=level,
+        points=int(total.sum()),
+        pictures=int((counts.flatten(1).sum(1) > 0).sum()),
+    )
+
+
+def _iou(rates: Float64[Tensor, "d K K"], predicted: Float64[Tensor, " K"], known: Tensor) -> Float64[Tensor, "d K"]:
+    """IoU of every class for each draw of rates P(prediction k | class c): shares by EM, then pixels by both."""
+    rates = rates * known[:, None]
+    shares = (known.double() / known.sum()).expand(len(rates), -1)
+    seen = predicted / predicted.sum().clamp_min(1e-300)
+    for _ in range(EM_STEPS):
+        explained = (shares.unsqueeze(1) @ rates).squeeze(1).clamp_min(1e-300)
+        shares = shares * (rates @ (seen / explained).unsqueeze(-1)).squeeze(-1)
+    joint = shares.unsqueeze(-1) * rates
+    pixels = joint / joint.sum(1, keepdim=True).clamp_min(1e-300) * seen  # each prediction's pixels among the classes
+    hits = pixels.diagonal(dim1=1, dim2=2)
+    return hits / (pixels.sum(2) + pixels.sum(1) - hits).clamp_min(1e-300)
