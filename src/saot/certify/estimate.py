@@ -77,7 +77,7 @@ def estimate_quality(
     generator = torch.Generator().manual_seed(seed)
     weights = -torch.rand(DRAWS, len(counts), generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
     drawn = (weights @ counts.double().flatten(1)).view(DRAWS, *total.shape)
-    drawn = drawn + torch._standard_gamma(prior.expand_as(drawn), generator)
+    drawn = drawn + torch._standard_gamma(prior.expand_as(drawn), generator)  # pyright: ignore[reportPrivateImportUsage]
     every = torch.cat([(total + 1e-6 * prior)[None], drawn])  # the first is the plain estimate
     iou = _iou(every / every.sum(-1, keepdim=True), predicted.double(), known)
     means = iou[:, known].mean(-1)
