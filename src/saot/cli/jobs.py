@@ -82,7 +82,7 @@ def run(
             adapted, with --weights RUN of `saot adapt`.
         weights: File or folder of the backbone's weights, where it needs one.
         size: Input size, HEIGHTxWIDTH or the long side in pixels.
-        preset: paper, paper-small, best or best-pull.
+        preset: paper, paper-small or best.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs.
         device: cpu, cuda, cuda:1 ...

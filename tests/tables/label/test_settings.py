@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from saot.recipes import PAPER, preset, replaced
+from saot.recipes import BEST, PAPER, replaced, with_words
 from saot.tables import EXPERIMENTS, Count, Request, Size
 from saot.tables.label.labelling import completed, planned
 from saot.tables.label.settings import base_recipe, scaled_count, scaled_size, settings_for
@@ -82,7 +82,7 @@ def test_the_bridge_compares_each_network_with_itself_pulled():
         for column in table.columns:
             before, after = (settings_for(request, table, {**r.changes, **column.changes}, 0) for r in (plain, pulled))
             assert before == settings_for(request, EXPERIMENTS["saot-best"], column.changes, 0)
-            assert after.recipe == dataclasses.replace(preset("best-pull"), name="best")
+            assert after.recipe == with_words(BEST, ["bridge.weight=0.1"])
             plan = planned(request, table, pulled, column, 0)
             assert plan is not None
             if pulled.method == "mlp_points_ema_pull":
