@@ -1,11 +1,32 @@
 """Fields replaced by path and by words, and what is said to differ from the paper, for any nested frozen dataclass."""
 
+import ast
+import functools
+import json
+import math
+import re
+import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from saot.recipes import BEST, PAPER, PRESETS, RecipeDifference, differences, preset, replaced, with_words
+import saot
+from saot.recipes import (
+    BEST,
+    PAPER,
+    PRESETS,
+    RecipeDifference,
+    TransportRecipe,
+    as_dict,
+    differences,
+    preset,
+    replaced,
+    setting_paths,
+    with_value,
+    with_words,
+)
 
 
 @dataclass(frozen=True)
@@ -101,3 +122,108 @@ def test_differences_go_as_deep_as_the_recipe_does():
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_departure_of_a_preset_has_a_reason(name):
     assert all(each.reason for each in differences(preset(name)))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("cost.steps=10.5", "expected a whole number of 0 or more for cost.steps; got '10.5'"),
+        ("cost.steps=-1", "expected a whole number of 0 or more for cost.steps; got '-1'"),
+        ("transport.k=0", "expected a whole number of 1 or more for transport.k; got '0'"),
+        ("transport.epsilon=0", "expected a number above 0 for transport.epsilon; got '0'"),
+        ("transport.epsilon=inf", "expected a number above 0 for transport.epsilon; got 'inf'"),
+        ("transport.tau=-inf", "expected a number above 0, or inf, for transport.tau; got '-inf'"),
+        ("transport.tau=nan", "expected a number above 0, or inf, for transport.tau; got 'nan'"),
+        ("taught.teachers=-1", "expected a whole number of 0 or more for taught.teachers; got '-1'"),
+        ("decoder.dropout=1", "expected a number of 0 or more and below 1 for decoder.dropout; got '1'"),
+        ("decoder.mlp_widths=[1, 0]", "expected 2 numbers above 0 in brackets, such as"),
+        (
+            "interventions.finetune_rates=[]",
+            "expected numbers above 0 in brackets, .* for interventions.finetune_rates",
+        ),
+        ("bridge.beta=0.6", "expected a number from 0 to 0.5 for bridge.beta; got '0.6'"),
+        ("cost.spectral_norm=1", "expected true or false for cost.spectral_norm; got '1'"),
+    ],
+)
+def test_a_setting_of_the_main_job_is_refused_where_it_is_read(word, said):
+    with pytest.raises(ValueError, match=said):
+        with_words(BEST, [word])
+
+
+@pytest.mark.parametrize(("path", "value"), [("k", 1.5), ("k", True), ("tau", "inf"), ("reference", "own")])
+def test_a_value_of_another_type_is_refused(path, value):
+    with pytest.raises(ValueError, match=rf"for transport\.{path}; got"):
+        with_value(PAPER, f"transport.{path}", value)
+
+
+def test_python_may_not_set_what_words_may_not():
+    with pytest.raises(ValueError, match=r"expected a number above 0 for TransportRecipe\.epsilon; got -0\.1"):
+        TransportRecipe(epsilon=-0.1)
+
+
+def test_a_whole_number_is_the_number_that_is_declared():
+    """So that 1 and 1.0 are one setting, and one run."""
+    recipe = with_words(PAPER, ["transport.tau=1", "scores.logit_adjustment=[0, 1]", "cost.learning_rate=1e-3"])
+    assert as_dict(recipe)["transport"]["tau"] == 1 and type(recipe.transport.tau) is float
+    assert [type(value) for value in recipe.scores.logit_adjustment] == [float, float]
+    assert with_words(PAPER, ["transport.tau=inf"]).transport.tau == math.inf == TransportRecipe(tau=math.inf).tau
+
+
+def _changed(value, hint):
+    """Another value of the type of a field, as a word."""
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is typing.Literal:
+        return next(each for each in typing.get_args(hint) if each != value)
+    if isinstance(value, bool):
+        return "false" if value else "true"
+    if isinstance(value, tuple):
+        return json.dumps([each / 2 for each in value])
+    return json.dumps(value + 1 if hint is int else value / 2 + 0.01)
+
+
+@pytest.mark.parametrize("path", setting_paths(BEST))
+def test_every_setting_can_be_set(path):
+    part, name = path.split(".")
+    owner = getattr(BEST, part)
+    word = _changed(getattr(owner, name), typing.get_type_hints(type(owner), include_extras=True)[name])
+    assert [each.field for each in differences(with_words(BEST, [f"{path}={word}"]), BEST)] == [path]
+
+
+@functools.cache
+def _reads(part: str) -> set[str]:
+    """Names of attributes that files read which are given this part of a recipe, by its class or by its name."""
+    kind, found = type(getattr(PAPER, part)).__name__, set()
+    for path in Path(saot.__file__).parent.rglob("*.py"):
+        text = path.read_text()
+        if path.name != "recipes.py" and "presets" not in path.parts and re.search(rf"\b{kind}\b|\.{part}\b", text):
+            nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
+            found |= {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
+    return found
+
+
+@pytest.mark.parametrize("path", setting_paths(PAPER))
+def test_every_setting_is_read_somewhere(path):
+    part, name = path.split(".")
+    assert name in _reads(part), f"{path} changes nothing: remove it"
+
+
+def test_a_setting_that_nothing_reads_would_be_found():
+    assert "propagation_alpha" in _reads("baselines") and "propagation_alpha" not in _reads("bridge")
+
+
+NOTES = (Path(__file__).parents[1] / "docs" / "paper-notes.md").read_text()
+READINGS = [word for words in re.findall(r"`--set ([^`]+)`", NOTES) for word in words.split(" --set ")]
+
+
+@pytest.mark.parametrize("word", READINGS)
+def test_every_reading_of_the_paper_is_a_command(word):
+    assert with_words(BEST, [word]) and with_words(PAPER, [word])
+
+
+def test_the_notes_name_settings_that_exist():
+    parts = {path.split(".")[0] for path in setting_paths(PAPER)}
+    named = {name for name in re.findall(r"`(\w+\.\w+)", NOTES) if name.split(".")[0] in parts}
+    assert len(READINGS) > 20 and named
+    assert named <= set(setting_paths(PAPER)), named - set(setting_paths(PAPER))
+    assert not re.findall(r"`\w+\.\w+=", NOTES), "a reading is written with --set"

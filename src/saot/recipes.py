@@ -4,173 +4,263 @@ A recipe is a plain value: it is written into `run.json`, compared with the pape
 `SAOT` in a comment is the paper; its tables are T1 to T21, its appendices A to P.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class TransportRecipe:
+class Range:
+    """What a value of a declared type must be besides: in words, and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+    infinite: bool = False  # infinity is a value, too
+
+
+Count = Annotated[int, Range("of 1 or more", lambda value: value >= 1)]
+Number = Annotated[int, Range("of 0 or more", lambda value: value >= 0)]
+Weight = Annotated[float, Range("of 0 or more", lambda value: value >= 0)]
+Positive = Annotated[float, Range("above 0", lambda value: value > 0)]
+Share = Annotated[float, Range("from 0 to 1", lambda value: 0 <= value <= 1)]
+Dropped = Annotated[float, Range("of 0 or more and below 1", lambda value: 0 <= value < 1)]
+Tau = Annotated[float, Range("above 0, or inf,", lambda value: value > 0, infinite=True)]
+ClassTau = Annotated[float, Range("of 0 or more, or inf,", lambda value: value >= 0, infinite=True)]
+_SOME = Range("(at least one)", lambda values: len(values) > 0)
+
+
+class _Checked:
+    """A part of a recipe: a value that is not of its field's type, or outside of its range, is refused."""
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            if not _fits(getattr(self, name), hint):
+                told = f"{type(self).__name__}.{name}"
+                raise ValueError(f"expected {_described(hint)} for {told}; got {getattr(self, name)!r}")
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The declared type of each field of a dataclass, with its range."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a declared type and in its range; a whole number is a number, true is neither."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        infinite = inner[1].infinite and type(value) is float and math.isinf(value)
+        return (infinite or _fits(value, inner[0])) and inner[1].holds(value)
+    if origin is Literal:
+        return any(type(value) is type(each) and value == each for each in inner)
+    if origin is tuple:
+        parts = inner[:1] * len(value) if inner[-1] is ... and isinstance(value, tuple) else inner
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if inner:
+        return any(_fits(value, each) for each in inner)
+    if hint is float:
+        return type(value) is int or (type(value) is float and math.isfinite(value))
+    return type(value) is hint and not dataclasses.is_dataclass(hint)
+
+
+def _described(hint: Any) -> str:
+    """A declared type and its range in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return f"{_described(inner[0])} {inner[1].words}"
+    if origin is Literal:
+        return f"one of {', '.join(str(each) for each in inner)}"
+    if origin is tuple:
+        number, *ranges = get_args(inner[0]) or inner[:1]
+        kind, example = ("whole numbers", "512") if number is int else ("numbers", "0.5")
+        kind += "".join(f" {each.words}" for each in ranges)
+        return f"{'' if inner[-1] is ... else '2 '}{kind} in brackets, such as [{example},{example}]"
+    if inner:
+        return " or ".join(_described(each) for each in inner)
+    if dataclasses.is_dataclass(hint):
+        return "a value for one of its fields: " + ", ".join(each.name for each in dataclasses.fields(hint)) + ";"
+    return {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}.get(hint, "a word")
+
+
+@dataclass(frozen=True)
+class TransportRecipe(_Checked):
     """How one pair of pictures is transported, Eqs. (1) and (8)."""
 
-    k: int = 128  # T11: target candidates of each source token
-    cover: int = 0  # sec. 4.3: source top-k alone; c > 0 adds each target's c best sources
-    epsilon: float = 0.1  # T11
-    tau: float = 0.3  # T11
-    max_iter: int = 30  # T11
-    tol: float = 1e-5  # T11; measured as `TransportResult.residual`
+    k: Count = 128  # T11: target candidates of each source token
+    cover: Number = 0  # sec. 4.3: source top-k alone; c > 0 adds each target's c best sources
+    epsilon: Positive = 0.1  # T11
+    tau: Tau = 0.3  # T11
+    max_iter: Count = 30  # T11
+    tol: Weight = 1e-5  # T11; measured as `TransportResult.residual`
     reference: Literal["product", "counting"] = "product"  # Eq. (1); "counting" is Eq. (8) as printed
 
 
 @dataclass(frozen=True)
-class CostRecipe:
+class CostRecipe(_Checked):
     """The learned cost and its training, Eqs. (3)-(9), Algorithm 1."""
 
-    dim: int = 256  # T11: W and V are d -> 256
-    lambda_sem: float = 0.1  # T11
-    temperature: float = 0.1  # T11: of the semantic prior
+    dim: Count = 256  # T11: W and V are d -> 256
+    lambda_sem: Weight = 0.1  # T11
+    temperature: Positive = 0.1  # T11: of the semantic prior
     head: Literal["shared", "full", "free"] = "shared"  # reading of Eq. (4), paper-notes C8
     normalize_projection: bool = False  # C8: L2 norm after V; off is the printed form
     spectral_norm: bool = True  # T11
     normalize_prototypes: bool = True  # E.3; C9
     prototype_scope: Literal["dataset", "pair"] = "dataset"  # C9
     support_space: Literal["raw", "projected"] = "raw"  # sec. 4.3; C10
-    support_refresh: int = 1  # "projected": steps between searches with the cost of the moment
-    lambda_ent: float = 0.1  # T11, Eq. (6)
-    lambda_div: float = 0.05  # T11, Eq. (7)
-    steps: int = 14_000  # T11
-    learning_rate: float = 5e-4  # T11
-    weight_decay: float = 1e-4  # T11
-    points_per_class: int = 20  # T11, E.3
+    support_refresh: Count = 1  # "projected": steps between searches with the cost of the moment
+    lambda_ent: Weight = 0.1  # T11, Eq. (6)
+    lambda_div: Weight = 0.05  # T11, Eq. (7)
+    steps: Number = 14_000  # T11
+    learning_rate: Positive = 5e-4  # T11
+    weight_decay: Weight = 1e-4  # T11
+    points_per_class: Count = 20  # T11, E.3
     reduction: Literal["mean", "sum"] = "mean"  # Eq. (9) prints a sum; C14
     absent_class: Literal["drop_points", "clamp"] = "drop_points"  # paper-notes A-8
 
 
 @dataclass(frozen=True)
-class TransferRecipe:
+class TransferRecipe(_Checked):
     """Which sources speak for a target picture, and how their answers are joined, sec. 6.7 and E.4."""
 
-    multi_sources: int = 3  # T7
-    pseudo_sources: int = 5  # E.4
-    source_temperature: float = 0.1  # E.4: softmax over global similarities
-    sharpen: float = 0.5  # E.4: p^(1/T)
+    multi_sources: Count = 3  # T7
+    pseudo_sources: Count = 5  # E.4
+    source_temperature: Positive = 0.1  # E.4: softmax over global similarities
+    sharpen: Positive = 0.5  # E.4: p^(1/T)
     uncovered: Literal["nearest_source", "uniform"] = "nearest_source"  # the paper does not say
     ignored_patches: Literal["exclude", "include"] = "exclude"  # C24: pixels marked ignore in the vote
 
 
 @dataclass(frozen=True)
-class DecoderRecipe:
+class DecoderRecipe(_Checked):
     """Decoder and stage 1, T12. The same network and loop train every MLP competitor."""
 
     architecture: Literal["residual", "mlp3", "conv", "fine"] = "residual"  # T4; "fine" is ours: cells, with neighbours
-    hidden: int = 1024  # T12
-    blocks: int = 2  # T12
-    dropout: float = 0.1  # T12
-    steps: int = 25_000  # T12
-    batch: int = 2048  # T12: tokens of each term (2,048 source + 2,048 target)
-    learning_rate: float = 1e-3  # T12
-    final_learning_rate: float = 1e-5  # T12
-    weight_decay: float = 1e-4  # T12
-    rounds: int = 2  # T12 "self-training rounds", never defined; ours: paper-notes C17
-    class_power: float = 0.0  # 0 draws classes uniformly (E.4); 1 in proportion to their tokens
-    target_weight: float = 1.0  # weight of the pseudo-label term; unspecified, C17
-    points_weight: float = 0.0  # cross-entropy on the declared points; off in the paper
-    mlp_widths: tuple[float, float] = (1.0, 0.5)  # mlp3, times hidden: T4's 1.6M; (0.5, 0.5) is its "512 hidden", A-3
-    conv_width: float = 0.3125  # conv, times hidden: 320 channels have T4's 3.1M; no width is given
-    conv_blocks: int = 3  # conv: T4
-    crop: int = 12  # conv: side of a training window, tokens; ours
-    subdivision: int = 4  # fine: cells along each side of a token; ours
-    context: int = 0  # fine: levels of means over 3^l x 3^l tokens seen beside the four neighbours; ours
-    context_dropout: float = 0.5  # fine: share of training tokens that do without those levels; ours
+    hidden: Count = 1024  # T12
+    blocks: Number = 2  # T12
+    dropout: Dropped = 0.1  # T12
+    steps: Number = 25_000  # T12
+    batch: Count = 2048  # T12: tokens of each term (2,048 source + 2,048 target)
+    learning_rate: Positive = 1e-3  # T12
+    final_learning_rate: Weight = 1e-5  # T12
+    weight_decay: Weight = 1e-4  # T12
+    rounds: Count = 2  # T12 "self-training rounds", never defined; ours: paper-notes C17
+    class_power: Weight = 0.0  # 0 draws classes uniformly (E.4); 1 in proportion to their tokens
+    target_weight: Weight = 1.0  # weight of the pseudo-label term; unspecified, C17
+    points_weight: Weight = 0.0  # cross-entropy on the declared points; off in the paper
+    mlp_widths: tuple[Positive, Positive] = (
+        1.0,
+        0.5,
+    )  # mlp3, times hidden: T4's 1.6M; (0.5, 0.5) is its "512 hidden", A-3
+    conv_width: Positive = 0.3125  # conv, times hidden: 320 channels have T4's 3.1M; no width is given
+    conv_blocks: Number = 3  # conv: T4
+    crop: Count = 12  # conv: side of a training window, tokens; ours
+    subdivision: Count = 4  # fine: cells along each side of a token; ours
+    context: Number = 0  # fine: levels of means over 3^l x 3^l tokens seen beside the four neighbours; ours
+    context_dropout: Share = 0.5  # fine: share of training tokens that do without those levels; ours
 
 
 @dataclass(frozen=True)
-class TaughtRecipe:
+class TaughtRecipe(_Checked):
     """Ours, preset best: stage 2 on labels of several teachers, held to class shares by a plan over the classes."""
 
-    teachers: int = 0  # networks of stage 1 that differ in their draws; their mean teaches stage 2; 0 is the paper
-    tau: float = 1.0  # nats: how strongly the plan keeps to the source's class shares; 0 is no plan
-    rounds: int = 2  # of stage 2; the network of one round is the teacher of the next
-    steps: int = 500  # of each round, which goes on from the one before with the taught tokens as one more term
-    learning_rate: float = 5e-4
-    final_learning_rate: float = 1e-6
+    teachers: Number = 0  # networks of stage 1 that differ in their draws; their mean teaches stage 2; 0 is the paper
+    tau: ClassTau = 1.0  # nats: how strongly the plan keeps to the source's class shares; 0 is no plan
+    rounds: Number = 2  # of stage 2; the network of one round is the teacher of the next
+    steps: Number = 500  # of each round, which goes on from the one before with the taught tokens as one more term
+    learning_rate: Positive = 5e-4
+    final_learning_rate: Weight = 1e-6
 
 
 @dataclass(frozen=True)
-class RefineRecipe:
+class RefineRecipe(_Checked):
     """Stage 2, EMA teacher, T12."""
 
-    steps: int = 20_000  # 0 leaves stage 2 out
+    steps: Number = 20_000  # 0 leaves stage 2 out
     pseudo: Literal["hard", "soft"] = "hard"  # T6: cross-entropy on classes, or KL on the teacher's probabilities
-    batch: int = 2048
-    learning_rate: float = 5e-4
-    final_learning_rate: float = 1e-6
-    weight_decay: float = 1e-4
-    ema_decay: float = 0.9999
-    sharpen: float = 0.5
-    label_smoothing: float = 0.1
-    threshold_scale: float = 0.8  # threshold = min(0.8 x median confidence, 0.5)
-    threshold_cap: float = 0.5
-    regenerate: int = 5_000
-    class_power: float = 0.0
-    source_weight: float = 0.0  # keep the source labels in stage 2; off in the paper
-    points_weight: float = 0.0  # keep the declared points in stage 2; off in the paper
+    batch: Count = 2048
+    learning_rate: Positive = 5e-4
+    final_learning_rate: Weight = 1e-6
+    weight_decay: Weight = 1e-4
+    ema_decay: Share = 0.9999
+    sharpen: Positive = 0.5
+    label_smoothing: Dropped = 0.1
+    threshold_scale: Weight = 0.8  # threshold = min(0.8 x median confidence, 0.5)
+    threshold_cap: Share = 0.5
+    regenerate: Count = 5_000
+    class_power: Weight = 0.0
+    source_weight: Weight = 0.0  # keep the source labels in stage 2; off in the paper
+    points_weight: Weight = 0.0  # keep the declared points in stage 2; off in the paper
 
 
 @dataclass(frozen=True)
-class BaselineRecipe:
+class BaselineRecipe(_Checked):
     """The paper's eight competitors, T13, and the linear probe as it should be."""
 
-    bank: int = 200_000  # T13: tokens kept of all sources together
-    neighbours: int = 10  # T13: k of KNN-Global and LabelProp
+    bank: Count = 200_000  # T13: tokens kept of all sources together
+    neighbours: Count = 10  # T13: k of KNN-Global and LabelProp
     nearest: Literal["bank", "top1"] = "bank"  # C26: the paper's NN looks at one picture
-    vote_temperature: float = 0.1  # T13 "softmax vote"
-    prototype_temperature: float = 0.1  # T13
-    ot_iterations: int = 50  # T13
-    propagation_alpha: float = 0.5  # T13
-    propagation_steps: int = 20  # T13
-    propagation_bank: int = 200_000  # T13
-    probe_weight_decays: tuple[float, ...] = (1e-3, 1e-4, 1e-5, 1e-6)  # ours: chosen on held-out source pictures
-    probe_iterations: int = 300  # ours: L-BFGS, to convergence; the paper runs 2,000 steps of Adam
+    vote_temperature: Positive = 0.1  # T13 "softmax vote"
+    prototype_temperature: Positive = 0.1  # T13
+    ot_iterations: Count = 50  # T13
+    propagation_alpha: Share = 0.5  # T13
+    propagation_steps: Number = 20  # T13
+    propagation_bank: Count = 200_000  # T13
+    probe_weight_decays: Annotated[tuple[Weight, ...], _SOME] = (
+        1e-3,
+        1e-4,
+        1e-5,
+        1e-6,
+    )  # ours: chosen on held-out source pictures
+    probe_iterations: Count = 300  # ours: L-BFGS, to convergence; the paper runs 2,000 steps of Adam
 
 
 @dataclass(frozen=True)
-class ScoreRecipe:
+class ScoreRecipe(_Checked):
     """How scores become masks and what may be chosen on declared points, E.6."""
 
     upsample: Literal["logits", "probs"] = "logits"  # C27, for networks; transports give probabilities
-    logit_adjustment: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # E.6
-    holdout_points: float = 0.0  # share of point pictures kept from training to choose the adjustment
-    holdout_least: int = 0  # where fewer points would be held out, none are: too few to choose anything on
+    logit_adjustment: Annotated[tuple[float, ...], _SOME] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # E.6
+    holdout_points: Dropped = 0.0  # share of point pictures kept from training to choose the adjustment
+    holdout_least: Number = 0  # where fewer points would be held out, none are: too few to choose anything on
 
 
 @dataclass(frozen=True)
-class InterventionRecipe:
+class InterventionRecipe(_Checked):
     """What table 18 tries for rare classes, K.2; lengths and rates are ours, since the paper gives none."""
 
-    logit_adjustment: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # K.2
-    focal_gamma: float = 2.0  # K.2
-    head_steps: float = 0.2  # head re-calibration: share of stage 1's steps
-    finetune_steps: float = 0.2  # the same of fine-tuning
-    finetune_rates: tuple[float, ...] = (1e-5, 5e-5, 1e-4, 5e-4)  # T18 "4 LR cfgs"; the smallest where none is chosen
-    rare_classes: int = 6  # K: six classes at zero; at most half of those the source shows
+    logit_adjustment: Annotated[tuple[float, ...], _SOME] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # K.2
+    focal_gamma: Weight = 2.0  # K.2
+    head_steps: Weight = 0.2  # head re-calibration: share of stage 1's steps
+    finetune_steps: Weight = 0.2  # the same of fine-tuning
+    finetune_rates: Annotated[tuple[Positive, ...], _SOME] = (
+        1e-5,
+        5e-5,
+        1e-4,
+        5e-4,
+    )  # T18 "4 LR cfgs"; the smallest where none is chosen
+    rare_classes: Number = 6  # K: six classes at zero; at most half of those the source shows
 
 
 @dataclass(frozen=True)
-class BridgeRecipe:
+class BridgeRecipe(_Checked):
     """T2S-DA's pull loss on frozen features, beside the terms of stage 1; all else is as in `PullSettings`."""
 
-    weight: float = 0.0  # lambda; 0 is off, T2S-DA has 0.1 (Tab. S6)
-    beta: float = 0.01  # share of the spectrum taken from the target; FACTS T-6
-    queries: int = 128  # n of Eq. (11); T2S-DA sec. 4
-    negatives: int = 1024  # m of each query class; T2S-DA sec. 4
-    width: int = 256  # of the projector, T2S-DA sec. 4
+    weight: Weight = 0.0  # lambda; 0 is off, T2S-DA has 0.1 (Tab. S6)
+    beta: Annotated[float, Range("from 0 to 0.5", lambda value: 0 <= value <= 0.5)] = (
+        0.01  # share of the spectrum taken from the target; FACTS T-6
+    )
+    queries: Count = 128  # n of Eq. (11); T2S-DA sec. 4
+    negatives: Count = 1024  # m of each query class; T2S-DA sec. 4
+    width: Count = 256  # of the projector, T2S-DA sec. 4
 
 
 @dataclass(frozen=True)
@@ -223,9 +313,7 @@ BEST = Recipe(
     ),
 )
 
-BEST_PULL = dataclasses.replace(BEST, name="best-pull", bridge=BridgeRecipe(weight=0.1))
-
-PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, BEST, BEST_PULL)}
+PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, BEST)}
 
 
 def preset(name: str) -> Recipe:
@@ -249,7 +337,8 @@ def as_dict(recipe: Any) -> dict[str, Any]:
     A bridge that is off is left out: what it was like before there was one, so that older runs go on.
 
     Example:
-        >>> "bridge" in as_dict(BEST), as_dict(BEST_PULL)["bridge"]["weight"]
+        >>> pulled = with_words(BEST, ["bridge.weight=0.1"])
+        >>> "bridge" in as_dict(BEST), as_dict(pulled)["bridge"]["weight"]
         (False, 0.1)
     """
 
@@ -369,14 +458,14 @@ def with_words(recipe: T, changes: Sequence[str]) -> T:
 
     Args:
         recipe: A frozen dataclass, of any depth.
-        changes: "PATH=VALUE" each; the value in JSON (`0.5`, `true`, `null`, `[512,512]`) or a bare word.
+        changes: "PATH=VALUE" each; the value in JSON (`0.5`, `true`, `null`, `[512,512]`), `inf` or a bare word.
 
     Raises:
-        ValueError: If a path is not known or a value is not of the declared type.
+        ValueError: If a path is not known or a value is not of the declared type or out of its range.
 
     Example:
-        >>> with_words(PAPER, ["transport.k=64", "refine.pseudo=soft"]).refine.pseudo
-        'soft'
+        >>> with_words(PAPER, ["transport.tau=inf", "refine.pseudo=soft"]).transport.tau
+        inf
     """
     for change in changes:
         path, equals, word = change.partition("=")
@@ -384,21 +473,78 @@ def with_words(recipe: T, changes: Sequence[str]) -> T:
             raise ValueError(f"expected --set PATH=VALUE, such as pull.weight=0.2; got {change!r}")
         if path in _OPTIONS and hasattr(recipe, path):
             raise ValueError(f"expected {_OPTIONS[path]} for what decides several settings at once; got --set {change}")
-        owner, name = _owners(recipe, path, "--set")[-1]
-        hint = get_type_hints(type(owner))[name]
-        try:
-            value: Any = json.loads(word)
-        except json.JSONDecodeError:
-            value = word
-        if isinstance(value, list):
-            value = tuple(value)
-        if not _fits(value, hint):
+        hint = _declared(recipe, path, "--set")
+        values = [_plain(value) for value in _readings(word) if _fits(_plain(value), hint)]
+        if not values:
             raise ValueError(f"expected {_described(hint)} for {path}; got {word!r}")
         try:
-            recipe = replaced(recipe, path, value)
+            recipe = with_value(recipe, path, values[0])
         except ValueError as error:
             raise ValueError(f"--set {change}: {error}") from error
     return recipe
+
+
+def with_value(recipe: T, path: str, value: Any) -> T:
+    """The recipe with one field replaced by a value as JSON and TOML have it: lists are tuples, 1 is 1.0 of a number.
+
+    Raises:
+        ValueError: If the path is not known or the value is not of the declared type or out of its range.
+
+    Example:
+        >>> with_value(PAPER, "decoder.mlp_widths", [1, 0.5]).decoder.mlp_widths
+        (1.0, 0.5)
+    """
+    hint, plain = _declared(recipe, path, type(recipe).__name__), _plain(value)
+    if not _fits(plain, hint):
+        raise ValueError(f"expected {_described(hint)} for {path}; got {value!r}")
+    return replaced(recipe, path, _as_declared(plain, hint))
+
+
+def setting_paths(recipe: Any, before: str = "") -> dict[str, Any]:
+    """Every setting by its dotted path, in reading order, without the name.
+
+    Example:
+        >>> list(setting_paths(PAPER))[:3]
+        ['transport.k', 'transport.cover', 'transport.epsilon']
+    """
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(recipe):
+        value, path = getattr(recipe, each.name), f"{before}{each.name}"
+        if dataclasses.is_dataclass(value):
+            found |= setting_paths(value, f"{path}.")
+        elif path not in _OPTIONS:
+            found[path] = value
+    return found
+
+
+def _readings(word: str) -> list[Any]:
+    """What a word may stand for, the likeliest first; itself if it is no value."""
+    found: list[Any] = []
+    for read in (json.loads, float):
+        with contextlib.suppress(ValueError):
+            found.append(read(word))
+    return found or [word]
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _declared(recipe: Any, path: str, top: str) -> Any:
+    """The declared type of the field at a dotted path."""
+    owner, name = _owners(recipe, path, top)[-1]
+    return _hints(type(owner))[name]
+
+
+def _as_declared(value: Any, hint: Any) -> Any:
+    """A whole number as the number that is declared, so that 1 and 1.0 are one setting."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _as_declared(value, inner[0])
+    if origin is tuple:
+        parts = inner[:1] * len(value) if inner[-1] is ... else inner
+        return tuple(map(_as_declared, value, parts))
+    return float(value) if hint is float else value
 
 
 def _owners(recipe: Any, path: str, top: str) -> list[tuple[Any, str]]:
@@ -416,36 +562,6 @@ def _owners(recipe: Any, path: str, top: str) -> list[tuple[Any, str]]:
         found.append((recipe, name))
         recipe, before = getattr(recipe, name), f"{before}.{name}".lstrip(".")
     return found
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a declared type; a whole number is a number, true is neither."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return any(type(value) is type(each) and value == each for each in inner)
-    if origin is tuple:
-        parts = inner[:1] * len(value) if inner[-1] is ... and isinstance(value, tuple) else inner
-        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
-    if inner:
-        return any(_fits(value, each) for each in inner)
-    if hint is float:
-        return type(value) is int or (type(value) is float and math.isfinite(value))
-    return type(value) is hint and not dataclasses.is_dataclass(hint)
-
-
-def _described(hint: Any) -> str:
-    """A declared type in words."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(str(each) for each in inner)}"
-    if origin is tuple:
-        kind, example = ("whole numbers", "512") if inner[0] is int else ("numbers", "0.5")
-        return f"{'' if inner[-1] is ... else '2 '}{kind} in brackets, such as [{example},{example}]"
-    if inner:
-        return " or ".join(_described(each) for each in inner)
-    if dataclasses.is_dataclass(hint):
-        return "a value for one of its fields: " + ", ".join(each.name for each in dataclasses.fields(hint)) + ";"
-    return {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}.get(hint, "a word")
 
 
 # The demonstration: preset best, shrunk until two cores do it in about two minutes.

@@ -37,6 +37,20 @@ def test_a_table_as_text_and_as_json(capsys, tmp_path, monkeypatch):
     assert {key: value for key, value in table.items() if key != "out"} == kept
 
 
+def test_a_table_with_settings_of_its_own_is_another_table(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["saot-table-11", "--counts", "small", "--json"]
+    usual = json.loads(call(capsys, *words)[1])
+    own = json.loads(call(capsys, *words, "--set", "transport.tau=inf", "--set", "cost.steps=77")[1])
+    assert own["request"]["set"] == ["transport.tau=inf", "cost.steps=77"] and usual["request"]["set"] == []
+    assert own["out"].startswith(usual["out"] + "-") and own["out"] != usual["out"]
+    told = {each["field"]: each["used"] for each in own["differences_from_paper"]}
+    assert told["transport.tau"] == "inf" and told["cost.steps"] == "77" and not set(own["runs"]) & set(usual["runs"])
+    code, out, err = call(capsys, *words, "--set", "transport.tau=1", "--out", usual["out"])
+    assert code == 2 and out == "" and "with --set transport.tau=1; " in err and "holds no --set" in err
+    assert call(capsys, *words, "--out", usual["out"])[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -45,6 +59,11 @@ def test_a_table_as_text_and_as_json(capsys, tmp_path, monkeypatch):
         (["saot-table-1", "--source", "folder:a"], "--target"),
         (["saot-table-1", "--counts", "huge"], "huge"),
         (["saot-table-1", "--seeds", "0;1"], "0;1"),
+        (["saot-table-11", "--set", "transport.k=0"], "a whole number of 1 or more for transport.k; got '0'"),
+        (["saot-table-11", "--set", "transprot.k=1"], "got transprot.k, but --set knows name, transport"),
+        (["t2s-da-table-1", "--counts", "tiny", "--set", "transport.k=1"], "got transport.k, but --set knows name"),
+        (["gwot-ablation", "--set", "transport.k=1"], "--set is of tables of labelling and adaptation, not of gwot"),
+        (["gwot-ablation", "--limit", "2.5"], "expected a whole number, such as 3; got '2.5'"),
         (["saot-table-1", "--size", "big"], "big"),
         (["saot-best", "--columns", "0,total:5"], "total:5"),
         (["saot-table-1", "--backbone", "filterbonk"], "filterbank"),

@@ -13,11 +13,12 @@ from saot.adapt.frozen_pull import translated_pictures
 from saot.adapt.translate import fourier_translate
 from saot.decoder import seen_tokens
 from saot.label.networks import pull_of
-from saot.recipes import BEST, BridgeRecipe, differences, preset
+from saot.recipes import BEST, BridgeRecipe, differences, with_words
 from saot.runs.folder import first_difference, load_tensors
 from saot.tables.label.settings import tiny
 
-SETTINGS = tiny_settings(recipe=tiny(preset("best-pull")))
+PULLED = with_words(BEST, ["bridge.weight=0.1"])
+SETTINGS = tiny_settings(recipe=tiny(PULLED))
 ON = SETTINGS.recipe.bridge
 
 
@@ -33,7 +34,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pulled(tmp_path_factory, store):
-    """A finished run of preset best-pull, cut to a few steps."""
+    """A finished run of preset best with the pull loss, cut to a few steps."""
     out = tmp_path_factory.mktemp("bridge") / "run"
     run_job(SETTINGS, out, store=store)
     return out
@@ -45,16 +46,14 @@ def test_off_it_is_as_if_there_were_no_bridge():
     assert "bridge" not in recorded["recipe"]
     other = replace(BEST, bridge=BridgeRecipe(weight=0.0, beta=0.09))
     assert json.dumps(replace(SETTINGS, recipe=other).to_dict()) == json.dumps(recorded)
-    found = first_difference(replace(SETTINGS, recipe=preset("best-pull")).to_dict(), recorded)
+    found = first_difference(replace(SETTINGS, recipe=PULLED).to_dict(), recorded)
     assert found is not None
-    assert [change.field for change in differences(preset("best-pull"), BEST)] == ["bridge.weight"]
+    assert [change.field for change in differences(PULLED, BEST)] == ["bridge.weight"]
 
 
-def test_a_negative_weight_is_refused(pulled, store, tmp_path):
-    recipe = replace(SETTINGS.recipe, bridge=replace(ON, weight=-0.1))
-    bench, data = opened(replace(SETTINGS, recipe=recipe), tmp_path / "run", store)
-    with pytest.raises(ValueError, match=r"bridge\.weight >= 0; got -0\.1"):
-        pull_of(bench, data, recipe.decoder)
+def test_a_negative_weight_is_refused():
+    with pytest.raises(ValueError, match=r"a number of 0 or more for BridgeRecipe\.weight; got -0\.1"):
+        replace(ON, weight=-0.1)
 
 
 def test_pictures_are_translated_with_partners_of_the_seed():
@@ -76,7 +75,7 @@ def test_a_run_pulls_the_teachers_alone_and_ends_with_metrics(pulled):
     metrics = json.loads((pulled / "metrics.json").read_text())
     assert metrics["methods"]["saot_decoder"]["miou"] is not None
     run = json.loads((pulled / "run.json").read_text())
-    assert run["preset"] == "best-pull-tiny" and run["settings"]["recipe"]["bridge"]["weight"] == 0.1
+    assert run["preset"] == "best-tiny" and run["settings"]["recipe"]["bridge"]["weight"] == 0.1
     assert "features translated" in run["stages"]
     lines = [json.loads(line) for line in (pulled / "log.jsonl").read_text().splitlines()]
     stages = {line["stage"] for line in lines if "pull" in line}

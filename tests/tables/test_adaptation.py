@@ -59,6 +59,15 @@ def test_source_only_and_dg_rows_are_given_no_target():
         assert isinstance(settings, AdaptSettings) and settings.target is None
 
 
+def test_what_is_set_stands_under_the_changes_of_rows():
+    request = replace(TINY, set=("pull.weight=0.5", "optimizer.accumulate=3"))
+    plain = recipe_of(request, TABLE_1, Row("", "t2s-da"))
+    own = recipe_of(request, TABLE_1, Row("", "t2s-da", {"pull.weight": 0.2}))
+    assert plain is not None and own is not None
+    assert (plain.pull.weight, plain.optimizer.accumulate) == (0.5, 3)
+    assert (own.pull.weight, own.optimizer.accumulate) == (0.2, 3)
+
+
 def test_the_frozen_road_uses_the_same_pictures_and_no_points():
     table = EXPERIMENTS["t2s-da-roads"]
     settings = settings_of(TINY, table, table.rows[-1], 3)

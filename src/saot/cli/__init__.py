@@ -1,6 +1,7 @@
 """The command line: the only place that prints, parses arguments or exits."""
 
 import logging
+import os
 import sys
 import warnings
 
@@ -10,6 +11,12 @@ from saot.cli import adaptation, jobs, tables
 from saot.cli.shell import app, console
 
 __all__ = ["adaptation", "app", "jobs", "main", "tables"]
+
+# Threads of OpenMP that wait for work spin, and take the cores of whoever else has some to do: products of two threads
+# become tens of times slower. OpenMP reads this when torch is loaded, so it stands here, and nothing above loads torch.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+if not any(name in os.environ for name in WAITING):
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 SMALLER = "give a smaller --size (saot adapt: --crop)"

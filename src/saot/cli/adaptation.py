@@ -1,11 +1,8 @@
 """`saot adapt`: a network trained end to end."""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from saot.cli.shell import Bars, Json, app, console, print_json
+from saot.cli.shell import Bars, Json, MaybeWhole, Whole, Words, app, console, print_json
 
 
 @app.command
@@ -20,10 +17,10 @@ def adapt(
     preset: str = "paper",
     encoder: str | None = None,
     weights: str | None = None,
-    steps: int | None = None,
+    steps: MaybeWhole = None,
     crop: str | None = None,
-    set: Annotated[list[str] | None, Parameter(negative=())] = None,
-    seed: int = 0,
+    set: Words = None,
+    seed: Whole = 0,
     device: str = "cpu",
     json: Json = False,
 ) -> None:

@@ -1,9 +1,11 @@
 """The main job and what surrounds it: demo, run, extract, predict, evaluate."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from saot.cli.shell import Bars, Json, app, console, print_json
+from cyclopts import Parameter
+
+from saot.cli.shell import Bars, Json, MaybeWhole, Whole, Words, app, console, print_json
 
 Compare = Literal["none", "points", "all"]
 
@@ -43,7 +45,7 @@ def _run(
 
 
 @app.command
-def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Json = False) -> None:
+def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0, json: Json = False) -> None:
     """The whole main job on the built-in scenes: no download, no files needed.
 
     Labelled pictures of a clean "game" world, unlabelled ones of a "street", 20 points a class and picture.
@@ -72,18 +74,23 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Json = False) ->
 @app.command
 def run(
     *,
-    source: str,
-    target: str,
-    out: Path,
+    source: str | None = None,
+    target: str | None = None,
+    out: Path | None = None,
     eval: str | None = None,
-    points: str = "0",
-    backbone: str = "dinov2-large",
+    points: str | None = None,
+    backbone: str | None = None,
     weights: Path | None = None,
     size: str | None = None,
-    preset: str = "best",
-    seed: int = 0,
+    preset: str | None = None,
+    set: Words = None,
+    seed: MaybeWhole = None,
+    source_pictures: MaybeWhole = None,
+    target_pictures: MaybeWhole = None,
+    config: Path | None = None,
+    print_config: Annotated[bool, Parameter(negative="")] = False,
     store: Path | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     compare: Compare | None = None,
     json: Json = False,
 ) -> None:
@@ -92,39 +99,60 @@ def run(
     Example: `saot run --source folder:labelled --target folder:new --points clicks.csv --backbone mobile-sam
     --weights mobile_sam.pt --out runs/mine`
 
+    Source, target and out are needed, as options or in the --config file.
+
     Args:
         source: Labelled pictures: NAME:PATH[:SPLIT], such as folder:shots, gta5:/data/gta5, camvid:PATH:day.txt.
         target: Pictures to label. Their masks, if any, are read for the declared points, and by the oracle row alone.
         out: The run folder.
         eval: Labelled pictures to score on.
         points: Label budget: N a class and picture, total:N a class, resample:N (the paper), a CSV file
-            (image,x,y,class), a folder of scribbles, or 0.
+            (image,x,y,class), a folder of scribbles, or 0, as it is unless given.
         backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, OWNER/NAME, or
-            adapted, with --weights RUN of `saot adapt`.
+            adapted, with --weights RUN of `saot adapt`; dinov2-large unless given.
         weights: File or folder of the backbone's weights, where it needs one.
         size: Input size, HEIGHTxWIDTH or the long side in pixels.
-        preset: paper, paper-small, best or best-pull.
-        seed: Fixes every draw.
+        preset: paper, paper-small or best; best unless given.
+        set: Any setting of the recipe by its path, such as --set transport.tau=inf --set cost.steps=2000;
+            --print-config names them all.
+        seed: Fixes every draw; 0 unless given.
+        source_pictures: Use so many source pictures, drawn as in the paper, such as --source-pictures 500; all unless
+            given.
+        target_pictures: Use so many target pictures, the first ones, such as --target-pictures 500; all unless given.
+        config: A TOML file with these options, and settings of the recipe in tables, such as --config mine.toml with
+            `points = "20"` and, below `[transport]`, `tau = inf`. What the command line says goes before it.
+        print_config: Print that file with everything that would be run, and end, as in `saot run ... --print-config >
+            mine.toml`.
         store: Folder for features, to share them between runs.
+        device: cpu, cuda, cuda:1 ...; cpu unless given.
         compare: What is trained beside the decoder: none, points (methods that see the same labels) or all; all with
             --eval, else none. The same command with more of it goes on.
-        device: cpu, cuda, cuda:1 ...
     """
-    from saot.label import RunSettings
-    from saot.recipes import preset as preset_named
+    from saot.cli.config import run_options
 
-    settings = RunSettings(
-        source=source,
-        target=target,
-        eval=eval,
-        points=points,
-        backbone=backbone,
-        weights=None if weights is None else str(weights),
-        size=size,
-        seed=seed,
-        recipe=preset_named(preset),
-    )
-    _run(settings, out, json, store, device, compare)
+    given = {
+        "source": source,
+        "target": target,
+        "out": out,
+        "eval": eval,
+        "points": points,
+        "backbone": backbone,
+        "weights": weights,
+        "size": size,
+        "preset": preset,
+        "seed": seed,
+        "source_pictures": source_pictures,
+        "target_pictures": target_pictures,
+        "store": store,
+        "device": device,
+        "compare": compare,
+    }
+    options = run_options(given, set or (), config)
+    if print_config:
+        print(options.toml(), end="")
+        return
+    store = None if options.store is None else Path(options.store)
+    _run(options.settings, options.folder, json, store, options.device, options.compare)
 
 
 @app.command

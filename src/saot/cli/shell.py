@@ -1,10 +1,10 @@
 """What every command needs: the application, progress bars, and how a result is printed."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, Token
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -16,6 +16,19 @@ app = App(
     version_flags=["--version"],
 )
 console = Console(stderr=True)
+
+
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """The whole number of an option; a fraction is refused, where int() of the parser rounds it."""
+    try:
+        return int(tokens[0].value)
+    except ValueError as error:
+        raise ValueError(f"expected a whole number, such as 3; got {tokens[0].value!r}") from error
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+MaybeWhole = Annotated[int | None, Parameter(converter=_whole)]
+Words = Annotated[list[str] | None, Parameter(negative=())]  # given as often as needed
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as one JSON object.")]
 
 

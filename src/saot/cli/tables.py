@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from saot.cli.shell import Bars, Json, app, print_json
+from saot.cli.shell import Bars, Json, MaybeWhole, Whole, Words, app, print_json
 
 
 @app.command
@@ -107,13 +107,14 @@ def reproduce(
     layers: str | None = None,
     final_norm: bool | None = None,
     counts: str = "small",
+    set: Words = None,
     seeds: str = "0",
     columns: str = "",
     backbones: str = "",
-    limit: int | None = None,
+    limit: MaybeWhole = None,
     sam: Path | None = None,
     structure: str | None = None,
-    held_out: int = 0,
+    held_out: Whole = 0,
     out: Path | None = None,
     runs: Path | None = None,
     store: Path | None = None,
@@ -145,6 +146,8 @@ def reproduce(
         final_norm: Of the same tables: whether the backbone's final norm is applied; its own default unless given.
         counts: paper (the paper's steps, pictures and sizes, for a GPU), small (preset paper-small) or tiny (a test).
             Of soy-...: how adapters are trained.
+        set: A setting of the recipe by its path, for every row, before a row's own changes, such as --set
+            transport.tau=inf --set decoder.steps=4000. Of tables of labelling, and of t2s-da-... as in `saot adapt`.
         seeds: Whole numbers with commas; one run each.
         columns: Keys of the columns to make, with commas, such as 0,total:20 for saot-best; all unless given.
         backbones: NAME or NAME=WEIGHTS with commas, for saot-table-19.
@@ -152,7 +155,8 @@ def reproduce(
         sam: Of soy-...: the published mobile_sam.pt, for object masks where the set has none.
         structure: Of soy-...: depth:MODEL, metric:MODEL or vggt, for points in space.
         held_out: Of soy-...: how many training pairs choose an adapter's weights by their loss; 0 takes the last ones.
-        out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given.
+        out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given, with
+            --set a folder of its own beside it.
         runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
         store: Where features lie; RUNS/features unless given.
         device: As in `saot run`.
@@ -183,13 +187,14 @@ def reproduce(
         layers=layers,
         final_norm=final_norm,
         counts=counts,
+        set=tuple(set or ()),
         sam=sam,
         structure=structure,
         held_out=held_out,
         limit=limit,
         device=device,
     )
-    folder = out or Path("runs", "reproduce", table)
+    folder = out or Path("runs", "reproduce", request.folder_of(table))
     wanted = [part.strip() for part in columns.split(",") if part.strip()]
     with Bars() as bars:
         result = make(table, request, folder, columns=wanted, runs=runs, store=store, progress=bars)

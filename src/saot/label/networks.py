@@ -213,13 +213,8 @@ def pull_of(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> ExtraLos
     """Source tokens beside their translations, and target tokens, as a decoder of this recipe sees them; None if off.
 
     Neighbours and pyramid of a translated token are those of its own, translated picture.
-
-    Raises:
-        ValueError: If the weight is negative.
     """
     bridge = bench.recipe.bridge
-    if bridge.weight < 0:
-        raise ValueError(f"expected bridge.weight >= 0; got {bridge.weight}: 0 leaves the pull loss out")
     if bridge.weight == 0:
         return None
     (original, width), (translated, _) = seen(bench, data, "source", recipe), seen(bench, data, "translated", recipe)

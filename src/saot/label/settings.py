@@ -43,6 +43,17 @@ class RunSettings:
     source_pictures: int | None = None
     target_pictures: int | None = None
 
+    def __post_init__(self) -> None:
+        parse_size(self.size)
+        points_request(self.points)
+        if type(self.seed) is not int:
+            raise ValueError(f"expected the seed as a whole number; got {self.seed!r}")
+        if self.recipe.decoder.architecture == "fine" and self.recipe.taught.teachers < 1:
+            raise ValueError(
+                "expected taught.teachers of 1 or more with decoder.architecture=fine, whose cells no plan between "
+                "pictures can label; got 0: choose residual, mlp3 or conv"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for run.json."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
@@ -73,11 +84,20 @@ def points_request(text: str) -> tuple[str, int | None]:
     Example:
         >>> points_request("20"), points_request("total:5"), points_request("clicks.csv")
         (('picture', 20), ('total', 5), ('file', None))
+
+    Raises:
+        ValueError: If the number is none that counts points.
     """
     scope, _, number = text.rpartition(":")
-    if number.isdecimal() and scope in ("", "total", "resample"):
+    if scope not in ("", "total", "resample"):
+        return "file", None
+    if number.isdecimal():
         return (scope or "picture"), int(number)
-    return "file", None
+    try:
+        float(number)
+    except ValueError:
+        return "file", None
+    raise ValueError(f"expected points as a whole number, such as 20 or total:20; got {text!r}")
 
 
 def store_folder(root: Path, spec: str) -> Path:

@@ -25,7 +25,7 @@ from saot.adapt import (
 from saot.data import ClassSet
 from saot.evaluate import iou_from_counts
 from saot.label import RunSettings
-from saot.recipes import BEST, RecipeDifference
+from saot.recipes import BEST, RecipeDifference, with_words
 from saot.report import figure_png
 from saot.runs import load_tensors
 from saot.tables.experiment import Column, Experiment, Row
@@ -48,7 +48,7 @@ DIGITS: dict[str, int] = dict.fromkeys(OF_FEATURES, 3)
 RECORDED = {
     **same_names("source target eval source_eval"),
     "encoder": "backbone",
-    **same_names("weights counts seeds device"),
+    **same_names("weights counts set seeds device"),
 }
 OF_SOURCE = ("source_miou", "source_iou")
 TINY = replace(
@@ -216,7 +216,7 @@ def main_network(experiment: Experiment) -> str:
 
 def recipe_of(request: Request, experiment: Experiment, row: Row) -> AdaptRecipe | None:
     """The recipe behind a row; None where these counts have no network for it."""
-    changes, main = {**experiment.base, **row.changes}, main_network(experiment)
+    changes, main = {**request.besides_set(experiment.base), **row.changes}, main_network(experiment)
     network = str(changes.pop("preset", main))
     if request.counts == "paper":
         base = PAPERS[network]
@@ -227,7 +227,7 @@ def recipe_of(request: Request, experiment: Experiment, row: Row) -> AdaptRecipe
     if request.backbone and network == main:
         head = "deeplab-v2" if "resnet" in request.backbone else "daformer"
         base = replace(base, network=replace(base.network, encoder=request.backbone, head=head))
-    return with_changes(with_method(base, row.method or "t2s-da"), changes)
+    return with_changes(with_words(with_method(base, row.method or "t2s-da"), request.set), changes)
 
 
 def settings_of(request: Request, experiment: Experiment, row: Row, seed: int) -> AdaptSettings | RunSettings | None:

@@ -57,7 +57,7 @@ def reproduce(
     experiment = experiment_named(table) if isinstance(table, str) else table
     adapter = ADAPTERS[experiment.kind]
     check_fields(request, experiment)
-    check_folder(out, experiment.name)
+    check_folder(out, experiment.name, request.set)
     folder = runs or out / "runs"
     made = adapter(experiment, request, Places(folder, store or folder / "features", progress))
     made.experiment = with_columns(made.experiment, columns)

@@ -17,7 +17,7 @@ def write_table(out: Path, result: TableResult) -> None:
         ValueError: If `out` holds another table.
         OSError: If a file cannot be written.
     """
-    check_folder(out, result.name)
+    check_folder(out, result.name, result.request.get("set") or ())
     for name, data in result.figures.items():
         write_atomic(out / name, data)
     write_atomic(out / "table.md", markdown(result).encode())
@@ -25,8 +25,8 @@ def write_table(out: Path, result: TableResult) -> None:
     write_atomic(out / "table.json", (json.dumps(result.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def check_folder(out: Path, name: str) -> None:
-    """Refuse a folder that holds another table.
+def check_folder(out: Path, name: str, words: Sequence[str] = ()) -> None:
+    """Refuse a folder that holds another table, or the same with other settings by `--set`.
 
     Raises:
         ValueError: If it does, or is a file.
@@ -35,9 +35,13 @@ def check_folder(out: Path, name: str) -> None:
         raise ValueError(f"expected a folder for the table; {out} is a file: choose another --out")
     path = out / "table.json"
     if path.exists():
-        kept = json.loads(path.read_text()).get("table")
+        found = json.loads(path.read_text())
+        kept, before = found.get("table"), (found.get("request") or {}).get("set") or []
         if kept != name:
             raise ValueError(f"expected an empty folder or one of {name}; {out} holds {kept}: choose another --out")
+        if before != list(words):
+            asked, was = (" ".join(f"--set {word}" for word in some) or "no --set" for some in (words, before))
+            raise ValueError(f"expected a folder of {name} with {asked}; {out} holds {was}: choose another --out")
 
 
 def _heads(result: TableResult) -> list[str]:

@@ -1,6 +1,7 @@
 """What `saot reproduce` was asked for, of whichever table."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ class Request:
         final_norm: Whether the backbone's final norm is applied; its own default unless given.
         counts: "paper" takes the paper's steps, pictures and sizes, "small" what two cores can do, "tiny" a few steps:
             enough to see that everything runs.
+        set: "PATH=VALUE" of the recipe of every row each, before a row's own changes.
         seeds: One run each.
         backbones: NAME or NAME=WEIGHTS of further backbones, for tables that compare them.
         sam: MobileSAM's weights, for object masks where the set has none.
@@ -49,6 +51,7 @@ class Request:
     layers: str | None = None
     final_norm: bool | None = None
     counts: str = "small"
+    set: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     backbones: tuple[str, ...] = ()
     sam: str | None = None
@@ -97,6 +100,20 @@ class Request:
         """Names of the fields that are not as they are if nobody asks."""
         usual = Request()
         return [each.name for each in dataclasses.fields(self) if getattr(self, each.name) != getattr(usual, each.name)]
+
+    def folder_of(self, table: str) -> str:
+        """A name for the table's folder: what `set` changes is another table.
+
+        Example:
+            >>> Request().folder_of("saot-mass"), Request(set=("transport.k=64",)).folder_of("saot-mass")
+            ('saot-mass', 'saot-mass-5de7071c')
+        """
+        return "-".join([table, *([hashlib.sha256("\n".join(self.set).encode()).hexdigest()[:8]] if self.set else [])])
+
+    def besides_set(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes of a whole table less those that `set` takes the place of."""
+        paths = {word.partition("=")[0] for word in self.set}
+        return {path: value for path, value in changes.items() if path not in paths}
 
     def with_sets(self, **sets: str) -> "Request":
         """The request with these SPECs where it has none of source, target and eval.

@@ -5,10 +5,11 @@ import math
 
 import pytest
 
-from saot.recipes import PAPER, preset, replaced
+from saot.recipes import BEST, PAPER, replaced, with_words
 from saot.tables import EXPERIMENTS, Count, Request, Size
 from saot.tables.label.labelling import completed, planned
 from saot.tables.label.settings import base_recipe, scaled_count, scaled_size, settings_for
+from saot.tables.table import run_name
 
 LABELLING = [name for name, experiment in EXPERIMENTS.items() if experiment.kind in ("labelling", "pictures")]
 
@@ -82,8 +83,20 @@ def test_the_bridge_compares_each_network_with_itself_pulled():
         for column in table.columns:
             before, after = (settings_for(request, table, {**r.changes, **column.changes}, 0) for r in (plain, pulled))
             assert before == settings_for(request, EXPERIMENTS["saot-best"], column.changes, 0)
-            assert after.recipe == dataclasses.replace(preset("best-pull"), name="best")
+            assert after.recipe == with_words(BEST, ["bridge.weight=0.1"])
             plan = planned(request, table, pulled, column, 0)
             assert plan is not None
             if pulled.method == "mlp_points_ema_pull":
                 assert plan.method == ("mlp_ema_pull" if column.key == "0" else "mlp_points_ema_pull")
+
+
+def test_what_is_set_stands_under_the_changes_of_rows_and_columns():
+    request = completed(Request(set=("transport.tau=2", "decoder.steps=9", "bridge.weight=0.3")))
+    table = EXPERIMENTS["t2s-da-bridge"]
+    plain, pulled = (settings_for(request, table, row.changes, 0).recipe for row in table.rows[:2])
+    assert plain == with_words(BEST, request.set) and plain.transport.tau == 2.0
+    assert pulled.bridge.weight == 0.1 and pulled.transport.tau == 2.0, "the row says its own weight"
+    based = dataclasses.replace(table, base={**table.base, "decoder.steps": 5, "cost.steps": 3})
+    both = settings_for(request, based, {}, 0).recipe
+    assert (both.decoder.steps, both.cost.steps) == (9, 3), "it goes before what the whole table changes"
+    assert run_name(settings_for(request, table, {}, 0)) != run_name(settings_for(completed(Request()), table, {}, 0))

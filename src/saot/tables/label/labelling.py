@@ -33,7 +33,7 @@ class Labelling(Table):
     """A table of the SAOT paper, or one of ours like it."""
 
     words = "labelling"
-    recorded = same_names("source target eval points backbone weights size counts seeds backbones")
+    recorded = same_names("source target eval points backbone weights size counts set seeds backbones")
     digits = DIGITS
 
     def __init__(self, experiment: Experiment, request: Request, places: Places) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from saot.label import RunSettings, parse_size
-from saot.recipes import BEST, PAPER, PAPER_SMALL, Recipe, replaced
+from saot.recipes import BEST, PAPER, PAPER_SMALL, Recipe, replaced, with_words
 from saot.tables.experiment import Changes, Count, Experiment, Row, Size
 from saot.tables.label_room import available_pictures, grid_of, patch_size
 from saot.tables.request import Request
@@ -116,15 +116,15 @@ def settings_for(request: Request, experiment: Experiment, changes: Changes, see
 
     Args:
         request: What the user asked.
-        experiment: The table; its `base` changes come first.
+        experiment: The table; its `base` changes come first, then what the user set.
         changes: Of the row and the column, by dotted path; `preset` chooses the recipe they change.
         seed: Of this run.
 
     Raises:
         ValueError: If a path names no setting.
     """
-    merged = {**experiment.base, **changes}
-    recipe = base_recipe(request.counts, str(merged.pop("preset", "paper")))
+    merged = {**request.besides_set(experiment.base), **changes}
+    recipe = with_words(base_recipe(request.counts, str(merged.pop("preset", "paper"))), request.set)
     backbone = str(merged.get("backbone", request.backbone))
     weights = request.compared().get(backbone) if "backbone" in merged else request.weights
     size = scaled_size(request, PAPER_SIZE, backbone, weights)
