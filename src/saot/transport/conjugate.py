@@ -8,8 +8,11 @@ from torch import Tensor
 Map = Callable[[Tensor], Tensor]
 
 
-def conjugate_gradients(operator: Map, right: Tensor, project: Map, tol: float, max_iter: int) -> tuple[Tensor, Tensor]:
-    """The solution (..., n) of a symmetric system, and what is left of each right-hand side, (...), as a share of it.
+def conjugate_gradients(
+    operator: Map, right: Tensor, project: Map, tol: float, max_iter: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The solution (..., n) of a symmetric system, what is left of each right-hand side, (...), as a share of it, and
+    whether more iterations would help.
 
     A member stops by itself: at `tol`, or where only rounding is left to go along. That happens where the system is
     all but singular (nearly balanced, and nearly infeasible or of small epsilon). `project` takes out of a vector
@@ -36,4 +39,4 @@ def conjugate_gradients(operator: Map, right: Tensor, project: Map, tol: float, 
         size = new_size
         active = active & (size > goal)
     left = torch.where(start > 0, size / torch.where(start > 0, start, 1.0), 0.0).sqrt()
-    return solution * unit, left.squeeze(-1)
+    return solution * unit, left.squeeze(-1), active.squeeze(-1)

@@ -311,7 +311,7 @@ def _solve_symmetric(
         return u if parts is None else project_out(u, root_r, parts)
 
     tol = 1e-12 if right.dtype == torch.float64 else 1e-6
-    u, left = conjugate_gradients(lambda u: u - p.square() * forward(backward(u)), right, project, tol, _MAX_ITER)
+    u, left, _ = conjugate_gradients(lambda u: u - p.square() * forward(backward(u)), right, project, tol, _MAX_ITER)
     if bool((left > 1.001 * tol).any()):
         warnings.warn(
             f"the gradient of a transport plan is solved to {float(left.max()):.1e} of its right-hand side instead of "

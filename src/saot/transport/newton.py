@@ -25,7 +25,7 @@ from .problem import Problem, Side
 _TOL = 1e-3  # of the right-hand side
 _MAX_ITER = 1000
 _STEEP = 300.0  # of an exponent: what no plan survives
-_NOISE = 1e-10  # what the marginals may miss, over the mass, where no step mends it
+_WAY = 30.0  # pairs that mass passes on its way from part to part
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +59,18 @@ def plan_error(problem: Problem, f: Tensor, g: Tensor) -> PlanError:
         return u if parts is None else project_out(u, root_r, parts)
 
     right = project(row_slope - p * forward(col_slope))
-    u, left = conjugate_gradients(lambda u: u - p.square() * forward(backward(u)), right, project, _TOL, _MAX_ITER)
+    u, left, unfinished = conjugate_gradients(
+        lambda u: u - p.square() * forward(backward(u)), right, project, _TOL, _MAX_ITER
+    )
     v = col_slope - p * backward(u)
     # y / epsilon = p (u, v) / root: epsilon itself cancels
     step = pairs.scalar(p) * (pairs.spread_rows(u * inverse_r) + pairs.spread_cols(v * inverse_c))
     grown = torch.where(step > 0, step.clamp(max=_STEEP).exp(), 1 + step)  # a pair without mass may be to gain some
     moved = (pairs.sum_all((plan.values * grown - found).abs()) / pairs.sum_all(found)).squeeze(-1)
-    missed = left * torch.linalg.vector_norm(right, dim=-1) / plan.mass.squeeze(-1).sqrt()  # of the marginals
-    known = moved.isfinite() & ((left <= 1.001 * _TOL) | (missed <= _NOISE))
+    # where parts are linked by next to no mass, a step cannot mend what the marginals miss; it has to go that way
+    missed = left * torch.linalg.vector_norm(right, dim=-1) / plan.mass.squeeze(-1).sqrt()
+    moved = moved + torch.where(left > 1.001 * _TOL, _WAY * missed, 0.0)
+    known = moved.isfinite() & ~unfinished
     size = (plan.rows * _inside(problem.rows, f).abs()).sum(-1) + (plan.cols * _inside(problem.cols, g).abs()).sum(-1)
     size = size + pairs.sum_all((plan.values * problem.finite_cost).abs()).squeeze(-1)
     return PlanError(

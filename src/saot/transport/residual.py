@@ -24,6 +24,8 @@ from .problem import Problem, SolveSettings
 SHARE = 100.0  # the residual is the plan's error over this: 1e-5 stands for 1e-3
 _LOOSE = 0.8  # p^2 from which the bound is too cautious
 _WAIT = 5  # sweeps at least between two Newton steps
+_LARGEST = 1e30  # residual: a large one is not out of range
+_STALLED = 200  # sweeps of which none brings the marginals a tenth nearer
 _PATIENCE = 3  # Newton steps of which none halves the error
 
 
@@ -39,6 +41,7 @@ class Residual:
         self._error = torch.full_like(damping, torch.inf)  # of the last Newton step, over SHARE
         self._due = torch.full_like(damping, torch.inf)  # the sweep at which the next is taken
         self._least, self._idle = self._error, torch.zeros_like(damping)  # the least, and how many have passed since
+        self._nearest, self._waited = self._error, torch.zeros_like(damping)  # the same of what the marginals miss
         self._hopeless = torch.zeros_like(damping, dtype=torch.bool)  # where rounding is all that is left
         self.stuck = self._hopeless  # (...), where no more sweeps will help
 
@@ -46,7 +49,9 @@ class Residual:
     def after(self, sweep: int, start: Tensor, f: Tensor, g: Tensor) -> Tensor:
         """The residual (...) after sweep number `sweep`, from g = `start` (..., m) to f (..., n) and g (..., m)."""
         missed = missed_by_columns(self.problem, start, g)
-        found = missed if self.problem.balanced else (missed + self._rounding(g)) * self._caution
+        rounding = self._rounding(f, g)
+        found = missed if self.problem.balanced else (missed + rounding) * self._caution
+        found = found.clamp(max=_LARGEST)
         still = (missed == 0) & (self.tol > 0)  # and so it will be after every further sweep
         self.stuck = still & (found > self.tol)
         if not self._any_asks:
@@ -55,15 +60,24 @@ class Residual:
         self._error = torch.where(near, self._error, torch.inf)
         self._ask(sweep, near & self._asks, still, f, g)
         if self.problem.balanced:
-            found = torch.where(near, torch.maximum(found, self._error), found)
+            self._watch(missed, rounding)
+            found = torch.where(near, torch.maximum(found, self._error.clamp(max=1.0)), found)
         else:
             found = torch.where(self._asks, torch.minimum(found, self._error), found)
         self.stuck = (still | self._hopeless) & (found > self.tol)
         return found
 
-    def _rounding(self, g: Tensor) -> Tensor:
+    def _watch(self, missed: Tensor, rounding: Tensor) -> None:
+        """Give a balanced member up whose marginals have long come no nearer, where rounding may be why."""
+        nearer = missed < 0.9 * self._nearest
+        self._nearest = torch.where(nearer, missed, self._nearest)
+        self._waited = torch.where(nearer, 0, self._waited + 1)
+        self._hopeless = self._hopeless | ((self._waited > _STALLED) & (rounding > 0.1 * self.tol))
+
+    def _rounding(self, f: Tensor, g: Tensor) -> Tensor:
         """What rounding of the potentials may hide of q, (...)."""
-        size = torch.where(self.problem.cols.active, g, 0.0).abs().amax(-1)
+        rows, cols = self.problem.rows.active, self.problem.cols.active
+        size = torch.maximum(*(torch.where(on, v, 0.0).abs().amax(-1) for on, v in ((rows, f), (cols, g))))
         return torch.finfo(g.dtype).eps * size / (self.problem.damping * self.problem.epsilon).squeeze(-1)
 
     @torch.no_grad()
