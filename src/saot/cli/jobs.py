@@ -7,12 +7,11 @@ from saot.cli.shell import Bars, Json, app, console, print_json
 
 
 def _run(settings: Any, out: Path, as_json: bool, store: Path | None = None, device: str = "cpu") -> None:
+    from saot.api import run_settings
     from saot.evaluate import format_table
-    from saot.label import run_job
-    from saot.tables import ALL_WINGS, run_rivals
 
     with Bars() as bars:
-        outcome = run_job(settings, out, store=store, device=device, wings=ALL_WINGS, rivals=run_rivals, progress=bars)
+        outcome = run_settings(settings, out, store, device, bars)
     if as_json:
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
@@ -63,7 +62,7 @@ def run(
     preset: str = "best",
     seed: int = 0,
     store: Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     json: Json = False,
 ) -> None:
     """The main job on your pictures. The same command again goes on where it stopped.
@@ -85,7 +84,7 @@ def run(
         preset: paper, paper-small, best or best-pull.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs.
-        device: cpu, cuda, cuda:1 ...
+        device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...
     """
     from saot.label import RunSettings
     from saot.recipes import preset as preset_named
@@ -112,6 +111,8 @@ def extract(
     backbone: str = "dinov2-large",
     weights: Path | None = None,
     size: str | None = None,
+    precision: str = "float32",
+    device: str = "auto",
     json: Json = False,
 ) -> None:
     """Frozen features of a set of pictures, one file each; what is there already is kept.
@@ -126,15 +127,21 @@ def extract(
         backbone: As in `saot run`.
         weights: As in `saot run`.
         size: As in `saot run`.
+        precision: float32, or bf16: faster features of mobile-sam and ViTs that are not the same and need a store of
+            their own.
+        device: As in `saot run`.
     """
     import os
 
     from saot.features import FeatureStore
     from saot.label import parse_size, store_folder
+    from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
     images = ALL_WINGS.images(spec)
-    network = ALL_WINGS.backbone(backbone, weights, size=parse_size(size))
+    network = ALL_WINGS.backbone(
+        backbone, weights, size=parse_size(size), device=resolve_device(device), precision=precision
+    )
     features = FeatureStore(store_folder(out, spec), network.key)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with Bars() as bars:
@@ -154,6 +161,7 @@ def predict(
     out: Path,
     format: str = "png",
     abstain: float | None = None,
+    device: str = "auto",
     json: Json = False,
 ) -> None:
     """Masks for new pictures, each at its own size.
@@ -167,8 +175,10 @@ def predict(
         format: Any of png (class indices), color (overlay), coco (RLE in annotations.json), with commas.
         abstain: Label only pixels sure enough that at most this share of them is wrong (0.01, 0.05 or 0.1), by the
             run's held-out points; the others are 255. See docs/calibration.md.
+        device: As in `saot run`.
     """
     from saot.label import predict_pictures
+    from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
     with Bars() as bars:
@@ -180,6 +190,7 @@ def predict(
             bars.stage("predict"),
             abstain,
             ALL_WINGS,
+            resolve_device(device),
         )
     if json:
         print_json({"out": str(out), "pictures": records})
@@ -188,7 +199,7 @@ def predict(
 
 
 @app.command
-def evaluate(run: Path, spec: str, /, *, json: Json = False) -> None:
+def evaluate(run: Path, spec: str, /, *, device: str = "auto", json: Json = False) -> None:
     """Scores of a finished run's network on labelled pictures.
 
     Example: `saot evaluate runs/mine folder:checked`
@@ -196,13 +207,15 @@ def evaluate(run: Path, spec: str, /, *, json: Json = False) -> None:
     Args:
         run: Folder of a finished run.
         spec: Labelled pictures: NAME:PATH[:SPLIT].
+        device: As in `saot run`.
     """
     from saot.evaluate import format_table
     from saot.label import evaluate_run
+    from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
     with Bars() as bars:
-        metrics = evaluate_run(run, spec, bars.stage("evaluate"), ALL_WINGS)
+        metrics = evaluate_run(run, spec, bars.stage("evaluate"), ALL_WINGS, resolve_device(device))
     if json:
         print_json(metrics)
     else:
