@@ -1,7 +1,7 @@
 """The house: which file may know which. Imports inside functions count as well.
 
-Across rooms one imports the room (`saot.room`, `saot.room.sub`), which may be one file, never a file in it. Inside a room
-one imports files, and no circle of them. No room of the core imports a wing.
+Across rooms one imports the room (`saot.room`, `saot.room.sub`), which may be one file, never a file in it. Inside a
+room one imports files, and no circle of them. No room of the core imports a wing.
 """
 
 import ast
