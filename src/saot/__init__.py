@@ -31,13 +31,19 @@ _ROOMS = {
     "saot.features": ("FeatureGrid", "load_backbone"),
     "saot.decoder": ("TokenDecoder", "fit_decoder", "refine_decoder"),
     "saot.evaluate": ("ConfusionMatrix",),
+    "saot.api": ("load", "OpenedRun"),
 }
+_RUN = "label"  # a room that can be called: `saot run` from Python
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted([*_HOME, _RUN])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == _RUN:
+        return import_module("saot.label")
+    if name == "_run_from_python":  # what calling that room does
+        return import_module("saot.api").label
     if name not in _HOME:
         raise AttributeError(f"module 'saot' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

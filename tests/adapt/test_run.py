@@ -15,6 +15,7 @@ from helpers.runs import open_labelled
 from PIL import Image
 from safetensors import safe_open
 
+import saot
 from saot.adapt import read_encoder
 from saot.adapt import run as adaptation
 from saot.adapt import scores as adaptation_scores
@@ -106,6 +107,15 @@ def test_scores_are_counts_of_the_networks_masks(finished, weights):
         np.add.at(counts.numpy(), (wanted[known], mask.numpy()[known]), 1)
     kept = load_tensors(finished / "work" / "scores" / "eval.safetensors")
     assert torch.equal(kept["counts"].sum(0), counts)
+
+
+def test_a_notebook_opens_it_as_it_opens_any_run(finished, weights):
+    run, image = saot.load(finished, device="cpu"), open_labelled(asked(weights).eval).image(0)
+    found = run.predict(image)
+    assert np.array_equal(found.mask, open_adapted(finished).mask(image, "").numpy())
+    assert np.array_equal(found.probabilities.argmax(0), found.mask)
+    np.testing.assert_allclose(found.confidence, found.probabilities.max(0))
+    assert run.run["kind"] == "adaptation" and run.metrics["classes"] == list(run.classes.names)
 
 
 def test_the_record_of_a_run(finished, weights):

@@ -29,7 +29,7 @@ class Adapted(Keyed):
             raise ValueError(f"backbone adapted needs its weights; pass --weights PATH of an {_FILE} or its run folder")
         path = Path(settings.weights)
         path = path / _FILE if path.is_dir() else path
-        self._settings = settings
+        self._settings, self.device = settings, settings.device
         self._encoder = read_encoder(path).requires_grad_(False).to(settings.device)
         layer = f"stage{len(self._encoder.widths) - 1}"
         if settings.layers not in (None, (layer,)):

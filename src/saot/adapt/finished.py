@@ -1,7 +1,7 @@
 """A finished `saot adapt` at work: from its run folder alone, without the weights it started from."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +15,12 @@ from torch import Tensor
 from saot.adapt.encoder_files import read_encoder
 from saot.adapt.encoders import Encoder
 from saot.adapt.networks import Segmenter, build_segmenter
-from saot.adapt.predict import predict_mask
+from saot.adapt.predict import picture_logits, predict_mask
 from saot.adapt.recipe import NetworkRecipe, PicturesRecipe
 from saot.adapt.two_scale import TwoScaleSettings
-from saot.data import ClassSet
-from saot.label import Labeller, classes_of
+from saot.data import ClassSet, ahead
+from saot.features import Picture
+from saot.label import Labeller, Prediction, classes_of, picture_of
 from saot.runs import load_tensors
 
 
@@ -44,6 +45,27 @@ class AdaptedRun:
     def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
         """Class index of every pixel, at the picture's own size."""
         return predict_mask(self.network, image, self.pictures)
+
+    def masks(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
+        """Each picture, its pixels and its mask, in their order; pictures are read ahead of the network."""
+        for picture, image in ahead(lambda one: (one, one.load()), pictures, name=lambda one: one.name):
+            yield picture, image, predict_mask(self.network, image, self.pictures)
+
+    def predict(self, picture: Any) -> Prediction:
+        """What the network says of one picture, at its own size and on the CPU.
+
+        Args:
+            picture: A path; a PIL picture; a NumPy array (h, w, 3), uint8; or a tensor (3, h, w) or (h, w, 3), uint8 or
+                floating point from 0 to 1.
+
+        Raises:
+            ValueError: If it is none of these or cannot be read.
+        """
+        image = picture_of(picture)
+        logits = picture_logits(self.network, image, self.pictures)
+        mask, probabilities = logits.argmax(0).to("cpu", torch.uint8), logits.softmax(0).cpu()
+        confidence = probabilities.amax(0)
+        return Prediction(image, mask.numpy(), confidence.numpy(), self.classes, probabilities.numpy)
 
 
 def segmenter_of(encoder: Encoder, num_classes: int, parts: NetworkRecipe, seed: int) -> Segmenter:
@@ -76,8 +98,12 @@ def published_network(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def open_adapted(folder: Path) -> AdaptedRun:
+def open_adapted(folder: Path, device: str = "cpu") -> AdaptedRun:
     """The network of a finished run.
+
+    Args:
+        folder: Of the run.
+        device: Where it runs, such as "cuda".
 
     Raises:
         ValueError: If a file is missing or damaged.
@@ -95,8 +121,8 @@ def open_adapted(folder: Path) -> AdaptedRun:
     with torch.no_grad():
         network.load_state_dict(tensors)
     method = str(published["settings"]["method"]).replace("-", "_")
-    return AdaptedRun(classes, network.eval(), PicturesRecipe(**sizes), method)
+    return AdaptedRun(classes, network.eval().to(device), PicturesRecipe(**sizes), method)
 
 
 # what a caller of the core hands in
-FINISHED: Mapping[str, Callable[[Path], Labeller]] = MappingProxyType({"adaptation": open_adapted})
+FINISHED: Mapping[str, Callable[[Path, str], Labeller]] = MappingProxyType({"adaptation": open_adapted})

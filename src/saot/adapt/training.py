@@ -42,7 +42,7 @@ def new_accelerator(device: str, recipe: AdaptRecipe) -> Any:
         raise ValueError('the report of an adaptation needs scikit-learn: pip install "saot[adapt]"')
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
-    return Accelerator(cpu=not device.startswith("cuda"), mixed_precision=recipe.optimizer.precision)
+    return Accelerator(cpu=device == "cpu", mixed_precision=recipe.optimizer.precision)
 
 
 class _NothingKept(Checkpoint):

@@ -21,7 +21,7 @@ def adapt(
     crop: str | None = None,
     set: Words = None,
     seed: Whole = 0,
-    device: str = "cpu",
+    device: str = "auto",
     json: Json = False,
 ) -> None:
     """Train a whole network on labelled source and unlabelled target pictures (T2S-DA and what it stands on).
@@ -47,15 +47,16 @@ def adapt(
         crop: HEIGHTxWIDTH of training crops; the preset's unless given.
         set: Any setting by its path, such as --set pull.weight=0.2 --set translator.beta=0.05 (docs/adapt.md).
         seed: Fixes every draw.
-        device: cpu or cuda.
+        device: auto (cuda, else mps, else cpu), cpu or cuda.
     """
     from saot.adapt import AdaptSettings, recipe_from_words, run_adaptation
     from saot.evaluate import format_table
+    from saot.runs import resolve_device
 
     recipe = recipe_from_words(preset, method, encoder, steps, crop, set or [])
     settings = AdaptSettings(source, target, eval, source_eval, weights, seed, recipe)
     with Bars() as bars:
-        outcome = run_adaptation(settings, out, device=device, progress=bars)
+        outcome = run_adaptation(settings, out, device=resolve_device(device), progress=bars)
     if not outcome.run:
         return  # a process beside the first
     if json:

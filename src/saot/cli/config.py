@@ -29,7 +29,7 @@ KINDS: dict[str, type] = {
     "device": str,
     "compare": str,
 }
-USUAL: dict[str, Any] = {"points": "0", "backbone": "dinov2-large", "preset": "best", "seed": 0, "device": "cpu"}
+USUAL: dict[str, Any] = {"points": "0", "backbone": "dinov2-large", "preset": "best", "seed": 0, "device": "auto"}
 _OF_SETTINGS = [name for name in KINDS if name not in ("out", "preset", "store", "device", "compare")]
 
 

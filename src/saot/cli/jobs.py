@@ -18,21 +18,12 @@ def _run(
     device: str = "cpu",
     compare: Compare | None = None,
 ) -> None:
+    from saot.api import run_settings
     from saot.evaluate import format_table
-    from saot.label import run_job, said
-    from saot.tables import ALL_WINGS, run_rivals
+    from saot.label import said
 
     with Bars() as bars:
-        outcome = run_job(
-            settings,
-            out,
-            store=store,
-            device=device,
-            wings=ALL_WINGS,
-            rivals=run_rivals,
-            compare=compare,
-            progress=bars,
-        )
+        outcome = run_settings(settings, out, store, device, compare, bars)
     if as_json:
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
@@ -124,7 +115,7 @@ def run(
         print_config: Print that file with everything that would be run, and end, as in `saot run ... --print-config >
             mine.toml`.
         store: Folder for features, to share them between runs.
-        device: cpu, cuda, cuda:1 ...; cpu unless given.
+        device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...; auto unless given.
         compare: What is trained beside the decoder: none, points (methods that see the same labels) or all; all with
             --eval, else none. The same command with more of it goes on.
     """
@@ -163,6 +154,8 @@ def extract(
     backbone: str = "dinov2-large",
     weights: Path | None = None,
     size: str | None = None,
+    precision: str = "float32",
+    device: str = "auto",
     json: Json = False,
 ) -> None:
     """Frozen features of a set of pictures, one file each; what is there already is kept.
@@ -177,15 +170,21 @@ def extract(
         backbone: As in `saot run`.
         weights: As in `saot run`.
         size: As in `saot run`.
+        precision: float32, or bf16: faster features of mobile-sam and ViTs that are not the same and need a store of
+            their own.
+        device: As in `saot run`.
     """
     import os
 
     from saot.features import FeatureStore
     from saot.label import parse_size, store_folder
+    from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
     images = ALL_WINGS.images(spec)
-    network = ALL_WINGS.backbone(backbone, weights, size=parse_size(size))
+    network = ALL_WINGS.backbone(
+        backbone, weights, size=parse_size(size), device=resolve_device(device), precision=precision
+    )
     features = FeatureStore(store_folder(out, spec), network.key)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with Bars() as bars:
@@ -205,6 +204,7 @@ def predict(
     out: Path,
     format: str = "png",
     abstain: float | None = None,
+    device: str = "auto",
     json: Json = False,
 ) -> None:
     """Masks for new pictures, each at its own size.
@@ -218,8 +218,10 @@ def predict(
         format: Any of png (class indices), color (overlay), coco (RLE in annotations.json), with commas.
         abstain: Label only pixels sure enough that at most this share of them is wrong (0.01, 0.05 or 0.1), by the
             run's held-out points; the others are 255. See docs/calibration.md.
+        device: As in `saot run`.
     """
     from saot.label import predict_pictures
+    from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
     with Bars() as bars:
@@ -231,6 +233,7 @@ def predict(
             bars.stage("predict"),
             abstain,
             ALL_WINGS,
+            resolve_device(device),
         )
     if json:
         print_json({"out": str(out), "pictures": records})
@@ -239,7 +242,7 @@ def predict(
 
 
 @app.command
-def evaluate(run: Path, spec: str, /, *, json: Json = False) -> None:
+def evaluate(run: Path, spec: str, /, *, device: str = "auto", json: Json = False) -> None:
     """Scores of a finished run's network on labelled pictures.
 
     Example: `saot evaluate runs/mine folder:checked`
@@ -247,13 +250,15 @@ def evaluate(run: Path, spec: str, /, *, json: Json = False) -> None:
     Args:
         run: Folder of a finished run.
         spec: Labelled pictures: NAME:PATH[:SPLIT].
+        device: As in `saot run`.
     """
     from saot.evaluate import format_table
     from saot.label import evaluate_run
+    from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
     with Bars() as bars:
-        metrics = evaluate_run(run, spec, bars.stage("evaluate"), ALL_WINGS)
+        metrics = evaluate_run(run, spec, bars.stage("evaluate"), ALL_WINGS, resolve_device(device))
     if json:
         print_json(metrics)
     else:

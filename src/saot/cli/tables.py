@@ -26,7 +26,7 @@ def match(
     structure: str = "grid",
     features: str | None = None,
     labels: Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     json: Json = False,
 ) -> None:
     """Dense correspondence of a picture with one or several others: matches.json and matches.png.
@@ -53,9 +53,10 @@ def match(
         features: Files (.npz, .safetensors) with commas, source first, holding `features` (rows, columns, numbers) of
             networks that run elsewhere; the backbone is not used then.
         labels: Mask of the source (class index per pixel, 255 for none), to carry along the targets in their order.
-        device: cpu, cuda, cuda:1 ...
+        device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...
     """
     from saot.match import MatchRequest, MatchSettings, match_pictures
+    from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
     request = MatchRequest(
@@ -71,7 +72,7 @@ def match(
         structure=structure,
         features=features,
         labels=None if labels is None else str(labels),
-        device=device,
+        device=resolve_device(device),
     )
     with Bars() as bars:
         result = match_pictures(request, out, bars, ALL_WINGS)
@@ -159,8 +160,9 @@ def reproduce(
             --set a folder of its own beside it.
         runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
         store: Where features lie; RUNS/features unless given.
-        device: As in `saot run`.
+        device: As in `saot run`; cpu unless given.
     """
+    from saot.runs import resolve_device
     from saot.tables import Request, text_table
     from saot.tables import reproduce as make
     from saot.tables.presets import EXPERIMENTS
@@ -192,7 +194,7 @@ def reproduce(
         structure=structure,
         held_out=held_out,
         limit=limit,
-        device=device,
+        device=resolve_device(device),
     )
     folder = out or Path("runs", "reproduce", request.folder_of(table))
     wanted = [part.strip() for part in columns.split(",") if part.strip()]

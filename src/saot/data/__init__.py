@@ -1,5 +1,6 @@
 """Pixels, classes and files: what the other rooms may use."""
 
+from saot.data.ahead import ahead
 from saot.data.classes import (
     CITYSCAPES_NAMES,
     CLASS_SET_NAMES,
@@ -38,6 +39,7 @@ __all__ = [
     "OpenSet",
     "PatchGrid",
     "Points",
+    "ahead",
     "check_same_names",
     "class_set",
     "columns",

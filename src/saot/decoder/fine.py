@@ -24,7 +24,7 @@ def cross_tokens(tokens: Float[Tensor, "n d"], rows: int, columns: int) -> Float
         tensor([[1., 1., 1., 1., 2.],
                 [2., 2., 2., 1., 2.]])
     """
-    return tokens[_cross(torch.arange(rows * columns), rows, columns)].flatten(1)
+    return tokens[_cross(torch.arange(rows * columns, device=tokens.device), rows, columns)].flatten(1)
 
 
 def seen_tokens(tokens: Float[Tensor, "n d"], rows: int, columns: int, levels: int = 0) -> Float[Tensor, "n parts_d"]:

@@ -105,7 +105,8 @@ def _window(
     wide, across = _part(grid.image_width, grid.input_width, grid.patch_size, grid.width, columns)
     dtype = torch.promote_types(scores.dtype, torch.float32)  # half precision would blur close calls
     tokens = scores.view(grid.height, grid.width, -1)[high, wide].permute(2, 0, 1).to(dtype)
-    return down.to(tokens) @ (tokens @ across.T.to(tokens))
+    down, across = (side.to(tokens.dtype).to(tokens.device) for side in (down, across))  # mps has no float64
+    return down @ (tokens @ across.T)
 
 
 def _tiles(

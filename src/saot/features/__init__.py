@@ -11,6 +11,7 @@ from saot.features.base import (
     fit_size,
     resize_image,
 )
+from saot.features.flow import Extracted, Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 from saot.features.load import load_backbone
 from saot.features.published import (
@@ -35,6 +36,7 @@ __all__ = [
     "PIXEL_MEAN",
     "Backbone",
     "EncodedPicture",
+    "Extracted",
     "FeatureGrid",
     "FeatureKey",
     "FeatureSettings",
@@ -43,6 +45,7 @@ __all__ = [
     "Keyed",
     "OneSentence",
     "OpenBackbone",
+    "Picture",
     "PictureMasks",
     "Prompt",
     "PromptSegmenter",
@@ -52,6 +55,7 @@ __all__ = [
     "check_size",
     "download",
     "extract",
+    "extract_each",
     "first_line",
     "fit_size",
     "is_repository",

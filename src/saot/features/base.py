@@ -4,7 +4,7 @@ A backbone says how large it wants the picture and turns the resized picture int
 everything that is the same for all of them: resize, L2 normalise, write down the provenance.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -17,6 +17,7 @@ from torch import Tensor
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 
 SizePolicy = tuple[int, int] | int | None
+PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class FeatureSettings:
         l2_norm: Whether each token is scaled to length 1.
         pad: Zero padding to a square where the published pre-processing has it (mobile-sam).
         device: Where the network runs.
+        precision: `"float32"`, or `"bf16"` for a network that computes in bfloat16.
     """
 
     name: str
@@ -43,6 +45,7 @@ class FeatureSettings:
     l2_norm: bool = True
     pad: bool = True
     device: str = "cpu"
+    precision: str = "float32"
 
 
 @runtime_checkable
@@ -78,6 +81,8 @@ class Keyed:
 
     _key: FeatureKey
     _size: tuple[int, int] | int
+    device: str = "cpu"  # where the network runs
+    concurrent: bool = False  # whether pictures may be extracted in several threads at once
 
     @property
     def key(self) -> FeatureKey:
@@ -98,9 +103,12 @@ class Keyed:
         """See `fit_size`."""
         return fit_size(height, width, self._size, self.patch_size)
 
-    def normalised(self, image: UInt8[np.ndarray, "h w 3"], device: str) -> Float[Tensor, "h w 3"]:
-        """The pixels less their mean, over their deviation."""
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(device)
+    def normalised(self, image: UInt8[np.ndarray, "*b h w 3"], device: str) -> Float[Tensor, "*b h w 3"]:
+        """The pixels less their mean, over their deviation; one picture or several."""
+        if device.startswith("cuda"):  # a quarter of the bytes, from memory the GPU reads by itself
+            pixels = torch.from_numpy(np.array(image)).pin_memory().to(device, non_blocking=True).float()
+        else:
+            pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(device)
         return (pixels - pixels.new_tensor(self._key.pixel_mean)) / pixels.new_tensor(self._key.pixel_deviation)
 
 
@@ -122,12 +130,40 @@ def extract(backbone: Backbone, image: UInt8[np.ndarray, "h w 3"], fingerprint: 
     Raises:
         ValueError: If the picture is empty or does not fit the backbone's size.
     """
+    resized = fitted(backbone, image)
+    return grid_of(backbone, backbone.tokens(resized), image, resized, fingerprint)
+
+
+def fitted(backbone: Backbone, image: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture at the backbone's input size.
+
+    Raises:
+        ValueError: If the picture is empty or does not fit the backbone's size.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] == 0 or image.shape[1] == 0:
         raise ValueError(f"expected an RGB picture (height, width, 3), got shape {image.shape}; convert it to RGB")
+    return resize_image(image, backbone.input_size(image.shape[0], image.shape[1]), backbone.key.resize)
+
+
+def tokens_of(backbone: Backbone, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> list[Float[Tensor, "n d"]]:
+    """Tokens of pictures of one input size: at once where the backbone has `batch_tokens`, else one by one."""
+    together = getattr(backbone, "batch_tokens", None)
+    if together is None or len(images) < 2:
+        return [backbone.tokens(image) for image in images]
+    return list(together(np.stack(list(images))))
+
+
+def grid_of(
+    backbone: Backbone,
+    tokens: Float[Tensor, "n d"],
+    image: UInt8[np.ndarray, "h w 3"],
+    resized: UInt8[np.ndarray, "H W 3"],
+    fingerprint: str,
+) -> FeatureGrid:
+    """A backbone's tokens of `resized` as the frozen features of `image`: L2 norm and provenance."""
     key = backbone.key
-    height, width = image.shape[:2]
-    input_size = backbone.input_size(height, width)
-    tokens = backbone.tokens(resize_image(image, input_size, key.resize))
+    height, width, _ = image.shape
+    input_size = (resized.shape[0], resized.shape[1])
     if key.l2_norm:
         tokens = torch.nn.functional.normalize(tokens, dim=-1)
     provenance = Provenance(

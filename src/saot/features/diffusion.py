@@ -82,7 +82,7 @@ class StableDiffusion(Keyed):
         require_libraries(f"backbone {settings.name}", *libraries, extra="diffusion")
         if settings.final_norm:
             raise ValueError("stable-diffusion has no final norm behind its layers; leave the setting out")
-        self._settings = settings
+        self._settings, self.device = settings, settings.device
         self._folder = _find_folder(settings.weights or _DEFAULT)
         known, steps = _read_layout(self._folder)
         names, self._timestep = _resolve_layers(settings.layers or (_LAYER,), known, steps)

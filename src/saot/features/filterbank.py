@@ -30,6 +30,8 @@ _CONTEXTS = (3, 9)  # sides of the wider neighbourhoods, tokens
 class FilterBank(Keyed):
     """The descriptor as a `Backbone`: patch 14 and long side 1008 unless said otherwise."""
 
+    concurrent = True
+
     def __init__(self, settings: FeatureSettings, patch_size: int = 14) -> None:
         if settings.weights is not None:
             raise ValueError(f"filterbank has no weights, got {settings.weights!r}; leave --weights out")

@@ -33,6 +33,8 @@ class FeatureKey:
         resize: Filter with which the picture was brought to its size.
         pixel_mean, pixel_deviation: What was taken off each of R, G, B and what it was divided by, 0 to 255.
         format_version: Of the files of a `FeatureStore`.
+        precision: `"float32"`, or `"bf16"` where the network computed in bfloat16; written down only if it is not
+            the first, so that older stores stay what they are.
     """
 
     backbone: str
@@ -48,6 +50,7 @@ class FeatureKey:
     pixel_mean: tuple[float, ...]
     pixel_deviation: tuple[float, ...]
     format_version: int = FORMAT_VERSION
+    precision: str = "float32"
 
     def differences(self, other: "FeatureKey") -> tuple[str, ...]:
         """Names of the fields in which two keys differ."""
@@ -56,7 +59,10 @@ class FeatureKey:
 
     def to_json(self) -> str:
         """One JSON object, keys sorted."""
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        if self.precision == "float32":
+            del values["precision"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "FeatureKey":
@@ -152,6 +158,8 @@ def _read_fields(cls: type, text: str) -> dict[str, Any]:
             f"expected the JSON of a {cls.__name__}, got {text[:40]!r}; extract the features again"
         ) from error
     names = {field.name for field in fields(cls)}
+    if isinstance(values, Mapping):
+        values = {"precision": "float32", **values}
     if not isinstance(values, Mapping) or set(values) != names:
         came = sorted(set(values) ^ names) if isinstance(values, Mapping) else type(values).__name__
         raise ValueError(f"a {cls.__name__} lacks or does not know {came}; extract the features again")

@@ -31,7 +31,7 @@ from saot.features.grid import FeatureKey
 
 _NO_WEIGHTS = ("filterbank",)
 _NEED_WEIGHTS = ("mobile-sam", "adapted")  # the rest has a published place to look for them
-_SAID_ELSEWHERE = ("backbone", "weights_sha256", "l2_norm", "format_version")  # of the parts' keys
+_SAID_ELSEWHERE = ("backbone", "weights_sha256", "l2_norm", "format_version", "precision")  # of the parts' keys
 
 
 class Joined(Keyed):
@@ -54,6 +54,7 @@ class Joined(Keyed):
         weights = _split_weights(names, settings.weights)
         first, *rest = (replace(settings, name=name, weights=file) for name, file in zip(names, weights, strict=True))
         self._parts = (open_part(first), *(_open_other(part, open_part) for part in rest))
+        self.device = settings.device
         keys = [part.key for part in self._parts]
         lead = asdict(keys[0])
         lead["backbone"] = settings.name

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from saot.features.base import NO_BACKBONES, Backbone, FeatureSettings, OpenBackbone, SizePolicy
+from saot.features.base import NO_BACKBONES, PRECISIONS, Backbone, FeatureSettings, OpenBackbone, SizePolicy
 
 _FAMILIES = (
     "filterbank, mobile-sam, dinov2-{small,base,large,giant}, dinov2-{small,base,large,giant}-reg, "
@@ -22,6 +22,7 @@ def load_backbone(
     l2_norm: bool = True,
     pad: bool = True,
     device: str = "cpu",
+    precision: str = "float32",
     others: Mapping[str, OpenBackbone] = NO_BACKBONES,
 ) -> Backbone:
     """A frozen network by name.
@@ -48,6 +49,8 @@ def load_backbone(
         pad: mobile-sam only: pad to a square as published. False is faster for wide pictures, and not the
             same.
         device: Where the network runs, such as `cuda`.
+        precision: `bf16` computes in bfloat16 (mobile-sam and ViTs): faster, and other features, which the key tells
+            apart.
         others: Makers of further backbones by name, such as `saot.adapt.BACKBONES` with `adapted`, an encoder that
             `saot adapt` trained.
 
@@ -71,7 +74,10 @@ def load_backbone(
         l2_norm=l2_norm,
         pad=pad,
         device=device,
+        precision=precision,
     )
+    if precision not in PRECISIONS:
+        raise ValueError(f"expected a precision among {', '.join(PRECISIONS)}; got {precision!r}: choose one")
     return _open(settings, others)
 
 
@@ -81,6 +87,11 @@ def _open(settings: FeatureSettings, others: Mapping[str, OpenBackbone]) -> Back
         from saot.features.joined import Joined
 
         return Joined(settings, partial(_open, others=others))
+    if settings.precision != "float32" and (name in ("filterbank", "stable-diffusion") or name in others):
+        raise ValueError(
+            f"{name} computes in float32 alone, not in {settings.precision}; leave the precision out, or take "
+            "mobile-sam or a ViT"
+        )
     if name == "filterbank":
         from saot.features.filterbank import FilterBank
 

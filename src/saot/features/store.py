@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,8 @@ from jaxtyping import Float16, Int
 from torch import Tensor
 
 from saot.data import ImageSet, PatchGrid, write_atomic
-from saot.features.base import Backbone, extract
+from saot.features.base import Backbone
+from saot.features.flow import Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 
 _MAX_HEADER = 1 << 20  # bytes; ours are below 2 kB, a larger number is a damaged length
@@ -103,14 +105,24 @@ class FeatureStore:
         rank, world = _share(rank, world)
         self._sweep()
         mine = range(rank, len(images), world)
-        made = 0
-        for done, index in enumerate(mine):
-            key, fingerprint = images.keys[index], images.fingerprint(index)
-            if not self._is_whole(key, fingerprint):
-                self.write(key, extract(backbone, images.image(index), fingerprint))
-                made += 1
+        made = done = 0
+
+        def missing() -> Iterator[Picture]:
+            nonlocal done
+            for index in mine:
+                key, fingerprint = images.keys[index], images.fingerprint(index)
+                if not self._is_whole(key, fingerprint):
+                    yield Picture(key, partial(images.image, index), fingerprint)
+                    continue
+                done += 1
+                if progress is not None:
+                    progress(done, len(mine))
+
+        for one in extract_each(backbone, missing()):
+            self.write(one.picture.name, one.features)
+            made, done = made + 1, done + 1
             if progress is not None:
-                progress(done + 1, len(mine))
+                progress(done, len(mine))
         return made
 
     def write(self, key: str, features: FeatureGrid) -> None:

@@ -51,7 +51,8 @@ class MobileSam(Keyed):
     """
 
     def __init__(self, settings: FeatureSettings) -> None:
-        self._settings = settings
+        self.device, self.concurrent = settings.device, settings.device == "cpu"
+        self._dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self._size = _LONG_SIDE if settings.size is None else settings.size
         layers = settings.layers or ("neck",)
         unknown = [layer for layer in layers if layer not in (*_STAGES, "neck")]
@@ -67,7 +68,7 @@ class MobileSam(Keyed):
         path = Path(settings.weights)
         self._network = TinyViT()
         self._network.load_published(read_weights(path))
-        self._network.eval().requires_grad_(False).to(settings.device)
+        self._network.eval().requires_grad_(False).to(settings.device, self._dtype)
         size_text = check_size(self._size, _PATCH)
         self._key = FeatureKey(
             backbone="mobile-sam",
@@ -82,6 +83,7 @@ class MobileSam(Keyed):
             resize="pillow-bilinear",
             pixel_mean=PIXEL_MEAN,
             pixel_deviation=PIXEL_DEVIATION,
+            precision=settings.precision,
         )
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
@@ -90,18 +92,22 @@ class MobileSam(Keyed):
         scale = self._size / max(height, width)
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
-    @torch.no_grad()
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
-        height, width = image.shape[:2]
+        return self.batch_tokens(image[None])[0]
+
+    @torch.no_grad()
+    def batch_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        """`tokens` of several pictures at once."""
+        height, width = images.shape[1:3]
         rows, columns = -(-height // _PATCH), -(-width // _PATCH)
-        pixels = self.normalised(image, self._settings.device)
+        pixels = self.normalised(images, self.device)
         side = max(rows, columns) * _PATCH
         if self._key.pad and (height, width) != (side, side):
             pixels = F.pad(pixels, (0, 0, 0, side - width, 0, side - height))
-        outputs = self._network(pixels[None])
+        outputs = self._network(pixels.to(self._dtype))
         grid = outputs["neck"].shape[1:3]
-        chosen = [_to_grid(outputs[layer], (grid[0], grid[1]))[0, :rows, :columns] for layer in self._key.layers]
-        return torch.cat(chosen, -1).flatten(0, 1).to("cpu")
+        chosen = [_to_grid(outputs[layer], (grid[0], grid[1]))[:, :rows, :columns] for layer in self._key.layers]
+        return torch.cat(chosen, -1).flatten(1, 2).float().to("cpu")
 
 
 class TinyViT(nn.Module):

@@ -76,7 +76,7 @@ class HubViT(Keyed):
 
     def __init__(self, settings: FeatureSettings) -> None:
         require_libraries(f"backbone {settings.name}", "transformers", "huggingface_hub")
-        self._settings = settings
+        self._settings, self.device = settings, settings.device
         self._folder = local_folder(Path(settings.weights)) if settings.weights else _download(settings.name)
         self._config = _read_config(self._folder, settings.name)
         patch_size = int(self._config.patch_size)
@@ -99,15 +99,21 @@ class HubViT(Keyed):
             resize="pillow-bicubic",
             pixel_mean=mean,
             pixel_deviation=deviation,
+            precision=settings.precision,
         )
 
-    @torch.no_grad()
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
-        model, pixels = self._model, self.normalised(image, self._settings.device)
+        return self.batch_tokens(image[None])[0]
+
+    @torch.no_grad()
+    def batch_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        """`tokens` of several pictures at once."""
+        model = self._model
+        pixels = self.normalised(images, self.device).to(model.dtype)
         options = {"interpolate_pos_encoding": True} if self._config.model_type == "vit" else {}
-        outputs = model(pixels.permute(2, 0, 1)[None], output_hidden_states=True, **options)
+        outputs = model(pixels.permute(0, 3, 1, 2), output_hidden_states=True, **options)
         extra = 1 + int(getattr(self._config, "num_register_tokens", 0))  # the class token and the registers
-        chosen = [outputs.hidden_states[layer + 1][0, extra:] for layer in self._layers]
+        chosen = [outputs.hidden_states[layer + 1][:, extra:] for layer in self._layers]
         if self._key.final_norm:
             norm = model.norm if self._config.model_type == "dinov3_vit" else model.layernorm
             chosen = [norm(tokens) for tokens in chosen]
@@ -147,7 +153,8 @@ def _load_model(folder: Path, config: Any, settings: FeatureSettings) -> Any:
     if config.model_type == "dinov2":
         embeddings = model.embeddings
         embeddings.interpolate_pos_encoding = partial(_dinov2_positions, embeddings, int(config.patch_size))
-    return model.eval().requires_grad_(False).to(settings.device)
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    return model.eval().requires_grad_(False).to(settings.device, dtype)
 
 
 def _dinov2_positions(embeddings: Any, patch_size: int, tokens: Tensor, height: int, width: int) -> Tensor:

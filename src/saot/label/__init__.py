@@ -1,8 +1,15 @@
-"""The main job: from a labelled source and an unlabelled target to masks, a network and a report."""
+"""The main job: from a labelled source and an unlabelled target to masks, a network and a report.
+
+The room can be called: `saot.label(source, target, out=...)` is `saot run` from Python; see `saot.api.label`.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
 
 from saot.label.best import saot_decoder, taught_decoder
 from saot.label.data import Bench, Domain, EvaluationData, Source, TrainingData, draw_tokens, fingerprints, label_maps
-from saot.label.finished import classes_of, evaluate_run, predict_pictures
+from saot.label.finished import FinishedRun, classes_of, evaluate_run, open_run, predict_pictures
 from saot.label.inputs import digest, open_inputs
 from saot.label.networks import (
     Trained,
@@ -25,10 +32,12 @@ from saot.label.paper import (
     source_prototypes,
     unpacked_cost,
 )
+from saot.label.prediction import Prediction, picture_of
 from saot.label.quality import said
 from saot.label.run import RunOutcome, open_contest, run_job, score_some
 from saot.label.scoring import (
     Builders,
+    Compare,
     Contest,
     Scorer,
     all_methods,
@@ -48,10 +57,13 @@ __all__ = [
     "NO_WINGS",
     "Bench",
     "Builders",
+    "Compare",
     "Contest",
     "Domain",
     "EvaluationData",
+    "FinishedRun",
     "Labeller",
+    "Prediction",
     "PullWing",
     "RunOutcome",
     "RunSettings",
@@ -77,8 +89,10 @@ __all__ = [
     "new_cost",
     "open_contest",
     "open_inputs",
+    "open_run",
     "packed_cost",
     "parse_size",
+    "picture_of",
     "points_pool",
     "points_request",
     "points_term",
@@ -103,3 +117,16 @@ __all__ = [
     "train_once",
     "unpacked_cost",
 ]
+
+
+class _Room(ModuleType):
+    """This room as a function; the core knows no wing, so the package above it says what the function is."""
+
+    def __call__(self, source: str, target: str, **options: Any) -> Any:
+        """`saot.api.label` with these arguments."""
+        import saot
+
+        return saot._run_from_python(source, target, **options)
+
+
+sys.modules[__name__].__class__ = _Room

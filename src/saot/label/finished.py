@@ -1,8 +1,9 @@
 """A finished run at work: masks for new pictures, scores on labelled ones."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from saot.data import CLASS_SET_NAMES, IGNORE_INDEX, ClassSet, PatchGrid, class_set, read_image
 from saot.decoder import Decoder, picture_logits
-from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask
-from saot.features import Backbone, extract
+from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask, upsample_scores
+from saot.features import Backbone, FeatureGrid, Picture, extract, extract_each
 from saot.label.calibration import abstention_threshold
 from saot.label.networks import unpacked
+from saot.label.prediction import Prediction, picture_of
 from saot.label.settings import parse_size
 from saot.label.wings import NO_WINGS, Labeller, Wings
 from saot.report import CocoItem, write_coco, write_color_overlay, write_index_png
@@ -37,6 +39,7 @@ class FinishedRun:
         label_budget: Target labels behind the network.
         threshold: Least confidence of a pixel that is labelled; 0 labels all.
         method: Its name in metrics.json.
+        device: Where the decoder and what follows it run, such as "cuda"; the backbone knows its own.
     """
 
     classes: ClassSet
@@ -46,6 +49,7 @@ class FinishedRun:
     label_budget: int
     threshold: float = 0.0
     method: str = "saot_decoder"
+    device: str = "cpu"
 
     def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
         """Class index of every pixel, at the picture's own size; 255 where the confidence is below the threshold."""
@@ -54,17 +58,61 @@ class FinishedRun:
 
     def mask_of(self, tokens: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
         """Class index of every pixel from a picture's tokens."""
-        with torch.no_grad():
-            tokens = tokens.half().float()  # as a store keeps them, so that scores agree to the bit
-            logits = picture_logits(self.decoder, tokens, grid.height, grid.width)
+        return self._mask(self.logits_of(tokens, grid), grid).cpu()
+
+    def masks(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
+        """Each picture, its pixels and its mask as `mask` makes it, in their order; see `saot.features.extract_each`.
+
+        Raises:
+            ValueError: If a picture cannot be read or is empty; names it.
+        """
+        for one in extract_each(self.backbone, pictures):
+            yield one.picture, one.image, self.mask_of(one.features.tokens, one.features.grid)
+
+    def predict(self, picture: Any) -> Prediction:
+        """What the run says of one picture, at its own size and on the CPU.
+
+        Args:
+            picture: A path; a PIL picture; a NumPy array (h, w, 3), uint8; or a tensor (3, h, w) or (h, w, 3), uint8 or
+                floating point from 0 to 1.
+
+        Raises:
+            ValueError: If it is none of these or cannot be read.
+        """
+        image = picture_of(picture)
+        features: FeatureGrid = extract(self.backbone, image, str(picture) if isinstance(picture, str | Path) else "")
+        grid = features.grid
+        logits = self.logits_of(features.tokens, grid)
+        confidence = predict_confidence(logits, grid, self.bias)
+        mask = self._mask(logits, grid)
+
+        def probabilities() -> Any:
+            scores = upsample_scores(logits, grid)
+            scores = scores if self.bias is None else scores + self.bias.to(scores)[:, None, None]
+            return scores.softmax(0).cpu().numpy()
+
+        return Prediction(image, mask.cpu().numpy(), confidence.cpu().numpy(), self.classes, probabilities)
+
+    @torch.inference_mode()
+    def logits_of(self, tokens: Float[Tensor, "n d"], grid: PatchGrid) -> Float[Tensor, "cells K"]:
+        """Logits of a picture's tokens or of the cells in them, on the run's device."""
+        tokens = tokens.half().float()  # as a store keeps them, so that scores agree to the bit
+        return picture_logits(self.decoder, tokens.to(self.device), grid.height, grid.width)
+
+    def _mask(self, logits: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
         mask = predict_mask(logits, grid, self.bias)
         if self.threshold > 0:
             mask[predict_confidence(logits, grid, self.bias) < self.threshold] = IGNORE_INDEX
         return mask
 
 
-def open_run(folder: Path, wings: Wings = NO_WINGS) -> Labeller:
+def open_run(folder: Path, wings: Wings = NO_WINGS, device: str = "cpu") -> Labeller:
     """A finished run, of `saot run` or of a kind that a wing opens, ready to label pictures.
+
+    Args:
+        folder: Of the run.
+        wings: What the core does not know: backbones, runs of another kind.
+        device: Where its networks run, such as "cuda"; masks come back on the CPU.
 
     Raises:
         ValueError: If the folder is missing, unfinished, or of another format.
@@ -87,7 +135,7 @@ def open_run(folder: Path, wings: Wings = NO_WINGS) -> Labeller:
     if kind is not None:
         if kind not in wings.finished:
             raise ValueError(f"expected a run of `saot run`; {folder} holds one of kind {kind!r}: use the command line")
-        return wings.finished[kind](folder)
+        return wings.finished[kind](folder, device)
     kept = read_kept(folder / "decoder.safetensors")
     if kept is None:
         raise ValueError(
@@ -95,7 +143,9 @@ def open_run(folder: Path, wings: Wings = NO_WINGS) -> Labeller:
             "give the same `saot run` command again"
         )
     settings = run["settings"]
-    backbone = wings.backbone(settings["backbone"], settings["weights"], size=parse_size(settings["size"]))
+    precision = run["features"].get("precision", "float32")
+    size = parse_size(settings["size"])
+    backbone = wings.backbone(settings["backbone"], settings["weights"], size=size, device=device, precision=precision)
     made_with, now = run["features"], json.loads(backbone.key.to_json())
     for name, value in made_with.items():
         if now.get(name) != value:
@@ -105,7 +155,8 @@ def open_run(folder: Path, wings: Wings = NO_WINGS) -> Labeller:
             )
     published = dict(kept.about)
     bias = None if run["decoder_bias"] is None else torch.tensor(run["decoder_bias"])
-    return FinishedRun(classes_of(published), unpacked(kept), backbone, bias, int(run["label_budget"]))
+    decoder = unpacked(kept).to(device)
+    return FinishedRun(classes_of(published), decoder, backbone, bias, int(run["label_budget"]), device=device)
 
 
 def classes_of(published: dict[str, Any]) -> ClassSet:
@@ -170,6 +221,7 @@ def predict_pictures(
     progress: Callable[[int, int], None] | None = None,
     abstain: float | None = None,
     wings: Wings = NO_WINGS,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Masks of new pictures at their own sizes; one record a picture.
 
@@ -181,6 +233,8 @@ def predict_pictures(
         progress: Called with (done, total).
         abstain: Error allowed among the labelled pixels; the others get 255, by the threshold the run found on its
             held-out points. `docs/calibration.md` says what that guarantees.
+        wings: What the core does not know.
+        device: Where networks run, such as "cuda".
 
     Raises:
         ValueError: If a format is unknown, a file would be written twice or over a picture, an input is not as it
@@ -189,7 +243,7 @@ def predict_pictures(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"expected formats among {', '.join(FORMATS)}; got {', '.join(unknown) or 'none'}")
-    run, files = open_run(folder, wings), find_pictures(pictures, out)
+    run, files = open_run(folder, wings, device), find_pictures(pictures, out)
     if abstain is not None:
         if not isinstance(run, FinishedRun):
             raise ValueError(
@@ -201,9 +255,9 @@ def predict_pictures(
     records: list[dict[str, Any]] = []
 
     def label() -> Iterator[CocoItem]:
-        for done, path in enumerate(files, start=1):
-            image = read_image(path)
-            mask = run.mask(image, str(path)).numpy()
+        asked = (Picture(str(path), partial(read_image, path), str(path)) for path in files)
+        for done, (path, (_, image, found)) in enumerate(zip(files, run.masks(asked), strict=True), start=1):
+            mask = found.numpy()
             record: dict[str, Any] = {"image": str(path), "height": mask.shape[0], "width": mask.shape[1]}
             if abstain is not None:
                 record["labelled"] = float((mask != IGNORE_INDEX).mean())
@@ -227,18 +281,30 @@ def predict_pictures(
 
 
 def evaluate_run(
-    folder: Path, spec: str, progress: Callable[[int, int], None] | None = None, wings: Wings = NO_WINGS
+    folder: Path,
+    spec: str,
+    progress: Callable[[int, int], None] | None = None,
+    wings: Wings = NO_WINGS,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """The decoder's scores on labelled pictures, in the form of metrics.json.
+
+    Args:
+        folder: A finished run.
+        spec: Labelled pictures.
+        progress: Called with (done, total).
+        wings: What the core does not know.
+        device: Where networks run, such as "cuda".
 
     Raises:
         ValueError: If the run is unfinished or the pictures have no masks.
     """
-    run = open_run(folder, wings)
+    run = open_run(folder, wings, device)
     data = wings.labelled(spec, run.classes)
     matrix = ConfusionMatrix(len(run.classes.names))
-    for number in range(len(data)):
-        mask = run.mask(data.image(number), data.images.fingerprint(number))
+    images = data.images
+    asked = (Picture(key, partial(images.image, n), images.fingerprint(n)) for n, key in enumerate(data.keys))
+    for number, (_, _, mask) in enumerate(run.masks(asked)):
         matrix.update(mask, torch.from_numpy(data.mask(number)))
         if progress is not None:
             progress(number + 1, len(data))

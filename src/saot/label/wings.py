@@ -1,6 +1,6 @@
 """What the core does not know, handed in by its caller: the command line has all of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from saot.data import ClassSet, ImageSet, LabelledSet, OpenSet, open_images, open_labelled
 from saot.decoder import ExtraLoss, TokenPool
-from saot.features import Backbone, OpenBackbone, load_backbone
+from saot.features import Backbone, OpenBackbone, Picture, load_backbone
+from saot.label.prediction import Prediction
 from saot.recipes import BridgeRecipe
 
 
@@ -34,7 +35,15 @@ class Labeller(Protocol):
         ...
 
     def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
-        """Class index of every pixel."""
+        """Class index of every pixel, on the CPU."""
+        ...
+
+    def masks(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
+        """Each picture, its pixels and its mask, in their order; pictures are read ahead of the network."""
+        ...
+
+    def predict(self, picture: Any) -> Prediction:
+        """Mask, confidence and probabilities of one picture: a path, a PIL picture, an array or a tensor."""
         ...
 
 
@@ -58,13 +67,13 @@ class Wings:
     Attributes:
         readers: Readers of data sets, by the NAME of a SPEC.
         backbones: Makers of backbones, by name.
-        finished: Openers of finished runs, by the `kind` of their run.json.
+        finished: Openers of finished runs, by the `kind` of their run.json; called with folder and device.
         pull: The pull loss, or None.
     """
 
     readers: Mapping[str, OpenSet] = field(default_factory=dict)
     backbones: Mapping[str, OpenBackbone] = field(default_factory=dict)
-    finished: Mapping[str, Callable[[Path], Labeller]] = field(default_factory=dict)
+    finished: Mapping[str, Callable[[Path, str], Labeller]] = field(default_factory=dict)
     pull: PullWing | None = None
 
     def images(self, spec: str, classes: ClassSet | None = None) -> ImageSet:

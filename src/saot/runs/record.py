@@ -1,5 +1,6 @@
 """What a run writes down about the machine and the code."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -38,8 +39,33 @@ def check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"expected a device torch can use, such as cpu or cuda; {name!r} is none here: {reason}"
+            f"expected a device torch can use, such as auto, cpu or cuda; {name!r} is none here: {reason}"
         ) from error
+
+
+def resolve_device(name: str = "auto") -> str:
+    """The device that is meant, once it is known to be there: "auto" is cuda, else mps, else cpu.
+
+    Where a launcher started several processes (LOCAL_RANK), each takes the GPU of its number.
+
+    Args:
+        name: "auto", or what torch calls a device, such as "cpu" or "cuda:1".
+
+    Raises:
+        ValueError: If torch cannot put a tensor on it.
+
+    Example:
+        >>> resolve_device("cpu")
+        'cpu'
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            local = os.environ.get("LOCAL_RANK")
+            name = "cuda" if local is None else f"cuda:{local}"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    check_device(name)
+    return name
 
 
 def device_name(device: torch.device) -> str:

@@ -1,0 +1,168 @@
+"""The main job and finished runs from Python, with all that the command line has: `saot.label` and `saot.load`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saot.data import ClassSet
+from saot.label import Compare, Labeller, Prediction, RunOutcome, RunSettings, open_run, run_job
+from saot.recipes import Recipe
+from saot.recipes import preset as preset_named
+from saot.runs import resolve_device
+from saot.tables import ALL_WINGS, run_rivals
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OpenedRun:
+    """A finished run, of `saot run` or of `saot adapt`, ready to label pictures.
+
+    Attributes:
+        folder: Where it lies.
+        run: Contents of run.json: what was asked, versions, seconds and memory of every stage, notes.
+        metrics: Contents of metrics.json: scores by method.
+        labeller: The network with what surrounds it.
+    """
+
+    folder: Path
+    run: dict[str, Any]
+    metrics: dict[str, Any]
+    labeller: Labeller
+
+    @property
+    def classes(self) -> ClassSet:
+        """What the indices of a mask mean: names and colours."""
+        return self.labeller.classes
+
+    def predict(self, picture: Any) -> Prediction:
+        """Mask, confidence and probabilities of one picture, at its own size and on the CPU.
+
+        Args:
+            picture: A path; a PIL picture; a NumPy array (h, w, 3), uint8; or a tensor (3, h, w) or (h, w, 3), uint8 or
+                floating point from 0 to 1.
+
+        Raises:
+            ValueError: If it is none of these or cannot be read.
+        """
+        return self.labeller.predict(picture)
+
+    def __repr__(self) -> str:
+        return f"OpenedRun({str(self.folder)!r}, {self.labeller.method}, {len(self.classes.names)} classes)"
+
+
+def load(folder: str | Path, device: str = "auto") -> OpenedRun:
+    """A finished run of `saot run`, `saot.label` or `saot adapt`.
+
+    Args:
+        folder: The `--out` it was made with.
+        device: Where its networks run: auto (cuda, else mps, else cpu), or one that torch knows.
+
+    Raises:
+        ValueError: If the folder is missing, unfinished, of another format, or its backbone is not the one it was made
+            with.
+
+    Example:
+        >>> load("runs/nowhere", device="cpu")
+        Traceback (most recent call last):
+        ValueError: expected the folder of a run; runs/nowhere does not exist: give the --out of `saot run`
+    """
+    folder = Path(folder)
+    labeller = open_run(folder, ALL_WINGS, resolve_device(device))
+    scores = folder / "metrics.json"
+    metrics = json.loads(scores.read_text()) if scores.exists() else {}
+    return OpenedRun(folder, json.loads((folder / "run.json").read_text()), metrics, labeller)
+
+
+def label(
+    source: str,
+    target: str,
+    *,
+    out: str | Path,
+    eval: str | None = None,
+    points: str = "0",
+    preset: str | Recipe = "best",
+    backbone: str = "dinov2-large",
+    weights: str | Path | None = None,
+    size: str | None = None,
+    seed: int = 0,
+    store: str | Path | None = None,
+    device: str = "auto",
+    compare: Compare | None = None,
+    progress: Progress | None = None,
+) -> OpenedRun:
+    """`saot run` from Python, the finished run opened; the same call again goes on where it stopped.
+
+    Args:
+        source: Labelled pictures: NAME:PATH[:SPLIT], such as "folder:shots" or "gta5:/data/gta5".
+        target: Pictures to label. Their masks, if any, are read for the declared points, and by the oracle row alone.
+        out: The run folder.
+        eval: Labelled pictures to score on.
+        points: Label budget: "20" a class and picture, "total:20" a class, "resample:20" (the paper), a CSV file
+            (image,x,y,class), a folder of scribbles, or "0".
+        preset: "best", "paper", "paper-small", or a `saot.recipes.Recipe` of your own.
+        backbone: "filterbank", "mobile-sam", "dinov2-small" and so on, as `saot.load_backbone` has them.
+        weights: File or folder of the backbone's weights, where it needs one.
+        size: Input size, "HEIGHTxWIDTH" or the long side in pixels.
+        seed: Fixes every draw.
+        store: Folder for features, to share them between runs; the run folder unless given.
+        device: auto (cuda, else mps, else cpu), or one that torch knows.
+        compare: What is trained beside the decoder: "none", "points" (methods that see the same labels) or "all"; all
+            where there is an evaluation set, else none.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        The run: `.run` (the record), `.metrics`, `.predict(picture)`.
+
+    Raises:
+        ValueError: If an input is not as it should be; nothing made so far is lost.
+    """
+    settings = RunSettings(
+        source=source,
+        target=target,
+        eval=eval,
+        points=points,
+        backbone=backbone,
+        weights=None if weights is None else str(weights),
+        size=size,
+        seed=seed,
+        recipe=preset if isinstance(preset, Recipe) else preset_named(preset),
+    )
+    run_settings(settings, Path(out), None if store is None else Path(store), device, compare, progress)
+    return load(out, device)
+
+
+def run_settings(
+    settings: RunSettings,
+    out: Path,
+    store: Path | None = None,
+    device: str = "auto",
+    compare: Compare | None = None,
+    progress: Progress | None = None,
+) -> RunOutcome:
+    """The main job with every reader, backbone and competitor of this package, as `saot run` and `label` do it.
+
+    Args:
+        settings: What is asked.
+        out: The run folder.
+        store: Where features are kept; the run folder unless given.
+        device: auto, or one that torch knows.
+        compare: As in `label`.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        ValueError: If an input is not as it should be; nothing made so far is lost.
+    """
+    where = resolve_device(device)
+    return run_job(
+        settings,
+        out,
+        store=store,
+        device=where,
+        wings=ALL_WINGS,
+        rivals=run_rivals,
+        compare=compare,
+        progress=progress,
+    )

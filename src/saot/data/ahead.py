@@ -1,0 +1,69 @@
+"""Work done ahead of whoever waits for it: pictures decoded while the device computes."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(
+    make: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    depth: int = 4,
+    workers: int = 1,
+    name: Callable[[T], str] = str,
+    begin: Callable[[], None] | None = None,
+) -> Iterator[R]:
+    """What `make` gives for each item, in order, made in background threads at most `depth` items ahead.
+
+    Items are drawn in the caller's thread, one by one. A caller that stops early waits for what has begun, no more.
+
+    Args:
+        make: Called in a background thread.
+        items: What it is called with.
+        depth: How many results may be under way or waiting, at least 1.
+        workers: Threads.
+        name: What an item is called, for errors.
+        begin: Called once in each thread, before its first item.
+
+    Raises:
+        ValueError: Where an item's result was due, if making it failed and the error did not name the item; an error
+            that names it, `OSError` and those that are not about the item (such as `MemoryError`) come as they are.
+
+    Example:
+        >>> list(ahead(len, ["a", "bcd"], depth=2))
+        [1, 3]
+    """
+    if depth < 1 or workers < 1:
+        raise ValueError(f"expected depth and workers of at least 1; got {depth} and {workers}")
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    pool = ThreadPoolExecutor(workers, "saot-ahead", begin or _nothing)
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(make, item)))
+            if len(waiting) >= depth:
+                yield _result(*waiting.popleft(), name)
+        while waiting:
+            yield _result(*waiting.popleft(), name)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _result(item: T, future: "Future[R]", name: Callable[[T], str]) -> R:
+    try:
+        return future.result()
+    except (MemoryError, OSError, RuntimeError):
+        raise
+    except Exception as error:
+        if name(item) in str(error):
+            raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"picture {name(item)}: {first}") from error
