@@ -34,7 +34,7 @@ def _points(generator, rates, count, pictures):
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     generator = torch.Generator().manual_seed(1)
-    for count, widest in ((5, 0.35), (40, 0.2)):
+    for count, widest in ((5, 0.45), (40, 0.3)):
         inside, widths = 0, []
         for seed in range(60):
             shares, rates = _world(generator)
@@ -46,13 +46,15 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
         assert sum(widths) / len(widths) < widest
 
 
-def test_with_many_points_it_is_the_iou():
+def test_with_many_points_only_the_shares_are_uncertain():
     shares, rates = _world(torch.Generator().manual_seed(3), 5)
     pixels = shares[:, None] * rates
     counts = (1e5 * rates).round().long()[None].expand(10, -1, -1)
     found = estimate_quality(counts, pixels.sum(0))
-    assert_close(found.iou, _iou(pixels), rtol=1e-3, atol=1e-4)
-    assert_close(found.miou, float(_iou(pixels).mean()), rtol=1e-3, atol=1e-4)
+    truth = _iou(pixels)
+    assert bool(((found.iou_low - 1e-3 <= truth) & (truth <= found.iou_high + 1e-3)).all())
+    assert found.low - 1e-3 <= float(truth.mean()) <= found.high + 1e-3
+    assert_close(found.low, float(truth.mean()), rtol=1e-2, atol=0)  # the likeliest shares are the true ones here
     assert found.pictures == 10 and found.points == int(counts.sum())
 
 
