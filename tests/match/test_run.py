@@ -157,7 +157,7 @@ def test_labels_are_carried(pictures, tmp_path, capsys):
         (["--labels", "half.png", "--masks", "right.png,-"], "no label of half.png lies within the source's mask"),
         (["--points", "none.csv"], "expected at least one point in none.csv"),
         (["--points", "latin.csv"], "expected latin.csv as a CSV file in UTF-8"),
-        (["--device", "toaster"], "expected a device torch can use, such as cpu or cuda; 'toaster' is none here"),
+        (["--device", "toaster"], "expected a device torch can use, such as auto, cpu or cuda; 'toaster' is none here"),
         (["--readout", "guess"], "expected a read-out among"),
     ],
 )

@@ -49,8 +49,7 @@ class Residual:
     def after(self, sweep: int, start: Tensor, f: Tensor, g: Tensor) -> Tensor:
         """The residual (...) after sweep number `sweep`, from g = `start` (..., m) to f (..., n) and g (..., m)."""
         missed = missed_by_columns(self.problem, start, g)
-        rounding = self._rounding(f, g)
-        found = missed if self.problem.balanced else (missed + rounding) * self._caution
+        found = missed if self.problem.balanced else (missed + self._rounding(g)) * self._caution
         found = found.clamp(max=_LARGEST)
         still = (missed == 0) & (self.tol > 0)  # and so it will be after every further sweep
         self.stuck = still & (found > self.tol)
@@ -60,7 +59,7 @@ class Residual:
         self._error = torch.where(near, self._error, torch.inf)
         self._ask(sweep, near & self._asks, still, f, g)
         if self.problem.balanced:
-            self._watch(missed, rounding)
+            self._watch(missed, self._rounding(f, g))
             found = torch.where(near, torch.maximum(found, self._error.clamp(max=1.0)), found)
         else:
             found = torch.where(self._asks, torch.minimum(found, self._error), found)
@@ -72,13 +71,14 @@ class Residual:
         nearer = missed < 0.9 * self._nearest
         self._nearest = torch.where(nearer, missed, self._nearest)
         self._waited = torch.where(nearer, 0, self._waited + 1)
-        self._hopeless = self._hopeless | ((self._waited > _STALLED) & (rounding > 0.1 * self.tol))
+        self._hopeless = self._hopeless | ((self._waited > _STALLED) & (missed < rounding))
 
-    def _rounding(self, f: Tensor, g: Tensor) -> Tensor:
-        """What rounding of the potentials may hide of q, (...)."""
-        rows, cols = self.problem.rows.active, self.problem.cols.active
-        size = torch.maximum(*(torch.where(on, v, 0.0).abs().amax(-1) for on, v in ((rows, f), (cols, g))))
-        return torch.finfo(g.dtype).eps * size / (self.problem.damping * self.problem.epsilon).squeeze(-1)
+    def _rounding(self, *potentials: Tensor) -> Tensor:
+        """What rounding of the potentials, f and g or g alone, may hide of q, (...)."""
+        active = self.problem.rows.active, self.problem.cols.active
+        parts = zip(active[-len(potentials) :], potentials, strict=True)
+        size = torch.stack([torch.where(on, v, 0.0).abs().amax(-1) for on, v in parts]).amax(0)
+        return torch.finfo(size.dtype).eps * size / (self.problem.damping * self.problem.epsilon).squeeze(-1)
 
     @torch.no_grad()
     def at_the_end(self, f_change: Tensor, last: Tensor) -> Tensor:
