@@ -52,15 +52,7 @@ class AdaptedRun:
             yield picture, image, predict_mask(self.network, image, self.pictures)
 
     def predict(self, picture: Any) -> Prediction:
-        """What the network says of one picture, at its own size and on the CPU.
-
-        Args:
-            picture: A path; a PIL picture; a NumPy array (h, w, 3), uint8; or a tensor (3, h, w) or (h, w, 3), uint8 or
-                floating point from 0 to 1.
-
-        Raises:
-            ValueError: If it is none of these or cannot be read.
-        """
+        """What the network says of one picture; see `Labeller.predict`."""
         image = picture_of(picture)
         logits = picture_logits(self.network, image, self.pictures)
         mask, probabilities = logits.argmax(0).to("cpu", torch.uint8), logits.softmax(0).cpu()

@@ -70,15 +70,7 @@ class FinishedRun:
             yield one.picture, one.image, self.mask_of(one.features.tokens, one.features.grid)
 
     def predict(self, picture: Any) -> Prediction:
-        """What the run says of one picture, at its own size and on the CPU.
-
-        Args:
-            picture: A path; a PIL picture; a NumPy array (h, w, 3), uint8; or a tensor (3, h, w) or (h, w, 3), uint8 or
-                floating point from 0 to 1.
-
-        Raises:
-            ValueError: If it is none of these or cannot be read.
-        """
+        """What the run says of one picture; see `Labeller.predict`."""
         image = picture_of(picture)
         features: FeatureGrid = extract(self.backbone, image, str(picture) if isinstance(picture, str | Path) else "")
         grid = features.grid

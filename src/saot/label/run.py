@@ -185,8 +185,8 @@ def finished_run(space: Workspace, compare: Compare) -> RunOutcome | None:
     if not all(space.path(name).exists() for name in names):
         return None
     run = json.loads(space.path("run.json").read_text())
-    if COMPARISONS.index(run["compare"]) < COMPARISONS.index(compare):
-        return None
+    if "estimate" not in run or COMPARISONS.index(run["compare"]) < COMPARISONS.index(compare):
+        return None  # of a build before both, or of less than is asked
     metrics = json.loads(space.path("metrics.json").read_text())
     return RunOutcome(metrics, run, space.root, resumed=True)
 

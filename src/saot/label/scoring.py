@@ -117,7 +117,8 @@ def _judged(bench: Bench, data: TrainingData, network: Network) -> _Judged | Non
         part = data.target.logits(network, number).argmax(-1).cpu()
         predicted += torch.bincount(part, minlength=data.num_classes).double()
     if isinstance(network, FineDecoder):
-        logits, classes = _logits_at_pixels(data, network, judge.picture.unique().tolist())
+        parts = [logits_at_points(data, network, number) for number in judge.picture.unique().tolist()]
+        logits, classes = (torch.cat(part) for part in zip(*parts, strict=True))
     else:
         pool = points_pool(judge, data.target, data.num_classes)
         positions = _positions(pool, MOST_JUDGED, bench.seed)
@@ -152,15 +153,11 @@ def _logits_at(data: TrainingData, network: Network, pool: TokenPool, positions:
     return logits
 
 
-def _logits_at_pixels(data: TrainingData, network: FineDecoder, pictures: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Logits and classes of the declared points of these pictures, at their own pixels."""
-    logits, classes = [], []
-    for number in pictures:
-        x, y, labels = data.points.pixels.of(data.target.images.keys[number])
-        scores = data.target.logits(network, number).cpu()
-        logits.append(scores_at(scores, data.target.grid(number), y, x).float())
-        classes.append(labels.long())
-    return torch.cat(logits), torch.cat(classes)
+def logits_at_points(data: TrainingData, network: Network, number: int) -> tuple[Tensor, Tensor]:
+    """Logits (p, K) and classes (p,) of the declared points of a target picture, at their own pixels."""
+    x, y, labels = data.points.pixels.of(data.target.images.keys[number])
+    scores = data.target.logits(network, number).cpu()
+    return scores_at(scores, data.target.grid(number), y, x).float(), labels.long()
 
 
 def estimated_miou(classes: Tensor, predicted: Tensor, shares: Tensor) -> float:

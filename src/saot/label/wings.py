@@ -43,7 +43,15 @@ class Labeller(Protocol):
         ...
 
     def predict(self, picture: Any) -> Prediction:
-        """Mask, confidence and probabilities of one picture: a path, a PIL picture, an array or a tensor."""
+        """Mask, confidence and probabilities of one picture, at its own size and on the CPU.
+
+        Args:
+            picture: A path; a PIL picture; a NumPy array (h, w, 3), uint8; or a tensor (3, h, w) or (h, w, 3), uint8 or
+                floating point from 0 to 1.
+
+        Raises:
+            ValueError: If it is none of these or cannot be read.
+        """
         ...
 
 

@@ -104,12 +104,11 @@ def solve_quietly(
         with torch.set_grad_enabled(unrolled):
             end = iterate(problem if unrolled else problem.detach(), settings)
             status = _status(problem, end, settings.tol)
-        implicit = not unrolled and problem.balanced
-        bad = status == int(TransportStatus.INFEASIBLE)
-        if implicit:
+        may_refuse, bad = problem.balanced and not unrolled, status == int(TransportStatus.INFEASIBLE)
+        if may_refuse:
             problem = problem.with_tensors(*refuse_gradients(problem.tensors, bad, end.residual))
         f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
-        if implicit:  # before the adjoint, which could not be solved
+        if may_refuse:  # before the adjoint, which could not be solved
             f, g = refuse_gradients((f, g), bad, end.residual)
         return _result(problem, end, status, f, g, unrolled)
 
