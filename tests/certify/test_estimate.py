@@ -5,7 +5,7 @@ import math
 import torch
 from torch.testing import assert_close
 
-from saot.certify import estimate_quality
+from saot.certify import between, estimate_quality
 
 
 def _world(generator, classes=8):
@@ -75,3 +75,13 @@ def test_classes_without_points_are_left_out_and_no_points_give_nothing():
     assert math.isnan(float(found.iou[1])) and math.isnan(float(found.iou_low[1]))
     assert_close(found.miou, float(found.iou[[0, 2]].mean()))
     assert estimate_quality(torch.zeros(2, 3, 3, dtype=torch.int64), torch.ones(3)) is None
+
+
+def test_the_rule_between_two_errors_by_hand():
+    cross, own = torch.tensor([[[3, 1], [2, 2]], [[4, 0], [0, 4]]]), torch.tensor([[[4, 0], [1, 3]], [[4, 0], [0, 4]]])
+    error, own_error, guess = 3 / 16, 1 / 16, 1 - (8 / 16 * 9 / 16 + 8 / 16 * 7 / 16)
+    weight = 0.632 / (1 - 0.368 * (error - own_error) / (guess - own_error))
+    assert_close(between(cross, own), (weight * cross + (1 - weight) * own).double())
+    assert_close(between(own, own), own.double())
+    hopeless = torch.tensor([[[0, 8], [8, 0]]])
+    assert_close(between(hopeless, own.sum(0)[None]), hopeless.double()), "worse than a guess: the cross-fit alone"

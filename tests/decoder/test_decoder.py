@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from saot.decoder import Decoder, TargetTokens, Term, TokenDecoder, fit_decoder, refine_decoder, token_pool
 from saot.decoder.distill import confidence_weighted_kl
+from saot.decoder.network import Dropout
 from saot.decoder.pool import BlockReader, point_pool
 from saot.decoder.refine import teacher_labels, update_teacher
 from saot.recipes import RefineRecipe
@@ -65,9 +66,65 @@ def test_batches_are_the_same_wherever_reading_starts(monkeypatch):
         return BlockReader(pool, 32, 0.0, lambda block: generator_for(0, "block", block))
 
     first = reader()
-    whole = [first(step)[0].clone() for step in range(8)]
-    assert torch.equal(reader()(7)[0], whole[7])
+    whole = [first(step).features.clone() for step in range(8)]
+    assert torch.equal(reader()(7).features, whole[7])
     assert not torch.equal(whole[0], whole[1])
+
+
+def test_a_batch_holds_each_token_once_with_the_weight_of_its_draws():
+    reader = BlockReader(pool_of(*pictures(count=1)), 64, 0.0, lambda block: generator_for(0, "block", block))
+    batch = reader(0)
+    features, classes = reader.draws(0)
+    assert len(batch.features) < 64 == len(features)
+    assert_close(batch.weights.sum(), torch.tensor(1.0))
+    assert_close((batch.weights[:, None] * batch.features).sum(0), features.mean(0))
+    for label in range(3):
+        assert_close(batch.weights[batch.targets == label].sum(), (classes == label).float().mean())
+
+
+def test_reading_ahead_changes_no_batch_and_stops_at_the_last(monkeypatch):
+    monkeypatch.setattr("saot.decoder.pool.BLOCK_BYTES", 32 * 6 * 2 * 3)  # three steps a block
+    pool = pool_of(*pictures(count=20))
+    asked: list[int] = []
+
+    def generator(block: int) -> torch.Generator:
+        asked.append(block)
+        return generator_for(0, "block", block)
+
+    ahead = BlockReader(pool, 32, 0.0, generator, steps=8)
+    found = [ahead(step) for step in range(8)]
+    assert asked == [0, 1, 2], "each block once, none beyond the last step"
+    plain = BlockReader(pool, 32, 0.0, generator)
+    for step, batch in enumerate(found):
+        assert torch.equal(batch.features, plain(step).features)
+
+
+def test_a_small_pool_is_read_once(monkeypatch):
+    monkeypatch.setattr("saot.decoder.pool.BLOCK_BYTES", 32 * 6 * 2 * 4)  # four steps a block
+    features, labels = pictures(count=4)
+    read: list[int] = []
+
+    def rows(picture: int, tokens: torch.Tensor) -> torch.Tensor:
+        read.append(picture)
+        return features[picture][tokens].half()
+
+    reader = BlockReader(token_pool(labels, 3, rows, 6), 32, 0.0, lambda block: generator_for(0, "block", block))
+    batches = [reader(step).features.sum() for step in range(12)]
+    assert read == [0, 1, 2, 3]
+    assert len(set(map(float, batches))) == 12, "each step has draws of its own"
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_leaves_the_mean_and_drops_its_share(rate):
+    layer, ones = Dropout(rate), torch.ones(401, 997, requires_grad=True)
+    dropped = layer(ones)
+    share = float((dropped == 0).float().mean())
+    assert abs(share - rate) < 4 * math.sqrt(rate * (1 - rate) / ones.numel()) + 2**-16
+    assert_close(dropped.max(), torch.tensor(1 / (1 - rate)))
+    dropped.sum().backward()
+    assert torch.equal(ones.grad, dropped.detach()), "what is dropped has no gradient"
+    assert abs(float((dropped[:, 1:] * dropped[:, :-1] == 0).float().mean()) - (1 - (1 - rate) ** 2)) < 4e-3
+    assert layer.eval()(ones) is ones or torch.equal(layer(ones), ones)
 
 
 def test_weighted_kl_by_hand():

@@ -19,6 +19,7 @@ from saot.decoder import (
     seen_width,
     token_pool,
 )
+from saot.decoder.distill import confidence_weighted_kl
 from saot.decoder.fine import cell_loss, grid_of_cells
 from saot.recipes import DecoderRecipe
 
@@ -97,9 +98,20 @@ def test_cells_without_a_label_have_no_say():
     targets = torch.tensor([[0, 255, 2, 255], [255, 255, 255, 1]], dtype=torch.uint8)
     kept = torch.stack([logits[0, 0], logits[0, 2], logits[1, 3]])
     expected = torch.nn.functional.cross_entropy(kept, torch.tensor([0, 2, 1]))
-    assert_close(cell_loss(logits, targets, lambda a, b: a.sum()), expected)
+    even = torch.tensor([0.5, 0.5])
+    assert_close(cell_loss(logits, targets, even, lambda a, b, w: a.sum()), expected)
     nothing = torch.full_like(targets, 255)
-    assert float(cell_loss(logits, nothing, lambda a, b: a.sum())) == 0.0
+    assert float(cell_loss(logits, nothing, even, lambda a, b, w: a.sum())) == 0.0
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_token_drawn_twice_weighs_as_two(soft):
+    logits, draws = torch.randn(3, 4, CLASSES), torch.tensor([0, 1, 1, 2])
+    targets = torch.tensor([[0, 255, 2, 255], [255, 255, 255, 1], [1, 1, 0, 2]], dtype=torch.uint8)
+    targets = torch.rand(3, 4, CLASSES).softmax(-1) if soft else targets
+    repeated = cell_loss(logits[draws], targets[draws], torch.full((4,), 0.25), confidence_weighted_kl)
+    once = cell_loss(logits, targets, torch.tensor([0.25, 0.5, 0.25]), confidence_weighted_kl)
+    assert_close(once, repeated)
 
 
 @pytest.mark.parametrize("architecture", ["fine", "residual"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,9 @@ def test_rows(tmp_path):
     store = FeatureStore(tmp_path, backbone.key)
     store.ensure(image_set(1), backbone)
     tokens = store.read("train/0000.png").tokens.half()
-    for indices in ([3], [5, 4, 4, 0, 7], list(range(len(tokens))), [len(tokens) - 1, 0], []):
+    count = len(tokens)
+    spread = [list(range(0, count, step)) for step in (1, 3, 17, 40)]  # gaps that are read over and gaps that are not
+    for indices in ([3], [5, 4, 4, 0, 7], *spread, [count - 1, 0], []):
         wanted = torch.tensor(indices, dtype=torch.int64)
         found = store.rows("train/0000.png", wanted)
         assert found.dtype == torch.float16
@@ -109,6 +112,18 @@ def test_rows(tmp_path):
     for indices in ([len(tokens)], [-1, 0]):
         with pytest.raises(ValueError, match=f"tokens 0 to {len(tokens) - 1}"):
             store.rows("train/0000.png", torch.tensor(indices))
+
+
+def test_a_file_that_another_process_has_made_anew_is_read_anew(tmp_path):
+    backbone = filterbank()
+    store, other = (FeatureStore(tmp_path, backbone.key) for _ in range(2))
+    store.ensure(image_set(1), backbone)
+    place, wanted = image_set(1).keys[0], torch.tensor([3])
+    features, rows = store.read(place), store.rows(place, wanted)
+    other.write(place, replace(features, tokens=features.tokens.flip(0)))
+    assert torch.equal(store.rows(place, len(features.tokens) - 1 - wanted), rows)
+    other.ensure(image_set(1, version="new"), backbone)
+    assert store.provenance(place).source != features.provenance.source
 
 
 def test_a_complete_store_asks_nothing_of_the_network(tmp_path):

@@ -4,9 +4,11 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.runs import TINY, opened, score_some, tiny_settings
+from torch.testing import assert_close
 
 from saot.data import PatchGrid
 from saot.label import saot_decoder
+from saot.label.best import Lesson
 from saot.label.data import class_frequencies
 from saot.label.networks import inside_cells, point_cells, source_shares
 from saot.recipes import TaughtRecipe
@@ -115,3 +117,24 @@ def test_cells_in_padding_have_no_say(contest, monkeypatch):
     inside = inside_cells(target, 0, 2)
     assert inside.shape == (9, 4) and bool(inside[:6].all())
     assert inside[6:].tolist() == [[True, True, False, False]] * 3
+
+
+@pytest.mark.training
+def test_answers_that_are_kept_are_those_that_would_be_given_anew(contest):
+    teachers = (saot_decoder(contest.bench, contest.data, refined=False),)
+    lesson = Lesson(contest.bench, contest.data, teachers, 1.0, "test", replace(RECIPE.decoder, batch=1))
+    assert not lesson.keeps, "four steps draw fewer tokens than there are"
+    keeps = replace(lesson, recipe=replace(RECIPE.decoder, batch=10_000))
+    assert keeps.keeps
+    chosen = torch.tensor([5, 0, 5])
+    for picture in range(2):
+        anew, inside = lesson.said(picture)
+        kept, _ = keeps.said(picture)
+        assert_close(kept.softmax(-1), anew.softmax(-1), rtol=0, atol=2e-3)  # kept in half precision
+        assert_close(lesson.said(picture, chosen)[0], anew[chosen], rtol=1e-4, atol=1e-4)
+        assert torch.equal(keeps.said(picture, chosen)[0], kept[chosen])
+        assert torch.equal(keeps.said(picture, chosen)[1], inside[chosen])
+
+
+def test_answers_are_gone_when_they_have_been_learned(scored):
+    assert not list((scored[0] / "work").glob("said-plan*"))

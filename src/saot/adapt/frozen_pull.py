@@ -103,7 +103,12 @@ def pull_step(
 
     def reader(pool: TokenPool, name: str) -> BlockReader:
         return BlockReader(
-            pool, config.batch, config.class_power, lambda n: generator_for(seed, "batch", "pull", name, n), device
+            pool,
+            config.batch,
+            config.class_power,
+            lambda n: generator_for(seed, "batch", "pull", name, n),
+            device,
+            config.steps,
         )
 
     source, target = reader(pull.source, "source"), reader(pull.target, "target")
@@ -116,12 +121,12 @@ def pull_step(
         return projector(embedded), posterior
 
     def loss(number: int) -> Tensor:
-        pair, labels = source(number)
+        pair, labels = source.draws(number)
         tokens, translated = pair.chunk(2, dim=-1)
         queries = projector(decoder.embed(translated))
         training = decoder.training
         decoder.eval()
-        (source_keys, _), (target_keys, posterior) = keys(tokens), keys(target(number)[0])
+        (source_keys, _), (target_keys, posterior) = keys(tokens), keys(target.draws(number)[0])
         decoder.train(training)
         confidence, pseudo_labels = posterior.max(-1)
         batch = PullBatch(queries, source_keys, labels, target_keys, pseudo_labels, confidence)

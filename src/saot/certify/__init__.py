@@ -23,7 +23,7 @@ from saot.certify.conformal import (
     prediction_sets,
     selective_threshold,
 )
-from saot.certify.estimate import QualityEstimate, estimate_quality
+from saot.certify.estimate import QualityEstimate, between, estimate_quality
 
 __all__ = [
     "SCORE_LIMIT",
@@ -34,6 +34,7 @@ __all__ = [
     "RiskCoverage",
     "ScoreHistogram",
     "Threshold",
+    "between",
     "binomial_p_value",
     "bounded_mean_p_value",
     "class_error_threshold",

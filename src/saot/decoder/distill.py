@@ -3,7 +3,7 @@
 The same loop trains every MLP competitor: they differ in their terms alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -188,17 +188,23 @@ def term_losses(
                 return label_loss(logits, batch.targets, label_smoothing, term.focal, batch.weights)
 
             return loss_of_windows
-        reader = BlockReader(term.pool, config.batch, config.class_power, generator, device)
+        reader = BlockReader(term.pool, config.batch, config.class_power, generator, device, config.steps)
 
         def loss_of_tokens(number: int) -> Tensor:
-            features, targets = reader(number)
+            batch = reader(number)
+            logits = decoder(batch.features)
             if isinstance(decoder, FineDecoder):
-                return cell_loss(decoder(features), targets, confidence_weighted_kl)
-            return label_loss(decoder(features), targets, label_smoothing, term.focal)
+                return cell_loss(logits, batch.targets, batch.weights, confidence_weighted_kl)
+            return label_loss(logits, batch.targets, label_smoothing, term.focal, batch.weights)
 
         return loss_of_tokens
 
     return [loss_of(term) for term in terms]
+
+
+def adamw(parameters: Iterable[nn.Parameter], config: DecoderRecipe | RefineRecipe) -> torch.optim.AdamW:
+    """AdamW, one pass over the weights a step."""
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def fit_decoder(
@@ -236,7 +242,7 @@ def fit_decoder(
     trained = decoder.head if part == "head" else decoder
     decoder.requires_grad_(part == "all")
     decoder.head.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = adamw(trained.parameters(), config)
     losses_of = term_losses(terms, config, seed, "distill", decoder, crop=config.crop)
     names, weights = [term.name for term in terms], [term.weight for term in terms]
     state = {"decoder": decoder, "optimizer": optimizer}

@@ -158,18 +158,25 @@ class FineDecoder(nn.Module):
 
 
 def cell_loss(
-    logits: Float[Tensor, "b cells K"], targets: Tensor, soft_loss: Callable[[Tensor, Tensor], Tensor]
+    logits: Float[Tensor, "b cells K"],
+    targets: Tensor,
+    weights: Float[Tensor, " b"],
+    soft_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Float[Tensor, ""]:
-    """Mean over labelled cells of the cross-entropy, or `soft_loss` of all cells where targets are probabilities.
+    """Weighted mean over labelled cells of the cross-entropy, or `soft_loss` of all cells of probabilities.
 
     Args:
         logits: Of b tokens.
         targets: (b, cells) classes, 255 for none, or (b, cells, K) probabilities.
-        soft_loss: Of (b * cells, K) logits and probabilities.
+        weights: Of the tokens, summing to 1.
+        soft_loss: Of (b * cells, K) logits and probabilities, and weights that sum to 1.
     """
+    cells = weights.unsqueeze(-1).expand(targets.shape[:2])
     if targets.is_floating_point():
-        return soft_loss(logits.flatten(0, 1), targets.flatten(0, 1))
+        return soft_loss(logits.flatten(0, 1), targets.flatten(0, 1), cells.flatten() / targets.shape[1])
     values = nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets.flatten().long(), ignore_index=IGNORE, reduction="sum"
+        logits.flatten(0, 1), targets.flatten().long(), ignore_index=IGNORE, reduction="none"
     )
-    return values / (targets != IGNORE).sum().clamp_min(1)
+    shown = cells * (targets != IGNORE)
+    total = shown.sum()
+    return (shown.flatten() * values).sum() / torch.where(total > 0, total, 1.0)

@@ -5,6 +5,7 @@ where they are drawn, so that memory does not grow with what a data set weighs.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 Rows = Callable[[int, Tensor], Tensor]
 Grid = Callable[[int], tuple[int, int]]
-BLOCK_BYTES = 48 * 2**20
+BLOCK_BYTES = 32 * 2**20  # two of them are in memory, the one in use and the next
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ class TokenPool:
 
     def read(self, positions: Int[Tensor, " k"]) -> tuple[Float[Tensor, "k d"], Tensor]:
         """Features and targets (classes, or soft labels) at these positions, each picture read once."""
-        order = self.picture[positions].argsort(stable=True)
-        chosen = positions[order]
+        distinct, back = positions.unique(return_inverse=True)
+        order = self.picture[distinct].argsort(stable=True)
+        chosen = distinct[order]
         pictures, lengths = self.picture[chosen].unique_consecutive(return_counts=True)
         features, targets, begin = [], [], 0
         for picture, length in zip(pictures.tolist(), lengths.tolist(), strict=True):
@@ -71,11 +73,12 @@ class TokenPool:
             if self.soft is not None:
                 targets.append(self.soft(picture, tokens))
             begin += length
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order))
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        rows = place[back]
         if self.soft is None:
-            return torch.cat(features)[back], self.label[positions].long()
-        return torch.cat(features)[back], torch.cat(targets)[back]
+            return torch.cat(features)[rows], self.label[positions].long()
+        return torch.cat(features)[rows], torch.cat(targets)[rows]
 
 
 def token_pool(
@@ -134,8 +137,34 @@ def _sorted_pool(
     return TokenPool(picture[order], token[order], label[order], starts, features, soft, dim)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Tokens of one training step. One that is drawn several times stands there once, with the weight of its draws.
+
+    Attributes:
+        features: (u, d) in float32.
+        targets: (u,) classes, or soft labels.
+        weights: (u,) share of the draws, summing to 1.
+    """
+
+    features: Float[Tensor, "u d"]
+    targets: Tensor
+    weights: Float[Tensor, " u"]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Distinct tokens that some steps draw from, and where each draw stands among them."""
+
+    features: Tensor
+    targets: Tensor
+    drawn: Int[Tensor, " draws"]
+
+
 class BlockReader:
-    """The batches of one pool, read ahead in blocks of bounded size; batch number s is the same in every run.
+    """The batches of one pool, read in blocks of bounded size; batch number s is the same in every run.
+
+    While the batches of one block are trained on, a thread reads the next.
 
     Args:
         pool: Where tokens come from.
@@ -143,6 +172,7 @@ class BlockReader:
         class_power: See `TokenPool.draw`.
         make_generator: Block number to its generator.
         device: Where batches go.
+        steps: Batches in all, beyond which nothing is read ahead; None reads nothing ahead.
     """
 
     def __init__(
@@ -152,20 +182,57 @@ class BlockReader:
         class_power: float,
         make_generator: Callable[[int], torch.Generator],
         device: torch.device | str = "cpu",
+        steps: int | None = None,
     ) -> None:
         self.pool, self.batch, self.class_power = pool, batch, class_power
         self.make_generator, self.device = make_generator, device
-        self.steps = max(1, BLOCK_BYTES // (batch * (pool.dim * 2 + pool.target_bytes)))
-        self.loaded = -1
-        self.block: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+        self.length = max(1, BLOCK_BYTES // (batch * (pool.dim * 2 + pool.target_bytes)))  # of a block, steps
+        self.whole = len(pool) <= self.length * batch  # read once, whatever is drawn
+        self.blocks = 0 if steps is None or self.whole else -(-steps // self.length)
+        self.loaded, self.block = -1, _Block(torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64))
+        self.thread = ThreadPoolExecutor(1, "reading")
+        self.ahead: tuple[int, Future[_Block]] | None = None
 
-    def __call__(self, step: int) -> tuple[Float[Tensor, "batch d"], Tensor]:
-        """Features (batch, d) in float32 and targets of this step."""
-        number, within = divmod(step, self.steps)
+    def __call__(self, step: int) -> Batch:
+        """The batch of this step."""
+        rows, counts = self._rows(step).unique(return_counts=True)
+        return Batch(*self._at(rows), (counts / self.batch).float().to(self.device))
+
+    def draws(self, step: int) -> tuple[Float[Tensor, "batch d"], Tensor]:
+        """Features in float32 and targets of every draw of this step, repeats and all."""
+        return self._at(self._rows(step))
+
+    def _at(self, rows: Int[Tensor, " k"]) -> tuple[Tensor, Tensor]:
+        rows = rows.to(self.device)
+        features, targets = self.block.features[rows].float(), self.block.targets[rows]
+        return features, targets.float() if targets.is_floating_point() else targets
+
+    def _rows(self, step: int) -> Int[Tensor, " batch"]:
+        """Where the draws of this step stand in its block, which is taken up if it is another one."""
+        number, within = divmod(step, self.length)
         if number != self.loaded:
-            positions = self.pool.draw(self.steps * self.batch, self.make_generator(number), self.class_power)
-            features, targets = self.pool.read(positions)
-            self.block, self.loaded = (features.to(self.device), targets.to(self.device)), number
-        rows = slice(within * self.batch, (within + 1) * self.batch)
-        features, targets = self.block[0][rows], self.block[1][rows]
-        return features.float(), targets.float() if targets.is_floating_point() else targets
+            self._take(number)
+        return self.block.drawn[within * self.batch : (within + 1) * self.batch]
+
+    def _take(self, number: int) -> None:
+        if self.whole and self.loaded >= 0:
+            self.block = replace(self.block, drawn=self._draw(number))
+        elif self.ahead is not None and self.ahead[0] == number:
+            self.block = self.ahead[1].result()
+        else:
+            self.block = self._read(number)
+        self.loaded = number
+        more = number + 1 < self.blocks
+        self.ahead = (number + 1, self.thread.submit(self._read, number + 1)) if more else None
+
+    def _draw(self, number: int) -> Int[Tensor, " draws"]:
+        return self.pool.draw(self.length * self.batch, self.make_generator(number), self.class_power)
+
+    def _read(self, number: int) -> _Block:
+        positions = self._draw(number)
+        if self.whole:
+            wanted, drawn = torch.arange(len(self.pool)), positions
+        else:
+            wanted, drawn = positions.unique(return_inverse=True)
+        features, targets = self.pool.read(wanted)
+        return _Block(features.to(self.device), targets.to(self.device), drawn)

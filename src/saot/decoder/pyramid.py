@@ -55,21 +55,23 @@ def around(
         columns: Columns of it.
         levels: How many levels the pyramid has.
     """
-    parts, start = [], 0
+    if levels == 0:
+        return blocks.new_zeros(len(tokens), 0)
+    corners, shares, start = [], [], 0
     for level in range(1, levels + 1):
         height, width = block_grid(rows, columns, level)
-        own = blocks[start : start + height * width]
-        start += height * width
         above, below, down = _between(tokens // columns, STEP**level, height)
         left, right, across = _between(tokens % columns, STEP**level, width)
-        upper = torch.lerp(own[above * width + left].float(), own[above * width + right].float(), across)
-        lower = torch.lerp(own[below * width + left].float(), own[below * width + right].float(), across)
-        parts.append(torch.lerp(upper, lower, down))
-    return torch.cat(parts, dim=-1) if parts else blocks.new_zeros(len(tokens), 0)
+        corners += [start + row * width + column for row in (above, below) for column in (left, right)]
+        shares += [part * share for part in (1 - down, down) for share in (1 - across, across)]
+        start += height * width
+    index, weight = (torch.stack(parts, dim=-1).view(-1, 4) for parts in (corners, shares))  # a bag of four each
+    found = torch.nn.functional.embedding_bag(index, blocks.float(), mode="sum", per_sample_weights=weight)
+    return found.view(len(tokens), -1)
 
 
-def _between(place: Int[Tensor, " k"], side: int, blocks: int) -> tuple[Tensor, Tensor, Float[Tensor, "k 1"]]:
+def _between(place: Int[Tensor, " k"], side: int, blocks: int) -> tuple[Tensor, Tensor, Float[Tensor, " k"]]:
     """The two blocks along an axis whose centres enclose a token's, and the weight of the second."""
     where = ((place + 0.5) / side - 0.5).clamp(0, blocks - 1)
     first = where.floor().long()
-    return first, (first + 1).clamp_max(blocks - 1), (where - first).unsqueeze(-1)
+    return first, (first + 1).clamp_max(blocks - 1), where - first

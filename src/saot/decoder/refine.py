@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from saot.decoder.distill import DecoderFit, Term, term_losses
+from saot.decoder.distill import DecoderFit, Term, adamw, term_losses
 from saot.decoder.network import Decoder, GridDecoder, picture_logits
 from saot.decoder.pool import Grid, Rows, TokenPool, token_pool
 from saot.recipes import DecoderRecipe, RefineRecipe
@@ -163,7 +163,7 @@ def refine_decoder(
         FloatingPointError: If the loss is not finite.
     """
     student, teacher = copy.deepcopy(decoder).train(), copy.deepcopy(decoder).eval()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = adamw(student.parameters(), config)
     pseudo = PseudoLabels(teacher, target, config)
     extra = term_losses(terms, config, seed, "refine", student, crop=crop)
     current: list[tuple[int, Callable[[int], Tensor]]] = []

@@ -29,6 +29,7 @@ from saot.features.flow import Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 
 _MAX_HEADER = 1 << 20  # bytes; ours are below 2 kB, a larger number is a damaged length
+_GAP = 16  # rows that are read along rather than jumped over
 _STALE_SECONDS = 3600  # a temporary file that old belongs to a process that was killed
 
 
@@ -72,6 +73,7 @@ class FeatureStore:
             raise ValueError(f"{path} is damaged; delete {self.root} and extract the features again") from error
         if key is not None:
             self._require(key, "this run")
+        self._headers: dict[str, tuple[tuple[int, int, int], _Header]] = {}  # by name, as long as the file is the same
 
     def ensure(
         self,
@@ -185,10 +187,11 @@ class FeatureStore:
             found = np.empty((len(distinct), header.dim), "<f2")
             width = 2 * header.dim
             for first, last in _runs(distinct):
-                chunk = os.pread(file.fileno(), (last - first) * width, header.start + int(distinct[first]) * width)
-                if len(chunk) != (last - first) * width:
+                begin, count = int(distinct[first]), int(distinct[last - 1] - distinct[first]) + 1
+                chunk = os.pread(file.fileno(), count * width, header.start + begin * width)
+                if len(chunk) != count * width:
                     raise DamagedFile(f"{self._path(key)} is cut short; extract the features again")
-                found[first:last] = np.frombuffer(chunk, "<f2").reshape(-1, header.dim)
+                found[first:last] = np.frombuffer(chunk, "<f2").reshape(-1, header.dim)[distinct[first:last] - begin]
         return torch.from_numpy(found[inverse].astype(np.float16, copy=False))
 
     def provenance(self, key: str) -> Provenance:
@@ -241,10 +244,15 @@ class FeatureStore:
             ) from error
 
     def _header(self, file: FileIO, key: str) -> _Header:
+        stat = os.fstat(file.fileno())
+        stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if key in self._headers and self._headers[key][0] == stamp:
+            return self._headers[key][1]
         header = _parse_header(file, self._path(key))
         if header.key != key:
             raise DamagedFile(f"{self._path(key)} holds the features of {header.key}, not of {key}; extract them again")
         self._require(header.provenance.key, f"the file of {key}")
+        self._headers[key] = stamp, header
         return header
 
     def _require(self, key: FeatureKey, what: str) -> None:
@@ -311,8 +319,8 @@ def _checksum(payload: bytes) -> str:
 
 
 def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of positions over which sorted, distinct `numbers` are consecutive."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    """Ranges of positions over which sorted, distinct `numbers` leave out few: a gap is read over, not jumped."""
+    breaks = np.flatnonzero(np.diff(numbers) > _GAP) + 1
     edges = [0, *breaks.tolist(), len(numbers)] if len(numbers) else [0]
     yield from pairwise(edges)
 

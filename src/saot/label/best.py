@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from saot.decoder import Decoder, FineDecoder, GridDecoder, Term, TokenPool, token_pool
-from saot.label.data import Bench, Domain, TrainingData
+from saot.label.data import Bench, TrainingData
 from saot.label.networks import Trained, inside_cells, labelled_terms, network, pull_of, seen, source_shares
 from saot.label.paper import distilled_decoder
 from saot.recipes import DecoderRecipe
@@ -95,6 +96,7 @@ def taught_decoder(
         plans |= {label: shown} if shown else {}
         start = teachers[0]
         teachers = [network(bench, data, [*terms, taught], None, name=f"taught-{label}", decoder=again, start=start)]
+        bench.space.forget(lesson.folder)
     return dataclasses.replace(teachers[0], facts={"taught": plans})
 
 
@@ -123,6 +125,52 @@ class Lesson:
         """The teachers' networks."""
         return [teacher.decoder for teacher in self.teachers]
 
+    def said(self, picture: int, tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(n, cells, K) log of the teachers' mean posterior, up to a constant; which cells show some of it.
+
+        A decoder of whole tokens has one cell a token.
+
+        Args:
+            picture: Of the target.
+            tokens: Some of its tokens; all unless given.
+        """
+        chosen = slice(None) if tokens is None else tokens
+        said = self._kept(picture)[chosen].float() if self.keeps else self._asked(picture, tokens)
+        first = self.decoders[0]
+        if isinstance(first, FineDecoder):
+            return said, inside_cells(self.data.target, picture, first.subdivision)[chosen]
+        return said, torch.ones(said.shape[:2], dtype=torch.bool)
+
+    @cached_property
+    def keeps(self) -> bool:
+        """Whether answers are kept: where more tokens are drawn than there are, asking anew would be more work."""
+        target = self.data.target
+        tokens = sum(target.grid(number).num_tokens for number in range(len(target)))
+        return tokens <= self.bench.recipe.taught.steps * self.recipe.batch
+
+    @property
+    def folder(self) -> str:
+        """Of the answers that are kept, relative to the run folder."""
+        return f"work/said-{self.label}"
+
+    def _kept(self, picture: int) -> Tensor:
+        def make(making: Making) -> Kept:
+            return Kept({"values": self._asked(picture).half()})
+
+        return self.bench.space.once(f"{self.folder}/{picture:06d}", self.identity, make).tensors["values"]
+
+    @torch.no_grad()
+    def _asked(self, picture: int, tokens: Tensor | None = None) -> Tensor:
+        target, rows = self.data.target, seen(self.bench, self.data, "target", self.recipe)[0]
+        tokens = torch.arange(target.grid(picture).num_tokens) if tokens is None else tokens
+        if isinstance(self.decoders[0], GridDecoder):  # it looks further than its tokens bring along
+            said = [target.logits(teacher, picture)[tokens.to(target.device)] for teacher in self.decoders]
+        else:
+            brought = rows(picture, tokens).float().to(target.device)
+            said = [teacher(brought) for teacher in self.decoders]
+        joint = joint_logits(said).cpu()
+        return joint if joint.dim() == 3 else joint.unsqueeze(1)
+
     @property
     def identity(self) -> str:
         """A name for what is taught."""
@@ -132,32 +180,26 @@ class Lesson:
 
 
 def taught_pool(lesson: Lesson) -> tuple[TokenPool, dict[str, list[float]]]:
-    """Target tokens with the joined labels of teachers and plan, made where they are drawn; what the plan did.
+    """Target tokens with the joined labels of teachers and plan; what the plan did.
 
-    Kept on disk are K numbers of the plan for the whole target, and a byte a token: the class it is drawn by.
+    Kept on disk are K numbers of the plan for the whole target, a byte a token, the class it is drawn by, and what the
+    teachers say of every token where that is less work than to ask them anew at each draw.
     """
     bench, data, recipe = lesson.bench, lesson.data, lesson.recipe
     with bench.space.stage(f"labels {lesson.label}"):
         correction, shown = plan_correction(lesson)
         maps = _classes(lesson, correction)
     rows, width = seen(bench, data, "target", recipe)
-    device, decoders = data.target.device, lesson.decoders
 
-    def said(teacher: Decoder, picture: int, tokens: Tensor) -> Tensor:
-        if isinstance(teacher, GridDecoder):  # it looks further than its tokens bring along
-            return data.target.logits(teacher, picture)[tokens.to(device)]
-        return teacher(rows(picture, tokens).float().to(device))
-
-    @torch.no_grad()
     def soft(picture: int, tokens: Tensor) -> Tensor:
-        probs = torch.softmax(joint_logits([said(t, picture, tokens) for t in decoders]).cpu() + correction, dim=-1)
-        if not isinstance(decoders[0], FineDecoder):
-            return probs
-        inside = inside_cells(data.target, picture, recipe.subdivision)[tokens]
+        said, inside = lesson.said(picture, tokens)
+        probs = torch.softmax(said + correction, dim=-1)
+        if not isinstance(lesson.decoders[0], FineDecoder):
+            return probs.squeeze(1)
         return probs * inside.unsqueeze(-1)  # a cell without probabilities has no weight in the loss
 
     pool = token_pool(maps, data.num_classes, rows, width, soft, data.target.shape)
-    cells = recipe.subdivision**2 if isinstance(decoders[0], FineDecoder) else 1
+    cells = recipe.subdivision**2 if isinstance(lesson.decoders[0], FineDecoder) else 1
     return dataclasses.replace(pool, target_bytes=4 * data.num_classes * cells, identity=lesson.identity), shown
 
 
@@ -174,10 +216,10 @@ def plan_correction(lesson: Lesson) -> tuple[Tensor, dict[str, list[float]]]:
     def make(making: Making) -> Kept:
         sampled, quota = [], max(1, PLAN_TOKENS // len(target))
         for number in range(len(target)):
-            said, inside = posteriors(lesson.decoders, target, number)
             generator = generator_for(bench.seed, "plan tokens", number)
-            chosen = torch.randperm(len(said), generator=generator)[:quota].to(said.device)
-            sampled.append(said[chosen][inside[chosen]].cpu())
+            chosen = torch.randperm(target.grid(number).num_tokens, generator=generator)[:quota]
+            said, inside = lesson.said(number, chosen)
+            sampled.append(said.softmax(-1)[inside])
             bench.space.tell(f"plan {lesson.label}")(number + 1, len(target))
         posterior = torch.cat(sampled).double()
         shares = source_shares(bench, data, lesson.recipe)
@@ -197,34 +239,14 @@ def _classes(lesson: Lesson, correction: Tensor) -> list[Tensor]:
     def make(making: Making) -> Kept:
         maps = {}
         for number in range(len(target)):
-            said, inside = posteriors(lesson.decoders, target, number)
-            moved = torch.softmax(said.log() + correction.to(said.device), dim=-1)
-            moved = (moved * inside.unsqueeze(-1)).sum(1)
-            maps[f"{number:06d}"] = moved.argmax(-1).to(torch.uint8).cpu()
+            said, inside = lesson.said(number)
+            moved = (torch.softmax(said + correction, dim=-1) * inside.unsqueeze(-1)).sum(1)
+            maps[f"{number:06d}"] = moved.argmax(-1).to(torch.uint8)
             lesson.bench.space.tell(f"labels {lesson.label}")(number + 1, len(target))
         return Kept(maps)
 
     kept = lesson.bench.space.once(f"work/taught-{lesson.label}-classes", lesson.identity, make).tensors
     return [kept[name] for name in sorted(kept)]
-
-
-@torch.no_grad()
-def posteriors(teachers: Sequence[Decoder], domain: Domain, number: int) -> tuple[Tensor, Tensor]:
-    """(n, cells, K) mean posterior of the cells of each token, and which of them show some of the picture.
-
-    A decoder of whole tokens has one cell a token.
-    """
-    tokens, shape, parts, inside = domain.tokens(number), domain.shape(number), [], None
-    for teacher in teachers:
-        if isinstance(teacher, FineDecoder):
-            parts.append(teacher.of_tokens(tokens, *shape))
-            inside = inside_cells(domain, number, teacher.subdivision)
-        else:
-            parts.append(domain.logits(teacher, number).unsqueeze(1))
-    said = torch.softmax(joint_logits(parts), dim=-1)
-    if inside is None:
-        inside = torch.ones(said.shape[:2], dtype=torch.bool)
-    return said, inside.to(said.device)
 
 
 def joint_logits(logits: Sequence[Tensor]) -> Tensor:

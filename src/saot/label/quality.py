@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saot.certify import QualityEstimate, estimate_quality
+from saot.certify import QualityEstimate, between, estimate_quality
 from saot.evaluate import ConfusionMatrix, predict_mask
-from saot.label.data import Bench, TrainingData
+from saot.label.data import Bench, TokenPoints, TrainingData
 from saot.label.networks import Trained, labelled_terms, network
 from saot.label.scoring import logits_at_points
 from saot.runs import Kept, Making, generator_for, identity_of
@@ -45,10 +45,17 @@ def estimate(bench: Bench, data: TrainingData, trained: Trained, bias: Tensor | 
 
     def make(making: Making) -> Kept:
         predicted = _pixels(bench, data, trained, bias)
-        counts = _answers(data, trained, bias) if held else _cross_fitted(bench, data)
+        if held:
+            asked = {"counts": _answers(data, data.points.tokens.held(), trained, bias)}
+            counts = asked["counts"]
+        else:
+            own = _answers(data, points, trained, bias)
+            asked = {"cross": _cross_fitted(bench, data), "own": own}
+            counts = between(asked["cross"], own)
         found = estimate_quality(counts, predicted, level=LEVEL, seed=bench.seed)
         assert found is not None, "there are points"
-        return Kept(facts=_record(found, data, "held-out" if held else "cross-fitted"))
+        facts = _record(found, data, "held-out" if held else "cross-fitted")
+        return Kept({**asked, "pixels": predicted}, facts)
 
     identity = identity_of(data, trained, bias, bench.recipe, bench.seed)
     return dict(bench.space.once("work/estimate", identity, make, title="estimate").facts)
@@ -96,10 +103,10 @@ def _pixels(bench: Bench, data: TrainingData, trained: Trained, bias: Tensor | N
     return total
 
 
-def _answers(data: TrainingData, trained: Trained, bias: Tensor | None) -> Tensor:
-    """(pictures, K, K) held-out points by (class, prediction), at their own pixels."""
+def _answers(data: TrainingData, points: TokenPoints, trained: Trained, bias: Tensor | None) -> Tensor:
+    """(pictures, K, K) points by (class, prediction), at their own pixels, of each picture that has some."""
     counts = []
-    for number in data.points.tokens.held().picture.unique().tolist():
+    for number in points.picture.unique().tolist():
         logits, classes = logits_at_points(data, trained.decoder, number)
         matrix = ConfusionMatrix(data.num_classes)
         matrix.update((logits if bias is None else logits + bias).argmax(-1), classes)
@@ -111,16 +118,13 @@ def _cross_fitted(bench: Bench, data: TrainingData) -> Tensor:
     """(pictures, K, K) all points by (class, prediction), each said by a network that has not seen its picture's."""
     points, recipe = data.points.tokens, bench.recipe.decoder
     pictures = points.picture.unique()
-    order = pictures[torch.randperm(len(pictures), generator=generator_for(bench.seed, "folds"))]
+    fold = torch.randperm(len(pictures), generator=generator_for(bench.seed, "folds")) % FOLDS
     short = replace(recipe, steps=max(1, recipe.steps // SHORTER))
-    counts = []
-    for fold in range(FOLDS):
-        mine = order[fold::FOLDS]
-        if len(mine) == 0:
-            continue
-        tokens = replace(points, held_out=torch.isin(points.picture, mine))
+    counts = torch.zeros(len(pictures), data.num_classes, data.num_classes, dtype=torch.int64)
+    for number in fold.unique().tolist():
+        tokens = replace(points, held_out=torch.isin(points.picture, pictures[fold == number]))
         part = replace(data, points=replace(data.points, tokens=tokens))
         terms = labelled_terms(bench, part, short)
-        trained = network(bench, part, terms, None, name=f"fold-{fold}", decoder=short)
-        counts.append(_answers(part, trained, None))
-    return torch.cat(counts)
+        trained = network(bench, part, terms, None, name=f"fold-{number}", decoder=short)
+        counts[fold == number] = _answers(part, tokens.held(), trained, None)
+    return counts

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -126,6 +127,10 @@ class Workspace:
             files += sorted(self.path(beside).glob("*.safetensors")) if beside else []
             self.shared.leave(among, self.root, files, self.facts("stages").get(title))
         return kept
+
+    def forget(self, name: str) -> None:
+        """Delete a folder of files that nothing needs any more, such as "work/said"."""
+        shutil.rmtree(self.path(name), ignore_errors=True)
 
     def checkpoint(self, stage: str, every: int = 100) -> Checkpoint:
         """Where a training stage keeps its state."""
