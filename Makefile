@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels lint bench-transport random-problems adapt camvid kill-test memory clean
+.PHONY: demo test test-kernels lint bench-transport bench-job random-problems adapt camvid kill-test memory clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,23 @@ COUNT ?= 10000
 random-problems: $(VENV)/.ready-test  ## goes on where it was stopped; prints the table of docs/transport.md
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/transport/random_problems.py \
 	  --out runs/random-problems --seed $(SEED) --count $(COUNT)
+
+# The main job beside an older build in an environment of its own, an hour; nothing else may run meanwhile:
+# make bench-job CAMVID=data/camvid WEIGHTS=mobile_sam.pt
+BASE ?= 63ad441
+OLDER := runs/bench-job/base-$(BASE)
+$(OLDER)/.ready:
+	mkdir -p $(OLDER)
+	git archive $(BASE) | tar -x -C $(OLDER)
+	$(PYTHON) -m venv $(OLDER)/.venv
+	cd $(OLDER) && .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	cd $(OLDER) && .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+PARTS ?= job,demo,features,predict,neighbours
+bench-job: $(VENV)/.ready $(OLDER)/.ready  ## prints ratios first; goes on where it was stopped
+	$(BIN)/python benchmarks/bench_job.py --out runs/bench-job --base-python $(OLDER)/.venv/bin/python \
+	  --camvid $(CAMVID) --weights $(WEIGHTS) --parts $(PARTS)
 
 # The real shift of docs/results.md: make camvid CAMVID=data/camvid WEIGHTS=mobile_sam.pt
 PRESETS ?= paper-small best

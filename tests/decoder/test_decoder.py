@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,6 +43,37 @@ def test_classes_are_drawn_uniformly_and_by_frequency_with_power_one():
     assert_close(shares, torch.full((3,), 1 / 3), rtol=0, atol=0.03)  # three deviations are 0.018
     natural = pool.label[pool.draw(6000, torch.Generator().manual_seed(0), class_power=1.0)]
     assert float((natural == 2).float().mean()) < 0.06  # one token in 29 has it
+
+
+def test_clusters_are_of_one_class_and_picture_and_leave_every_token_its_chance():
+    pool = pool_of(*pictures(count=6, tokens=9))
+    together = pool.draw(40, torch.Generator().manual_seed(0), cluster=40)
+    assert len(set(pool.picture[together].tolist())) == len(set(pool.label[together].tolist())) == 1
+    often = [torch.zeros(len(pool)), torch.zeros(len(pool))]
+    for seed in range(1500):
+        for found, cluster in zip(often, (1, 8), strict=True):
+            drawn = pool.draw(64, torch.Generator().manual_seed(seed), 0.5, cluster)
+            found += torch.bincount(drawn, minlength=len(pool))
+    assert_close(often[1], often[0], rtol=0.2, atol=0)  # clusters of 8 spread a token's count by 3 % of its mean
+    starts = pool.segments.tolist()
+    assert starts[0] == 0 and starts[-1] == len(pool)
+    for begin, end in pairwise(starts):
+        assert len(set(pool.picture[begin:end].tolist())) == len(set(pool.label[begin:end].tolist())) == 1
+
+
+def test_of_very_many_pictures_few_are_opened_for_a_block(monkeypatch):
+    monkeypatch.setattr("saot.decoder.pool.BLOCK_PICTURES", 8)
+    monkeypatch.setattr("saot.decoder.pool.BLOCK_BYTES", 32 * 6 * 2 * 4)  # four steps a block, 128 draws
+    features, labels = pictures(count=60)
+    read: list[int] = []
+
+    def rows(picture: int, tokens: torch.Tensor) -> torch.Tensor:
+        read.append(picture)
+        return features[picture][tokens].half()
+
+    reader = BlockReader(token_pool(labels, 3, rows, 6), 32, 0.0, lambda block: generator_for(0, "block", block))
+    reader(0)
+    assert len(read) <= 8
 
 
 def test_an_empty_pool_is_an_error():

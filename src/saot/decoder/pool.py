@@ -7,6 +7,7 @@ where they are drawn, so that memory does not grow with what a data set weighs.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -15,6 +16,7 @@ from torch import Tensor
 Rows = Callable[[int, Tensor], Tensor]
 Grid = Callable[[int], tuple[int, int]]
 BLOCK_BYTES = 32 * 2**20  # two of them are in memory, the one in use and the next
+BLOCK_PICTURES = 1024  # at most about so many are opened for a block
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,39 @@ class TokenPool:
         """Tokens of each class."""
         return self.starts.diff()
 
-    def draw(self, count: int, generator: torch.Generator, class_power: float = 0.0) -> Int[Tensor, " count"]:
-        """Positions of tokens drawn class first, with probability ~ (tokens of the class)^class_power, E.4."""
+    def draw(
+        self, count: int, generator: torch.Generator, class_power: float = 0.0, cluster: int = 1
+    ) -> Int[Tensor, " count"]:
+        """Positions of tokens drawn class first, with probability ~ (tokens of the class)^class_power, E.4.
+
+        Args:
+            count: How many.
+            generator: Of the draws.
+            class_power: See above.
+            cluster: Tokens drawn together, all of one class and picture. Each token is drawn as often as it would be
+                alone, but few pictures are read where there are very many.
+        """
         counts = self.class_counts().double()
         weights = torch.where(counts > 0, counts.clamp_min(1) ** class_power, torch.zeros_like(counts))
-        classes = torch.multinomial(weights, count, replacement=True, generator=generator)
-        place = (torch.rand(count, generator=generator, dtype=torch.float64) * counts[classes]).long()
-        return self.starts[classes] + place
+        groups = -(-count // cluster)
+        classes = torch.multinomial(weights, groups, replacement=True, generator=generator)
+        place = (torch.rand(groups, generator=generator, dtype=torch.float64) * counts[classes]).long()
+        first = self.starts[classes] + place
+        if cluster == 1:
+            return first
+        group = torch.searchsorted(self.segments, first, right=True) - 1
+        begin, length = self.segments[group], self.segments.diff()[group]
+        within = torch.rand(groups, cluster, generator=generator, dtype=torch.float64) * length.unsqueeze(-1)
+        drawn = (begin.unsqueeze(-1) + within.long()).flatten()
+        return drawn[torch.randperm(len(drawn), generator=generator)[:count]]
+
+    @cached_property
+    def segments(self) -> Int[Tensor, " bounds"]:
+        """Where the tokens of each class and picture begin, and the end of the last."""
+        new = torch.ones(len(self) + 1, dtype=torch.bool)
+        new[1:-1] = self.picture[1:] != self.picture[:-1]
+        new[self.starts] = True
+        return new.nonzero().squeeze(-1)
 
     def read(self, positions: Int[Tensor, " k"]) -> tuple[Float[Tensor, "k d"], Tensor]:
         """Features and targets (classes, or soft labels) at these positions, each picture read once."""
@@ -188,6 +216,8 @@ class BlockReader:
         self.make_generator, self.device = make_generator, device
         self.length = max(1, BLOCK_BYTES // (batch * (pool.dim * 2 + pool.target_bytes)))  # of a block, steps
         self.whole = len(pool) <= self.length * batch  # read once, whatever is drawn
+        many = not self.whole and int(pool.picture.max()) >= BLOCK_PICTURES
+        self.cluster = max(1, self.length * batch // BLOCK_PICTURES) if many else 1
         self.blocks = 0 if steps is None or self.whole else -(-steps // self.length)
         self.loaded, self.block = -1, _Block(torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64))
         self.thread = ThreadPoolExecutor(1, "reading")
@@ -226,7 +256,8 @@ class BlockReader:
         self.ahead = (number + 1, self.thread.submit(self._read, number + 1)) if more else None
 
     def _draw(self, number: int) -> Int[Tensor, " draws"]:
-        return self.pool.draw(self.length * self.batch, self.make_generator(number), self.class_power)
+        count = self.length * self.batch
+        return self.pool.draw(count, self.make_generator(number), self.class_power, self.cluster)
 
     def _read(self, number: int) -> _Block:
         positions = self._draw(number)
