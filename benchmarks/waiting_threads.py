@@ -3,7 +3,8 @@
     python benchmarks/waiting_threads.py
 
 Prints milliseconds of a product of matrices, of a sparse matrix with a vector and of an exponential, as OpenMP does by
-itself (its waiting threads spin) and with OMP_WAIT_POLICY=passive (they sleep), medians of `REPEATS` processes each.
+itself (its waiting threads spin), with OMP_WAIT_POLICY=passive (they sleep) and as `saot` sets it (they spin a little,
+GOMP_SPINCOUNT=1000), medians of `REPEATS` processes each.
 Alone means before all others: the measuring threads have real-time priority for that half second, which needs root;
 without it, see to it that nothing else runs.
 """
@@ -16,7 +17,8 @@ import sys
 import time
 
 REPEATS, CALLS = 5, 150
-POLICIES = {"spinning": {}, "sleeping": {"OMP_WAIT_POLICY": "passive"}}
+SLEEPING = {"OMP_WAIT_POLICY": "passive"}
+POLICIES = {"spinning": {}, "sleeping": SLEEPING, "as saot": {**SLEEPING, "GOMP_SPINCOUNT": "1000"}}
 NAMES = ("product", "sparse product", "exponential")
 
 
@@ -46,7 +48,7 @@ def main() -> None:
         print(*measure(sys.argv[1] == "alone"))
         return
     cores = len(os.sched_getaffinity(0))
-    plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     print(f"{cores} cores, load {os.getloadavg()[0]:.1f}; ms, median of {REPEATS} processes")
     for neighbours in (0, cores):
         others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(neighbours)]

@@ -91,22 +91,27 @@ class TokenPool:
     def read(self, positions: Int[Tensor, " k"]) -> tuple[Float[Tensor, "k d"], Tensor]:
         """Features and targets (classes, or soft labels) at these positions, each picture read once."""
         distinct, back = positions.unique(return_inverse=True)
-        order = self.picture[distinct].argsort(stable=True)
-        chosen = distinct[order]
+        features, targets = self.read_distinct(distinct)
+        return features[back], targets[back]
+
+    def read_distinct(self, positions: Int[Tensor, " k"]) -> tuple[Float[Tensor, "k d"], Tensor]:
+        """As `read`, of positions without repeats, in half of the memory."""
+        order = self.picture[positions].argsort(stable=True)
+        chosen = positions[order]
         pictures, lengths = self.picture[chosen].unique_consecutive(return_counts=True)
-        features, targets, begin = [], [], 0
+        features, targets, begin = torch.empty(0), torch.empty(0), 0
         for picture, length in zip(pictures.tolist(), lengths.tolist(), strict=True):
-            tokens = self.token[chosen[begin : begin + length]].long()
-            features.append(self.features(picture, tokens))
+            rows = order[begin : begin + length]
+            tokens = self.token[positions[rows]].long()
+            part = self.features(picture, tokens)
+            features = part.new_empty(len(positions), *part.shape[1:]) if begin == 0 else features
+            features[rows] = part
             if self.soft is not None:
-                targets.append(self.soft(picture, tokens))
+                part = self.soft(picture, tokens)
+                targets = part.new_empty(len(positions), *part.shape[1:]) if begin == 0 else targets
+                targets[rows] = part
             begin += length
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        rows = place[back]
-        if self.soft is None:
-            return torch.cat(features)[rows], self.label[positions].long()
-        return torch.cat(features)[rows], torch.cat(targets)[rows]
+        return features, self.label[positions].long() if self.soft is None else targets
 
 
 def token_pool(
@@ -265,5 +270,5 @@ class BlockReader:
             wanted, drawn = torch.arange(len(self.pool)), positions
         else:
             wanted, drawn = positions.unique(return_inverse=True)
-        features, targets = self.pool.read(wanted)
+        features, targets = self.pool.read_distinct(wanted)
         return _Block(features.to(self.device), targets.to(self.device), drawn)
