@@ -8,7 +8,7 @@ import pytest
 from helpers.runs import open_images, open_labelled
 from PIL import Image
 
-from saot.data import class_set, folder_class_set, parse_spec, sha256_file
+from saot.data import ImageSet, LabelledSet, class_set, folder_class_set, parse_spec, sha256_file
 
 SIZE = (4, 6)  # height, width
 
@@ -280,3 +280,24 @@ def test_scenes_have_defaults_and_adopt_classes():
 def test_scenes_wrong_specs(spec, message):
     with pytest.raises(ValueError, match=message):
         open_images(spec)
+
+
+def test_masks_are_remembered_as_long_as_they_have_room():
+    read: list[int] = []
+
+    def mask(index: int) -> np.ndarray:
+        read.append(index)
+        return np.full((4, 5), index, np.uint8)
+
+    images = ImageSet("x", class_set("camvid11"), ("a", "b", "c"), mask, str)
+    labelled = LabelledSet(images, mask).remembering(40)  # two of them
+    assert [int(labelled.mask(index)[0, 0]) for index in (0, 1, 0, 1, 2, 1, 0)] == [0, 1, 0, 1, 2, 1, 0]
+    assert read == [0, 1, 2, 0]
+
+
+def test_a_set_that_remembers_can_be_handed_to_another_process(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    mask(tmp_path / "masks" / "a.png", [0, 1])
+    labelled = open_labelled(f"folder:{tmp_path}").remembering()
+    again = pickle.loads(pickle.dumps(labelled))
+    assert np.array_equal(again.mask(0), labelled.mask(0))

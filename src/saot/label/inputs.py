@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS) -> 
     source = wings.labelled(settings.source)
     classes = source.classes
     target = wings.images(settings.target, classes)
-    truth = None if settings.eval is None else wings.labelled(settings.eval, classes)
+    truth = None if settings.eval is None else wings.labelled(settings.eval, classes).remembering()
     for spec, pictures in ((settings.source, source), (settings.target, target), (settings.eval, truth)):
         if pictures is not None and len(pictures) == 0:
             raise ValueError(f"expected at least one picture in {spec}; got none")
-    source = restrict_labelled(source, source_choice(len(source), settings))
+    source = restrict_labelled(source, source_choice(len(source), settings)).remembering()
     target = restrict_images(target, target_choice(len(target), settings))
     _, count = points_request(settings.points)
     if count is None and not Path(settings.points).exists():
@@ -67,7 +67,8 @@ def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS) -> 
         )
     backbone = wings.backbone(settings.backbone, settings.weights, size=parse_size(settings.size), device=device)
     found = manifest(settings, source, target, truth)
-    masks = partial(target_labels, settings, wings, target)
+    opened = cache(lambda: wings.labelled(settings.target, target.classes).remembering())
+    masks = partial(target_labels, settings, opened, target)
     return Inputs(source, target, truth, classes, backbone, found, masks, wings.pull)
 
 
@@ -131,19 +132,21 @@ def _at(function: Callable[[int], Any], chosen: Sequence[int]) -> Callable[[int]
     return lambda index: function(chosen[index])
 
 
-def target_labels(settings: RunSettings, wings: Wings, target: ImageSet, *, all_of_them: bool = False) -> LabelledSet:
+def target_labels(
+    settings: RunSettings, opened: Callable[[], LabelledSet], target: ImageSet, *, all_of_them: bool = False
+) -> LabelledSet:
     """The masks of the target pictures in use: to draw points from, and for the oracle. Nothing else may call it.
 
     Args:
         settings: What was asked.
-        wings: Who opens them.
+        opened: Opens the whole set.
         target: The pictures in use.
         all_of_them: Whether every picture in use must have a mask.
 
     Raises:
         ValueError: If there are no masks, or not all of them.
     """
-    labelled, used = wings.labelled(settings.target, target.classes), set(target.keys)
+    labelled, used = opened(), set(target.keys)
     labelled = restrict_labelled(labelled, [number for number, key in enumerate(labelled.keys) if key in used])
     if all_of_them and labelled.keys != target.keys:
         missing = next(key for key in target.keys if key not in set(labelled.keys))
