@@ -101,6 +101,9 @@ class TransportRecipe(_Checked):
     max_iter: Count = 30  # T11
     tol: Weight = 1e-5  # T11; measured as `TransportResult.residual`
     reference: Literal["product", "counting"] = "product"  # Eq. (1); "counting" is Eq. (8) as printed
+    alpha: Weight = 0.0  # T11: of the structure term, appendix D; 0 is off
+    structure: Literal["grid", "features"] = "grid"  # D^s, D^t of Eq. (13), which D leaves open: ours; C30
+    structure_steps: Count = 30  # most linearisations of Eq. (13); D does not say
 
 
 @dataclass(frozen=True)
@@ -334,12 +337,15 @@ def preset(name: str) -> Recipe:
 def as_dict(recipe: Any) -> dict[str, Any]:
     """A recipe as plain JSON values; infinity becomes the string "inf".
 
-    A bridge that is off is left out: what it was like before there was one, so that older runs go on.
+    A bridge and a structure term that are off are left out: what it was like before there were any, so that older runs
+    go on.
 
     Example:
-        >>> pulled = with_words(BEST, ["bridge.weight=0.1"])
+        >>> pulled = with_words(BEST, ["bridge.weight=0.1", "transport.alpha=0.3"])
         >>> "bridge" in as_dict(BEST), as_dict(pulled)["bridge"]["weight"]
         (False, 0.1)
+        >>> "alpha" in as_dict(BEST)["transport"], as_dict(pulled)["transport"]["alpha"]
+        (False, 0.3)
     """
 
     def plain(value: Any) -> Any:
@@ -354,13 +360,21 @@ def as_dict(recipe: Any) -> dict[str, Any]:
     values = plain(dataclasses.asdict(recipe))
     if isinstance(recipe, Recipe) and recipe.bridge.weight == 0:
         del values["bridge"]
+    transport = recipe.transport if isinstance(recipe, Recipe) else recipe
+    if isinstance(transport, TransportRecipe) and transport.alpha == 0:
+        inner = values if transport is recipe else values["transport"]
+        for name in ("alpha", "structure", "structure_steps"):
+            del inner[name]
     return values
 
 
 _TIME = "time on two cores"
+_STRUCTURE = "the paper leaves the structure term off; appendix D has its equations"
 _OURS = "ours: the paper leaves it out"
 REASONS: dict[str, str] = {
     "transport.cover": "no target is left without candidate sources",
+    "transport.alpha": _STRUCTURE,
+    "transport.structure": _STRUCTURE,
     "cost.steps": f"{_TIME}; the paper's appendix K.4 finds 500 sufficient at its resolution",
     "decoder.architecture": "cells of a patch, seen with its neighbours: small things are lost in whole patches",
     "decoder.hidden": _TIME,

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from saot.data import LabelledSet, read_points_csv
 from saot.label import EvaluationData, RunSettings
 from saot.label.data import TokenPoints, draw_tokens
+from saot.label.paper import source_weights, transfer_from
 from saot.label.scoring import estimated_miou
 from saot.label.settings import points_request, store_folder
 from saot.runs import Workspace
@@ -340,3 +341,26 @@ def test_estimated_miou_weights_rows_by_the_shares():
     shares = torch.tensor([4.0, 2.0], dtype=torch.float64)
     # rows become [2, 2] and [0, 2]: IoU 2/4 and 2/4
     assert estimated_miou(classes, predicted, shares) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("structure", ["grid", "features"])
+def test_the_structure_term_enters_the_cost_and_the_labels_of_a_run(tmp_path, structure):
+    """`--set transport.alpha=...`: the cost is another one, and so are the labels it carries."""
+    transport = replace(TINY.transport, alpha=0.5, structure=structure)
+    settings = tiny_settings(recipe=replace(TINY, transport=transport))
+    made = {}
+    for name, each in (("off", tiny_settings()), ("on", settings)):
+        assert ("alpha" in each.to_dict()["recipe"]["transport"]) == (name == "on")
+        with opened(each, tmp_path / name, tmp_path / "store") as contest:
+            bench, data = contest.bench, contest.data
+            learned = contest.cost()
+            assert data.source.places(0).shape[0] == data.source.labelled(0)[0].shape[0]
+            chosen = source_weights(torch.ones(len(data.source)), 1, 0.1)
+            how = (bench.recipe.transport, data.num_classes, "uniform")
+            probs, _ = transfer_from(data.source, learned.cost, (data.target, 0), chosen, how)
+            plain = (TINY.transport, data.num_classes, "uniform")
+            without, _ = transfer_from(data.source, learned.cost, (data.target, 0), chosen, plain)
+            made[name] = learned.cost.appearance.weight.detach(), probs, without
+    assert not torch.equal(made["on"][0], made["off"][0])
+    assert float((made["on"][1] - made["on"][2]).abs().max()) > 1e-3
+    assert torch.equal(made["off"][1], made["off"][2])
