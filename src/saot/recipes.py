@@ -118,7 +118,7 @@ class CostRecipe(_Checked):
     spectral_norm: bool = True  # T11
     normalize_prototypes: bool = True  # E.3; C9
     prototype_scope: Literal["dataset", "pair"] = "dataset"  # C9
-    support_space: Literal["raw", "projected"] = "raw"  # sec. 4.3; C10
+    support_space: Literal["raw", "projected"] = "raw"  # sec. 4.3; "projected" takes the cheapest pairs; C10
     support_refresh: Count = 1  # "projected": steps between searches with the cost of the moment
     lambda_ent: Weight = 0.1  # T11, Eq. (6)
     lambda_div: Weight = 0.05  # T11, Eq. (7)

@@ -119,7 +119,7 @@ def solve_pair(
         ValueError: If the structure is that of the grid, and places are missing.
     """
     if support is None:
-        support = pair_support(source, target, transport, cost)
+        support = pair_support(source, target, transport, cost, labels)
     if cost is None:
         values = squared_euclidean_cost(source, target, support=support)
     else:
@@ -237,7 +237,7 @@ def fit_cost(
         supports.at_step(number)
         if len(labels) == 0:
             return {"loss": 0.0, "skipped": 1.0}
-        support = supports.get(pair, source, example.tokens)
+        support = supports.get(pair, source, example.tokens, labels)
         places = None if data.places is None or transport.alpha == 0 else data.places(pair[0])
         loss, record = pair_loss(cost, source, labels, example, num_classes, transport, support, places)
         check_finite(loss, number, "the cost")

@@ -4,7 +4,7 @@ import copy
 from collections import OrderedDict
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from saot.recipes import TransportRecipe
@@ -19,18 +19,35 @@ def pair_support(
     target: Float[Tensor, "m d"],
     transport: TransportRecipe,
     cost: SemanticCost | None = None,
+    labels: Int[Tensor, " n"] | UInt8[Tensor, " n"] | None = None,
 ) -> Support:
-    """Candidates of each source token, sec. 4.3: in raw features, or in the learned projection."""
+    """Candidates of each source token, sec. 4.3: the most similar targets in raw features, or the cheapest ones.
+
+    With `support_space="projected"` these are the targets of least learned cost, Eq. (3), semantic prior and all, and
+    `cover` adds each target's cheapest sources.
+
+    Args:
+        source: Unit features of n source tokens.
+        target: Unit features of m target tokens.
+        transport: How many candidates.
+        cost: The learned cost; None searches raw features.
+        labels: Classes of the sources, which the cost asks for.
+
+    Raises:
+        ValueError: If the cost is searched and there are no labels.
+    """
     with torch.no_grad():
         if cost is not None and cost.config.support_space == "projected":
-            source, target = cost.project(source), cost.project(target)
+            if labels is None:
+                raise ValueError("expected labels of the source tokens for a support of the learned cost; got none")
+            source, target = cost.search_vectors(source, labels, target)
         return topk_support(source, target, k=transport.k, cover=transport.cover or None)
 
 
 class SupportKeeper:
     """Supports of a training's pairs, each searched once as long as it holds.
 
-    In raw features that is for good. In the learned projection it is until the next step whose number is a
+    In raw features that is for good. By the learned cost it is until the next step whose number is a
     multiple of `cost.config.support_refresh`: the search uses the cost as it was at that step. That copy,
     `searcher`, belongs into the training's state, so that a resumed training searches as an undisturbed one.
     """
@@ -48,12 +65,18 @@ class SupportKeeper:
             self._kept.clear()
             self._pairs = 0
 
-    def get(self, pair: tuple[int, int], source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Support:
-        """The support of this pair of pictures; `pair` are their numbers."""
+    def get(
+        self,
+        pair: tuple[int, int],
+        source: Float[Tensor, "n d"],
+        target: Float[Tensor, "m d"],
+        labels: Int[Tensor, " n"] | UInt8[Tensor, " n"],
+    ) -> Support:
+        """The support of this pair of pictures; `pair` are their numbers, `labels` the classes of the sources."""
         if pair in self._kept:
             self._kept.move_to_end(pair)
             return self._kept[pair]
-        support = pair_support(source, target, self.transport, self.searcher)
+        support = pair_support(source, target, self.transport, self.searcher, labels)
         self._kept[pair] = support
         self._pairs += support.nnz
         while self._pairs > _KEPT_PAIRS and len(self._kept) > 1:
