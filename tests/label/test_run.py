@@ -17,6 +17,7 @@ from saot.label.data import TokenPoints, draw_tokens
 from saot.label.paper import source_weights, transfer_from
 from saot.label.scoring import estimated_miou
 from saot.label.settings import points_request, store_folder
+from saot.recipes import with_words
 from saot.runs import Workspace
 from saot.runs.folder import first_difference
 
@@ -364,3 +365,21 @@ def test_the_structure_term_enters_the_cost_and_the_labels_of_a_run(tmp_path, st
     assert not torch.equal(made["on"][0], made["off"][0])
     assert float((made["on"][1] - made["on"][2]).abs().max()) > 1e-3
     assert torch.equal(made["off"][1], made["off"][2])
+
+
+def test_a_run_with_a_multiscale_support_works_and_is_another_run(tmp_path):
+    """`--set transport.search=multiscale`; with every cell searched it scores as the exact search, up to rounding."""
+    counts = {}
+    for name, words in {
+        "exact": [],
+        "all": ["transport.search=multiscale", "transport.recall=1"],
+        "few": ["transport.search=multiscale", "transport.clusters=8", "transport.probes=1"],
+    }.items():
+        settings = tiny_settings(
+            recipe=with_words(TINY, ["cost.steps=2", "transport.k=2", "transport.cover=0", *words])
+        )
+        found = score_some(settings, tmp_path / name, ["saot"], store=tmp_path / "store").methods["saot"].counts
+        assert found is not None
+        counts[name] = found
+    moved = {name: float((counts[name] - counts["exact"]).abs().sum() / counts["exact"].sum()) for name in counts}
+    assert moved["all"] < 0.01 and moved["few"] > 0.01

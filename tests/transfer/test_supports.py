@@ -1,6 +1,8 @@
 """Candidates by the learned cost: the cheapest pairs, all of them."""
 
+import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ def unit(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
 
 
-def problem(lambda_sem=0.1, head="shared"):
+def problem(lambda_sem: float = 0.1, head: Any = "shared"):
     source, target = unit(60, 12), unit(80, 12, seed=1)
     labels = (torch.arange(60) % 4).to(torch.uint8)
     labels[[3, 17]] = 255
@@ -24,7 +26,8 @@ def problem(lambda_sem=0.1, head="shared"):
     config = CostRecipe(dim=6, support_space="projected", lambda_sem=lambda_sem, head=head)
     cost = SemanticCost(12, config, class_prototypes(source, labels, 6)).eval()
     with torch.no_grad():  # lengths differ in the projection
-        cost.appearance.parametrizations.weight.original.mul_(torch.rand(6, 1) * 4)
+        for weight in cost.appearance.parameters():
+            weight.mul_(torch.rand(6, 1) * 4)
     return source, target, labels, cost
 
 
@@ -74,3 +77,46 @@ def test_the_plan_is_solved_on_the_cheapest_pairs():
     assert torch.equal(pair_support(source, target, recipe, raw).col, topk_support(source, target, 9).col)
     with pytest.raises(ValueError, match="expected labels of the source tokens"):
         pair_support(source, target, recipe, cost)
+
+
+def _share(support, exact):
+    """Of the exact pairs."""
+    keys = [pairs.row.long() * pairs.shape[1] + pairs.col for pairs in (support, exact)]
+    return float(torch.isin(keys[1], keys[0]).double().mean())
+
+
+def clustered(count, seed):
+    """Tokens of twelve clusters, as an approximate search needs them."""
+    centres = unit(12, 12, seed=99)
+    return torch.nn.functional.normalize(centres[torch.arange(count) % 12] + 0.3 * unit(count, 12, seed=seed), dim=1)
+
+
+@pytest.mark.parametrize("search", ["fast", "multiscale", "faiss"])
+@pytest.mark.parametrize("space", ["raw", "projected"])
+def test_an_approximate_search_finds_about_the_recall_that_is_asked_for(search, space):
+    if search == "faiss":
+        pytest.importorskip("faiss")
+    source, target, labels = clustered(900, 1), clustered(1100, 2), (torch.arange(900) % 4).to(torch.uint8)
+    config = CostRecipe(dim=6, support_space=space)
+    cost = SemanticCost(12, config, class_prototypes(source, labels, 4)).eval()
+    exact = pair_support(source, target, TransportRecipe(k=10), cost, labels)
+    recipe = TransportRecipe(k=10, search=search, recall=0.9)
+    found = pair_support(source, target, recipe, cost, labels)
+    assert found.row_length == 10 and _share(found, exact) >= 0.88
+    whole = TransportRecipe(k=10, cover=1, search=search, probes=10**6)
+    assert _share(pair_support(source, target, whole, cost, labels), exact) > 0.99  # fast: bfloat16
+    if search == "fast":
+        return
+    few = TransportRecipe(k=10, search=search, clusters=60, probes=1)
+    narrow = _share(pair_support(source, target, few, cost, labels), exact)
+    assert narrow < 0.9 and narrow < _share(found, exact)  # each setting has a say
+    rough = pair_support(source, target, replace(recipe, recall=0.3), cost, labels)
+    assert _share(rough, exact) < _share(found, exact)
+    wide = pair_support(source, target, replace(few, clusters=2), cost, labels)
+    assert _share(wide, exact) != narrow
+
+
+def test_a_search_that_is_not_installed_is_told_in_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ValueError, match=r"expected transport.search among those that are installed; got faiss: .*ann"):
+        pair_support(unit(5, 12), unit(6, 12), TransportRecipe(k=2, search="faiss"))

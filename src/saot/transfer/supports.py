@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saot.recipes import TransportRecipe
 from saot.transfer.cost import SemanticCost
-from saot.transport import Support, topk_support
+from saot.transport import Support, faiss_support, multiscale_support, topk_support
 
 _KEPT_PAIRS = 2**24  # pairs of tokens over all kept supports: some 350 MB of indices
 
@@ -29,19 +29,43 @@ def pair_support(
     Args:
         source: Unit features of n source tokens.
         target: Unit features of m target tokens.
-        transport: How many candidates.
+        transport: How many candidates, and how they are searched.
         cost: The learned cost; None searches raw features.
         labels: Classes of the sources, which the cost asks for.
 
     Raises:
-        ValueError: If the cost is searched and there are no labels.
+        ValueError: If the cost is searched and there are no labels, or faiss is asked for and cannot be had.
     """
     with torch.no_grad():
         if cost is not None and cost.config.support_space == "projected":
             if labels is None:
                 raise ValueError("expected labels of the source tokens for a support of the learned cost; got none")
             source, target = cost.search_vectors(source, labels, target)
-        return topk_support(source, target, k=transport.k, cover=transport.cover or None)
+        return _searched(source, target, transport)
+
+
+def _searched(source: Tensor, target: Tensor, transport: TransportRecipe) -> Support:
+    """The nearest vectors by cosine, all or nearly all of them, as `transport.search` says.
+
+    Raises:
+        ValueError: If faiss is asked for and cannot be had.
+    """
+    k, cover = transport.k, transport.cover or None
+    if transport.search == "exact":
+        return topk_support(source, target, k=k, cover=cover)
+    if transport.search == "fast":
+        return topk_support(source, target, k=k, cover=cover, search="fast")
+    how = {
+        "recall": transport.recall,
+        "clusters": transport.clusters or None,
+        "probes": transport.probes or None,
+    }
+    if transport.search == "multiscale":
+        return multiscale_support(source, target, k, cover, **how).support
+    try:
+        return faiss_support(source, target, k, cover, **how).support
+    except ImportError as error:
+        raise ValueError(f"expected transport.search among those that are installed; got faiss: {error}") from None
 
 
 class SupportKeeper:

@@ -112,7 +112,7 @@ def _structured(structure: str, alpha: float) -> Row:
 
 
 _DISTANCES = {"grid": "places on the grid", "features": "frozen features"}
-STRUCTURE_WEIGHTS = (0.1, 0.3, 0.5)
+STRUCTURE_WEIGHTS = (0.1, 0.3, 0.5, 3.0)
 
 STRUCTURE = Experiment(
     name="saot-structure",
