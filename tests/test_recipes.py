@@ -134,6 +134,16 @@ def test_every_departure_of_a_preset_has_a_reason(name):
         ("transport.epsilon=inf", "expected a number above 0 for transport.epsilon; got 'inf'"),
         ("transport.tau=-inf", "expected a number above 0, or inf, for transport.tau; got '-inf'"),
         ("transport.tau=nan", "expected a number above 0, or inf, for transport.tau; got 'nan'"),
+        ("transport.search=best", "expected one of exact, fast, multiscale, faiss for transport.search; got 'best'"),
+        ("transport.recall=0", "expected a number above 0 and at most 1 for transport.recall; got '0'"),
+        ("transport.recall=1.1", "expected a number above 0 and at most 1 for transport.recall; got '1.1'"),
+        ("transport.clusters=12.5", "expected a whole number of 0 or more for transport.clusters; got '12.5'"),
+        ("transport.probes=1.5", "expected a whole number of 0 or more for transport.probes; got '1.5'"),
+        ("transport.probes=-1", "expected a whole number of 0 or more for transport.probes; got '-1'"),
+        ("transport.alpha=-0.1", "expected a number of 0 or more for transport.alpha; got '-0.1'"),
+        ("transport.alpha=inf", "expected a number of 0 or more for transport.alpha; got 'inf'"),
+        ("transport.structure=depth", "expected one of grid, features for transport.structure; got 'depth'"),
+        ("transport.structure_steps=2.5", "expected a whole number of 1 or more for transport.structure_steps"),
         ("taught.teachers=-1", "expected a whole number of 0 or more for taught.teachers; got '-1'"),
         ("decoder.dropout=1", "expected a number of 0 or more and below 1 for decoder.dropout; got '1'"),
         ("decoder.mlp_widths=[1, 0]", "expected 2 numbers above 0 in brackets, such as"),
@@ -159,6 +169,19 @@ def test_a_value_of_another_type_is_refused(path, value):
 def test_python_may_not_set_what_words_may_not():
     with pytest.raises(ValueError, match=r"expected a number above 0 for TransportRecipe\.epsilon; got -0\.1"):
         TransportRecipe(epsilon=-0.1)
+
+
+def test_a_structure_term_or_search_that_is_off_is_as_if_there_were_none():
+    """A folder made before there was one is still good."""
+    off = with_words(BEST, ["transport.structure=features", "transport.structure_steps=3"])
+    assert json.dumps(as_dict(off)) == json.dumps(as_dict(BEST))
+    assert list(as_dict(PAPER.transport)) == ["k", "cover", "epsilon", "tau", "max_iter", "tol", "reference"]
+    off = with_words(BEST, ["transport.recall=0.5", "transport.clusters=9", "transport.probes=2"])
+    assert json.dumps(as_dict(off)) == json.dumps(as_dict(BEST))
+    searched = as_dict(with_words(BEST, ["transport.search=multiscale", "transport.probes=2"]))["transport"]
+    assert list(searched)[-4:] == ["search", "recall", "clusters", "probes"] and searched["probes"] == 2
+    on = as_dict(with_words(BEST, ["transport.alpha=0.1"]))["transport"]
+    assert (on["alpha"], on["structure"], on["structure_steps"]) == (0.1, "grid", 30)
 
 
 def test_a_whole_number_is_the_number_that_is_declared():

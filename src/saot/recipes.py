@@ -31,6 +31,7 @@ Number = Annotated[int, Range("of 0 or more", lambda value: value >= 0)]
 Weight = Annotated[float, Range("of 0 or more", lambda value: value >= 0)]
 Positive = Annotated[float, Range("above 0", lambda value: value > 0)]
 Share = Annotated[float, Range("from 0 to 1", lambda value: 0 <= value <= 1)]
+Reached = Annotated[float, Range("above 0 and at most 1", lambda value: 0 < value <= 1)]
 Dropped = Annotated[float, Range("of 0 or more and below 1", lambda value: 0 <= value < 1)]
 Tau = Annotated[float, Range("above 0, or inf,", lambda value: value > 0, infinite=True)]
 ClassTau = Annotated[float, Range("of 0 or more, or inf,", lambda value: value >= 0, infinite=True)]
@@ -101,6 +102,13 @@ class TransportRecipe(_Checked):
     max_iter: Count = 30  # T11
     tol: Weight = 1e-5  # T11; measured as `TransportResult.residual`
     reference: Literal["product", "counting"] = "product"  # Eq. (1); "counting" is Eq. (8) as printed
+    search: Literal["exact", "fast", "multiscale", "faiss"] = "exact"  # ours: how candidates are found, for large grids
+    recall: Reached = 0.95  # multiscale and faiss: share of the true candidates to find
+    clusters: Number = 0  # multiscale and faiss: cells of targets; 0 is 2 sqrt(m)
+    probes: Number = 0  # multiscale and faiss: cells looked into for each source; 0 is as many as `recall` needs
+    alpha: Weight = 0.0  # T11: of the structure term, appendix D; 0 is off
+    structure: Literal["grid", "features"] = "grid"  # D^s, D^t of Eq. (13), which D leaves open: ours; C30
+    structure_steps: Count = 30  # most linearisations of Eq. (13); D does not say
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class CostRecipe(_Checked):
     spectral_norm: bool = True  # T11
     normalize_prototypes: bool = True  # E.3; C9
     prototype_scope: Literal["dataset", "pair"] = "dataset"  # C9
-    support_space: Literal["raw", "projected"] = "raw"  # sec. 4.3; C10
+    support_space: Literal["raw", "projected"] = "raw"  # sec. 4.3; "projected" takes the cheapest pairs; C10
     support_refresh: Count = 1  # "projected": steps between searches with the cost of the moment
     lambda_ent: Weight = 0.1  # T11, Eq. (6)
     lambda_div: Weight = 0.05  # T11, Eq. (7)
@@ -334,12 +342,15 @@ def preset(name: str) -> Recipe:
 def as_dict(recipe: Any) -> dict[str, Any]:
     """A recipe as plain JSON values; infinity becomes the string "inf".
 
-    A bridge that is off is left out: what it was like before there was one, so that older runs go on.
+    A bridge, a structure term and an approximate search that are off are left out: what it was like before there were
+    any, so that older runs go on.
 
     Example:
-        >>> pulled = with_words(BEST, ["bridge.weight=0.1"])
+        >>> pulled = with_words(BEST, ["bridge.weight=0.1", "transport.alpha=0.3"])
         >>> "bridge" in as_dict(BEST), as_dict(pulled)["bridge"]["weight"]
         (False, 0.1)
+        >>> "alpha" in as_dict(BEST)["transport"], as_dict(pulled)["transport"]["alpha"]
+        (False, 0.3)
     """
 
     def plain(value: Any) -> Any:
@@ -354,13 +365,24 @@ def as_dict(recipe: Any) -> dict[str, Any]:
     values = plain(dataclasses.asdict(recipe))
     if isinstance(recipe, Recipe) and recipe.bridge.weight == 0:
         del values["bridge"]
+    transport = recipe.transport if isinstance(recipe, Recipe) else recipe
+    if isinstance(transport, TransportRecipe):
+        inner = values if transport is recipe else values["transport"]
+        off = ("alpha", "structure", "structure_steps") if transport.alpha == 0 else ()
+        off += ("search", "recall", "clusters", "probes") if transport.search == "exact" else ()
+        for name in off:
+            del inner[name]
     return values
 
 
 _TIME = "time on two cores"
+_STRUCTURE = "the paper leaves the structure term off; appendix D has its equations"
 _OURS = "ours: the paper leaves it out"
 REASONS: dict[str, str] = {
     "transport.cover": "no target is left without candidate sources",
+    "transport.search": "time: the paper compares all tokens of both pictures",
+    "transport.alpha": _STRUCTURE,
+    "transport.structure": _STRUCTURE,
     "cost.steps": f"{_TIME}; the paper's appendix K.4 finds 500 sufficient at its resolution",
     "decoder.architecture": "cells of a patch, seen with its neighbours: small things are lost in whole patches",
     "decoder.hidden": _TIME,

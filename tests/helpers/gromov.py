@@ -3,7 +3,7 @@
 import torch
 from helpers.transport import DOUBLE
 
-from saot.match import DistanceGeometry, PointGeometry
+from saot.transport import DistanceGeometry, PointGeometry
 
 
 def geometries(kind, n=7, m=5, d=3, scale=1.0):

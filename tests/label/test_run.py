@@ -14,8 +14,10 @@ from safetensors import safe_open
 from saot.data import LabelledSet, read_points_csv
 from saot.label import EvaluationData, RunSettings
 from saot.label.data import TokenPoints, draw_tokens
+from saot.label.paper import source_weights, transfer_from
 from saot.label.scoring import estimated_miou
 from saot.label.settings import points_request, store_folder
+from saot.recipes import with_words
 from saot.runs import Workspace
 from saot.runs.folder import first_difference
 
@@ -340,3 +342,44 @@ def test_estimated_miou_weights_rows_by_the_shares():
     shares = torch.tensor([4.0, 2.0], dtype=torch.float64)
     # rows become [2, 2] and [0, 2]: IoU 2/4 and 2/4
     assert estimated_miou(classes, predicted, shares) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("structure", ["grid", "features"])
+def test_the_structure_term_enters_the_cost_and_the_labels_of_a_run(tmp_path, structure):
+    """`--set transport.alpha=...`: the cost is another one, and so are the labels it carries."""
+    transport = replace(TINY.transport, alpha=0.5, structure=structure)
+    settings = tiny_settings(recipe=replace(TINY, transport=transport))
+    made = {}
+    for name, each in (("off", tiny_settings()), ("on", settings)):
+        assert ("alpha" in each.to_dict()["recipe"]["transport"]) == (name == "on")
+        with opened(each, tmp_path / name, tmp_path / "store") as contest:
+            bench, data = contest.bench, contest.data
+            learned = contest.cost()
+            assert data.source.places(0).shape[0] == data.source.labelled(0)[0].shape[0]
+            chosen = source_weights(torch.ones(len(data.source)), 1, 0.1)
+            how = (bench.recipe.transport, data.num_classes, "uniform")
+            probs, _ = transfer_from(data.source, learned.cost, (data.target, 0), chosen, how)
+            plain = (TINY.transport, data.num_classes, "uniform")
+            without, _ = transfer_from(data.source, learned.cost, (data.target, 0), chosen, plain)
+            made[name] = learned.cost.appearance.weight.detach(), probs, without
+    assert not torch.equal(made["on"][0], made["off"][0])
+    assert float((made["on"][1] - made["on"][2]).abs().max()) > 1e-3
+    assert torch.equal(made["off"][1], made["off"][2])
+
+
+def test_a_run_with_a_multiscale_support_works_and_is_another_run(tmp_path):
+    """`--set transport.search=multiscale`; with every cell searched it scores as the exact search, up to rounding."""
+    counts = {}
+    for name, words in {
+        "exact": [],
+        "all": ["transport.search=multiscale", "transport.recall=1"],
+        "few": ["transport.search=multiscale", "transport.clusters=8", "transport.probes=1"],
+    }.items():
+        settings = tiny_settings(
+            recipe=with_words(TINY, ["cost.steps=2", "transport.k=2", "transport.cover=0", *words])
+        )
+        found = score_some(settings, tmp_path / name, ["saot"], store=tmp_path / "store").methods["saot"].counts
+        assert found is not None
+        counts[name] = found
+    moved = {name: float((counts[name] - counts["exact"]).abs().sum() / counts["exact"].sum()) for name in counts}
+    assert moved["all"] < 0.01 and moved["few"] > 0.01

@@ -141,11 +141,13 @@ class Models:
         recipe, data = self.contest.bench.recipe, self.contest.data
         if self.cost is None or similar is None:
             return domain.logits(self.decoder, number).cpu(), None
-        source, labels = data.source.labelled(int(similar[number].argmax()))
+        closest = int(similar[number].argmax())
+        source, labels = data.source.labelled(closest)
         target = domain.tokens(number)
         with torch.no_grad():
             logits = domain.logits(self.decoder, number)
-            result = solve_pair(source, labels, target, self.cost, recipe.transport)
+            places = data.source.places(closest), domain.places(number)
+            result = solve_pair(source, labels, target, self.cost, recipe.transport, places=places)
             transfer = transfer_labels(result, labels, data.num_classes)
             probs = fill_uncovered(transfer, source, labels, target, recipe.transfer.uncovered)
         received = (result.marginals[1] * len(target)).log().clamp(-SCORE_LIMIT, SCORE_LIMIT)  # b_j = 1/m

@@ -30,6 +30,7 @@ from saot.label.wings import PullWing
 from saot.recipes import Recipe
 from saot.runs import Kept, Making, Workspace, generator_for, identity_of
 from saot.transfer import TargetExample
+from saot.transport import grid_points
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class Domain:
         """Rows and columns of a picture's token grid."""
         grid = self.grid(number)
         return grid.height, grid.width
+
+    def places(self, number: int) -> Float[Tensor, "n 2"]:
+        """Where the tokens of a picture lie on its grid, row by row, in units of its longer side."""
+        return grid_points(*self.shape(number), device=self.device)
 
     def logits(self, network: Callable[..., Tensor], number: int) -> Float[Tensor, "cells K"]:
         """What a network says of all tokens of a picture, or of their cells; no gradient."""
@@ -164,11 +169,18 @@ class TokenPoints:
         mine = self.picture == number
         return self.token[mine], self.classes[mine]
 
-    def example(self, number: int, tokens: Tensor, generator: torch.Generator, per_class: int) -> TargetExample:
+    def example(
+        self,
+        number: int,
+        tokens: Tensor,
+        generator: torch.Generator,
+        per_class: int,
+        places: Tensor | None = None,
+    ) -> TargetExample:
         """What one step may see of a picture: at most `per_class` points of each class."""
         if self.resample:
             where, classes = draw_tokens(self.dense[number], self.resample, generator)
-            return TargetExample(tokens, where.to(tokens.device), classes.to(tokens.device))
+            return TargetExample(tokens, where.to(tokens.device), classes.to(tokens.device), places)
         where, classes = self.of(number)
         order = torch.randperm(len(classes), generator=generator)
         order = order[classes[order].argsort(stable=True)]
@@ -176,7 +188,7 @@ class TokenPoints:
         starts = torch.searchsorted(sorted_classes, sorted_classes)
         keep = torch.arange(len(order)) - starts < per_class
         chosen = where[order[keep]].to(tokens.device)
-        return TargetExample(tokens, chosen, sorted_classes[keep].to(tokens.device))
+        return TargetExample(tokens, chosen, sorted_classes[keep].to(tokens.device), places)
 
 
 def draw_tokens(labels: Tensor, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -246,6 +258,10 @@ class Source:
         labels = self.labels[number].to(self.domain.device)
         keep = labels != 255
         return self.domain.tokens(number)[keep], labels[keep]
+
+    def places(self, number: int) -> Float[Tensor, "n 2"]:
+        """Where the tokens of `labelled` lie, in their order."""
+        return self.domain.places(number)[self.labels[number].to(self.domain.device) != 255]
 
     def frequencies(self, num_classes: int) -> Tensor:
         """Share of each class among the labelled patches."""

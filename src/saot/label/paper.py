@@ -103,23 +103,31 @@ def new_cost(bench: Bench, data: TrainingData) -> SemanticCost:
         return SemanticCost(data.source.domain.dim, recipe, prototypes).to(bench.device)
 
 
-def pair_data(data: TrainingData, per_class: int) -> PairData:
-    """The pairs of Algorithm 1; without any declared point, other source pictures stand in for the target."""
+def pair_data(data: TrainingData, per_class: int, placed: bool = False) -> PairData:
+    """The pairs of Algorithm 1; without any declared point, other source pictures stand in for the target.
+
+    Args:
+        data: Source, target and points.
+        per_class: Most points a class of one step.
+        placed: Whether the places of tokens are asked for, as the structure term does.
+    """
     points, source, count = data.points.tokens.training(), data.source, len(data.source)
     pictures = list(range(len(data.target))) if points.resample else points.picture.unique().tolist()
 
     def target(number: int, generator: torch.Generator) -> TargetExample:
         picture = pictures[number]
-        return points.example(picture, data.target.tokens(picture), generator, per_class)
+        places = data.target.places(picture) if placed else None
+        return points.example(picture, data.target.tokens(picture), generator, per_class, places)
 
     def stand_in(number: int, generator: torch.Generator) -> TargetExample:
         tokens = source.domain.tokens(number)
         where, classes = draw_tokens(source.labels[number], per_class, generator)
-        return TargetExample(tokens, where.to(tokens.device), classes.to(tokens.device))
+        places = source.domain.places(number) if placed else None
+        return TargetExample(tokens, where.to(tokens.device), classes.to(tokens.device), places)
 
     if len(points) == 0 and not points.resample:
-        return PairData(count, count, source.labelled, stand_in)
-    return PairData(count, len(pictures), source.labelled, target)
+        return PairData(count, count, source.labelled, stand_in, source.places)
+    return PairData(count, len(pictures), source.labelled, target, source.places)
 
 
 def learned_cost(bench: Bench, data: TrainingData) -> TrainedCost:
@@ -132,7 +140,7 @@ def learned_cost(bench: Bench, data: TrainingData) -> TrainedCost:
     def make(making: Making) -> Kept:
         fit = fit_cost(
             new_cost(bench, data),
-            pair_data(data, recipe.cost.points_per_class),
+            pair_data(data, recipe.cost.points_per_class, placed=recipe.transport.alpha > 0),
             data.num_classes,
             recipe.transport,
             seed=bench.seed,
@@ -168,7 +176,7 @@ def unpacked_cost(kept: Kept) -> SemanticCost:
 def transfer_from(
     source: Source,
     cost: SemanticCost | None,
-    tokens: Tensor,
+    picture: tuple[Domain, int],
     chosen: tuple[Tensor, Tensor],
     settings: tuple[TransportRecipe, int, Any],
 ) -> tuple[Tensor, LabelTransfer]:
@@ -177,15 +185,19 @@ def transfer_from(
     Args:
         source: Labelled pictures.
         cost: The learned cost, or None for the fixed one.
-        tokens: Of the picture.
+        picture: Its domain, and its number there.
         chosen: Numbers of the sources and their weights.
         settings: Of the transport, the number of classes, and what fills uncovered tokens.
     """
     transport, num_classes, uncovered = settings
-    numbers, weights = chosen
+    (numbers, weights), (domain, picture_number) = chosen, picture
+    tokens, places = domain.tokens(picture_number), domain.places(picture_number)
     with torch.no_grad():
         transfers = [
-            transfer_pair(*source.labelled(number), tokens, num_classes, cost, transport) for number in numbers.tolist()
+            transfer_pair(
+                *source.labelled(number), tokens, num_classes, cost, transport, (source.places(number), places)
+            )
+            for number in numbers.tolist()
         ]
         joined = aggregate_transfers(transfers, weights)
         nearest, labels = source.labelled(int(numbers[0]))
@@ -238,8 +250,7 @@ def pseudo_labels(bench: Bench, data: TrainingData, previous: Trained | None, fo
             kept = load_tensors(path)
             if kept is None:
                 chosen = source_weights(similar[number], recipe.pseudo_sources, recipe.source_temperature)
-                tokens = data.target.tokens(number)
-                probs, transfer = transfer_from(data.source, cost.cost, tokens, chosen, settings)
+                probs, transfer = transfer_from(data.source, cost.cost, (data.target, number), chosen, settings)
                 if previous is not None:
                     own = data.target.logits(previous.decoder, number)
                     probs = 0.5 * (probs + torch.softmax(own, dim=-1))

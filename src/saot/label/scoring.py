@@ -312,7 +312,7 @@ def _saot(contest: Contest, sources: int) -> Scorer:
 
     def score(number: int) -> Tensor:
         chosen = source_weights(similar[number], sources, recipe.source_temperature)
-        probs, transfer = transfer_from(data.source, cost, domain.tokens(number), chosen, settings)
+        probs, transfer = transfer_from(data.source, cost, (domain, number), chosen, settings)
         shares[domain.images.keys[number]] = round(float((~transfer.covered).float().mean()), 6)
         return probs
 

@@ -133,7 +133,8 @@ def _transport_pictures(contest: Contest, pictures: list[int]) -> tuple[tuple[Pa
         source, classes = data.source.labelled(chosen)
         target, grid = domain.tokens(number), domain.grid(number)
         with torch.no_grad():
-            result = solve_pair(source, classes, target, cost, bench.recipe.transport)
+            places = data.source.places(chosen), domain.places(number)
+            result = solve_pair(source, classes, target, cost, bench.recipe.transport, places=places)
             transfer = transfer_labels(result, classes, data.num_classes)
         weight = 1.0 / len(target)
         unmatched = (1.0 - result.marginals[1] / weight).clamp(0.0, 1.0)

@@ -1,8 +1,6 @@
 """Dense correspondence of two pictures: GWOT, Shape-of-You, and what they are compared with."""
 
 from saot.match.adapter import Adapter, token_map
-from saot.match.fused_gromov import FusedResult, FusedSettings, solve_fused
-from saot.match.gromov import DistanceGeometry, PointGeometry, grid_points, structure_gradient, structure_value
 from saot.match.gwot import GWOT_SPAIR, GWOT_TSS, GwotResult, GwotSettings, match_gwot, solve_gwot
 from saot.match.inputs import MatchRequest
 from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_flat, lift_points
@@ -29,9 +27,6 @@ __all__ = [
     "Camera",
     "Carried",
     "Disk",
-    "DistanceGeometry",
-    "FusedResult",
-    "FusedSettings",
     "GwotResult",
     "GwotSettings",
     "HeldOut",
@@ -43,7 +38,6 @@ __all__ = [
     "MatchSide",
     "Matching",
     "PckTable",
-    "PointGeometry",
     "PropagationSettings",
     "PseudoLabel",
     "Readout",
@@ -53,7 +47,6 @@ __all__ = [
     "fit_adapter",
     "flow_hits",
     "from_pixels",
-    "grid_points",
     "in_mask",
     "lift_depth",
     "lift_flat",
@@ -71,10 +64,7 @@ __all__ = [
     "pseudo_label",
     "read_out",
     "shape_of_you",
-    "solve_fused",
     "solve_gwot",
-    "structure_gradient",
-    "structure_value",
     "to_pixels",
     "token_map",
     "token_mask",

@@ -304,8 +304,8 @@ def unbalanced_transport(
     num_classes: int,
     transport: TransportRecipe,
 ) -> LabelTransfer:
-    """UOT: uniform weights, relaxed marginals."""
-    return transfer_pair(source, labels, target, num_classes, None, transport)
+    """UOT: uniform weights, relaxed marginals; by appearance alone, whatever SAOT's alpha is."""
+    return transfer_pair(source, labels, target, num_classes, None, replace(transport, alpha=0.0))
 
 
 def balanced_transport(

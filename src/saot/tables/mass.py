@@ -1,6 +1,7 @@
 """How much of the plan's mass joins tokens of different true classes: what the paper says of its plans in sec. 7."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,16 @@ def _measure(contest: Contest, cost: SemanticCost | None, name: str) -> dict[str
     domain, masks = evaluation.domain, evaluation.truth
     assert masks is not None, "only with evaluation labels"
     similar, shares = contest.similar("test"), []
+    transport = bench.recipe.transport
+    if cost is None:  # the competitor, by appearance alone
+        transport = replace(transport, alpha=0.0)
     ignored = bench.recipe.transfer.ignored_patches
     for number in range(len(domain)):
-        source, labels = data.source.labelled(int(similar[number].argmax()))
+        closest = int(similar[number].argmax())
+        source, labels = data.source.labelled(closest)
+        places = data.source.places(closest), domain.places(number)
         with torch.no_grad():
-            result = solve_pair(source, labels, domain.tokens(number), cost, bench.recipe.transport)
+            result = solve_pair(source, labels, domain.tokens(number), cost, transport, places=places)
         grid = domain.grid(number)
         truth = patch_labels(masks.mask(number), grid, num_classes=data.num_classes, ignore=ignored)
         mass = mass_between_classes(result, labels, truth.to(labels.device), data.num_classes)

@@ -1,7 +1,7 @@
 """SAOT: from source labels to target label probabilities."""
 
 from saot.transfer.cost import Prototypes, SemanticCost, class_prototypes, prototype_sums, prototypes_from_sums
-from saot.transfer.fit import CostFit, PairData, TargetExample, fit_cost, fit_prior, solve_pair, transfer_pair
+from saot.transfer.fit import CostFit, PairData, Places, TargetExample, fit_cost, fit_prior, solve_pair, transfer_pair
 from saot.transfer.labels import (
     LabelTransfer,
     aggregate_transfers,
@@ -20,6 +20,7 @@ __all__ = [
     "CostFit",
     "LabelTransfer",
     "PairData",
+    "Places",
     "Prototypes",
     "SemanticCost",
     "TargetExample",

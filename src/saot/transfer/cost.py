@@ -173,6 +173,65 @@ class SemanticCost(nn.Module):
         Raises:
             ValueError: If a source label has no prototype.
         """
+        prior, safe, weight = self._semantic_part(source, source_labels, target, prototypes)
+        appearance = squared_euclidean_cost(self.project(source), self.project(target), support=support)
+        if support is None:
+            return appearance + weight.unsqueeze(-1) * prior[safe]  # pyright: ignore[reportOperatorIssue]
+        assert isinstance(appearance, SparseCost)
+        rows, cols = support.row.long(), support.col.long()
+        flat = prior.reshape(-1).index_select(0, safe[rows] * prior.shape[1] + cols)
+        return SparseCost(appearance.values + weight[rows] * flat, support)
+
+    def search_vectors(
+        self,
+        source: Float[Tensor, "n d"],
+        source_labels: Int[Tensor, " n"] | UInt8[Tensor, " n"],
+        target: Float[Tensor, "m d"],
+        *,
+        prototypes: Prototypes | None = None,
+    ) -> tuple[Float[Tensor, "n p"], Float[Tensor, "m p"]]:
+        """Vectors of both sides by which a search for high cosines finds low costs.
+
+        Eq. (3) is an inner product: with W x and W y projected, q the class of x and psi(y) the priors of y,
+
+            -C = <(2 W x, -|W x|^2, -1, -r e_q), (W y, 1, |W y|^2, r psi(y))>,        r = sqrt(lambda_sem).
+
+        A coordinate of its own fills up each side to one length. So cos(p_i, q_j) = -C_ij over a constant, and the
+        nearest vectors are the cheapest pairs, for a source and for a target alike, up to rounding.
+
+        Args:
+            source: Source tokens.
+            source_labels: Their classes, 255 for "ignore".
+            target: Target tokens.
+            prototypes: As in a call of the cost.
+
+        Returns:
+            p (n, dim + K + 4) and q (m, dim + K + 4), where K counts the prototypes; no gradient.
+
+        Raises:
+            ValueError: If a source label has no prototype.
+        """
+        with torch.no_grad():
+            prior, classes, weight = self._semantic_part(source, source_labels, target, prototypes)
+            x, y = self.project(source), self.project(target)
+            root = weight.sqrt()
+            which = torch.zeros(len(x), prior.shape[0], dtype=x.dtype, device=x.device)
+            which.scatter_(1, classes.unsqueeze(1), -root.unsqueeze(1))
+            one = (torch.ones_like(side[:, :1]) for side in (x, y))
+            left = torch.cat([2 * x, -x.square().sum(1, keepdim=True), -next(one), which], 1)
+            scaled = self.config.lambda_sem**0.5 * prior.T
+            right = torch.cat([y, next(one), y.square().sum(1, keepdim=True), scaled], 1)
+            filled = []
+            for side in (left, right):
+                length = side.square().sum(1, keepdim=True)
+                filled.append((length.max() - length).sqrt())
+            zeros = [torch.zeros_like(each) for each in filled]
+            return torch.cat([left, filled[0], zeros[0]], 1), torch.cat([right, zeros[1], filled[1]], 1)
+
+    def _semantic_part(
+        self, source: Tensor, source_labels: Tensor, target: Tensor, prototypes: Prototypes | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """psi of Eq. (3) for each class and target (K, m), the class of each source, and what it weighs."""
         prototypes = prototypes or self.prototypes() or self._own_prototypes(source, source_labels)
         classes = source_labels.long()
         labelled = classes != IGNORE_INDEX
@@ -185,15 +244,8 @@ class SemanticCost(nn.Module):
             )
         prior = -self.class_log_probs(target, prototypes).T  # (K, m)
         prior = prior.masked_fill(~prototypes.present.unsqueeze(-1), 0.0)
-        appearance = squared_euclidean_cost(self.project(source), self.project(target), support=support)
         safe = torch.where(labelled, classes, torch.zeros_like(classes))
-        weight = self.config.lambda_sem * labelled.to(prior.dtype)
-        if support is None:
-            return appearance + weight.unsqueeze(-1) * prior[safe]  # pyright: ignore[reportOperatorIssue]
-        assert isinstance(appearance, SparseCost)
-        rows, cols = support.row.long(), support.col.long()
-        flat = prior.reshape(-1).index_select(0, safe[rows] * prior.shape[1] + cols)
-        return SparseCost(appearance.values + weight[rows] * flat, support)
+        return prior, safe, self.config.lambda_sem * labelled.to(prior.dtype)
 
     def _own_prototypes(self, source: Tensor, labels: Tensor) -> Prototypes:
         known = labels[labels != IGNORE_INDEX]

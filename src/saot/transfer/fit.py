@@ -1,8 +1,9 @@
 """Algorithm 1: learning the cost from sparse target points, and one pair's transfer with it."""
 
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -13,7 +14,20 @@ from saot.runs import Checkpoint, History, Progress, check_finite, generator_for
 from saot.transfer.cost import Prototypes, SemanticCost
 from saot.transfer.labels import LabelTransfer, diversity_loss, entropy_loss, point_loss, transfer_labels
 from saot.transfer.supports import SupportKeeper, pair_support
-from saot.transport import Gradient, Support, TransportResult, solve_transport, squared_euclidean_cost
+from saot.transport import (
+    FusedSettings,
+    Gradient,
+    PointGeometry,
+    SparseCost,
+    Support,
+    TransportResult,
+    TransportStatus,
+    solve_fused,
+    solve_transport,
+    squared_euclidean_cost,
+)
+
+Places = tuple[Float[Tensor, "n 2"] | None, Float[Tensor, "m 2"] | None]  # of the tokens of both pictures
 
 
 @dataclass(frozen=True)
@@ -24,11 +38,13 @@ class TargetExample:
         tokens: (m, d) unit features.
         point_tokens: (p,) token of each point.
         point_classes: (p,) its class.
+        places: (m, 2) where the tokens lie, see `grid_points`; only the structure term asks for it.
     """
 
     tokens: Float[Tensor, "m d"]
     point_tokens: Int[Tensor, " p"]
     point_classes: Int[Tensor, " p"]
+    places: Float[Tensor, "m 2"] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,12 +56,15 @@ class PairData:
         num_targets: Number of target pictures.
         source: Picture number to tokens (n, d) and labels (n,), without ignored tokens.
         target: Picture number and a generator (for points that are drawn anew each step) to what may be seen of it.
+        places: Picture number of a source to where its tokens lie (n, 2), row by row of `source`; only the structure
+            term asks for it.
     """
 
     num_sources: int
     num_targets: int
     source: Callable[[int], tuple[Tensor, Tensor]]
     target: Callable[[int, torch.Generator], TargetExample]
+    places: Callable[[int], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,17 +88,45 @@ def solve_pair(
     cost: SemanticCost | None,
     transport: TransportRecipe,
     support: Support | None = None,
+    places: Places = (None, None),
 ) -> TransportResult:
     """The plan between one source and one target picture, Eq. (5); `cost=None` is the fixed cost |x - y|^2.
 
-    The support is searched unless it is given.
+    With `transport.alpha` above 0 the structure term of appendix D is added: the plan solves Eq. (5) at the cost
+    C + alpha Q~, where by Eq. (13)
+
+        Q~_ij = 2 sum_kl (D^s_ik - D^t_jl)^2 plan_kl
+
+    of the plan itself, found by `solve_fused`. D holds the squared distances of the tokens of one picture: on the grid,
+    in units of its longer side ("grid"), or of their frozen features ("features"); neither is learned. The sum runs
+    over the support, which is where the plan is, so a sparse plan has exactly the term of appendix D. Gradients are
+    those of the fixed point: they follow Q~ as it changes with the cost.
+
+    Args:
+        source: n source tokens.
+        labels: Their classes.
+        target: m target tokens.
+        cost: The learned cost.
+        transport: Settings of the problem.
+        support: Searched unless it is given.
+        places: Where the tokens of both pictures lie, as `grid_points` has them; for `structure="grid"` alone.
+
+    Returns:
+        The result at C + alpha Q~. `converged` also says that Q~ is that of the plan; `value` and `gap` are those of
+        the problem with Q~ held.
+
+    Raises:
+        ValueError: If the structure is that of the grid, and places are missing.
     """
     if support is None:
-        support = pair_support(source, target, transport, cost)
+        support = pair_support(source, target, transport, cost, labels)
     if cost is None:
         values = squared_euclidean_cost(source, target, support=support)
     else:
         values = cost(source, labels, target, support=support)
+    gradient = _gradient(transport) if torch.is_grad_enabled() else "none"
+    if transport.alpha > 0:
+        return _solve_structured(values, (source, target), places, transport, gradient)
     return solve_transport(
         values,
         epsilon=transport.epsilon,
@@ -87,8 +134,44 @@ def solve_pair(
         reference=transport.reference,
         max_iter=transport.max_iter,
         tol=transport.tol,
-        gradient=_gradient(transport) if torch.is_grad_enabled() else "none",
+        gradient=gradient,
     )
+
+
+def _solve_structured(
+    cost: SparseCost | Tensor, tokens: tuple[Tensor, Tensor], places: Places, transport: TransportRecipe, how: Gradient
+) -> TransportResult:
+    """The plan at C + alpha Q~ of itself, appendix D."""
+    points = tokens if transport.structure == "features" else places
+    source, target = (None if each is None else PointGeometry(each.detach()) for each in points)
+    if source is None or target is None:
+        raise ValueError(
+            "expected the places of the tokens of both pictures for transport.structure=grid with alpha above 0; "
+            "got none: pass places=(grid_points(...), grid_points(...)), or set transport.structure=features"
+        )
+    settings = FusedSettings(
+        steps=transport.structure_steps,
+        epsilon=transport.epsilon,
+        tau=transport.tau,
+        reference=transport.reference,
+        max_iter=transport.max_iter,
+        tol=transport.tol,
+        gradient=how,
+        follow=True,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the structure term ended")  # said below, in words that do not change
+        fused = solve_fused(cost, source, target, transport.alpha, settings=settings)
+    result = fused.transport
+    missing = result.converged & ~fused.converged
+    if bool(missing.any()):
+        warnings.warn(
+            f"the structure term did not settle in transport.structure_steps={transport.structure_steps} "
+            f"linearisations; lower transport.alpha={transport.alpha}, or raise structure_steps or epsilon",
+            stacklevel=3,
+        )
+    status = result.status.masked_fill(missing, int(TransportStatus.MAX_ITER))
+    return replace(result, converged=fused.converged, status=status)
 
 
 def _gradient(transport: TransportRecipe) -> Gradient:
@@ -103,9 +186,11 @@ def transfer_pair(
     num_classes: int,
     cost: SemanticCost | None,
     transport: TransportRecipe,
+    places: Places = (None, None),
 ) -> LabelTransfer:
     """Target label probabilities from one source picture: support, cost, plan, Eq. (2)."""
-    return transfer_labels(solve_pair(source, labels, target, cost, transport), labels, num_classes)
+    result = solve_pair(source, labels, target, cost, transport, places=places)
+    return transfer_labels(result, labels, num_classes)
 
 
 def fit_cost(
@@ -152,8 +237,9 @@ def fit_cost(
         supports.at_step(number)
         if len(labels) == 0:
             return {"loss": 0.0, "skipped": 1.0}
-        support = supports.get(pair, source, example.tokens)
-        loss, record = pair_loss(cost, source, labels, example, num_classes, transport, support)
+        support = supports.get(pair, source, example.tokens, labels)
+        places = None if data.places is None or transport.alpha == 0 else data.places(pair[0])
+        loss, record = pair_loss(cost, source, labels, example, num_classes, transport, support, places)
         check_finite(loss, number, "the cost")
         optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:
@@ -174,10 +260,11 @@ def pair_loss(
     num_classes: int,
     transport: TransportRecipe,
     support: Support | None = None,
+    places: Float[Tensor, "n 2"] | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """Eq. (9) for one pair, and what the log keeps of it."""
+    """Eq. (9) for one pair, and what the log keeps of it; `places` are those of the source tokens."""
     config = cost.config
-    result = solve_pair(source, labels, example.tokens, cost, transport, support)
+    result = solve_pair(source, labels, example.tokens, cost, transport, support, (places, example.places))
     transfer = transfer_labels(result, labels, num_classes)
     points, reached = point_loss(
         transfer.probs, example.point_tokens, example.point_classes, config.absent_class, config.reduction

@@ -4,12 +4,12 @@ import copy
 from collections import OrderedDict
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from saot.recipes import TransportRecipe
 from saot.transfer.cost import SemanticCost
-from saot.transport import Support, topk_support
+from saot.transport import Support, faiss_support, multiscale_support, topk_support
 
 _KEPT_PAIRS = 2**24  # pairs of tokens over all kept supports: some 350 MB of indices
 
@@ -19,18 +19,59 @@ def pair_support(
     target: Float[Tensor, "m d"],
     transport: TransportRecipe,
     cost: SemanticCost | None = None,
+    labels: Int[Tensor, " n"] | UInt8[Tensor, " n"] | None = None,
 ) -> Support:
-    """Candidates of each source token, sec. 4.3: in raw features, or in the learned projection."""
+    """Candidates of each source token, sec. 4.3: the most similar targets in raw features, or the cheapest ones.
+
+    With `support_space="projected"` these are the targets of least learned cost, Eq. (3), semantic prior and all, and
+    `cover` adds each target's cheapest sources.
+
+    Args:
+        source: Unit features of n source tokens.
+        target: Unit features of m target tokens.
+        transport: How many candidates, and how they are searched.
+        cost: The learned cost; None searches raw features.
+        labels: Classes of the sources, which the cost asks for.
+
+    Raises:
+        ValueError: If the cost is searched and there are no labels, or faiss is asked for and cannot be had.
+    """
     with torch.no_grad():
         if cost is not None and cost.config.support_space == "projected":
-            source, target = cost.project(source), cost.project(target)
-        return topk_support(source, target, k=transport.k, cover=transport.cover or None)
+            if labels is None:
+                raise ValueError("expected labels of the source tokens for a support of the learned cost; got none")
+            source, target = cost.search_vectors(source, labels, target)
+        return _searched(source, target, transport)
+
+
+def _searched(source: Tensor, target: Tensor, transport: TransportRecipe) -> Support:
+    """The nearest vectors by cosine, all or nearly all of them, as `transport.search` says.
+
+    Raises:
+        ValueError: If faiss is asked for and cannot be had.
+    """
+    k, cover = transport.k, transport.cover or None
+    if transport.search == "exact":
+        return topk_support(source, target, k=k, cover=cover)
+    if transport.search == "fast":
+        return topk_support(source, target, k=k, cover=cover, search="fast")
+    how = {
+        "recall": transport.recall,
+        "clusters": transport.clusters or None,
+        "probes": transport.probes or None,
+    }
+    if transport.search == "multiscale":
+        return multiscale_support(source, target, k, cover, **how).support
+    try:
+        return faiss_support(source, target, k, cover, **how).support
+    except ImportError as error:
+        raise ValueError(f"expected transport.search among those that are installed; got faiss: {error}") from None
 
 
 class SupportKeeper:
     """Supports of a training's pairs, each searched once as long as it holds.
 
-    In raw features that is for good. In the learned projection it is until the next step whose number is a
+    In raw features that is for good. By the learned cost it is until the next step whose number is a
     multiple of `cost.config.support_refresh`: the search uses the cost as it was at that step. That copy,
     `searcher`, belongs into the training's state, so that a resumed training searches as an undisturbed one.
     """
@@ -48,12 +89,18 @@ class SupportKeeper:
             self._kept.clear()
             self._pairs = 0
 
-    def get(self, pair: tuple[int, int], source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Support:
-        """The support of this pair of pictures; `pair` are their numbers."""
+    def get(
+        self,
+        pair: tuple[int, int],
+        source: Float[Tensor, "n d"],
+        target: Float[Tensor, "m d"],
+        labels: Int[Tensor, " n"] | UInt8[Tensor, " n"],
+    ) -> Support:
+        """The support of this pair of pictures; `pair` are their numbers, `labels` the classes of the sources."""
         if pair in self._kept:
             self._kept.move_to_end(pair)
             return self._kept[pair]
-        support = pair_support(source, target, self.transport, self.searcher)
+        support = pair_support(source, target, self.transport, self.searcher, labels)
         self._kept[pair] = support
         self._pairs += support.nnz
         while self._pairs > _KEPT_PAIRS and len(self._kept) > 1:

@@ -1,21 +1,29 @@
 """Optimal transport on tensors: dense or on a support, unbalanced or balanced, with gradients.
 
-Read it in this order: `sinkhorn` (the call), `problem`, `loop`, `updates`, `implicit` (the gradient), `result`.
+Read it in this order: `sinkhorn` (the call), `problem`, `loop`, `updates`, `implicit` (the gradient), `result`;
+`structure` and `fused` are the term of appendix D.
 """
 
 from .batch import block_diagonal, split_result
 from .candidates import Candidates, Recall, measure_recall, topk_candidates, topk_support
 from .cost import SparseCost, cosine_cost, squared_euclidean_cost
+from .fused import FusedResult, FusedSettings, solve_fused
 from .multiscale import SearchedSupport, faiss_support, multiscale_support
 from .problem import Gradient, Reference, SolveSettings
 from .products import multiply, pair_dots
 from .result import TransportError, TransportResult, TransportStatus
 from .sinkhorn import solve_quietly, solve_transport
+from .structure import DistanceGeometry, Geometry, PointGeometry, grid_points, structure_gradient, structure_value
 from .support import Support
 
 __all__ = [
     "Candidates",
+    "DistanceGeometry",
+    "FusedResult",
+    "FusedSettings",
+    "Geometry",
     "Gradient",
+    "PointGeometry",
     "Recall",
     "Reference",
     "SearchedSupport",
@@ -28,14 +36,18 @@ __all__ = [
     "block_diagonal",
     "cosine_cost",
     "faiss_support",
+    "grid_points",
     "measure_recall",
     "multiply",
     "multiscale_support",
     "pair_dots",
+    "solve_fused",
     "solve_quietly",
     "solve_transport",
     "split_result",
     "squared_euclidean_cost",
+    "structure_gradient",
+    "structure_value",
     "topk_candidates",
     "topk_support",
 ]

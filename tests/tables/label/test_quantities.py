@@ -25,6 +25,19 @@ def test_settings_tables_agree_with_the_paper_under_its_counts():
         filled("{transport.nonsense}", settings, class_set("cityscapes19"))
 
 
+def test_the_structure_weight_of_table_11_is_the_settings_and_its_table_measures_it():
+    table, classes = EXPERIMENTS["saot-table-11"], class_set("cityscapes19")
+    row = next(row for row in table.rows if row.label == "Structure weight α")
+    for words, shown in (((), "0.0"), (("transport.alpha=0.3",), "0.3")):
+        settings = settings_for(completed(Request(counts="small", set=words)), table, {}, 0)
+        assert filled(row.of, settings, classes) == shown
+    measured = EXPERIMENTS["saot-structure"]
+    runs = [settings_for(completed(Request(counts="small")), measured, row.changes, 0) for row in measured.rows]
+    found = [(run.recipe.transport.structure, run.recipe.transport.alpha) for run in runs]
+    assert found[0] == ("grid", 0.0) and len(set(found)) == len(found) == 9
+    assert len({row.label for row in measured.rows}) == 9, "rows are told apart by their labels"
+
+
 def test_rank_correlation_is_spearmans():
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)

@@ -144,6 +144,7 @@ def filled(template: str, settings: RunSettings, classes: ClassSet) -> str:
     }
     words |= {"points": settings.points, "classes": len(classes.names)}
     transport = settings.recipe.transport
+    words["transport.alpha"] = transport.alpha
     words["transport.damping"] = f"{1 / (1 + transport.epsilon / transport.tau):.4g}"
     wanted = [part.partition("}")[0] for part in template.split("{")[1:]]
     if {"features.dim", "decoder.parameters", "size"} & set(wanted):

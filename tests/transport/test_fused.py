@@ -10,8 +10,16 @@ from helpers.gromov import brute_gradient, brute_value, geometries
 from helpers.transport import DOUBLE, objective, sample
 from torch.testing import assert_close
 
-from saot.match import FusedSettings, PointGeometry, grid_points, solve_fused, structure_gradient
-from saot.transport import SparseCost, Support, solve_transport
+from saot.transport import (
+    FusedSettings,
+    PointGeometry,
+    SparseCost,
+    Support,
+    grid_points,
+    solve_fused,
+    solve_transport,
+    structure_gradient,
+)
 
 SHARP = {"max_iter": 20000, "tol": 1e-14}
 
@@ -236,3 +244,97 @@ def test_a_second_derivative_is_refused_and_without_structure_right():
     (first,) = torch.autograd.grad(solve_fused(cost, line, line, alpha=0).transport.mass, cost, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), cost)
     assert float(second.abs().max()) > 1e-3
+
+
+FINE = {"steps": 400, "structure_tol": 1e-11, "tol": 1e-13, "max_iter": 5000}
+
+
+def _by_plan(cost, source, target, alpha, a, b, settings, weights, inputs):
+    """The gradient of <weights, plan> in the inputs; the plan's sums come in as well, by the potentials."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "transport ended|the structure term ended")  # 1e-13 is at the rounding
+        result = solve_fused(cost, source, target, alpha, a, b, settings).transport
+    f, g = result.potentials
+    loss = (result.plan_values * weights).sum() + 0.1 * (f.square().sum() + g.mean())
+    return torch.autograd.grad(loss, tuple(inputs.values())), float(loss.detach())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", ["points-points", "matrix-points"])
+def test_the_gradient_that_follows_is_that_of_finite_differences(kind, sparse):
+    s = sample(71)
+    source, target, *_ = geometries(kind, 9, 7, d=2, scale=0.4)
+    alpha, epsilon = 1.0, torch.tensor(0.1, dtype=DOUBLE, requires_grad=True)
+    values = (s.sparse.values if sparse else s.cost).clone().requires_grad_()
+    a = s.a.clone().requires_grad_()
+    weights = torch.rand(values.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(3))
+
+    def cost_of(values):
+        return SparseCost(values, s.sparse.support) if sparse else values
+
+    inputs = {"values": values, "a": a, "epsilon": epsilon}
+    settings = FusedSettings(epsilon=epsilon, follow=True, **FINE)
+    found, _ = _by_plan(cost_of(values), source, target, alpha, a, s.b, settings, weights, inputs)
+    held = FusedSettings(epsilon=epsilon, **FINE)
+    fixed, _ = _by_plan(cost_of(values), source, target, alpha, a, s.b, held, weights, inputs)
+    assert float((found[0] - fixed[0]).norm() / found[0].norm()) > 0.02  # there is something to follow
+    for (name, value), gradient in zip(inputs.items(), found, strict=True):
+        direction = torch.rand(value.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(5)) - 0.3
+        ends = []
+        for sign in (1, -1):
+            moved = {n: v.detach().clone().requires_grad_() for n, v in inputs.items()}
+            moved[name] = (value.detach() + sign * 1e-5 * direction).requires_grad_()
+            how = FusedSettings(epsilon=moved["epsilon"], **FINE)
+            ends.append(
+                _by_plan(cost_of(moved["values"]), source, target, alpha, moved["a"], s.b, how, weights, moved)[1]
+            )
+        # central differences: their own error is 1e-10 over 2e-5 from where the scheme stops
+        assert_close((gradient * direction).sum().item(), (ends[0] - ends[1]) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("tau", [0.3, math.inf])
+@pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
+def test_the_gradient_that_follows_is_that_of_the_repetition(tau, gradient):
+    """The twin: the scheme as printed, differentiated step by step."""
+    cost, source, target = _random_problem(14, 8, 6)
+    weights = torch.rand(8, 6, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+    plain = cost.clone().requires_grad_()
+    shift, plan = torch.zeros_like(cost), cost
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "transport ended")
+        for _ in range(40):
+            plan = solve_transport(plain + shift, tau=tau, max_iter=2000, tol=1e-13).plan
+            shift = 0.3 * structure_gradient(plan, source, target)
+        (expected,) = torch.autograd.grad((plan * weights).sum(), plain)
+        followed = cost.clone().requires_grad_()
+        how = FusedSettings(
+            steps=100, structure_tol=1e-11, tau=tau, max_iter=400, tol=1e-13, gradient=gradient, follow=True
+        )
+        result = solve_fused(followed, source, target, 0.3, settings=how).transport
+    (found,) = torch.autograd.grad((result.plan * weights).sum(), followed)
+    assert_close(result.plan, plan, rtol=1e-7, atol=1e-12)
+    assert_close(found, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_following_members_of_a_batch_do_not_see_each_other():
+    one, other = sample(81), sample(82, scale=3.0)
+    source, target, *_ = geometries("points-points", 9, 7, d=2, scale=0.4)
+    weights = torch.rand(2, 9, 7, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+    settings = FusedSettings(follow=True, **FINE)
+    costs = torch.stack([one.cost, other.cost]).requires_grad_()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "transport ended|the structure term ended")
+        together = solve_fused(costs, source, target, 0.5, settings=settings).transport
+        (found,) = torch.autograd.grad((together.plan * weights).sum(), costs)
+        for i, s in enumerate((one, other)):
+            cost = s.cost.clone().requires_grad_()
+            alone = solve_fused(cost, source, target, 0.5, settings=settings).transport
+            (expected,) = torch.autograd.grad((alone.plan * weights[i]).sum(), cost)
+            assert_close(found[i], expected, rtol=1e-7, atol=1e-11)
+    once = one.cost.clone().requires_grad_()
+    plan = solve_fused(
+        once, source, target, 0.1, settings=FusedSettings(follow=True, structure_tol=0.01)
+    ).transport.plan
+    (first,) = torch.autograd.grad((plan * weights[0]).sum(), once, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        first.sum().backward()

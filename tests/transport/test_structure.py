@@ -11,16 +11,19 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from saot.match import (
+from saot.transport import (
     DistanceGeometry,
     FusedSettings,
     PointGeometry,
+    SparseCost,
+    Support,
+    block_diagonal,
     grid_points,
     solve_fused,
+    solve_transport,
     structure_gradient,
     structure_value,
 )
-from saot.transport import SparseCost, Support, block_diagonal, solve_transport
 
 KINDS = ["points-points", "matrix-matrix", "points-matrix", "matrix-points"]
 EXACT = {"rtol": 1e-12, "atol": 1e-13}  # sums of some hundred terms of size 1 in float64

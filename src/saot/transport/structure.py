@@ -23,7 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saot.transport import SparseCost, Support, multiply, pair_dots
+from .cost import SparseCost
+from .products import multiply, pair_dots
+from .support import Support
 
 _BLOCK_ELEMENTS = 2**22  # of a product with a matrix of distances held at one time
 _ASYMMETRY = 0.01  # of the largest distance: what half precision, or a root of rounding as in cdist, may leave

@@ -1,4 +1,15 @@
-"""Appearance and structure at once: Eq. (1) of SAOT with the Gromov-Wasserstein term of appendix D."""
+"""Appearance and structure at once: Eq. (1) of SAOT with the Gromov-Wasserstein term of appendix D.
+
+The plan is a fixed point, plan = P(C + s) with s = alpha Q~(plan) and P the solution of Eq. (1) at a cost. So
+
+    ds = alpha Q~ P' (dC + ds)    and    d plan = P' (dC + ds),
+
+with P' the derivative of P, which `implicit` has. A cotangent r of what is made of P(C + s) at s gives the cost
+
+    r + P'^T alpha Q~ x    with    x = r + P'^T alpha Q~ x,
+
+since Q~ is linear and its own adjoint: one linear system on the pairs, solved with a few more adjoints of Eq. (1).
+"""
 
 import math
 import warnings
@@ -10,18 +21,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saot.match.gromov import Geometry, check_fit, linearise, sum_pairs
-from saot.transport import (
-    Gradient,
-    Reference,
-    SolveSettings,
-    SparseCost,
-    TransportResult,
-    solve_quietly,
-    solve_transport,
-)
+from .cost import SparseCost
+from .krylov import minimal_residual
+from .problem import Gradient, Reference, SolveSettings
+from .products import in_full_precision
+from .result import TransportResult
+from .sinkhorn import solve_quietly, solve_transport
+from .structure import Geometry, check_fit, linearise, sum_pairs
 
 _SHORTEST_STEP = 2.0**-20
+_MOST_IMAGES = 60  # of the gradient's system, each of the size of the plan
 _ENOUGH = 1e-4  # share of the predicted descent that a step must bring (Armijo)
 
 
@@ -38,6 +47,7 @@ class FusedSettings:
         max_iter: Most iterations of a solve.
         tol: Residual of a solve.
         gradient: How gradients pass through the last solve: "implicit", "unrolled" or "none".
+        follow: Whether gradients also follow the structure cost, as it changes with the plan; if not, it is held.
     """
 
     steps: int = 50
@@ -48,6 +58,7 @@ class FusedSettings:
     max_iter: int = 100
     tol: float | int = 1e-5
     gradient: Gradient = "implicit"
+    follow: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -103,10 +114,13 @@ def solve_fused(
     Q grows with the square of the mass, so at a small tau, where little mass is moved, structure counts for
     less; with the counting reference, whose plans are heavier, for more.
 
-    Gradients pass through the last solve, at the structure cost held fixed: `transport.value` then has the
-    gradient of the fused objective at a stationary plan, which is the plan; the gradient of
-    `transport.plan` leaves out how the structure cost would follow the plan. A second derivative would leave it out
-    as well, and so not be that of the fused objective: it raises NotImplementedError, unless alpha is 0.
+    Gradients pass through the last solve. With `follow=False` the structure cost is held fixed: `transport.value` then
+    has the gradient of the fused objective at a stationary plan, which is the plan; the gradient of
+    `transport.plan` leaves out how the structure cost would follow the plan. With `follow=True` it is in it, by the
+    condition that the plan solves its own linearisation: plan, potentials, mass and `apply` then have the derivative of
+    where the scheme ends (as near as `structure_tol` and the solves come to it), and `value` that of the linearised
+    problem's value. Training a cost through the plan needs the latter. There is no second derivative of either: it
+    raises NotImplementedError, unless alpha is 0.
 
     Args:
         cost: Appearance cost C, dense (..., n, m) or on a support; +inf is no pair.
@@ -126,7 +140,7 @@ def solve_fused(
     Example:
         By appearance source 1 may go to target 1 or 2; by structure, only to 1:
 
-        >>> from saot.match import PointGeometry
+        >>> from saot.transport import PointGeometry
         >>> line = PointGeometry(torch.tensor([[0.0], [1.0], [3.0]]))
         >>> cost = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.5, 0.5], [1.0, 1.0, 0.0]])
         >>> plan = solve_fused(cost, line, line, alpha=0.1).transport.plan
@@ -157,7 +171,10 @@ def solve_fused(
     with torch.no_grad():  # the first and the last solve warn for all
         now = evaluate(torch.zeros_like(start.plan_values), start)
         now, steps, objective = _descend(now, lambda shift: evaluate(shift, solve(shift, quietly=True)), settings)
-    transport = solve(now.shift) if bool(steps.any()) else start
+    shift, follow = now.shift, settings.follow and settings.gradient != "none" and alpha > 0
+    if follow and torch.is_grad_enabled():
+        shift = _followed(cost, (a, b), shift, settings, lambda plan: alpha * linearise(plan, source, target, support))
+    transport = solve(shift) if bool(steps.any()) or shift.requires_grad else start
     converged = (now.residual <= settings.structure_tol) & transport.converged
     if settings.structure_tol > 0 and not bool((now.residual <= settings.structure_tol).all()):
         warnings.warn(
@@ -166,6 +183,80 @@ def solve_fused(
             stacklevel=2,
         )
     return FusedResult(transport, now.shift, objective, now.residual, converged, steps)
+
+
+def _followed(
+    cost: Tensor | SparseCost,
+    weights: tuple[Tensor | None, Tensor | None],
+    shift: Tensor,
+    settings: FusedSettings,
+    linear: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The structure cost where the scheme ended, as a function of cost, weights, epsilon and tau.
+
+    Args:
+        cost: Appearance cost C.
+        weights: a and b.
+        shift: The structure cost alpha Q~, as numbers.
+        settings: Of the solve.
+        linear: A plan on the pairs to alpha Q~.
+    """
+
+    def plan_of(values: Tensor, a: Tensor | None, b: Tensor | None, epsilon: Tensor | None, tau: Tensor | None):
+        shifted = SparseCost(values, cost.support) if isinstance(cost, SparseCost) else values
+        scale = settings.epsilon if epsilon is None else epsilon, settings.tau if tau is None else tau
+        how = SolveSettings(settings.reference, settings.max_iter, settings.tol, settings.gradient)
+        return solve_quietly(shifted, a, b, *scale, how).plan_values
+
+    values = cost.values if isinstance(cost, SparseCost) else cost
+    scales = [x if isinstance(x, Tensor) else None for x in (settings.epsilon, settings.tau)]
+    return _Follow.apply(plan_of, linear, shift, values, *weights, *scales)
+
+
+class _Follow(torch.autograd.Function):
+    """s as it is; its derivative is that of the fixed point s = alpha Q~(P(C + s)), see the top of this file."""
+
+    @staticmethod
+    def forward(ctx: Any, plan_of: Any, linear: Any, shift: Tensor, *tensors: Tensor | None) -> Tensor:
+        ctx.save_for_backward(shift, *tensors)
+        ctx.maps = plan_of, linear
+        return shift.clone()
+
+    @staticmethod
+    @in_full_precision
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (plan_of, linear), (shift, values, *others) = ctx.maps, ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:]
+        with torch.enable_grad():
+            moved = (values.detach() + shift).requires_grad_()
+            held = [
+                None if t is None else t.detach().requires_grad_(needs)
+                for t, needs in zip(others, wanted[1:], strict=True)
+            ]
+            plan = plan_of(moved, *held)
+
+        def pulled(x: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(plan, inputs, linear(x), retain_graph=True)
+
+        with torch.no_grad():
+            tol = 1e-6 if plan.dtype == torch.float32 else 1e-12
+            batch_dims = 0 if values.ndim == 1 else values.ndim - 2
+            x, left = minimal_residual(lambda x: pulled(x, [moved])[0], grads[0], batch_dims, tol, _MOST_IMAGES)
+            if not bool((left <= 1e3 * tol).all()):
+                warnings.warn(
+                    f"the gradient of the structure term was solved to {float(left.max()):.1e} of its size only; "
+                    "lower alpha, or raise epsilon",
+                    stacklevel=2,
+                )
+            chosen = [t for t in held if t is not None and t.requires_grad]
+            first, *found = pulled(x, [moved, *chosen])
+        rest = iter(found)
+        through = [next(rest) if t is not None and t.requires_grad else None for t in held]
+        result = [first.to(values.dtype) if wanted[0] else None, *through]
+        if torch.is_grad_enabled():  # of a backward pass that is to be differentiated again
+            once = torch.zeros((), requires_grad=True)
+            result = [None if t is None else _NoFurther.apply(t, once) for t in result]
+        return (None, None, None, *result)
 
 
 class _FirstDerivative(torch.autograd.Function):
@@ -190,8 +281,8 @@ class _NoFurther(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(
-            "a fused solve has no second derivatives, for its structure cost is held fixed; take first ones, or "
-            "differentiate solve_transport at cost + structure_cost"
+            "a fused solve has no second derivatives, for its structure cost is held fixed in them; take first ones, "
+            "or differentiate solve_transport at cost + structure_cost"
         )
 
 
