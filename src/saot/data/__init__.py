@@ -20,7 +20,7 @@ from saot.data.datasets import (
     open_labelled,
     parse_spec,
 )
-from saot.data.files import sha256_file, write_atomic
+from saot.data.files import sha256_file, write_atomic, write_tail
 from saot.data.images import BROKEN, image_size, read_image, read_mask
 from saot.data.listing import columns, read_text, walk
 from saot.data.patches import PatchGrid, patch_labels, point_tokens, soft_patch_labels
@@ -61,4 +61,5 @@ __all__ = [
     "walk",
     "write_atomic",
     "write_points_csv",
+    "write_tail",
 ]
