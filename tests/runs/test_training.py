@@ -1,4 +1,4 @@
-"""What a training keeps while it runs: bytes linear in its steps, and a state that a kill at any moment leaves whole."""
+"""What a training keeps while it runs: bytes linear in its steps, and a state that any kill leaves whole."""
 
 import math
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """The main job and what surrounds it: demo, run, extract, predict, evaluate."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ def _run(
     from saot.label import said
 
     with Bars() as bars:
-        outcome = run_settings(settings, out, store, device, compare, bars)
+        outcome = run_settings(settings, out, store, device, compare, bars, bars.say)
     if as_json:
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
@@ -176,19 +177,27 @@ def extract(
     """
     import os
 
-    from saot.features import FeatureStore
-    from saot.label import parse_size, store_folder
+    from saot.data import Fingerprints
+    from saot.features import FeatureStore, check_room
+    from saot.label import fingerprints_file, parse_size, store_folder
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    images = ALL_WINGS.images(spec)
+    seen = Fingerprints(fingerprints_file(out, out))
+    images = replace(ALL_WINGS, sha256=seen.sha256).images(spec)
     network = ALL_WINGS.backbone(
         backbone, weights, size=parse_size(size), device=resolve_device(device), precision=precision
     )
     features = FeatureStore(store_folder(out, spec), network.key)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    needed = features.size(network, images)
     with Bars() as bars:
+        if needed.pictures:
+            sentence = check_room(out, needed)
+            if rank == 0:
+                bars.say(sentence)
         features.ensure(images, network, bars.stage("features"), rank=rank, world=world)
+    seen.save()
     if json:
         print_json({"store": str(store_folder(out, spec)), "images": len(images), "dim": network.key.dim})
     elif rank == 0:

@@ -27,7 +27,7 @@ from saot.features.published import (
     require_libraries,
 )
 from saot.features.segmenter import EncodedPicture, GridSettings, PictureMasks, Prompt, PromptSegmenter
-from saot.features.store import FeatureStore
+from saot.features.store import FeatureStore, StoreSize, check_room
 from saot.features.tinyvit import PIXEL_DEVIATION, PIXEL_MEAN, TinyViT
 
 __all__ = [
@@ -51,7 +51,9 @@ __all__ = [
     "PromptSegmenter",
     "Provenance",
     "Statistics",
+    "StoreSize",
     "TinyViT",
+    "check_room",
     "check_size",
     "download",
     "extract",

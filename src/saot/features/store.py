@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +47,59 @@ class _Header:
     start: int  # first byte of the payload
 
 
+@dataclass(frozen=True)
+class StoreSize:
+    """How much disk the features of pictures take.
+
+    Attributes:
+        pictures: How many are missing.
+        missing: Bytes of those, tokens x width x 2 a picture; a file's header, below 2 kB, is not counted.
+        there: Bytes of the files of the other pictures.
+    """
+
+    pictures: int
+    missing: int
+    there: int
+
+    def __add__(self, other: "StoreSize") -> "StoreSize":
+        """Of two sets of pictures together."""
+        return StoreSize(self.pictures + other.pictures, self.missing + other.missing, self.there + other.there)
+
+
+def check_room(root: Path, size: StoreSize, free: int | None = None) -> str:
+    """One sentence about what a store will take, for the user.
+
+    Args:
+        root: Where the store is to lie; need not exist.
+        size: What is there and what is missing.
+        free: Free bytes of the disk; None asks it. A quota is not known.
+
+    Raises:
+        ValueError: If the disk has not room for what is missing.
+
+    Example:
+        >>> check_room(Path("store"), StoreSize(2, 10_000_000, 0), free=1_000_000_000)
+        'the features of 2 pictures take 10.0 MB more in store, of which 1.0 GB are free; 0.0 kB are there'
+        >>> check_room(Path("store"), StoreSize(2, 10_000_000, 0), free=1_000_000)
+        Traceback (most recent call last):
+        ValueError: expected 10.0 MB free for the features of 2 pictures in store; got 1.0 MB: free some space, choose \
+another folder for the store, or take fewer pictures or a smaller size
+    """
+    if free is None:
+        place = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+        free = shutil.disk_usage(place).free
+    if size.missing > free:
+        raise ValueError(
+            f"expected {_bytes(size.missing)} free for the features of {size.pictures:,} pictures in {root}; got "
+            f"{_bytes(free)}: free some space, choose another folder for the store, or take fewer pictures or a "
+            "smaller size"
+        )
+    return (
+        f"the features of {size.pictures:,} pictures take {_bytes(size.missing)} more in {root}, of which "
+        f"{_bytes(free)} are free; {_bytes(size.there)} are there"
+    )
+
+
 class FeatureStore:
     """A folder of features that were all made in the same way.
 
@@ -72,6 +126,33 @@ class FeatureStore:
             raise ValueError(f"{path} is damaged; delete {self.root} and extract the features again") from error
         if key is not None:
             self._require(key, "this run")
+
+    def size(self, backbone: Backbone, *sets: ImageSet) -> StoreSize:
+        """What the features of these pictures take on the disk, before any is made; one in several sets counts once.
+
+        Files that are there count as they are, without a look inside. Where the input size hangs on the picture's, the
+        head of each missing picture's file is read.
+
+        Raises:
+            ValueError: If a picture cannot be read.
+        """
+        lengths: dict[tuple[int, int], int] = {}
+        fixed = "x" in backbone.key.size  # HEIGHTxWIDTH, whatever the picture
+        places = {key: (images, number) for images in sets for number, key in enumerate(images.keys)}
+        pictures = missing = there = 0
+        for key, (images, number) in places.items():
+            try:
+                there += self._path(key).stat().st_size
+                continue
+            except FileNotFoundError:
+                pictures += 1
+            shape = (1, 1) if fixed else images.size(number)
+            if shape not in lengths:
+                height, width = backbone.input_size(*shape)
+                tokens = -(-height // backbone.patch_size) * -(-width // backbone.patch_size)
+                lengths[shape] = tokens * backbone.dim * torch.float16.itemsize
+            missing += lengths[shape]
+        return StoreSize(pictures, missing, there)
 
     def ensure(
         self,
@@ -264,6 +345,12 @@ class FeatureStore:
                     path.unlink()
             except FileNotFoundError:
                 continue  # another process was faster
+
+
+def _bytes(count: int) -> str:
+    """A number of bytes for people."""
+    scale, unit = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
+    return f"{count / scale:,.1f} {unit}"
 
 
 def _parse_header(file: FileIO, path: Path) -> _Header:

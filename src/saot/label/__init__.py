@@ -49,7 +49,7 @@ from saot.label.scoring import (
     sample_tokens,
     spread_pictures,
 )
-from saot.label.settings import RunSettings, parse_size, points_request, store_folder
+from saot.label.settings import RunSettings, fingerprints_file, parse_size, points_request, store_folder
 from saot.label.summary import thinned
 from saot.label.wings import NO_WINGS, Labeller, PullWing, Wings
 
@@ -81,6 +81,7 @@ __all__ = [
     "draw_tokens",
     "evaluate_run",
     "fingerprints",
+    "fingerprints_file",
     "held_out_scores",
     "label_maps",
     "learned_cost",

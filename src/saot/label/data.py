@@ -1,6 +1,6 @@
 """What a run learns from and what it is scored on, opened once; nothing that trains sees the second."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,7 @@ from saot.data import (
     write_points_csv,
 )
 from saot.decoder import TargetTokens, picture_logits
-from saot.features import FeatureStore
+from saot.features import FeatureStore, StoreSize, check_room
 from saot.label.inputs import Inputs, Manifest
 from saot.label.settings import RunSettings, points_request, store_folder
 from saot.label.wings import PullWing
@@ -381,7 +381,11 @@ class Tokens:
 def open_features(
     settings: RunSettings, inputs: Inputs, found: Manifest, space: Workspace, store: Path | None, device: str
 ) -> Tokens:
-    """The features of every set; those missing in the store are made."""
+    """The features of every set; those missing in the store are made.
+
+    Raises:
+        ValueError: If the disk has not room for them.
+    """
     root, key = store or space.path("features"), inputs.backbone.key
 
     def domain(spec: str, images: ImageSet, stage: str, content: object) -> Domain:
@@ -390,18 +394,46 @@ def open_features(
             features.ensure(images, inputs.backbone, space.tell(stage))
         return Domain(images, features, key.dim, torch.device(device), identity_of(key, content, device.split(":")[0]))
 
-    source = domain(settings.source, inputs.source.images, "features source", found["source"])
-    target = domain(settings.target, inputs.target, "features target", found["target"])
-    translated, bridge = None, settings.recipe.bridge
+    sets = [(settings.source, inputs.source.images), (settings.target, inputs.target)]
+    pictures, bridge = None, settings.recipe.bridge
     if bridge.weight != 0:
         if inputs.pull is None:
             raise ValueError("expected bridge.weight 0, since no pull loss was handed in; pass wings with one, or 0")
         pictures = inputs.pull.translate(inputs.source.images, inputs.target, bridge, settings.seed)
+        sets.append((settings.source, pictures))
+    if inputs.truth is not None:
+        sets.append((str(settings.eval), inputs.truth.images))
+    tell_size(inputs, root, sets)
+    source = domain(settings.source, inputs.source.images, "features source", found["source"])
+    target = domain(settings.target, inputs.target, "features target", found["target"])
+    translated = None
+    if pictures is not None:
         translated = domain(settings.source, pictures, "features translated", pictures.keys)
     test = target
     if inputs.truth is not None:
         test = domain(str(settings.eval), inputs.truth.images, "features eval", found["eval"])
     return Tokens(source, target, translated, test)
+
+
+def tell_size(inputs: Inputs, root: Path, sets: Sequence[tuple[str, ImageSet]]) -> None:
+    """Say what the features of these sets will take, before the first is made; say nothing where all are there.
+
+    Args:
+        inputs: The backbone, and who is told.
+        root: Of the stores.
+        sets: SPEC and pictures of each.
+
+    Raises:
+        ValueError: If the disk has not room for them.
+    """
+    by_folder: dict[Path, list[ImageSet]] = {}
+    for spec, images in sets:
+        by_folder.setdefault(store_folder(root, spec), []).append(images)
+    size = StoreSize(0, 0, 0)
+    for folder, pictures in by_folder.items():
+        size += FeatureStore(folder, inputs.backbone.key).size(inputs.backbone, *pictures)
+    if size.pictures:
+        inputs.say(check_room(root, size))
 
 
 def label_source(inputs: Inputs, domain: Domain, spec: str, bench: Bench) -> Source:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from saot.data import ClassSet, ImageSet, LabelledSet, sha256_file, write_atomic
+from saot.data import ClassSet, Fingerprints, ImageSet, LabelledSet, sha256_file, write_atomic
 from saot.features import Backbone
 from saot.label.settings import RunSettings, parse_size, points_request
 from saot.label.wings import NO_WINGS, PullWing, Wings
@@ -32,6 +32,8 @@ class Inputs:
         found: Fingerprints of everything read.
         target_masks: Opens the masks of the target's pictures (`target_labels`), for drawn points and the oracle.
         pull: The pull loss that was handed in, or None.
+        seen: Fingerprints of files, to be saved once there is a place for them.
+        say: Hears what the user should know.
     """
 
     source: LabelledSet
@@ -41,15 +43,25 @@ class Inputs:
     backbone: Backbone
     found: Manifest
     target_masks: Callable[..., LabelledSet]
-    pull: PullWing | None = None
+    pull: PullWing | None
+    seen: Fingerprints
+    say: Callable[[str], None]
 
 
-def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS) -> Inputs:
-    """Open everything a run reads. Nothing is written, so a slip in the command costs nothing.
+def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS, remembered: Path | None = None) -> Inputs:
+    """Open everything a run reads. No folder is made, so a slip in the command costs nothing.
+
+    Args:
+        settings: What is asked.
+        device: Where the backbone runs.
+        wings: What the core does not know.
+        remembered: The file of fingerprints, so that only pictures and masks that changed are read; None reads all.
 
     Raises:
         ValueError: If a set, the backbone or the request for points is not as it should be.
     """
+    seen = Fingerprints(remembered)
+    wings = replace(wings, sha256=seen.sha256)
     source = wings.labelled(settings.source)
     classes = source.classes
     target = wings.images(settings.target, classes)
@@ -68,7 +80,7 @@ def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS) -> 
     backbone = wings.backbone(settings.backbone, settings.weights, size=parse_size(settings.size), device=device)
     found = manifest(settings, source, target, truth)
     masks = partial(target_labels, settings, wings, target)
-    return Inputs(source, target, truth, classes, backbone, found, masks, wings.pull)
+    return Inputs(source, target, truth, classes, backbone, found, masks, wings.pull, seen, wings.say)
 
 
 def source_choice(total: int, settings: RunSettings) -> list[int]:

@@ -39,7 +39,7 @@ from saot.label.scoring import (
     score_methods,
     write_metrics,
 )
-from saot.label.settings import RunSettings
+from saot.label.settings import RunSettings, fingerprints_file
 from saot.label.summary import report_data, run_record
 from saot.label.wings import NO_WINGS, Wings
 from saot.report import write_report
@@ -95,9 +95,10 @@ def run_job(
     """
     check_device(device)
     compare = asked(compare, settings)
-    inputs = open_inputs(settings, device, wings)
+    inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store))
     space = Workspace(out, settings.to_dict(), progress)
     try:
+        inputs.seen.save()
         finished = finished_run(space, compare)
         if finished is not None:
             check_manifest(inputs.found, kept_manifest(space) or {})
@@ -131,6 +132,7 @@ def open_contest(
     Raises:
         ValueError: If an input is not as it should be, or not the one the run began with.
     """
+    inputs.seen.save()
     found, kept = inputs.found, kept_manifest(space)
     if kept is not None:
         check_manifest(found, kept)
@@ -251,7 +253,7 @@ def score_some(
     check_device(device)
     if settings.eval is None:
         raise ValueError("expected an evaluation set to score methods on; got none: name one with eval=...")
-    inputs = open_inputs(settings, device, wings)
+    inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store))
     space = Workspace(out, settings.to_dict(), progress, None if shared is None else Shared(shared))
     try:
         contest = open_contest(settings, inputs, space, store, device)

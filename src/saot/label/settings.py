@@ -100,6 +100,11 @@ def points_request(text: str) -> tuple[str, int | None]:
     raise ValueError(f"expected points as a whole number, such as 20 or total:20; got {text!r}")
 
 
+def fingerprints_file(out: Path, store: Path | None) -> Path:
+    """Where fingerprints of pictures and masks are kept: in the store where one is named, for all its runs."""
+    return (out / "work" if store is None else store) / "fingerprints.jsonl"
+
+
 def store_folder(root: Path, spec: str) -> Path:
     """Where a data set's features live below a store: one folder a data set, shared by its splits.
 
