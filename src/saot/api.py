@@ -105,7 +105,7 @@ def label(
         preset: "best", "paper", "paper-small", or a `saot.recipes.Recipe` of your own.
         backbone: "filterbank", "mobile-sam", "dinov2-small" and so on, as `saot.load_backbone` has them.
         weights: File or folder of the backbone's weights, where it needs one.
-        size: Input size, "HEIGHTxWIDTH" or the long side in pixels.
+        size: Input size, "HEIGHTxWIDTH" or the long side in pixels; several with commas are joined, as in `saot run`.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs; the run folder unless given.
         device: auto (cuda, else mps, else cpu), or one that torch knows.

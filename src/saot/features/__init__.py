@@ -10,6 +10,7 @@ from saot.features.base import (
     extract,
     fit_size,
     resize_image,
+    token_count,
 )
 from saot.features.flow import Extracted, Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
@@ -68,4 +69,5 @@ __all__ = [
     "read_weights",
     "require_libraries",
     "resize_image",
+    "token_count",
 ]

@@ -25,7 +25,7 @@ from jaxtyping import Float16, Int
 from torch import Tensor
 
 from saot.data import ImageSet, PatchGrid, write_atomic
-from saot.features.base import Backbone
+from saot.features.base import Backbone, token_count
 from saot.features.flow import Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 
@@ -148,9 +148,7 @@ class FeatureStore:
                 pictures += 1
             shape = (1, 1) if fixed else images.size(number)
             if shape not in lengths:
-                height, width = backbone.input_size(*shape)
-                tokens = -(-height // backbone.patch_size) * -(-width // backbone.patch_size)
-                lengths[shape] = tokens * backbone.dim * torch.float16.itemsize
+                lengths[shape] = token_count(backbone, shape) * backbone.dim * torch.float16.itemsize
             missing += lengths[shape]
         return StoreSize(pictures, missing, there)
 
