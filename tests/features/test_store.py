@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from saot.data import ImageSet
+from saot.data import Fingerprints, ImageSet
 from saot.features import FeatureStore, extract, load_backbone
 from saot.features.store import DamagedFile, StoreSize, check_room
 
@@ -428,3 +428,52 @@ def test_a_disk_without_room_is_refused_in_one_sentence(tmp_path):
     assert "free; 0.0 kB are there" in check_room(tmp_path / "not" / "yet", StoreSize(1, 10, 0))  # asks the disk
     with pytest.raises(ValueError, match=r"expected 1,000,000,000\.0 GB free"):
         check_room(tmp_path, StoreSize(1, 10**18, 0))
+
+
+def test_a_second_start_reads_no_more_than_the_headers(tmp_path):
+    backbone, images, file = filterbank(), image_set(4), tmp_path / "fingerprints.jsonl"
+    store, read = FeatureStore(tmp_path / "store", backbone.key), []
+    real = os.pread
+
+    def counted(*arguments):
+        read.append(len(real(*arguments)))
+        return real(*arguments)
+
+    def start() -> tuple[int, int]:
+        """Files made, and bytes read."""
+        seen = Fingerprints(file)
+        read.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pread", counted)
+            made = store.ensure(images, backbone, seen=seen)
+        seen.save()
+        return made, sum(read)
+
+    payload = store.size(backbone, images).missing
+    assert start()[0] == 4
+    made, size = start()
+    assert made == 0 and size < 8000 and payload > 10_000
+    file.unlink()  # as a store of an earlier version: read once, then never again
+    made, size = start()
+    assert made == 0 and size > payload
+    assert start()[1] < 8000
+
+
+@pytest.mark.parametrize("harm", ["a byte", "another picture's", "cut short"])
+def test_a_file_that_changed_is_found_although_it_was_whole(tmp_path, harm):
+    backbone, images, seen = filterbank(), image_set(3), Fingerprints()
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(images, backbone, seen=seen)
+    time.sleep(0.02)
+    path = store._path(images.keys[1])
+    content, wanted = bytearray(path.read_bytes()), store.read(images.keys[1]).tokens
+    if harm == "a byte":
+        content[-5] ^= 1
+    elif harm == "cut short":
+        content = content[:-2]
+    else:
+        content = bytearray(store._path(images.keys[2]).read_bytes())
+    path.write_bytes(content)
+    assert store.ensure(images, backbone, seen=seen) == 1
+    assert torch.equal(store.read(images.keys[1]).tokens, wanted)
+    assert store.ensure(image_set(3, version="other"), backbone, seen=seen) == 3  # whole, but of other pictures

@@ -202,7 +202,7 @@ def extract(
                 bars.say(sentence)
         for one, (store, network) in zip(sizes, made, strict=True):
             title = "features" if len(sizes) == 1 else f"{one}: features"
-            store.ensure(images, network, bars.stage(title), rank=rank, world=world)
+            store.ensure(images, network, bars.stage(title), rank=rank, world=world, seen=seen)
     seen.save()
     if json:
         several = {} if len(sizes) == 1 else {"stores": [str(folder) for folder in folders]}

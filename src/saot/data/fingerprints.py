@@ -45,16 +45,38 @@ class Fingerprints:
         Raises:
             OSError: If it cannot be read.
         """
-        name, before = os.path.abspath(path), _state(path)
-        known = self._known.get(name)
-        if known is not None and known[0] == before:
-            return known[1]
+        before = _state(path)
+        known = self._said(path, before)
+        if known is not None:
+            return known
         digest = sha256_file(path)
         if time.time_ns() - max(before[1:]) > SETTLED_NS:
-            self._known[name] = self._new[name] = (before, digest)
-            if len(self._new) >= SAVE_EVERY and self.path is not None and self.path.parent.is_dir():
-                self.save()
+            self._keep(path, before, digest)
         return digest
+
+    def known(self, path: str | Path) -> str | None:
+        """What is remembered of a file as it is now; None if nothing is, or the file is gone."""
+        try:
+            return self._said(path, _state(path))
+        except FileNotFoundError:
+            return None
+
+    def note(self, path: str | Path, digest: str) -> None:
+        """Remember a file that this process has just written, or read and found whole, by a check sum of its own.
+
+        Raises:
+            OSError: If there is no such file.
+        """
+        self._keep(path, _state(path), digest)
+
+    def _said(self, path: str | Path, state: State) -> str | None:
+        kept = self._known.get(os.path.abspath(path))
+        return kept[1] if kept is not None and kept[0] == state else None
+
+    def _keep(self, path: str | Path, state: State, digest: str) -> None:
+        self._known[os.path.abspath(path)] = self._new[os.path.abspath(path)] = (state, digest)
+        if len(self._new) >= SAVE_EVERY and self.path is not None and self.path.parent.is_dir():
+            self.save()
 
     def save(self) -> None:
         """Add what is new to the file.

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float16, Int
 from torch import Tensor
 
-from saot.data import ImageSet, PatchGrid, write_atomic
+from saot.data import Fingerprints, ImageSet, PatchGrid, write_atomic
 from saot.features.base import Backbone, token_count
 from saot.features.flow import Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
@@ -159,6 +159,7 @@ class FeatureStore:
         progress: Callable[[int, int], None] | None = None,
         rank: int | None = None,
         world: int | None = None,
+        seen: Fingerprints | None = None,
     ) -> int:
         """Make the features that are missing, damaged or of a picture that has changed.
 
@@ -172,6 +173,7 @@ class FeatureStore:
             progress: Called with (done, total) of this process's share.
             rank: Number of this process; None reads the environment's RANK, else 0.
             world: Number of processes; None reads WORLD_SIZE, else 1.
+            seen: Remembers which files were found whole, so that only their headers are read; None reads all of each.
 
         Returns:
             How many files were made.
@@ -190,7 +192,7 @@ class FeatureStore:
             nonlocal done
             for index in mine:
                 key, fingerprint = images.keys[index], images.fingerprint(index)
-                if not self._is_whole(key, fingerprint):
+                if not self._is_whole(key, fingerprint, seen):
                     yield Picture(key, partial(images.image, index), fingerprint)
                     continue
                 done += 1
@@ -198,14 +200,16 @@ class FeatureStore:
                     progress(done, len(mine))
 
         for one in extract_each(backbone, missing()):
-            self.write(one.picture.name, one.features)
+            checksum = self.write(one.picture.name, one.features)
+            if seen is not None:
+                seen.note(self._path(one.picture.name), checksum)
             made, done = made + 1, done + 1
             if progress is not None:
                 progress(done, len(mine))
         return made
 
-    def write(self, key: str, features: FeatureGrid) -> None:
-        """Put the features of one picture into the store, in one step.
+    def write(self, key: str, features: FeatureGrid) -> str:
+        """Put the features of one picture into the store, in one step; the check sum of its tokens.
 
         Raises:
             ValueError: If they were made otherwise than the store's, or are not finite in half precision.
@@ -228,6 +232,7 @@ class FeatureStore:
         header = json.dumps({"__metadata__": metadata, "tokens": description}).encode()
         header += b" " * (-len(header) % 8)  # the format aligns the payload to 8 bytes
         write_atomic(self._path(key), struct.pack("<Q", len(header)) + header + payload)
+        return metadata["payload_checksum"]
 
     def read(self, key: str) -> FeatureGrid:
         """All tokens of a picture, in float32, after a check of the whole file.
@@ -296,15 +301,21 @@ class FeatureStore:
                 found[header.key] = header.provenance.patch_grid
         return found
 
-    def _is_whole(self, key: str, fingerprint: str) -> bool:
+    def _is_whole(self, key: str, fingerprint: str, seen: Fingerprints | None = None) -> bool:
         """Whether the picture's file exists, is undamaged, and of this content and key."""
+        path = self._path(key)
         try:
             with self._open(key) as file:
                 header = self._header(file, key)
-                _payload(file, header, self._path(key))
+                if header.provenance.source != fingerprint:
+                    return False
+                if seen is None or seen.known(path) != header.checksum:
+                    _payload(file, header, path)
+                    if seen is not None:
+                        seen.note(path, header.checksum)
         except ValueError:
             return False
-        return header.provenance.source == fingerprint
+        return True
 
     def _path(self, key: str) -> Path:
         """File of a picture: a readable part, and a hash that keeps names apart."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saot.data import (
     ClassSet,
+    Fingerprints,
     ImageSet,
     LabelledSet,
     PatchGrid,
@@ -425,14 +426,17 @@ def picture_sets(settings: RunSettings, inputs: Inputs) -> PictureSets:
     )
 
 
-def open_features(sets: PictureSets, backbone: Backbone, space: Workspace, root: Path, device: str) -> Tokens:
+def open_features(
+    sets: PictureSets, backbone: Backbone, space: Workspace, root: Path, device: str, seen: Fingerprints
+) -> Tokens:
     """The features of every set at one input size; those missing in the store at `root` are made."""
     key = backbone.key
 
     def domain(stage: str, spec: str, images: ImageSet, content: object) -> Domain:
         features = FeatureStore(store_folder(root, spec), key)
         with space.stage(stage):
-            features.ensure(images, backbone, space.tell(stage))
+            features.ensure(images, backbone, space.tell(stage), seen=seen)
+        seen.save()
         return Domain(images, features, key.dim, torch.device(device), identity_of(key, content, device.split(":")[0]))
 
     source, target = domain("features source", *sets.source), domain("features target", *sets.target)

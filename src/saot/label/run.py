@@ -152,7 +152,7 @@ def open_contest(
     for size, backbone in inputs.sizes.items():
         own = replace(settings, size=size)
         part = space.part(str(size), own.to_dict()) if several else space
-        tokens = open_features(sets, backbone, part, size_folder(root, size, inputs.sizes), device)
+        tokens = open_features(sets, backbone, part, size_folder(root, size, inputs.sizes), device, inputs.seen)
         bench = Bench(part, settings.recipe, settings.seed, torch.device(device))
         contests[str(size)] = _contest(own, inputs, bench, tokens, drawn)
     if kept is None:
