@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def label(
         preset: "best", "paper", "paper-small", or a `saot.recipes.Recipe` of your own.
         backbone: "filterbank", "mobile-sam", "dinov2-small" and so on, as `saot.load_backbone` has them.
         weights: File or folder of the backbone's weights, where it needs one.
-        size: Input size, "HEIGHTxWIDTH" or the long side in pixels.
+        size: Input size, "HEIGHTxWIDTH" or the long side in pixels; several with commas are joined, as in `saot run`.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs; the run folder unless given.
         device: auto (cuda, else mps, else cpu), or one that torch knows.
@@ -141,6 +141,7 @@ def run_settings(
     device: str = "auto",
     compare: Compare | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> RunOutcome:
     """The main job with every reader, backbone and competitor of this package, as `saot run` and `label` do it.
 
@@ -151,17 +152,18 @@ def run_settings(
         device: auto, or one that torch knows.
         compare: As in `label`.
         progress: Called with (stage, done, total).
+        say: Called with what the user should know meanwhile, such as the disk that features will take; None is silent.
 
     Raises:
-        ValueError: If an input is not as it should be; nothing made so far is lost.
+        ValueError: If an input is not as it should be, or the disk has not room; nothing made so far is lost.
     """
-    where = resolve_device(device)
+    where, wings = resolve_device(device), ALL_WINGS if say is None else replace(ALL_WINGS, say=say)
     return run_job(
         settings,
         out,
         store=store,
         device=where,
-        wings=ALL_WINGS,
+        wings=wings,
         rivals=run_rivals,
         compare=compare,
         progress=progress,

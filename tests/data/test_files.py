@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from saot.data import files, sha256_file, write_atomic
+from saot.data import files, sha256_file, write_atomic, write_tail
 
 
 def test_write_makes_folders_and_replaces(tmp_path):
@@ -53,3 +53,13 @@ def test_other_trouble_stays_what_it_is(tmp_path):
 def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_tail_is_written_over_whatever_stood_there(tmp_path):
+    path = tmp_path / "a" / "log"
+    write_tail(path, 0, b"one\n")
+    write_tail(path, 4, b"two, and more\n")
+    write_tail(path, 4, b"2\n")
+    assert path.read_bytes() == b"one\n2\n"
+    write_tail(path, 4, b"")
+    assert path.read_bytes() == b"one\n"

@@ -1,5 +1,6 @@
 """Reading pictures and masks as people really store them."""
 
+import os
 import struct
 import zlib
 
@@ -198,3 +199,29 @@ def test_colour_masks_are_refused_with_advice(tmp_path, mode):
 def test_lossy_masks_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"m\.jpg is a JPEG.*save it as PNG"):
         read_mask(save(tmp_path / "m.jpg", RGB[..., 0]))
+
+
+@pytest.mark.parametrize("place", ["none", "before", "behind", "text before", "text behind"])
+def test_the_size_of_a_png_is_found_without_reading_its_pixels(tmp_path, place):
+    """Tags that turn it may stand before or behind them."""
+    noise = np.random.default_rng(0).integers(0, 255, (600, 400, 3), dtype=np.uint8)
+    whole = save(tmp_path / "plain.png", noise).read_bytes()
+    head, pixels, end = whole[:33], whole[33:-12], whole[-12:]
+    exif = Image.Exif()
+    exif[274] = 6
+    tag = png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    if "text" in place:
+        tag = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6"/>')
+    parts = {"none": (), "before": (tag, pixels), "behind": (pixels, tag)}[place.removeprefix("text ")]
+    (tmp_path / "x.png").write_bytes(b"".join((head, *(parts or (pixels,)), end)))
+    read, real = [], os.pread
+
+    def counted(*arguments):
+        read.append(len(real(*arguments)))
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pread", counted)
+        size = image_size(tmp_path / "x.png")
+    assert size == read_image(tmp_path / "x.png").shape[:2] == ((600, 400) if place == "none" else (400, 600))
+    assert 0 < sum(read) < 2000

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from saot.data import ImageSet
+from saot.data import Fingerprints, ImageSet
 from saot.features import FeatureStore, extract, load_backbone
-from saot.features.store import DamagedFile
+from saot.features.store import DamagedFile, StoreSize, check_room
 
 
 def picture(index: int) -> np.ndarray:
@@ -401,3 +401,94 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     few, many = json.loads(out)
     assert many - few < 20  # MB; 95 more pictures hold 50 MB of features
+
+
+@pytest.mark.parametrize("size", [56, (28, 56)])
+def test_the_size_is_known_before_anything_is_made(tmp_path, size):
+    """Against the files that are then there: payload to the byte, headers below 2 kB each."""
+    backbone, images = load_backbone("filterbank", size=size), image_set(6)
+    counting = Counting(backbone)
+    store = FeatureStore(tmp_path / "store", backbone.key)
+    asked = store.size(counting, images)
+    assert asked.pictures == 6 and asked.there == 0 and counting.calls == 0
+    store.ensure(image_set(2), backbone)
+    rest = store.size(backbone, images, images)  # a picture in two sets counts once
+    assert rest.pictures == 4 and rest.there == sum(path.stat().st_size for path in store.root.glob("*.safetensors"))
+    store.ensure(images, backbone)
+    payload = sum(store.grid(key).num_tokens * backbone.dim * 2 for key in images.keys)
+    assert asked.missing == payload and rest.missing == sum(
+        store.grid(key).num_tokens * backbone.dim * 2 for key in images.keys[2:]
+    )
+    all_there = store.size(backbone, images)
+    assert all_there.pictures == all_there.missing == 0 and payload < all_there.there < payload + 6 * 2000
+
+
+def test_a_fixed_size_asks_no_picture_for_its_own(tmp_path):
+    def refuse(number):
+        raise AssertionError("no picture need be opened")
+
+    images = dataclasses.replace(image_set(6), load=refuse, measure=refuse)
+    backbone = load_backbone("filterbank", size=(28, 56))
+    assert FeatureStore(tmp_path, backbone.key).size(backbone, images).missing == 6 * 2 * 4 * backbone.dim * 2
+
+
+def test_a_disk_without_room_is_refused_in_one_sentence(tmp_path):
+    size = StoreSize(27_941, 147_400_000_000, 3_000_000)
+    with pytest.raises(ValueError, match=r"expected 147\.4 GB free for the features of 27,941 pictures in ") as caught:
+        check_room(tmp_path / "not" / "yet" / "there", size, free=30_000_000_000)
+    assert "got 30.0 GB: free some space" in str(caught.value) and "\n" not in str(caught.value)
+    said = check_room(tmp_path, size, free=147_400_000_000)
+    assert said.startswith("the features of 27,941 pictures take 147.4 GB more in ")
+    assert said.endswith("GB are free; 3.0 MB are there")
+    assert "free; 0.0 kB are there" in check_room(tmp_path / "not" / "yet", StoreSize(1, 10, 0))  # asks the disk
+    with pytest.raises(ValueError, match=r"expected 1,000,000,000\.0 GB free"):
+        check_room(tmp_path, StoreSize(1, 10**18, 0))
+
+
+def test_a_second_start_reads_no_more_than_the_headers(tmp_path):
+    backbone, images, file = filterbank(), image_set(4), tmp_path / "fingerprints.jsonl"
+    store, read = FeatureStore(tmp_path / "store", backbone.key), []
+    real = os.pread
+
+    def counted(*arguments):
+        read.append(len(real(*arguments)))
+        return real(*arguments)
+
+    def start() -> tuple[int, int]:
+        """Files made, and bytes read."""
+        seen = Fingerprints(file)
+        read.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pread", counted)
+            made = store.ensure(images, backbone, seen=seen)
+        seen.save()
+        return made, sum(read)
+
+    payload = store.size(backbone, images).missing
+    assert start()[0] == 4
+    made, size = start()
+    assert made == 0 and size < 8000 and payload > 10_000
+    file.unlink()  # as a store of an earlier version: read once, then never again
+    made, size = start()
+    assert made == 0 and size > payload
+    assert start()[1] < 8000
+
+
+@pytest.mark.parametrize("harm", ["a byte", "another picture's", "cut short"])
+def test_a_file_that_changed_is_found_although_it_was_whole(tmp_path, harm):
+    backbone, images, seen = filterbank(), image_set(3), Fingerprints()
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(images, backbone, seen=seen)
+    time.sleep(0.02)
+    path = store._path(images.keys[1])
+    content, wanted = bytearray(path.read_bytes()), store.read(images.keys[1]).tokens
+    if harm == "a byte":
+        content[-5] ^= 1
+    elif harm == "cut short":
+        content = content[:-2]
+    else:
+        content = bytearray(store._path(images.keys[2]).read_bytes())
+    path.write_bytes(content)
+    assert store.ensure(images, backbone, seen=seen) == 1
+    assert torch.equal(store.read(images.keys[1]).tokens, wanted)
+    assert store.ensure(image_set(3, version="other"), backbone, seen=seen) == 3  # whole, but of other pictures

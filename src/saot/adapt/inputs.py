@@ -10,7 +10,7 @@ from saot.adapt.finished import segmenter_of
 from saot.adapt.networks import Segmenter
 from saot.adapt.pictures import check_sizes
 from saot.adapt.recipe import AdaptRecipe
-from saot.data import ClassSet, ImageSet, LabelledSet, open_images, open_labelled, parse_spec
+from saot.data import ClassSet, ImageSet, LabelledSet, NameFile, open_images, open_labelled, parse_spec, sha256_file
 from saot.recipes import as_dict
 from saot.runs import RUN_FORMAT, Workspace, load_tensors
 from saot.scenes import READERS
@@ -88,22 +88,28 @@ class AdaptInputs:
         return []
 
 
-def open_adapt_inputs(settings: AdaptSettings) -> AdaptInputs:
+def open_adapt_inputs(settings: AdaptSettings, sha256: NameFile = sha256_file) -> AdaptInputs:
     """Open every set. Nothing is written, so a slip in the command costs nothing.
+
+    Args:
+        settings: What is asked.
+        sha256: Names the content of pictures and masks.
 
     Raises:
         ValueError: If a set is empty or not as it should be, or a needed one is missing.
     """
-    source = open_labelled(settings.source, readers=READERS)
+    source = open_labelled(settings.source, readers=READERS, sha256=sha256)
     target = None
     if settings.recipe.needs_target:
         if settings.target is None:
             raise ValueError(
                 f"expected --target for {settings.recipe.method}, which learns from target pictures; got none"
             )
-        target = open_images(settings.target, source.classes, READERS)
-    truth = None if settings.eval is None else open_labelled(settings.eval, source.classes, READERS)
-    kept = None if settings.source_eval is None else open_labelled(settings.source_eval, source.classes, READERS)
+        target = open_images(settings.target, source.classes, READERS, sha256)
+    truth, kept = (
+        None if spec is None else open_labelled(spec, source.classes, READERS, sha256)
+        for spec in (settings.eval, settings.source_eval)
+    )
     specs = (settings.source, settings.target, settings.eval, settings.source_eval)
     for spec, pictures in zip(specs, (source, target, truth, kept), strict=True):
         if pictures is not None and len(pictures) == 0:

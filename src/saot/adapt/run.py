@@ -12,7 +12,7 @@ import torch
 from saot.adapt.inputs import KIND, Adaptation, AdaptInputs, AdaptSettings, check_fit, open_adapt_inputs
 from saot.adapt.recipe import recipe_differences
 from saot.adapt.training import new_accelerator, train, train_beside
-from saot.data import ImageSet, write_atomic
+from saot.data import Fingerprints, ImageSet, write_atomic
 from saot.label import RunOutcome, digest
 from saot.runs import RUN_FORMAT, Workspace, check_device, commit_of_code, device_name, versions
 
@@ -39,7 +39,8 @@ def run_adaptation(
     from saot.adapt.scores import adaptation_report, score_adaptation, write_adaptation_metrics
 
     check_device(device)
-    inputs = open_adapt_inputs(settings)
+    seen = Fingerprints(Path(out) / "work" / "fingerprints.jsonl")
+    inputs = open_adapt_inputs(settings, seen.sha256)
     accelerator = new_accelerator(device, settings.recipe)
     if not accelerator.is_main_process:
         train_beside(settings, inputs, out, accelerator)
@@ -50,6 +51,7 @@ def run_adaptation(
     try:
         job = Adaptation(settings, space, inputs, str(accelerator.device))
         check_data(job)
+        seen.save()
         finished = finished_adaptation(job)
         if finished is not None:
             accelerator.wait_for_everyone()  # the others wait for it in `train_beside`

@@ -1,7 +1,7 @@
 """The training stage of `saot adapt`, in one process or several: the first one writes, the others lend a hand."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +18,10 @@ from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import count_pixels
 from saot.runs import (
     Checkpoint,
+    History,
     Kept,
     Making,
+    Mark,
     Workspace,
     identity_of,
     load_tensors,
@@ -48,8 +50,8 @@ def new_accelerator(device: str, recipe: AdaptRecipe) -> Any:
 class _NothingKept(Checkpoint):
     """Where the processes beside the first one read the state; only the first writes it."""
 
-    def save(self, state: dict[str, Any]) -> None:
-        return None
+    def keep(self, state: Mapping[str, Any], history: History, mark: Mark) -> Mark:
+        return mark
 
 
 def train_beside(settings: AdaptSettings, inputs: AdaptInputs, out: Path, accelerator: Any) -> None:

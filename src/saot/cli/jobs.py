@@ -1,5 +1,6 @@
 """The main job and what surrounds it: demo, run, extract, predict, evaluate."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ def _run(
     from saot.label import said
 
     with Bars() as bars:
-        outcome = run_settings(settings, out, store, device, compare, bars)
+        outcome = run_settings(settings, out, store, device, compare, bars, bars.say)
     if as_json:
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
@@ -102,7 +103,8 @@ def run(
         backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, OWNER/NAME, or
             adapted, with --weights RUN of `saot adapt`; dinov2-large unless given.
         weights: File or folder of the backbone's weights, where it needs one.
-        size: Input size, HEIGHTxWIDTH or the long side in pixels.
+        size: Input size, HEIGHTxWIDTH or the long side in pixels; several with commas, such as --size
+            504x1008,672x1344, train a decoder at each and join them by weights learned on declared points.
         preset: paper, paper-small or best; best unless given.
         set: Any setting of the recipe by its path, such as --set transport.tau=inf --set cost.steps=2000;
             --print-config names them all.
@@ -169,30 +171,44 @@ def extract(
         out: The store.
         backbone: As in `saot run`.
         weights: As in `saot run`.
-        size: As in `saot run`.
+        size: As in `saot run`; several get a folder each in the store.
         precision: float32, or bf16: faster features of mobile-sam and ViTs that are not the same and need a store of
             their own.
         device: As in `saot run`.
     """
     import os
 
-    from saot.features import FeatureStore
-    from saot.label import parse_size, store_folder
+    from saot.data import Fingerprints
+    from saot.features import FeatureStore, StoreSize, check_room
+    from saot.label import fingerprints_file, parse_size, size_folder, sizes_of, store_folder
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    images = ALL_WINGS.images(spec)
-    network = ALL_WINGS.backbone(
-        backbone, weights, size=parse_size(size), device=resolve_device(device), precision=precision
-    )
-    features = FeatureStore(store_folder(out, spec), network.key)
+    seen = Fingerprints(fingerprints_file(out, out))
+    images = replace(ALL_WINGS, sha256=seen.sha256).images(spec)
+    sizes, where = sizes_of(size), resolve_device(device)
+    networks = [
+        ALL_WINGS.backbone(backbone, weights, size=parse_size(one), device=where, precision=precision) for one in sizes
+    ]
+    folders = [store_folder(size_folder(out, one, sizes), spec) for one in sizes]
+    stores = [FeatureStore(folder, network.key) for folder, network in zip(folders, networks, strict=True)]
+    made = list(zip(stores, networks, strict=True))
+    needed = sum((store.size(network, images) for store, network in made), StoreSize(0, 0, 0))
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with Bars() as bars:
-        features.ensure(images, network, bars.stage("features"), rank=rank, world=world)
+        if needed.pictures:
+            sentence = check_room(out, needed)
+            if rank == 0:
+                bars.say(sentence)
+        for one, (store, network) in zip(sizes, made, strict=True):
+            title = "features" if len(sizes) == 1 else f"{one}: features"
+            store.ensure(images, network, bars.stage(title), rank=rank, world=world, seen=seen)
+    seen.save()
     if json:
-        print_json({"store": str(store_folder(out, spec)), "images": len(images), "dim": network.key.dim})
+        several = {} if len(sizes) == 1 else {"stores": [str(folder) for folder in folders]}
+        print_json({"store": str(folders[0]), "images": len(images), "dim": networks[0].key.dim, **several})
     elif rank == 0:
-        print(f"{len(images)} pictures in {store_folder(out, spec)}")
+        print("\n".join(f"{len(images)} pictures in {folder}" for folder in folders))
 
 
 @app.command

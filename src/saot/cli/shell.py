@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter, Token
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 app = App(
@@ -59,6 +60,10 @@ class Bars:
         if stage not in self.tasks:
             self.tasks[stage] = self.bar.add_task(stage, total=total)
         self.bar.update(self.tasks[stage], completed=done, total=total)
+
+    def say(self, sentence: str) -> None:
+        """A sentence above the bars, on standard error."""
+        console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         """The callback of one stage."""

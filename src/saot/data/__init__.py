@@ -15,12 +15,14 @@ from saot.data.datasets import (
     DataSpec,
     ImageSet,
     LabelledSet,
+    NameFile,
     OpenSet,
     open_images,
     open_labelled,
     parse_spec,
 )
-from saot.data.files import sha256_file, write_atomic
+from saot.data.files import sha256_file, write_atomic, write_tail
+from saot.data.fingerprints import Fingerprints
 from saot.data.images import BROKEN, image_size, read_image, read_mask
 from saot.data.listing import columns, read_text, walk
 from saot.data.patches import PatchGrid, patch_labels, point_tokens, soft_patch_labels
@@ -34,8 +36,10 @@ __all__ = [
     "NO_READERS",
     "ClassSet",
     "DataSpec",
+    "Fingerprints",
     "ImageSet",
     "LabelledSet",
+    "NameFile",
     "OpenSet",
     "PatchGrid",
     "Points",
@@ -61,4 +65,5 @@ __all__ = [
     "walk",
     "write_atomic",
     "write_points_csv",
+    "write_tail",
 ]

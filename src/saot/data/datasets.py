@@ -183,10 +183,16 @@ def parse_spec(text: str) -> DataSpec:
 
 
 OpenSet = Callable[[str, DataSpec], LabelledSet]  # from SPEC and its parts
+NameFile = Callable[[Path], str]  # SHA-256 of its content
 NO_READERS: Mapping[str, OpenSet] = MappingProxyType({})
 
 
-def open_images(spec: str, classes: ClassSet | None = None, readers: Mapping[str, OpenSet] = NO_READERS) -> ImageSet:
+def open_images(
+    spec: str,
+    classes: ClassSet | None = None,
+    readers: Mapping[str, OpenSet] = NO_READERS,
+    sha256: NameFile = sha256_file,
+) -> ImageSet:
     """Pictures of a data set; its masks are neither looked for nor remembered.
 
     Args:
@@ -197,6 +203,7 @@ def open_images(spec: str, classes: ClassSet | None = None, readers: Mapping[str
         classes: Classes the user works with; they replace those of the data set. A `classes.txt` must agree
             with them.
         readers: Readers of further NAMEs, such as `saot.scenes.READERS`.
+        sha256: Names the content of a file; `Fingerprints.sha256` remembers it from one start to the next.
 
     Raises:
         ValueError: If the data set is not where or what it is said to be; one sentence.
@@ -206,11 +213,14 @@ def open_images(spec: str, classes: ClassSet | None = None, readers: Mapping[str
         images = readers[parts.name](spec, parts).images
         return images if classes is None else replace(images, classes=classes)
     reader, root = reader_of(parts.name, readers), parts.folder()
-    return _image_set(spec, _own_classes(reader, root, spec, classes), reader.pictures(root, parts.split))
+    return _image_set(spec, _own_classes(reader, root, spec, classes), reader.pictures(root, parts.split), sha256)
 
 
 def open_labelled(
-    spec: str, classes: ClassSet | None = None, readers: Mapping[str, OpenSet] = NO_READERS
+    spec: str,
+    classes: ClassSet | None = None,
+    readers: Mapping[str, OpenSet] = NO_READERS,
+    sha256: NameFile = sha256_file,
 ) -> LabelledSet:
     """Pictures of a data set with their masks.
 
@@ -219,6 +229,7 @@ def open_labelled(
         classes: Classes the user works with, from the source; None takes the data set's own. A folder without
             `classes.txt` adopts them, or else gets as many classes as its masks use, "class 0" and so on.
         readers: Readers of further NAMEs, such as `saot.scenes.READERS`.
+        sha256: As in `open_images`.
 
     Raises:
         ValueError: If masks are missing, the class names differ from `classes`, or the data set is not where
@@ -240,9 +251,9 @@ def open_labelled(
     own = _own_classes(reader, root, spec, classes)
     if own is None:
         own = folder_class_set([f"class {i}" for i in range(largest_index(masks.values()) + 1)])
-    images = _image_set(spec, own, pictures)
+    images = _image_set(spec, own, pictures, sha256)
     files = tuple((path, masks[key]) for key, path in pictures.items())
-    names = partial(_with_path, sha256_file, tuple(mask for _, mask in files))
+    names = partial(_with_path, sha256, tuple(mask for _, mask in files))
     return LabelledSet(images, partial(_load_mask, reader, own, files), names)
 
 
@@ -258,14 +269,14 @@ def _own_classes(reader: Reader, root: Path, spec: str, classes: ClassSet | None
     return classes or folder_class_set(names)
 
 
-def _image_set(spec: str, classes: ClassSet | None, pictures: dict[str, Path]) -> ImageSet:
+def _image_set(spec: str, classes: ClassSet | None, pictures: dict[str, Path], sha256: NameFile) -> ImageSet:
     paths = tuple(pictures.values())
     return ImageSet(
         spec=spec,
         classes=classes,
         keys=tuple(pictures),
         load=partial(_with_path, read_image, paths),
-        fingerprint=partial(_with_path, sha256_file, paths),
+        fingerprint=partial(_with_path, sha256, paths),
         measure=partial(_with_path, image_size, paths),
     )
 

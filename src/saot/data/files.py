@@ -39,6 +39,34 @@ def write_atomic(path: str | Path, data: bytes) -> None:
             temporary.unlink()
 
 
+def write_tail(path: str | Path, start: int, data: bytes) -> None:
+    """Make `data` all that a file holds from byte `start` on; what stands before stays as it is.
+
+    Not atomic: after a kill any part of `data` may be there. Whoever reads keeps elsewhere how many bytes count.
+
+    Args:
+        path: File to write; made, with its parent folders, if missing.
+        start: How many bytes are kept; the file must not be shorter.
+        data: What follows them.
+
+    Raises:
+        OSError: If the file cannot be written; a full disk is told in one sentence.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "r+b" if path.exists() else "wb") as file:
+            file.truncate(start)
+            file.seek(start)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in FULL:
+            raise full_disk_error(path, len(data), error.errno) from error
+        raise
+
+
 def full_disk_error(path: str | Path, size: int, number: int | None = errno.ENOSPC) -> OSError:
     """The error to raise when `size` bytes for `path` did not fit: a sentence, with `errno` kept."""
     error = OSError(

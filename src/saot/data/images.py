@@ -88,10 +88,22 @@ def image_size(path: str | Path) -> tuple[int, int]:
             return height, width
         width, height = picture.size
         # Pillow decodes a whole PNG to look for tags behind the pixels; most have none anywhere
-        data = Path(path).read_bytes() if picture.format == "PNG" else b""
-        plain = picture.format == "PNG" and not any(tag in data for tag in PNG_TAGS)
+        plain = picture.format == "PNG" and not _png_has_tags(path)
         turned = not plain and _orientation(picture) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
+
+
+def _png_has_tags(path: str | Path) -> bool:
+    """Whether a PNG may hold an orientation; the chunks of pixels are stepped over, not read."""
+    with open(path, "rb", buffering=0) as file:
+        place, size = 8, os.fstat(file.fileno()).st_size
+        while place + 8 <= size:
+            length, kind = struct.unpack(">I4s", os.pread(file.fileno(), 8, place))
+            said = os.pread(file.fileno(), length, place + 8) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if any(tag in kind + said for tag in PNG_TAGS):
+                return True
+            place += length + 12  # length, kind and check sum
+    return False
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from saot.features.base import (
     extract,
     fit_size,
     resize_image,
+    token_count,
 )
 from saot.features.flow import Extracted, Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
@@ -27,7 +28,7 @@ from saot.features.published import (
     require_libraries,
 )
 from saot.features.segmenter import EncodedPicture, GridSettings, PictureMasks, Prompt, PromptSegmenter
-from saot.features.store import FeatureStore
+from saot.features.store import FeatureStore, StoreSize, check_room
 from saot.features.tinyvit import PIXEL_DEVIATION, PIXEL_MEAN, TinyViT
 
 __all__ = [
@@ -51,7 +52,9 @@ __all__ = [
     "PromptSegmenter",
     "Provenance",
     "Statistics",
+    "StoreSize",
     "TinyViT",
+    "check_room",
     "check_size",
     "download",
     "extract",
@@ -66,4 +69,5 @@ __all__ = [
     "read_weights",
     "require_libraries",
     "resize_image",
+    "token_count",
 ]

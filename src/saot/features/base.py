@@ -228,6 +228,12 @@ def fit_size(height: int, width: int, size: tuple[int, int] | int, patch_size: i
     return _nearest_multiple(height * scale, patch_size), _nearest_multiple(width * scale, patch_size)
 
 
+def token_count(backbone: Backbone, size: tuple[int, int]) -> int:
+    """How many tokens a backbone makes of a picture of this height and width, pixels."""
+    height, width = backbone.input_size(*size)
+    return -(-height // backbone.patch_size) * -(-width // backbone.patch_size)
+
+
 def resample_tokens(
     tokens: Float[Tensor, "n d"],
     size: tuple[int, int],

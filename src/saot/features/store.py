@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +24,8 @@ import torch
 from jaxtyping import Float16, Int
 from torch import Tensor
 
-from saot.data import ImageSet, PatchGrid, write_atomic
-from saot.features.base import Backbone
+from saot.data import Fingerprints, ImageSet, PatchGrid, write_atomic
+from saot.features.base import Backbone, token_count
 from saot.features.flow import Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 
@@ -45,6 +46,59 @@ class _Header:
     rows: int
     dim: int
     start: int  # first byte of the payload
+
+
+@dataclass(frozen=True)
+class StoreSize:
+    """How much disk the features of pictures take.
+
+    Attributes:
+        pictures: How many are missing.
+        missing: Bytes of those, tokens x width x 2 a picture; a file's header, below 2 kB, is not counted.
+        there: Bytes of the files of the other pictures.
+    """
+
+    pictures: int
+    missing: int
+    there: int
+
+    def __add__(self, other: "StoreSize") -> "StoreSize":
+        """Of two sets of pictures together."""
+        return StoreSize(self.pictures + other.pictures, self.missing + other.missing, self.there + other.there)
+
+
+def check_room(root: Path, size: StoreSize, free: int | None = None) -> str:
+    """One sentence about what a store will take, for the user.
+
+    Args:
+        root: Where the store is to lie; need not exist.
+        size: What is there and what is missing.
+        free: Free bytes of the disk; None asks it. A quota is not known.
+
+    Raises:
+        ValueError: If the disk has not room for what is missing.
+
+    Example:
+        >>> check_room(Path("store"), StoreSize(2, 10_000_000, 0), free=1_000_000_000)
+        'the features of 2 pictures take 10.0 MB more in store, of which 1.0 GB are free; 0.0 kB are there'
+        >>> check_room(Path("store"), StoreSize(2, 10_000_000, 0), free=1_000_000)
+        Traceback (most recent call last):
+        ValueError: expected 10.0 MB free for the features of 2 pictures in store; got 1.0 MB: free some space, choose \
+another folder for the store, or take fewer pictures or a smaller size
+    """
+    if free is None:
+        place = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+        free = shutil.disk_usage(place).free
+    if size.missing > free:
+        raise ValueError(
+            f"expected {_bytes(size.missing)} free for the features of {size.pictures:,} pictures in {root}; got "
+            f"{_bytes(free)}: free some space, choose another folder for the store, or take fewer pictures or a "
+            "smaller size"
+        )
+    return (
+        f"the features of {size.pictures:,} pictures take {_bytes(size.missing)} more in {root}, of which "
+        f"{_bytes(free)} are free; {_bytes(size.there)} are there"
+    )
 
 
 class FeatureStore:
@@ -75,6 +129,31 @@ class FeatureStore:
             self._require(key, "this run")
         self._headers: dict[str, tuple[tuple[int, int, int], _Header]] = {}  # by name, as long as the file is the same
 
+    def size(self, backbone: Backbone, *sets: ImageSet) -> StoreSize:
+        """What the features of these pictures take on the disk, before any is made; one in several sets counts once.
+
+        Files that are there count as they are, without a look inside. Where the input size hangs on the picture's, the
+        head of each missing picture's file is read.
+
+        Raises:
+            ValueError: If a picture cannot be read.
+        """
+        lengths: dict[tuple[int, int], int] = {}
+        fixed = "x" in backbone.key.size  # HEIGHTxWIDTH, whatever the picture
+        places = {key: (images, number) for images in sets for number, key in enumerate(images.keys)}
+        pictures = missing = there = 0
+        for key, (images, number) in places.items():
+            try:
+                there += self._path(key).stat().st_size
+                continue
+            except FileNotFoundError:
+                pictures += 1
+            shape = (1, 1) if fixed else images.size(number)
+            if shape not in lengths:
+                lengths[shape] = token_count(backbone, shape) * backbone.dim * torch.float16.itemsize
+            missing += lengths[shape]
+        return StoreSize(pictures, missing, there)
+
     def ensure(
         self,
         images: ImageSet,
@@ -82,6 +161,7 @@ class FeatureStore:
         progress: Callable[[int, int], None] | None = None,
         rank: int | None = None,
         world: int | None = None,
+        seen: Fingerprints | None = None,
     ) -> int:
         """Make the features that are missing, damaged or of a picture that has changed.
 
@@ -95,6 +175,7 @@ class FeatureStore:
             progress: Called with (done, total) of this process's share.
             rank: Number of this process; None reads the environment's RANK, else 0.
             world: Number of processes; None reads WORLD_SIZE, else 1.
+            seen: Remembers which files were found whole, so that only their headers are read; None reads all of each.
 
         Returns:
             How many files were made.
@@ -113,7 +194,7 @@ class FeatureStore:
             nonlocal done
             for index in mine:
                 key, fingerprint = images.keys[index], images.fingerprint(index)
-                if not self._is_whole(key, fingerprint):
+                if not self._is_whole(key, fingerprint, seen):
                     yield Picture(key, partial(images.image, index), fingerprint)
                     continue
                 done += 1
@@ -121,14 +202,16 @@ class FeatureStore:
                     progress(done, len(mine))
 
         for one in extract_each(backbone, missing()):
-            self.write(one.picture.name, one.features)
+            checksum = self.write(one.picture.name, one.features)
+            if seen is not None:
+                seen.note(self._path(one.picture.name), checksum)
             made, done = made + 1, done + 1
             if progress is not None:
                 progress(done, len(mine))
         return made
 
-    def write(self, key: str, features: FeatureGrid) -> None:
-        """Put the features of one picture into the store, in one step.
+    def write(self, key: str, features: FeatureGrid) -> str:
+        """Put the features of one picture into the store, in one step; the check sum of its tokens.
 
         Raises:
             ValueError: If they were made otherwise than the store's, or are not finite in half precision.
@@ -151,6 +234,7 @@ class FeatureStore:
         header = json.dumps({"__metadata__": metadata, "tokens": description}).encode()
         header += b" " * (-len(header) % 8)  # the format aligns the payload to 8 bytes
         write_atomic(self._path(key), struct.pack("<Q", len(header)) + header + payload)
+        return metadata["payload_checksum"]
 
     def read(self, key: str) -> FeatureGrid:
         """All tokens of a picture, in float32, after a check of the whole file.
@@ -220,15 +304,21 @@ class FeatureStore:
                 found[header.key] = header.provenance.patch_grid
         return found
 
-    def _is_whole(self, key: str, fingerprint: str) -> bool:
+    def _is_whole(self, key: str, fingerprint: str, seen: Fingerprints | None = None) -> bool:
         """Whether the picture's file exists, is undamaged, and of this content and key."""
+        path = self._path(key)
         try:
             with self._open(key) as file:
                 header = self._header(file, key)
-                _payload(file, header, self._path(key))
+                if header.provenance.source != fingerprint:
+                    return False
+                if seen is None or seen.known(path) != header.checksum:
+                    _payload(file, header, path)
+                    if seen is not None:
+                        seen.note(path, header.checksum)
         except ValueError:
             return False
-        return header.provenance.source == fingerprint
+        return True
 
     def _path(self, key: str) -> Path:
         """File of a picture: a readable part, and a hash that keeps names apart."""
@@ -272,6 +362,12 @@ class FeatureStore:
                     path.unlink()
             except FileNotFoundError:
                 continue  # another process was faster
+
+
+def _bytes(count: int) -> str:
+    """A number of bytes for people."""
+    scale, unit = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
+    return f"{count / scale:,.1f} {unit}"
 
 
 def _parse_header(file: FileIO, path: Path) -> _Header:

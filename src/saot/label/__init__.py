@@ -10,6 +10,7 @@ from typing import Any
 from saot.label.best import saot_decoder, taught_decoder
 from saot.label.data import Bench, Domain, EvaluationData, Source, TrainingData, draw_tokens, fingerprints, label_maps
 from saot.label.finished import FinishedRun, classes_of, evaluate_run, open_run, predict_pictures
+from saot.label.fusion import declared_pixels, probs_at
 from saot.label.inputs import digest, open_inputs
 from saot.label.networks import (
     Trained,
@@ -49,7 +50,16 @@ from saot.label.scoring import (
     sample_tokens,
     spread_pictures,
 )
-from saot.label.settings import RunSettings, parse_size, points_request, store_folder
+from saot.label.settings import (
+    RunSettings,
+    fingerprints_file,
+    parse_size,
+    points_request,
+    size_folder,
+    sizes_of,
+    store_folder,
+)
+from saot.label.sizes import SizesDecoder, fit_weights, join
 from saot.label.summary import thinned
 from saot.label.wings import NO_WINGS, Labeller, PullWing, Wings
 
@@ -68,6 +78,7 @@ __all__ = [
     "RunOutcome",
     "RunSettings",
     "Scorer",
+    "SizesDecoder",
     "Source",
     "Trained",
     "TrainingData",
@@ -77,11 +88,15 @@ __all__ = [
     "chosen_adjustment",
     "classes_of",
     "confusion_of",
+    "declared_pixels",
     "digest",
     "draw_tokens",
     "evaluate_run",
     "fingerprints",
+    "fingerprints_file",
+    "fit_weights",
     "held_out_scores",
+    "join",
     "label_maps",
     "learned_cost",
     "network",
@@ -97,6 +112,7 @@ __all__ = [
     "points_request",
     "points_term",
     "predict_pictures",
+    "probs_at",
     "pseudo_term",
     "pull_of",
     "refine_terms",
@@ -106,6 +122,8 @@ __all__ = [
     "saot_decoder",
     "score_some",
     "similarities",
+    "size_folder",
+    "sizes_of",
     "source_pool",
     "source_prototypes",
     "source_term",

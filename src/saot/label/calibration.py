@@ -36,6 +36,7 @@ from saot.decoder import Decoder
 from saot.evaluate import ConfusionMatrix, scores_at
 from saot.label.data import Domain
 from saot.label.scoring import Contest
+from saot.label.sizes import SizesDecoder
 from saot.runs import Kept, Making, identity_of
 from saot.transfer import SemanticCost, fill_uncovered, solve_pair, transfer_labels
 
@@ -124,7 +125,7 @@ class Models:
 
     contest: Contest
     cost: SemanticCost | None
-    decoder: Decoder
+    decoder: Decoder | SizesDecoder
     bias: Tensor | None
 
     @property
@@ -449,6 +450,11 @@ def _record(
     if held is None:
         why = "none is declared" if len(contest.data.points.tokens) == 0 else "all were trained on"
         notes.append(f"No declared point is held out ({why}), so there is neither a temperature nor a threshold.")
+    if held is not None and contest.members:
+        notes.append(
+            "The weights of the input sizes were learned on the same held-out points: thresholds are estimates here, "
+            "no guarantees."
+        )
     if measured is None:
         notes.append("There are no evaluation labels, so calibration itself could not be measured.")
     if contest.evaluation.declared:

@@ -1,6 +1,6 @@
 """What a run learns from and what it is scored on, opened once; nothing that trains sees the second."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saot.data import (
     ClassSet,
+    Fingerprints,
     ImageSet,
     LabelledSet,
     PatchGrid,
@@ -23,9 +24,10 @@ from saot.data import (
     write_points_csv,
 )
 from saot.decoder import TargetTokens, picture_logits
-from saot.features import FeatureStore
-from saot.label.inputs import Inputs, Manifest
-from saot.label.settings import RunSettings, points_request, store_folder
+from saot.features import Backbone, FeatureStore, StoreSize, check_room
+from saot.label.inputs import Inputs
+from saot.label.settings import RunSettings, points_request, size_folder, store_folder
+from saot.label.sizes import SizesDecoder
 from saot.label.wings import PullWing
 from saot.recipes import Recipe
 from saot.runs import Kept, Making, Workspace, generator_for, identity_of
@@ -43,6 +45,7 @@ class Domain:
         dim: Feature width.
         device: Where whole pictures' tokens go; single rows stay on the CPU.
         identity: A name for pictures, backbone and kind of device.
+        further: The same pictures at further input sizes, which a `SizesDecoder` sees too.
     """
 
     images: ImageSet
@@ -50,6 +53,7 @@ class Domain:
     dim: int
     device: torch.device = torch.device("cpu")
     identity: str = ""
+    further: tuple["Domain", ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,6 +86,9 @@ class Domain:
     def logits(self, network: Callable[..., Tensor], number: int) -> Float[Tensor, "cells K"]:
         """What a network says of all tokens of a picture, or of their cells; no gradient."""
         with torch.no_grad():
+            if isinstance(network, SizesDecoder):
+                sizes = (self, *self.further)
+                return network([one.tokens(number) for one in sizes], [one.grid(number) for one in sizes])
             return picture_logits(network, self.tokens(number), *self.shape(number))
 
     def embeddings(self) -> Float[Tensor, "N d"]:
@@ -394,30 +401,86 @@ class Tokens:
     test: Domain
 
 
-def open_features(
-    settings: RunSettings, inputs: Inputs, found: Manifest, space: Workspace, store: Path | None, device: str
-) -> Tokens:
-    """The features of every set; those missing in the store are made."""
-    root, key = store or space.path("features"), inputs.backbone.key
+@dataclass(frozen=True)
+class PictureSets:
+    """The pictures of a run whose features are needed, each with its SPEC and a name for its content; None if not.
 
-    def domain(spec: str, images: ImageSet, stage: str, content: object) -> Domain:
-        features = FeatureStore(store_folder(root, spec), key)
-        with space.stage(stage):
-            features.ensure(images, inputs.backbone, space.tell(stage))
-        return Domain(images, features, key.dim, torch.device(device), identity_of(key, content, device.split(":")[0]))
+    Attributes:
+        source: Labelled pictures.
+        target: Pictures to adapt to.
+        translated: The source in the target's colours, where the pull loss is on.
+        test: Pictures to score on, where they are not the target's own.
+    """
 
-    source = domain(settings.source, inputs.source.images, "features source", found["source"])
-    target = domain(settings.target, inputs.target, "features target", found["target"])
-    translated, bridge = None, settings.recipe.bridge
+    source: tuple[str, ImageSet, object]
+    target: tuple[str, ImageSet, object]
+    translated: tuple[str, ImageSet, object] | None
+    test: tuple[str, ImageSet, object] | None
+
+    def __iter__(self) -> Iterator[tuple[str, ImageSet, object]]:
+        """Those there are."""
+        return (one for one in (self.source, self.target, self.translated, self.test) if one is not None)
+
+
+def picture_sets(settings: RunSettings, inputs: Inputs) -> PictureSets:
+    """What features are needed of.
+
+    Raises:
+        ValueError: If the pull loss is asked for and none was handed in.
+    """
+    found, bridge, translated, test = inputs.found, settings.recipe.bridge, None, None
     if bridge.weight != 0:
         if inputs.pull is None:
             raise ValueError("expected bridge.weight 0, since no pull loss was handed in; pass wings with one, or 0")
         pictures = inputs.pull.translate(inputs.source.images, inputs.target, bridge, settings.seed)
-        translated = domain(settings.source, pictures, "features translated", pictures.keys)
-    test = target
+        translated = settings.source, pictures, pictures.keys
     if inputs.truth is not None:
-        test = domain(str(settings.eval), inputs.truth.images, "features eval", found["eval"])
+        test = str(settings.eval), inputs.truth.images, found["eval"]
+    source, target = inputs.source.images, inputs.target
+    return PictureSets(
+        (settings.source, source, found["source"]), (settings.target, target, found["target"]), translated, test
+    )
+
+
+def open_features(
+    sets: PictureSets, backbone: Backbone, space: Workspace, root: Path, device: str, seen: Fingerprints
+) -> Tokens:
+    """The features of every set at one input size; those missing in the store at `root` are made."""
+    key = backbone.key
+
+    def domain(stage: str, spec: str, images: ImageSet, content: object) -> Domain:
+        features = FeatureStore(store_folder(root, spec), key)
+        with space.stage(stage):
+            features.ensure(images, backbone, space.tell(stage), seen=seen)
+        seen.save()
+        return Domain(images, features, key.dim, torch.device(device), identity_of(key, content, device.split(":")[0]))
+
+    source, target = domain("features source", *sets.source), domain("features target", *sets.target)
+    translated = None if sets.translated is None else domain("features translated", *sets.translated)
+    test = target if sets.test is None else domain("features eval", *sets.test)
     return Tokens(source, target, translated, test)
+
+
+def tell_size(inputs: Inputs, sets: PictureSets, root: Path) -> None:
+    """Say what the features will take, before the first is made; say nothing where all are there.
+
+    Args:
+        inputs: The backbone at each input size, and who is told.
+        sets: What features are needed of.
+        root: Of the stores.
+
+    Raises:
+        ValueError: If the disk has not room for them.
+    """
+    total = StoreSize(0, 0, 0)
+    for size, backbone in inputs.sizes.items():
+        by_folder: dict[Path, list[ImageSet]] = {}
+        for spec, images, _ in sets:
+            by_folder.setdefault(store_folder(size_folder(root, size, inputs.sizes), spec), []).append(images)
+        for folder, pictures in by_folder.items():
+            total += FeatureStore(folder, backbone.key).size(backbone, *pictures)
+    if total.pictures:
+        inputs.say(check_room(root, total))
 
 
 def label_source(inputs: Inputs, domain: Domain, spec: str, bench: Bench) -> Source:

@@ -16,9 +16,10 @@ from saot.decoder import Decoder, picture_logits
 from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask, upsample_scores
 from saot.features import Backbone, FeatureGrid, Picture, extract, extract_each
 from saot.label.calibration import abstention_threshold
-from saot.label.networks import unpacked
+from saot.label.fusion import unpacked_decoder
 from saot.label.prediction import Prediction, picture_of
 from saot.label.settings import parse_size
+from saot.label.sizes import SizesDecoder
 from saot.label.wings import NO_WINGS, Labeller, Wings
 from saot.report import CocoItem, write_coco, write_color_overlay, write_index_png
 from saot.runs import RUN_FORMAT, read_kept
@@ -33,48 +34,57 @@ class FinishedRun:
 
     Attributes:
         classes: What the indices mean.
-        decoder: The small network.
-        backbone: The frozen one.
+        decoder: The small network, or that of several input sizes.
+        backbone: The frozen one; with several input sizes the one of the first.
         bias: Logit adjustment, or None.
         label_budget: Target labels behind the network.
         threshold: Least confidence of a pixel that is labelled; 0 labels all.
         method: Its name in metrics.json.
         device: Where the decoder and what follows it run, such as "cuda"; the backbone knows its own.
+        further: The frozen network at further input sizes, in the order of a `SizesDecoder`.
     """
 
     classes: ClassSet
-    decoder: Decoder
+    decoder: Decoder | SizesDecoder
     backbone: Backbone
     bias: Float[Tensor, " K"] | None
     label_budget: int
     threshold: float = 0.0
     method: str = "saot_decoder"
     device: str = "cpu"
+    further: tuple[Backbone, ...] = ()
 
     def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
         """Class index of every pixel, at the picture's own size; 255 where the confidence is below the threshold."""
-        features = extract(self.backbone, image, fingerprint)
-        return self.mask_of(features.tokens, features.grid)
+        return self.mask_of(self.features(image, fingerprint))
 
-    def mask_of(self, tokens: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
-        """Class index of every pixel from a picture's tokens."""
-        return self._mask(self.logits_of(tokens, grid), grid).cpu()
+    def features(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> list[FeatureGrid]:
+        """Frozen features of a picture at each input size."""
+        return [extract(backbone, image, fingerprint) for backbone in (self.backbone, *self.further)]
+
+    def mask_of(self, features: Sequence[FeatureGrid]) -> UInt8[Tensor, "h w"]:
+        """Class index of every pixel from a picture's features at each input size."""
+        return self._mask(self.logits_of(features), features[0].grid).cpu()
 
     def masks(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
         """Each picture, its pixels and its mask as `mask` makes it, in their order; see `saot.features.extract_each`.
 
+        With several input sizes each picture is read once a size.
+
         Raises:
             ValueError: If a picture cannot be read or is empty; names it.
         """
-        for one in extract_each(self.backbone, pictures):
-            yield one.picture, one.image, self.mask_of(one.features.tokens, one.features.grid)
+        asked = list(pictures) if self.further else pictures
+        streams = [extract_each(backbone, asked) for backbone in (self.backbone, *self.further)]
+        for sizes in zip(*streams, strict=True):
+            yield sizes[0].picture, sizes[0].image, self.mask_of([one.features for one in sizes])
 
     def predict(self, picture: Any) -> Prediction:
         """What the run says of one picture; see `Labeller.predict`."""
         image = picture_of(picture)
-        features: FeatureGrid = extract(self.backbone, image, str(picture) if isinstance(picture, str | Path) else "")
-        grid = features.grid
-        logits = self.logits_of(features.tokens, grid)
+        features = self.features(image, str(picture) if isinstance(picture, str | Path) else "")
+        grid = features[0].grid
+        logits = self.logits_of(features)
         confidence = predict_confidence(logits, grid, self.bias)
         mask = self._mask(logits, grid)
 
@@ -86,10 +96,17 @@ class FinishedRun:
         return Prediction(image, mask.cpu().numpy(), confidence.cpu().numpy(), self.classes, probabilities)
 
     @torch.inference_mode()
-    def logits_of(self, tokens: Float[Tensor, "n d"], grid: PatchGrid) -> Float[Tensor, "cells K"]:
-        """Logits of a picture's tokens or of the cells in them, on the run's device."""
-        tokens = tokens.half().float()  # as a store keeps them, so that scores agree to the bit
-        return picture_logits(self.decoder, tokens.to(self.device), grid.height, grid.width)
+    def logits_of(self, features: Sequence[FeatureGrid]) -> Float[Tensor, "cells K"]:
+        """Logits of a picture's tokens or of the cells in them, on the run's device.
+
+        Args:
+            features: Of the picture at each input size; the logits lie on the first one's tokens or cells.
+        """
+        # half precision, as a store keeps them, so that scores agree to the bit
+        tokens, grids = [one.tokens.half().float().to(self.device) for one in features], [one.grid for one in features]
+        if isinstance(self.decoder, SizesDecoder):
+            return self.decoder(tokens, grids)
+        return picture_logits(self.decoder, tokens[0], grids[0].height, grids[0].width)
 
     def _mask(self, logits: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
         mask = predict_mask(logits, grid, self.bias)
@@ -134,21 +151,37 @@ def open_run(folder: Path, wings: Wings = NO_WINGS, device: str = "cpu") -> Labe
             f"expected {folder / 'decoder.safetensors'}; it is missing or damaged: "
             "give the same `saot run` command again"
         )
-    settings = run["settings"]
-    precision = run["features"].get("precision", "float32")
-    size = parse_size(settings["size"])
-    backbone = wings.backbone(settings["backbone"], settings["weights"], size=size, device=device, precision=precision)
-    made_with, now = run["features"], json.loads(backbone.key.to_json())
-    for name, value in made_with.items():
-        if now.get(name) != value:
-            raise ValueError(
-                f"expected the backbone the run was made with; {name} is {now.get(name)!r} now but was {value!r}: "
-                "use the same weights"
-            )
+    first, *further = _backbones(run, wings, device)
     published = dict(kept.about)
     bias = None if run["decoder_bias"] is None else torch.tensor(run["decoder_bias"])
-    decoder = unpacked(kept).to(device)
-    return FinishedRun(classes_of(published), decoder, backbone, bias, int(run["label_budget"]), device=device)
+    decoder = unpacked_decoder(kept).to(device)
+    budget = int(run["label_budget"])
+    return FinishedRun(classes_of(published), decoder, first, bias, budget, device=device, further=tuple(further))
+
+
+def _backbones(run: dict[str, Any], wings: Wings, device: str) -> list[Backbone]:
+    """The backbone of a run at each of its input sizes, in the order of its decoder.
+
+    Raises:
+        ValueError: If one is not what the run was made with.
+    """
+    settings, found = run["settings"], []
+    sizes = run.get("sizes") or [{"size": settings["size"], "features": run["features"]}]
+    for one in sizes:
+        made_with, size = one["features"], parse_size(one["size"])
+        precision = made_with.get("precision", "float32")
+        backbone = wings.backbone(
+            settings["backbone"], settings["weights"], size=size, device=device, precision=precision
+        )
+        now = json.loads(backbone.key.to_json())
+        for name, value in made_with.items():
+            if now.get(name) != value:
+                raise ValueError(
+                    f"expected the backbone the run was made with; {name} is {now.get(name)!r} now but was {value!r}: "
+                    "use the same weights"
+                )
+        found.append(backbone)
+    return found
 
 
 def classes_of(published: dict[str, Any]) -> ClassSet:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from saot.data import ClassSet, ImageSet, LabelledSet, sha256_file, write_atomic
-from saot.features import Backbone
-from saot.label.settings import RunSettings, parse_size, points_request
+from saot.data import ClassSet, Fingerprints, ImageSet, LabelledSet, sha256_file, write_atomic
+from saot.features import Backbone, token_count
+from saot.label.settings import RunSettings, parse_size, points_request, sizes_of
 from saot.label.wings import NO_WINGS, PullWing, Wings
 from saot.runs import Workspace
 
@@ -28,10 +28,13 @@ class Inputs:
         target: Pictures in use to adapt to; no way to their labels.
         truth: Labelled pictures to score on, or None.
         classes: Those of the source.
-        backbone: The frozen network; its weights load when first used.
+        backbone: The frozen network; its weights load when first used. Of several input sizes the one with most tokens.
         found: Fingerprints of everything read.
         target_masks: Opens the masks of the target's pictures (`target_labels`), for drawn points and the oracle.
         pull: The pull loss that was handed in, or None.
+        seen: Fingerprints of files, to be saved once there is a place for them.
+        say: Hears what the user should know.
+        sizes: The input sizes with their networks, the one with most tokens first; None is the network's default.
     """
 
     source: LabelledSet
@@ -41,15 +44,26 @@ class Inputs:
     backbone: Backbone
     found: Manifest
     target_masks: Callable[..., LabelledSet]
-    pull: PullWing | None = None
+    pull: PullWing | None
+    seen: Fingerprints
+    say: Callable[[str], None]
+    sizes: Mapping[str | None, Backbone]
 
 
-def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS) -> Inputs:
-    """Open everything a run reads. Nothing is written, so a slip in the command costs nothing.
+def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS, remembered: Path | None = None) -> Inputs:
+    """Open everything a run reads. No folder is made, so a slip in the command costs nothing.
+
+    Args:
+        settings: What is asked.
+        device: Where the backbone runs.
+        wings: What the core does not know.
+        remembered: The file of fingerprints, so that only pictures and masks that changed are read; None reads all.
 
     Raises:
         ValueError: If a set, the backbone or the request for points is not as it should be.
     """
+    seen = Fingerprints(remembered)
+    wings = replace(wings, sha256=seen.sha256)
     source = wings.labelled(settings.source)
     classes = source.classes
     target = wings.images(settings.target, classes)
@@ -65,11 +79,27 @@ def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS) -> 
             "expected --points as a number, total:N, resample:N, a CSV file (image,x,y,class) or a folder of "
             f"scribbles; got {settings.points!r}, which is none of them"
         )
-    backbone = wings.backbone(settings.backbone, settings.weights, size=parse_size(settings.size), device=device)
+    sizes = open_sizes(settings.backbone, settings.weights, sizes_of(settings.size), target, device, wings)
+    backbone = next(iter(sizes.values()))
     found = manifest(settings, source, target, truth)
     opened = cache(lambda: wings.labelled(settings.target, target.classes).remembering())
     masks = partial(target_labels, settings, opened, target)
-    return Inputs(source, target, truth, classes, backbone, found, masks, wings.pull)
+    return Inputs(source, target, truth, classes, backbone, found, masks, wings.pull, seen, wings.say, sizes)
+
+
+def open_sizes(
+    name: str, weights: str | None, sizes: Sequence[str | None], pictures: ImageSet, device: str, wings: Wings
+) -> dict[str | None, Backbone]:
+    """A backbone at each input size, the one that gives the first of the pictures most tokens first.
+
+    Raises:
+        ValueError: If the backbone or a size is not as it should be.
+    """
+    found = {size: wings.backbone(name, weights, size=parse_size(size), device=device) for size in sizes}
+    if len(found) == 1:
+        return found
+    shape = pictures.size(0)
+    return dict(sorted(found.items(), key=lambda one: -token_count(one[1], shape)))
 
 
 def source_choice(total: int, settings: RunSettings) -> list[int]:

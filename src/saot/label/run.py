@@ -3,28 +3,32 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from saot.data import write_atomic
+from saot.data import Points, write_atomic
 from saot.label.best import saot_decoder
 from saot.label.calibration import calibrate
 from saot.label.data import (
     Bench,
     EvaluationData,
+    Tokens,
     TrainingData,
     check_truth,
     declare,
     label_source,
     open_features,
     open_points,
+    picture_sets,
+    tell_size,
 )
+from saot.label.fusion import joined_contest, packed_decoder, scores_of_sizes
 from saot.label.inputs import Inputs, check_manifest, keep_manifest, kept_manifest, open_inputs, shared_pictures
-from saot.label.networks import Trained, packed
+from saot.label.networks import Trained
 from saot.label.paper import learned_cost, similarities
 from saot.label.quality import estimate
 from saot.label.scoring import (
@@ -39,7 +43,7 @@ from saot.label.scoring import (
     score_methods,
     write_metrics,
 )
-from saot.label.settings import RunSettings
+from saot.label.settings import RunSettings, fingerprints_file, size_folder
 from saot.label.summary import report_data, run_record
 from saot.label.wings import NO_WINGS, Wings
 from saot.report import write_report
@@ -95,9 +99,10 @@ def run_job(
     """
     check_device(device)
     compare = asked(compare, settings)
-    inputs = open_inputs(settings, device, wings)
+    inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store))
     space = Workspace(out, settings.to_dict(), progress)
     try:
+        inputs.seen.save()
         finished = finished_run(space, compare)
         if finished is not None:
             check_manifest(inputs.found, kept_manifest(space) or {})
@@ -106,6 +111,8 @@ def run_job(
         contest = open_contest(settings, inputs, space, store, device)  # points, features, labels of the source
         publish(space.path("decoder.safetensors"), contest.decoder(), contest.data)
         scores, left_out = score_methods(contest, compared(all_methods(contest, rivals), compare))
+        scores |= scores_of_sizes(contest)
+        publish_cost(contest)
         metrics = write_metrics(space.path("metrics.json"), contest.data, contest.evaluation, scores)
         calibration = calibrate(contest, scores["saot_decoder"].bias, transported="saot" in scores)
         quality = estimate(contest.bench, contest.data, contest.decoder(), scores["saot_decoder"].bias)
@@ -131,18 +138,35 @@ def open_contest(
     Raises:
         ValueError: If an input is not as it should be, or not the one the run began with.
     """
+    inputs.seen.save()
     found, kept = inputs.found, kept_manifest(space)
     if kept is not None:
         check_manifest(found, kept)
-    bench = Bench(space, settings.recipe, settings.seed, torch.device(device))
-    masks, declared = inputs.target_masks, shared_pictures(found) > 0
+    masks, root = inputs.target_masks, store or space.path("features")
     with space.stage("points"):
         drawn = open_points(settings, inputs, masks, space, fresh=kept is None)
-    tokens = open_features(settings, inputs, found, space, store, device)
-    source = label_source(inputs, tokens.source, settings.source, bench)
+    sets = picture_sets(settings, inputs)
+    tell_size(inputs, sets, root)
+    several = len(inputs.sizes) > 1
+    contests = {}
+    for size, backbone in inputs.sizes.items():
+        own = replace(settings, size=size)
+        part = space.part(str(size), own.to_dict()) if several else space
+        tokens = open_features(sets, backbone, part, size_folder(root, size, inputs.sizes), device, inputs.seen)
+        bench = Bench(part, settings.recipe, settings.seed, torch.device(device))
+        contests[str(size)] = _contest(own, inputs, bench, tokens, drawn)
     if kept is None:
         check_truth(inputs, space)
         keep_manifest(space, found)
+    if not several:
+        return contests[str(settings.size)]
+    return joined_contest(Bench(space, settings.recipe, settings.seed, torch.device(device)), contests)
+
+
+def _contest(settings: RunSettings, inputs: Inputs, bench: Bench, tokens: Tokens, drawn: Points) -> Contest:
+    """The contest at one input size, its source labelled patch by patch."""
+    masks, declared = inputs.target_masks, shared_pictures(inputs.found) > 0
+    source = label_source(inputs, tokens.source, settings.source, bench)
     share = 0.0 if declared else settings.recipe.scores.holdout_points
     points = declare(settings.points, drawn, source, tokens.target, masks, bench, share)
     data = TrainingData(inputs.classes, source, tokens.target, points, tokens.translated, inputs.pull)
@@ -192,9 +216,17 @@ def finished_run(space: Workspace, compare: Compare) -> RunOutcome | None:
 
 
 def publish(path: Path, trained: Trained, data: TrainingData) -> None:
-    """decoder.safetensors, the small network with all that `predict` needs to know."""
+    """decoder.safetensors, the small network, or one for each input size, with all that `predict` needs to know."""
     extra = {"classes": list(data.classes.names), "colors": [list(c) for c in data.classes.colors]}
-    write_kept(path, packed(trained.decoder, **extra), trained.identity)
+    write_kept(path, packed_decoder(trained.decoder, **extra), trained.identity)
+
+
+def publish_cost(contest: Contest) -> None:
+    """cost.safetensors of a run of several input sizes: the one learned at the first of them, where one was."""
+    for member in list(contest.members.values())[:1]:
+        made = member.bench.space.path("cost.safetensors")
+        if made.exists():
+            write_atomic(contest.bench.space.path(made.name), made.read_bytes())
 
 
 @dataclass(frozen=True)
@@ -251,7 +283,7 @@ def score_some(
     check_device(device)
     if settings.eval is None:
         raise ValueError("expected an evaluation set to score methods on; got none: name one with eval=...")
-    inputs = open_inputs(settings, device, wings)
+    inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store))
     space = Workspace(out, settings.to_dict(), progress, None if shared is None else Shared(shared))
     try:
         contest = open_contest(settings, inputs, space, store, device)

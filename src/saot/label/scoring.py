@@ -236,6 +236,7 @@ class Contest:
         cost: The learned cost; trained when first asked for.
         decoder: SAOT's decoder; trained when first asked for.
         similar: "test" or "target" to the cosine of its pictures' global embeddings with the source's.
+        members: The contest at each of several input sizes, most tokens first; empty where there is one size.
     """
 
     bench: Bench
@@ -245,6 +246,7 @@ class Contest:
     cost: Callable[[], TrainedCost]
     decoder: Callable[[], Trained]
     similar: Callable[[str], Tensor]
+    members: Mapping[str, "Contest"] = field(default_factory=dict)
 
 
 Compare = Literal["none", "points", "all"]
@@ -295,12 +297,19 @@ def all_methods(contest: Contest, rivals: Rivals | None) -> Builders:
 
 def own_methods(contest: Contest) -> Builders:
     """SAOT with one source and with several, and its decoder; building one trains it."""
-    data, multi = contest.data, contest.bench.recipe.transfer.multi_sources
+    multi = contest.bench.recipe.transfer.multi_sources
     return {
         "saot": lambda: _saot(contest, 1),
         "saot_multi": lambda: _saot(contest, multi),
-        "saot_decoder": lambda: network_scorer(contest, contest.decoder(), "saot_decoder", data.points.budget),
+        "saot_decoder": lambda: _saot_decoder(contest),
     }
+
+
+def _saot_decoder(contest: Contest) -> Scorer:
+    trained, budget = contest.decoder(), contest.data.points.budget
+    if contest.members:  # each size has brought its own logit adjustment
+        return Scorer(answers_of(contest, trained.decoder), budget)
+    return network_scorer(contest, trained, "saot_decoder", budget)
 
 
 def _saot(contest: Contest, sources: int) -> Scorer:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ class RunSettings:
             CSV file or a folder of scribbles.
         backbone: Name for `load_backbone`.
         weights: Its weights, where it needs a path.
-        size: Input size for the backbone: "HEIGHTxWIDTH", "LONG" (long side) or None for its default.
+        size: Input size for the backbone: "HEIGHTxWIDTH", "LONG" (long side) or None for its default; several with
+            commas, such as "504x1008,672x1344", train a decoder at each and join them.
         seed: Fixes every draw.
         recipe: All other settings.
         source_pictures: How many source pictures to use, drawn as in the paper (E.9), whatever the seed; None is all.
@@ -44,7 +46,7 @@ class RunSettings:
     target_pictures: int | None = None
 
     def __post_init__(self) -> None:
-        parse_size(self.size)
+        sizes_of(self.size)
         points_request(self.points)
         if type(self.seed) is not int:
             raise ValueError(f"expected the seed as a whole number; got {self.seed!r}")
@@ -78,6 +80,26 @@ def parse_size(text: str | None) -> tuple[int, int] | int | None:
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
+def sizes_of(text: str | None) -> tuple[str | None, ...]:
+    """The input sizes behind "504x1008,672x1344", one each.
+
+    Raises:
+        ValueError: If one is no size, or named twice.
+
+    Example:
+        >>> sizes_of("504x1008, 672x1344"), sizes_of("1024"), sizes_of(None)
+        (('504x1008', '672x1344'), ('1024',), (None,))
+    """
+    if text is None:
+        return (None,)
+    parts = tuple(part.strip() for part in text.split(","))
+    policies = [parse_size(part) for part in parts]
+    twice = next((part for part, policy in zip(parts, policies, strict=True) if policies.count(policy) > 1), None)
+    if twice is not None:
+        raise ValueError(f"expected each input size once; got {twice} twice in {text!r}: leave one out")
+    return parts
+
+
 def points_request(text: str) -> tuple[str, int | None]:
     """How points are to be had: ("picture" | "total" | "resample", N), or ("file", None).
 
@@ -98,6 +120,16 @@ def points_request(text: str) -> tuple[str, int | None]:
     except ValueError:
         return "file", None
     raise ValueError(f"expected points as a whole number, such as 20 or total:20; got {text!r}")
+
+
+def fingerprints_file(out: Path, store: Path | None) -> Path:
+    """Where fingerprints of pictures and masks are kept: in the store where one is named, for all its runs."""
+    return (out / "work" if store is None else store) / "fingerprints.jsonl"
+
+
+def size_folder(root: Path, size: str | None, sizes: Collection[str | None]) -> Path:
+    """Where the features of one input size lie below a store: a folder of its own where there are several."""
+    return root if len(sizes) == 1 else root / str(size)
 
 
 def store_folder(root: Path, spec: str) -> Path:

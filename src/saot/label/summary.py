@@ -85,11 +85,10 @@ def _panel(contest: Contest, number: int, scores: dict[str, MethodScores]) -> Pa
 def _curves(space: Workspace) -> dict[str, list[tuple[float, float]]]:
     """Training curves, thinned to at most 300 means each."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    wanted = {"cost": ("points", "entropy", "reached")}
-    wanted |= {path.stem: ("loss",) for path in sorted(space.work("log").glob("saot_decoder*.jsonl"))}
-    for stage, names in wanted.items():
-        path = space.log_path(stage)
-        if not path.exists():
+    for stage, path in space.logs().items():
+        kind = path.stem
+        names = ("points", "entropy", "reached") if kind == "cost" else ("loss",)
+        if kind != "cost" and not kind.startswith("saot_decoder"):
             continue
         records = [json.loads(line) for line in path.read_text().splitlines()]
         for name in names:
@@ -213,7 +212,7 @@ def run_record(
 ) -> dict[str, Any]:
     """run.json: everything but the scores."""
     space, data, recipe = contest.bench.space, contest.data, contest.bench.recipe
-    found, bias = inputs.found, scores["saot_decoder"].bias
+    found, sizes, bias = inputs.found, contest.decoder().facts.get("sizes", {}), scores["saot_decoder"].bias
     return {
         "format": RUN_FORMAT,
         "estimate": dict(estimate),
@@ -229,10 +228,15 @@ def run_record(
         "label_budget": data.points.budget,
         "differences_from_paper": [vars(d) for d in differences(recipe)],
         "features": json.loads(inputs.backbone.key.to_json()),
+        "sizes": [
+            {"size": size, "features": json.loads(one.key.to_json()), **sizes[str(size)]}
+            for size, one in inputs.sizes.items()
+            if str(size) in sizes  # of several
+        ],
         "data": {
             name: {"images": len(found[name]), "sha256": digest(found[name])} for name in ("source", "target", "eval")
         },
-        "stages": space.facts("stages"),
+        "stages": space.all_stages(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "trials": joined_facts(scores, "trials"),
         "adjustment": joined_facts(scores, "adjustment"),
@@ -273,6 +277,11 @@ def _notes(contest: Contest, scores: Mapping[str, MethodScores], left_out: Mappi
         notes.append(
             "Evaluation pictures are target pictures too, so their points were declared: scores are optimistic, and "
             "no logit adjustment was chosen."
+        )
+    if contest.members and bool(contest.data.points.tokens.held_out.any()):
+        notes.append(
+            "The weights of the input sizes were learned on the held-out points, so the expected mIoU and the "
+            "thresholds of --abstain, which are judged on the same points, are somewhat too good."
         )
     unknown = contest.data.points.unknown
     if unknown:

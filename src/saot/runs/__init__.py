@@ -6,6 +6,7 @@ from saot.runs.record import check_device, commit_of_code, device_name, resolve_
 from saot.runs.training import (
     Checkpoint,
     History,
+    Mark,
     Progress,
     check_finite,
     cosine_rate,
@@ -20,6 +21,7 @@ __all__ = [
     "History",
     "Kept",
     "Making",
+    "Mark",
     "Progress",
     "Shared",
     "Workspace",

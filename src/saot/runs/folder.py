@@ -58,12 +58,46 @@ class Workspace:
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"expected a folder for the run; {self.root} is a file: choose another --out")
         self.root.mkdir(parents=True, exist_ok=True)
+        self._parts: dict[str, Workspace] = {}
         self._lock = self._take_lock()
         self._check_settings()
 
     def close(self) -> None:
         """Let others use the folder."""
+        for part in self._parts.values():
+            part.close()
         self._lock.close()
+
+    def part(self, name: str, settings: Mapping[str, Any]) -> "Workspace":
+        """A run within the run, in `work/parts/NAME`; it is closed with this one, and its records join log.jsonl.
+
+        Args:
+            name: Of the part; its stages are told with it.
+            settings: What is asked of it.
+
+        Raises:
+            ValueError: If the folder holds a part with other settings.
+        """
+        if name not in self._parts:
+
+            def told(stage: str, done: int, total: int) -> None:
+                self.tell(f"{name}: {stage}")(done, total)
+
+            self._parts[name] = Workspace(self.work("parts", name), settings, told)
+        return self._parts[name]
+
+    def all_stages(self) -> dict[str, Any]:
+        """Time and memory of every stage, those of parts as `NAME: STAGE`."""
+        parts = {f"{name}: {k}": v for name, part in self._parts.items() for k, v in part.facts("stages").items()}
+        return {**parts, **self.facts("stages")}
+
+    def logs(self) -> dict[str, Path]:
+        """The records of every training stage by its name, those of parts as `NAME: STAGE`, in order."""
+        found = {}
+        for name, part in sorted(self._parts.items()):
+            found |= {f"{name}: {stage}": path for stage, path in part.logs().items()}
+        own = self.work("log").glob("*.jsonl") if self.work("log").exists() else ()
+        return found | {path.stem: path for path in sorted(own)}
 
     def path(self, *parts: str) -> Path:
         """A file of the run."""
@@ -173,8 +207,11 @@ class Workspace:
 
     def write_log(self) -> None:
         """log.jsonl: every training record, stage after stage in the order of their names."""
-        parts = sorted(self.work("log").glob("*.jsonl")) if self.work("log").exists() else []
-        write_atomic(self.path("log.jsonl"), b"".join(part.read_bytes() for part in parts))
+        lines = []
+        for stage, path in self.logs().items():
+            for line in path.read_text().splitlines(keepends=True):
+                lines.append(line if stage == path.stem else _renamed(line, stage))
+        write_atomic(self.path("log.jsonl"), "".join(lines).encode())
 
     def _take_lock(self) -> Any:
         lock = open(self.root / ".lock", "w")  # noqa: SIM115  held as long as the workspace
@@ -210,6 +247,11 @@ class Workspace:
                 f"{self.root} holds a run with other settings ({difference}): choose another --out, or give the same "
                 "settings to go on"
             )
+
+
+def _renamed(line: str, stage: str) -> str:
+    """A training record under another name of its stage."""
+    return json.dumps({**json.loads(line), "stage": stage}) + "\n"
 
 
 def first_difference(mine: Any, theirs: Any, path: str = "") -> str | None:

@@ -2,16 +2,18 @@
 
 import hashlib
 import io
+import json
 import math
 import pickle
+import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from saot.data import write_atomic
+from saot.data import write_atomic, write_tail
 
 Progress = Callable[[int, int], None]
 History = list[dict[str, float]]
@@ -27,11 +29,78 @@ class Stateful(Protocol):
 
 
 @dataclass(frozen=True)
+class Mark:
+    """How much of the file of records a state speaks of; what stands behind it is of steps that are taken again.
+
+    Attributes:
+        steps: Records, one a step.
+        size: Bytes.
+        check: CRC-32 of these bytes.
+    """
+
+    steps: int = 0
+    size: int = 0
+    check: int = 0
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """Where a training stage keeps its state, and how often in steps."""
+    """Where a training stage keeps its state, and how often in steps.
+
+    The records of its steps lie beside the state, in a file that only grows: each is written once, so the bytes of all
+    checkpoints are linear in the steps. At each checkpoint the records come first and the state, which says how many of
+    them count, comes second. Killed in between, a training finds the state before and writes over what stands behind.
+    """
 
     path: Path
     every: int = 100
+
+    @property
+    def records(self) -> Path:
+        """The file of records: a JSON object a line."""
+        return self.path.with_name(f"{self.path.name}.records")
+
+    def resume(self) -> tuple[dict[str, Any] | None, History, Mark]:
+        """The last state, the records of its steps, and how much of their file they are.
+
+        A state of an earlier version, which holds its records itself, is taken up too. Nothing but (None, [], Mark())
+        where there is none, or where it or its records are damaged: then training starts anew.
+
+        Raises:
+            RuntimeError: If memory does not hold the state.
+        """
+        state = self.load()
+        if state is None:
+            return None, [], Mark()
+        if "history" in state:
+            return state, state.pop("history"), Mark()
+        try:
+            mark = Mark(**state.pop("records"))
+            with open(self.records, "rb") as file:
+                kept = file.read(mark.size)
+            history = [json.loads(line) for line in kept.splitlines()]
+        except (KeyError, TypeError, ValueError, OSError):
+            return None, [], Mark()
+        if (len(history), len(kept), zlib.crc32(kept)) != (mark.steps, mark.size, mark.check):
+            return None, [], Mark()
+        return state, history, mark
+
+    def keep(self, state: Mapping[str, Any], history: History, mark: Mark) -> Mark:
+        """Write the records behind `mark` and then the state; how much of the file counts from now on.
+
+        Args:
+            state: Whatever the training changes.
+            history: All records so far.
+            mark: How much of them is written already.
+
+        Raises:
+            OSError: If it cannot be written; a full disk is told in one sentence.
+        """
+        added = "".join(f"{json.dumps(record)}\n" for record in history[mark.steps :]).encode()
+        write_tail(self.records, mark.size, added)
+        mark = Mark(len(history), mark.size + len(added), zlib.crc32(added, mark.check))
+        self.save({"records": asdict(mark), **state})
+        return mark
 
     def load(self) -> dict[str, Any] | None:
         """The last state written, on the CPU; None if there is none or it is damaged, and then training starts anew.
@@ -65,6 +134,7 @@ class Checkpoint:
     def clear(self) -> None:
         """Forget the state: the stage has written its result."""
         self.path.unlink(missing_ok=True)
+        self.records.unlink(missing_ok=True)
 
 
 def generator_for(seed: int, *names: object) -> torch.Generator:
@@ -102,14 +172,13 @@ def train_steps(
     bit for bit, as an undisturbed one.
 
     Args:
-        step: Does one update and returns what is to be logged.
+        step: Does one update and returns what is to be logged: numbers by name.
         steps: How many there are in all.
-        state: Everything `step` changes, by name.
+        state: Everything `step` changes, by name; `records` and `history` are no names for it.
         checkpoint: Where to keep it; None keeps nothing.
         progress: Called with (done, steps).
     """
-    kept = None if checkpoint is None else checkpoint.load()
-    history: History = [] if kept is None else kept["history"]
+    kept, history, mark = (None, [], Mark()) if checkpoint is None else checkpoint.resume()
     if kept is not None:
         for name, part in state.items():
             part.load_state_dict(kept.pop(name))  # let go at once: large networks are held twice otherwise
@@ -117,7 +186,7 @@ def train_steps(
         history.append(step(number))
         done = number + 1
         if checkpoint is not None and done % checkpoint.every == 0:
-            checkpoint.save({"history": history, **{name: dict(part.state_dict()) for name, part in state.items()}})
+            mark = checkpoint.keep({name: dict(part.state_dict()) for name, part in state.items()}, history, mark)
         if progress is not None:
             progress(done, steps)
     return history

@@ -16,6 +16,7 @@ from saot.label import (
     Contest,
     RunSettings,
     all_methods,
+    fingerprints_file,
     open_contest,
     open_inputs,
     parse_size,
@@ -94,7 +95,8 @@ def opened(settings: RunSettings, folder: Path, store: Path, device: str) -> Ite
     """A run that is there already, with everything a stage may use."""
     space = Workspace(folder, settings.to_dict())
     try:
-        yield open_contest(settings, open_inputs(settings, device, ALL_WINGS), space, store, device)
+        inputs = open_inputs(settings, device, ALL_WINGS, fingerprints_file(folder, store))
+        yield open_contest(settings, inputs, space, store, device)
     finally:
         space.close()
 

@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int, UInt8
 from torch import Tensor
 
 from saot.data import patch_labels
-from saot.label import Contest, RunSettings, open_contest, open_inputs
+from saot.label import Contest, RunSettings, fingerprints_file, open_contest, open_inputs
 from saot.runs import Kept, Making, Shared, Workspace, check_device, identity_of
 from saot.tables.wings import ALL_WINGS
 from saot.transfer import SemanticCost, solve_pair
@@ -52,7 +52,7 @@ def wrong_class_mass(
     check_device(device)
     if settings.eval is None:
         raise ValueError("expected an evaluation set to measure mass on; got none: name one with eval=...")
-    inputs = open_inputs(settings, device, ALL_WINGS)
+    inputs = open_inputs(settings, device, ALL_WINGS, fingerprints_file(Path(out), store))
     space = Workspace(out, settings.to_dict(), progress, None if shared is None else Shared(shared))
     try:
         contest = open_contest(settings, inputs, space, store, device)

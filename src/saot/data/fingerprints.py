@@ -1,0 +1,106 @@
+"""Check sums of files, remembered from one start to the next: a file that has not changed is not read again."""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+
+from saot.data.files import FULL, full_disk_error, sha256_file
+
+SETTLED_NS = 2_000_000_000  # a file changed less long ago may change again within one tick of its clock
+SAVE_EVERY = 256  # files
+
+State = tuple[int, int, int]  # size in bytes, time of last change of content and of anything, ns
+
+
+class Fingerprints:
+    """SHA-256 of files by path, size and times of change; accumulates, and is kept in a file if it is given one.
+
+    A file is read again when its size, its modification time or its change time (mtime and ctime, ns) is another one.
+    So what goes unnoticed is a content of the same size put in place without either time moving: that takes a clock
+    that was set back, a disk written to from below, or a file system without ctime and a mtime that was put back.
+
+    Several processes may keep theirs in one file: each adds whole lines under a lock, and of two lines about a path the
+    later one counts. A line cut short by a kill is passed over, and its file read again. The file may be deleted.
+
+    Args:
+        path: JSON lines `[path, size, mtime, ctime, sha256]`; need not exist. None remembers within the process alone.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._known: dict[str, tuple[State, str]] = {}
+        self._new: dict[str, tuple[State, str]] = {}
+        with contextlib.suppress(OSError):
+            for line in path.read_bytes().splitlines() if path is not None else ():
+                with contextlib.suppress(ValueError, TypeError):
+                    name, size, changed, touched, digest = json.loads(line)
+                    self._known[str(name)] = ((int(size), int(changed), int(touched)), str(digest))
+
+    def sha256(self, path: str | Path) -> str:
+        """SHA-256 of the bytes of a file, as 64 hexadecimal digits.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        before = _state(path)
+        known = self._said(path, before)
+        if known is not None:
+            return known
+        digest = sha256_file(path)
+        if time.time_ns() - max(before[1:]) > SETTLED_NS:
+            self._keep(path, before, digest)
+        return digest
+
+    def known(self, path: str | Path) -> str | None:
+        """What is remembered of a file as it is now; None if nothing is, or the file is gone."""
+        try:
+            return self._said(path, _state(path))
+        except FileNotFoundError:
+            return None
+
+    def note(self, path: str | Path, digest: str) -> None:
+        """Remember a file that this process has just written, or read and found whole, by a check sum of its own.
+
+        Raises:
+            OSError: If there is no such file.
+        """
+        self._keep(path, _state(path), digest)
+
+    def _said(self, path: str | Path, state: State) -> str | None:
+        kept = self._known.get(os.path.abspath(path))
+        return kept[1] if kept is not None and kept[0] == state else None
+
+    def _keep(self, path: str | Path, state: State, digest: str) -> None:
+        self._known[os.path.abspath(path)] = self._new[os.path.abspath(path)] = (state, digest)
+        if len(self._new) >= SAVE_EVERY and self.path is not None and self.path.parent.is_dir():
+            self.save()
+
+    def save(self) -> None:
+        """Add what is new to the file.
+
+        Raises:
+            OSError: If it cannot be written; a full disk is told in one sentence.
+        """
+        new, self._new = self._new, {}
+        if self.path is None or not new:
+            return
+        lines = "".join(f"{json.dumps([name, *state, digest])}\n" for name, (state, digest) in new.items()).encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                end = file.seek(0, os.SEEK_END)
+                cut = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"  # a killed process left half a line
+                file.write(b"\n" * cut + lines)
+        except OSError as error:
+            if error.errno in FULL:
+                raise full_disk_error(self.path, len(lines), error.errno) from error
+            raise
+
+
+def _state(path: str | Path) -> State:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
