@@ -44,7 +44,7 @@ class Build:
 def main() -> None:
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    builds = [Build("base", options.base_python), Build("ours", Path(sys.executable))]
+    builds = [Build("ours", Path(sys.executable)), Build("base", options.base_python)]
     kept = options.out / "results.jsonl"
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the first run", flush=True)
     for part in options.parts.split(","):

@@ -4,7 +4,7 @@
 
 Prints milliseconds of a product of matrices, of a sparse matrix with a vector and of an exponential, as OpenMP does by
 itself (its waiting threads spin), with OMP_WAIT_POLICY=passive (they sleep) and as `saot` sets it (they spin a little,
-GOMP_SPINCOUNT=1000), medians of `REPEATS` processes each.
+GOMP_SPINCOUNT=2000), medians of `REPEATS` processes each.
 Alone means before all others: the measuring threads have real-time priority for that half second, which needs root;
 without it, see to it that nothing else runs.
 """
@@ -18,7 +18,7 @@ import time
 
 REPEATS, CALLS = 5, 150
 SLEEPING = {"OMP_WAIT_POLICY": "passive"}
-POLICIES = {"spinning": {}, "sleeping": SLEEPING, "as saot": {**SLEEPING, "GOMP_SPINCOUNT": "1000"}}
+POLICIES = {"spinning": {}, "sleeping": SLEEPING, "as saot": {**SLEEPING, "GOMP_SPINCOUNT": "2000"}}
 NAMES = ("product", "sparse product", "exponential")
 
 

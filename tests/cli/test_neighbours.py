@@ -8,7 +8,7 @@ import pytest
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SHOW = f"import os, sys; print({{n: os.environ[n] for n in {WAITING} if n in os.environ}}, 'torch' in sys.modules)"
-SET = "{'OMP_WAIT_POLICY': 'passive', 'GOMP_SPINCOUNT': '1000'} False"
+SET = "{'OMP_WAIT_POLICY': 'passive', 'GOMP_SPINCOUNT': '2000'} False"
 COMMAND = """
 import contextlib, runpy, sys
 sys.argv = ["saot", "--version"]
@@ -42,4 +42,4 @@ def test_torch_s_openmp_hears_it():
     told, usual = (shown(code, OMP_DISPLAY_ENV="verbose").stderr for code in ("import saot.cli, torch", "import torch"))
     if "GOMP_SPINCOUNT" not in usual:
         pytest.skip("this build of torch has another OpenMP")
-    assert "GOMP_SPINCOUNT = '1000'" in told and "GOMP_SPINCOUNT = '1000'" not in usual
+    assert "GOMP_SPINCOUNT = '2000'" in told and "GOMP_SPINCOUNT = '2000'" not in usual

@@ -13,9 +13,9 @@ from saot.cli.shell import app, console
 __all__ = ["adaptation", "app", "jobs", "main", "tables"]
 
 # Threads of OpenMP that wait for work spin for milliseconds and take the cores of whoever else has some to do: products
-# of two threads become tens of times slower. A thousand turns, some microseconds, last until the next product and no
+# of two threads become tens of times slower. Two thousand turns, some microseconds, last until the next product and no
 # longer. OpenMP reads this when torch is loaded, so it stands here, and nothing above loads torch.
-WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 if not any(name in os.environ for name in (*WAITING, "KMP_BLOCKTIME")):
     os.environ.update(WAITING)
 
