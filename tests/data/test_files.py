@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -63,3 +65,17 @@ def test_a_tail_is_written_over_whatever_stood_there(tmp_path):
     assert path.read_bytes() == b"one\n2\n"
     write_tail(path, 4, b"")
     assert path.read_bytes() == b"one\n"
+
+
+def test_threads_may_write_one_file_at_once(tmp_path):
+    path, barrier = tmp_path / "one", threading.Barrier(4)
+
+    def write(number: int) -> None:
+        barrier.wait()
+        for _ in range(20):
+            write_atomic(path, bytes([number]) * 1000)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert len(set(path.read_bytes())) == 1
+    assert [found.name for found in tmp_path.iterdir()] == ["one"]

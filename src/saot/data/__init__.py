@@ -21,12 +21,13 @@ from saot.data.datasets import (
     open_labelled,
     parse_spec,
 )
-from saot.data.files import sha256_file, write_atomic, write_tail
+from saot.data.files import sha256_file, temporary_name, write_atomic, write_tail
 from saot.data.fingerprints import Fingerprints
 from saot.data.images import BROKEN, image_size, read_image, read_mask
 from saot.data.listing import columns, read_text, walk
 from saot.data.patches import PatchGrid, patch_labels, point_tokens, soft_patch_labels
 from saot.data.points import Points, draw_points, read_points_csv, read_scribbles, write_points_csv
+from saot.data.remember import Remembered
 
 __all__ = [
     "BROKEN",
@@ -43,6 +44,7 @@ __all__ = [
     "OpenSet",
     "PatchGrid",
     "Points",
+    "Remembered",
     "ahead",
     "check_same_names",
     "class_set",
@@ -62,6 +64,7 @@ __all__ = [
     "read_text",
     "sha256_file",
     "soft_patch_labels",
+    "temporary_name",
     "walk",
     "write_atomic",
     "write_points_csv",

@@ -1,14 +1,11 @@
 """Opening a data set from what the user typed: pictures alone, or pictures with their masks."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,6 +14,7 @@ from saot.data.classes import ClassSet, check_same_names, class_set, folder_clas
 from saot.data.files import sha256_file
 from saot.data.images import image_size, read_image
 from saot.data.readers import Reader, largest_index, read_class_names, reader_of
+from saot.data.remember import Remembered
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class LabelledSet:
         Args:
             budget: Bytes of all masks that are kept; those that were not asked for longest go first.
         """
-        return replace(self, mask=_Remembered(self.mask, budget))
+        return replace(self, mask=Remembered(self.mask, budget))
 
     def mask_fingerprint(self, index: int) -> str:
         """Name of the mask's content: the SHA-256 of its file, or of its pixels where there is none."""
@@ -131,30 +129,6 @@ class LabelledSet:
             return self.name_mask(index)
         mask = self.mask(index)
         return hashlib.sha256(f"{mask.shape}".encode() + mask.tobytes()).hexdigest()
-
-
-class _Remembered:
-    """A reader that keeps what it has read, up to a number of bytes."""
-
-    def __init__(self, read: Callable[[int], UInt8[np.ndarray, "h w"]], budget: int) -> None:
-        self.read, self.budget = read, budget
-        self.kept: OrderedDict[int, UInt8[np.ndarray, "h w"]] = OrderedDict()
-        self.lock = Lock()
-
-    def __reduce__(self) -> tuple[type["_Remembered"], tuple[Any, int]]:
-        return _Remembered, (self.read, self.budget)  # another process begins with none
-
-    def __call__(self, index: int) -> UInt8[np.ndarray, "h w"]:
-        with self.lock:
-            if index in self.kept:
-                self.kept.move_to_end(index)
-                return self.kept[index]
-        mask = self.read(index)
-        with self.lock:
-            self.kept[index] = mask
-            while sum(one.nbytes for one in self.kept.values()) > self.budget:
-                self.kept.popitem(last=False)
-        return mask
 
 
 def parse_spec(text: str) -> DataSpec:

@@ -4,9 +4,16 @@ import contextlib
 import errno
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # disk, quota
+
+
+def temporary_name(path: Path) -> Path:
+    """Where this process, and in it this thread, writes a file before it is moved into place."""
+    main = threading.current_thread() is threading.main_thread()
+    return path.with_name(f"{path.name}.tmp-{os.getpid()}" + ("" if main else f"-{threading.get_ident()}"))
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -22,7 +29,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         OSError: If the file cannot be written; a full disk is told in one sentence.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from saot.decoder.crops import CropReader
 from saot.decoder.fine import FineDecoder, cell_loss
 from saot.decoder.network import Decoder, GridDecoder
+from saot.decoder.noise import noise
 from saot.decoder.pool import BlockReader, TokenPool
 from saot.recipes import DecoderRecipe, RefineRecipe
 from saot.runs import (
@@ -258,8 +259,7 @@ def fit_decoder(
             optimizer,
             cosine_rate(number, config.steps, config.learning_rate, config.final_learning_rate),
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator_for(seed, "dropout", number).initial_seed())
+        with noise(generator_for(seed, "dropout", number).initial_seed()):
             losses = [loss_of(number) for loss_of in losses_of]
         loss = torch.stack([weight * part for weight, part in zip(weights, losses, strict=True)]).sum()
         check_finite(loss, number, "the decoder")

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from saot.decoder.noise import noise_generator
 from saot.decoder.pool import Grid, Rows
 from saot.decoder.pyramid import around, pyramid
 
@@ -143,7 +144,8 @@ class FineDecoder(nn.Module):
     def embed(self, seen: Float[Tensor, "*shape parts_d"]) -> Float[Tensor, "*shape w"]:
         """What feeds the head: one vector a token, from which all its cells are told."""
         if self.training and self.levels > 0 and self.context_dropout > 0:
-            kept = torch.rand(seen.shape[:-1], device=seen.device) >= self.context_dropout
+            drawn = torch.rand(seen.shape[:-1], device=seen.device, generator=noise_generator(seen.device))
+            kept = drawn >= self.context_dropout
             near, far = seen.split([5 * self.dim, self.levels * self.dim], dim=-1)
             seen = torch.cat([near, far * kept.unsqueeze(-1)], dim=-1)
         return self.body.embed(seen)  # type: ignore[operator]

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saot.decoder.fine import FineDecoder, grid_of_cells, seen_width
+from saot.decoder.noise import noise_generator
 from saot.recipes import DecoderRecipe
 
 
@@ -22,7 +23,8 @@ class Dropout(nn.Dropout):
         if not self.training or input.device.type != "cpu" or not 0 < self.p < 1:
             return super().forward(input)
         count = input.numel()
-        drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+        numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=noise_generator())
+        drawn = numbers.view(torch.int16)[:count]
         kept = drawn.view(input.shape) >= round(self.p * 2**16) - 2**15
         return input * (kept / (1.0 - self.p))
 

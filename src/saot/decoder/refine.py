@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from saot.decoder.distill import DecoderFit, Term, adamw, term_losses
 from saot.decoder.network import Decoder, GridDecoder, picture_logits
+from saot.decoder.noise import noise
 from saot.decoder.pool import Grid, Rows, TokenPool, token_pool
 from saot.recipes import DecoderRecipe, RefineRecipe
 from saot.runs import (
@@ -183,8 +184,7 @@ def refine_decoder(
             optimizer,
             cosine_rate(number, config.steps, config.learning_rate, config.final_learning_rate),
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator_for(seed, "dropout", "refine", number).initial_seed())
+        with noise(generator_for(seed, "dropout", "refine", number).initial_seed()):
             loss = pseudo_loss(number)
             for term, other in zip(terms, extra, strict=True):
                 loss = loss + term.weight * other(number)

@@ -2,18 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from saot.data import Remembered
 from saot.decoder import Decoder, FineDecoder, GridDecoder, Term, TokenPool, token_pool
 from saot.label.data import Bench, TrainingData
 from saot.label.networks import Trained, inside_cells, labelled_terms, network, pull_of, seen, source_shares
 from saot.label.paper import distilled_decoder
 from saot.recipes import DecoderRecipe
-from saot.runs import Kept, Making, generator_for, identity_of
+from saot.runs import Kept, Making, generator_for, identity_of, side_by_side
 from saot.transfer import class_correction
 
 PLAN_TOKENS = 8_192  # target tokens of the plan, spread evenly over the pictures
@@ -75,10 +76,14 @@ def taught_decoder(
     other = "" if recipe == bench.recipe.decoder else f"-{recipe.architecture}"
     count = max(1, stage_2.teachers) if refined and stage_2.steps * stage_2.rounds > 0 else 1
     terms, pull = labelled_terms(bench, data, recipe), pull_of(bench, data, recipe)
-    teachers = [
-        network(bench, data, terms, None, name=f"teacher-{member}{other}", decoder=recipe, member=member, pull=pull)
-        for member in range(count)
-    ]
+
+    def teacher(member: int) -> Trained:
+        name = f"teacher-{member}{other}"
+        return network(bench, data, terms, None, name=name, decoder=recipe, member=member, pull=pull)
+
+    jobs = [partial(teacher, member) for member in range(count)]
+    teachers = side_by_side(jobs, bench.device) if pull is None else [job() for job in jobs]  # a projector's first
+    # weights come from torch's one generator
     if not refined or stage_2.steps * stage_2.rounds == 0:
         return teachers[0]
     again = dataclasses.replace(
@@ -135,7 +140,7 @@ class Lesson:
             tokens: Some of its tokens; all unless given.
         """
         chosen = slice(None) if tokens is None else tokens
-        said = self._kept(picture)[chosen].float() if self.keeps else self._asked(picture, tokens)
+        said = self._read(picture)[chosen].float() if self.keeps else self._asked(picture, tokens)
         first = self.decoders[0]
         if isinstance(first, FineDecoder):
             return said, inside_cells(self.data.target, picture, first.subdivision)[chosen]
@@ -152,6 +157,10 @@ class Lesson:
     def folder(self) -> str:
         """Of the answers that are kept, relative to the run folder."""
         return f"work/said-{self.label}"
+
+    @cached_property
+    def _read(self) -> Remembered[Tensor]:
+        return Remembered(self._kept)
 
     def _kept(self, picture: int) -> Tensor:
         def make(making: Making) -> Kept:

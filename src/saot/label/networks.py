@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from saot.data import patch_labels, point_tokens
+from saot.data import Remembered, patch_labels, point_tokens
 from saot.decoder import (
     IGNORE,
     Decoder,
@@ -32,6 +33,7 @@ from saot.label.data import Bench, Domain, Source, TokenPoints, TrainingData, cl
 from saot.recipes import DecoderRecipe
 from saot.runs import Kept, Making, code_version, generator_for, identity_of, room_of
 
+_first_weights = Lock()
 Which = Literal["source", "target", "translated"]
 
 
@@ -99,7 +101,7 @@ def seen(bench: Bench, data: TrainingData, which: Which, recipe: DecoderRecipe) 
         name = f"work/context-{levels}-{which}/{number:06d}"
         return bench.space.once(name, identity_of(domain, levels), make).tensors["values"]
 
-    return seen_rows(domain.rows, domain.shape, blocks, levels), seen_width(domain.dim, levels)
+    return seen_rows(domain.rows, domain.shape, Remembered(blocks), levels), seen_width(domain.dim, levels)
 
 
 def _domain(data: TrainingData, which: Which) -> Domain:
@@ -130,8 +132,10 @@ def _source_cells(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> To
             yield source_cells(bench, data, number, parts)
             bench.space.tell("source cells")(number + 1, len(data.source))
 
+    read = Remembered(lambda picture: source_cells(bench, data, picture, parts))
+
     def cells(picture: int, tokens: Tensor) -> Tensor:
-        return source_cells(bench, data, picture, parts)[tokens]
+        return read(picture)[tokens]
 
     with bench.space.stage("source cells"):
         pool = _cell_pool(bench, data, "source", recipe, all_pictures(), cells)
@@ -330,7 +334,7 @@ def train_once(
 
 def new_decoder(data: TrainingData, config: DecoderRecipe, seed: int) -> Decoder:
     """An untrained decoder; its weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
+    with _first_weights, torch.random.fork_rng(devices=[]):  # torch draws them from its one generator
         torch.manual_seed(generator_for(seed, "decoder weights").initial_seed())
         decoder = make_decoder(data.source.domain.dim, data.num_classes, config)
     return decoder.to(data.source.domain.device)

@@ -9,6 +9,7 @@ Either way it speaks of pictures that nobody clicked in: those with points train
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from saot.evaluate import ConfusionMatrix, predict_mask
 from saot.label.data import Bench, TokenPoints, TrainingData
 from saot.label.networks import Trained, labelled_terms, network
 from saot.label.scoring import logits_at_points
-from saot.runs import Kept, Making, generator_for, identity_of
+from saot.runs import Kept, Making, generator_for, identity_of, side_by_side
 
 FOLDS = 2
 SHORTER = 3  # a fold's network has this share of the steps
@@ -120,11 +121,16 @@ def _cross_fitted(bench: Bench, data: TrainingData) -> Tensor:
     pictures = points.picture.unique()
     fold = torch.randperm(len(pictures), generator=generator_for(bench.seed, "folds")) % FOLDS
     short = replace(recipe, steps=max(1, recipe.steps // SHORTER))
-    counts = torch.zeros(len(pictures), data.num_classes, data.num_classes, dtype=torch.int64)
-    for number in fold.unique().tolist():
+
+    def answers(number: int) -> Tensor:
         tokens = replace(points, held_out=torch.isin(points.picture, pictures[fold == number]))
         part = replace(data, points=replace(data.points, tokens=tokens))
         terms = labelled_terms(bench, part, short)
         trained = network(bench, part, terms, None, name=f"fold-{number}", decoder=short)
-        counts[fold == number] = _answers(part, tokens.held(), trained, None)
+        return _answers(part, tokens.held(), trained, None)
+
+    counts = torch.zeros(len(pictures), data.num_classes, data.num_classes, dtype=torch.int64)
+    numbers = fold.unique().tolist()
+    for number, found in zip(numbers, side_by_side([partial(answers, n) for n in numbers], bench.device), strict=True):
+        counts[fold == number] = found
     return counts

@@ -3,6 +3,7 @@
 from saot.runs.folder import RUN_FORMAT, Workspace, load_tensors, peak_bytes, reset_peak, save_tensors
 from saot.runs.once import Kept, Making, Shared, code_version, identity_of, read_kept, room_of, write_kept
 from saot.runs.record import check_device, commit_of_code, device_name, resolve_device, versions
+from saot.runs.side import side_by_side
 from saot.runs.training import (
     Checkpoint,
     History,
@@ -41,6 +42,7 @@ __all__ = [
     "room_of",
     "save_tensors",
     "set_rate",
+    "side_by_side",
     "train_steps",
     "versions",
     "write_kept",

@@ -4,6 +4,7 @@ import fcntl
 import json
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -59,6 +60,7 @@ class Workspace:
             raise ValueError(f"expected a folder for the run; {self.root} is a file: choose another --out")
         self.root.mkdir(parents=True, exist_ok=True)
         self._parts: dict[str, Workspace] = {}
+        self._writing = threading.Lock()
         self._lock = self._take_lock()
         self._check_settings()
 
@@ -146,7 +148,8 @@ class Workspace:
             stage = self.shared.adopt(among, self.root)
             kept = read_kept(path, identity)
             if kept is not None and stage is not None:
-                self.set_facts("stages", {**self.facts("stages"), title: stage})
+                with self._writing:
+                    self.set_facts("stages", {**self.facts("stages"), title: stage})
         if kept is not None:
             return kept
         making = Making(
@@ -178,14 +181,15 @@ class Workspace:
         try:
             yield
         finally:
-            stages = self.facts("stages")
-            none = {"seconds": 0.0, "peak_memory_bytes": 0}
-            before = stages.get(name, none) if resumes else none
-            stages[name] = {
-                "seconds": round(before["seconds"] + time.perf_counter() - began, 3),
-                "peak_memory_bytes": max(before["peak_memory_bytes"], peak_bytes()),
-            }
-            self.set_facts("stages", stages)
+            with self._writing:  # stages may run side by side
+                stages = self.facts("stages")
+                none = {"seconds": 0.0, "peak_memory_bytes": 0}
+                before = stages.get(name, none) if resumes else none
+                stages[name] = {
+                    "seconds": round(before["seconds"] + time.perf_counter() - began, 3),
+                    "peak_memory_bytes": max(before["peak_memory_bytes"], peak_bytes()),
+                }
+                self.set_facts("stages", stages)
 
     def facts(self, name: str) -> dict[str, Any]:
         """What a stage wrote down about itself; empty if nothing."""

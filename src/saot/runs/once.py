@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from saot.data import write_atomic
+from saot.data import temporary_name, write_atomic
 from saot.runs.training import Checkpoint, History
 
 CORE = ("recipes", "transport", "data", "features", "evaluate", "transfer", "decoder", "certify", "runs", "label")
@@ -156,7 +156,7 @@ class Shared:
         folder = self.root / identity
         if folder.exists():
             return
-        unfinished = self.root / f"{identity}.tmp-{os.getpid()}"
+        unfinished = temporary_name(folder)
         names = [str(path.relative_to(run)) for path in files]
         try:
             for name in names:
@@ -173,7 +173,7 @@ class Shared:
 
 def _link(source: Path, place: Path) -> None:
     """One more name for a file, or a copy where the disk is another; files of a run are replaced, never changed."""
-    temporary = place.with_name(f"{place.name}.tmp-{os.getpid()}")
+    temporary = temporary_name(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, temporary)

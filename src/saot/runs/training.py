@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from saot.data import write_atomic, write_tail
+from saot.runs.side import check_stopped
 
 Progress = Callable[[int, int], None]
 History = list[dict[str, float]]
@@ -183,6 +184,7 @@ def train_steps(
         for name, part in state.items():
             part.load_state_dict(kept.pop(name))  # let go at once: large networks are held twice otherwise
     for number in range(len(history), steps):
+        check_stopped()
         history.append(step(number))
         done = number + 1
         if checkpoint is not None and done % checkpoint.every == 0:
