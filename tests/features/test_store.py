@@ -470,7 +470,7 @@ def test_a_second_start_reads_no_more_than_the_headers(tmp_path):
     assert made == 0 and size < 8000 and payload > 10_000
     file.unlink()  # as a store of an earlier version: read once, then never again
     made, size = start()
-    assert made == 0 and size > payload
+    assert made == 0 and size >= payload
     assert start()[1] < 8000
 
 
