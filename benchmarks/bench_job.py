@@ -152,14 +152,14 @@ def report(rows: list[dict[str, Any]]) -> str:
     """Ratios, then what they are made of."""
     lines = ["| what | base | this build | ratio |", "| --- | ---: | ---: | ---: |"]
 
-    def line(what: str, part: str, key: str, unit: str = "s", more_is_better: bool = False) -> None:
+    def line(what: str, part: str, key: str, unit: str = "s", scale: float = 1, more_is_better: bool = False) -> None:
         base, ours = (
             [row[key] for row in rows if row["part"] == part and row["build"] == name] for name in ("base", "ours")
         )
         if base and ours:
             first, second = statistics.median(base), statistics.median(ours)
             ratio = second / first if more_is_better else first / second
-            lines.append(f"| {what} | {first:.3g} {unit} | {second:.3g} {unit} | {ratio:.2f} |")
+            lines.append(f"| {what} | {first / scale:,.4g} {unit} | {second / scale:,.4g} {unit} | {ratio:.2f} |")
 
     line("masks from own pictures, features cached", "job", "cached")
     line("shared stages of it (teachers, rounds)", "job", "shared")
@@ -168,7 +168,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     line("MobileSAM features, pictures a minute", "features", "a_minute", "/min", more_is_better=True)
     line("`saot predict`, a picture", "predict", "a_picture")
     for part in ("job", "demo"):
-        line(f"peak memory, {part}", part, "memory", "B")
+        line(f"peak memory, {part}", part, "memory", "MiB", 2**20)
     beside = _slower(rows)
     if beside:
         lines += ["", "| beside a busy process a core | base | this build |", "| --- | ---: | ---: |"]

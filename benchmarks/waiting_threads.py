@@ -2,9 +2,9 @@
 
     python benchmarks/waiting_threads.py
 
-Prints milliseconds of a product of matrices, of a sparse matrix with a vector and of an exponential, as OpenMP does by
-itself (its waiting threads spin), with OMP_WAIT_POLICY=passive (they sleep) and as `saot` sets it (they spin a little,
-GOMP_SPINCOUNT=2000), medians of `REPEATS` processes each.
+Prints milliseconds of a product of matrices, of a sparse matrix with a vector, of an exponential and of a decoder's
+training step, as OpenMP does by itself (its waiting threads spin), with OMP_WAIT_POLICY=passive (they sleep) and as
+`saot` sets it (they spin a little, GOMP_SPINCOUNT=2000), medians of `REPEATS` processes each.
 Alone means before all others: the measuring threads have real-time priority for that half second, which needs root;
 without it, see to it that nothing else runs.
 """
@@ -15,11 +15,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 REPEATS, CALLS = 5, 150
 SLEEPING = {"OMP_WAIT_POLICY": "passive"}
 POLICIES = {"spinning": {}, "sleeping": SLEEPING, "as saot": {**SLEEPING, "GOMP_SPINCOUNT": "2000"}}
-NAMES = ("product", "sparse product", "exponential")
+NAMES = ("product", "sparse product", "exponential", "training step")
 
 
 def measure(first: bool) -> list[float]:
@@ -34,13 +35,36 @@ def measure(first: bool) -> list[float]:
     starts = torch.arange(0, rows * each + 1, each)
     sparse = torch.sparse_csr_tensor(starts, torch.randint(0, rows, (rows * each,)), torch.rand(rows * each))
     found = []
-    for work in (lambda: matrix @ matrix, lambda: sparse @ vector, numbers.exp):
+    operations = (lambda: matrix @ matrix, lambda: sparse @ vector, numbers.exp)
+    for work, calls in (*((one, CALLS) for one in operations), (training_step(), CALLS // 5)):
         work()
         start = time.perf_counter()
-        for _ in range(CALLS):
+        for _ in range(calls):
             work()
-        found.append((time.perf_counter() - start) / CALLS * 1e3)
+        found.append((time.perf_counter() - start) / calls * 1e3)
     return found
+
+
+def training_step() -> Callable[[], None]:
+    """One step of a decoder of the demo's size on tokens in memory."""
+    import torch
+
+    from saot.decoder import make_decoder
+    from saot.decoder.distill import adamw
+    from saot.recipes import DEMO
+
+    decoder = make_decoder(200, 19, DEMO.decoder).train()
+    optimizer = adamw(decoder.parameters(), DEMO.decoder)
+    tokens = torch.randn(DEMO.decoder.batch, 8 * 200)
+    classes = torch.randint(19, (DEMO.decoder.batch * DEMO.decoder.subdivision**2,))
+
+    def step() -> None:
+        loss = torch.nn.functional.cross_entropy(decoder(tokens).flatten(0, 1), classes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
 
 
 def main() -> None:

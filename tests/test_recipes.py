@@ -219,7 +219,7 @@ def _reads(part: str) -> set[str]:
     kind, found = type(getattr(PAPER, part)).__name__, set()
     for path in Path(saot.__file__).parent.rglob("*.py"):
         text = path.read_text()
-        if path.name != "recipes.py" and "presets" not in path.parts and re.search(rf"\b{kind}\b|\.{part}\b", text):
+        if not {"recipes", "presets"} & set(path.parts) and re.search(rf"\b{kind}\b|\.{part}\b", text):
             nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
             found |= {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
     return found

@@ -1,6 +1,5 @@
 """Batches: picture, translation and label of one window; drawn from seed, step and process alone; no target label."""
 
-import threading
 from dataclasses import fields, replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from helpers.adapt import labelled, mask_of, tiny_recipe, told_picture, training
 from torch.testing import assert_close
 
 from saot.adapt import pictures as module
-from saot.adapt.pictures import Ahead, Kept, check_sizes, own_step, resized, resized_mask
+from saot.adapt.pictures import check_sizes, own_step, resized, resized_mask
 from saot.adapt.recipe import OptimizerRecipe, PicturesRecipe
 from saot.adapt.sampling import RareClassSettings
 from saot.adapt.translate import TranslatorSettings, fourier_translate, fourier_translate_batch
@@ -207,69 +206,3 @@ def test_sizes_are_read_only_where_they_differ():
     check_sizes(replace(pictures, measure=lambda n: (48, 80)), None, (48, 80))
     with pytest.raises(ValueError, match="2 of made:target"):
         check_sizes(replace(pictures, measure=lambda n: (48, 80 - n)), None, (48, 79))
-
-
-def test_kept_values_stay_within_their_bytes():
-    made = []
-
-    def make(number):
-        made.append(number)
-        return np.full(100, number, np.uint8)
-
-    kept = Kept(make, limit=350)
-    for number in (0, 1, 2, 0, 3, 4, 0):  # 0 is used all the time and stays
-        assert kept(number)[0] == number
-        assert sum(value.nbytes for value in kept._values.values()) == kept._size <= 350
-    assert made == [0, 1, 2, 3, 4]
-    assert kept(1)[0] == 1 and made[-1] == 1  # went, was made again
-    small = Kept(make, limit=10)
-    assert small(7)[0] == 7 and small(8)[0] == 8 and list(small._values) == [8]  # at least the last one
-
-
-def test_kept_values_from_several_threads():
-    kept = Kept(lambda number: np.full(100, number, np.uint8), limit=250)
-    wrong = []
-
-    def ask(start):
-        for number in range(200):
-            value = kept((start + number) % 7)
-            if value[0] != (start + number) % 7:
-                wrong.append(number)
-
-    threads = [threading.Thread(target=ask, args=(start,)) for start in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong and kept._size == sum(value.nbytes for value in kept._values.values()) <= 250
-
-
-@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 0, 0, 1, 3, 2], [2], [1, 3]])
-def test_ahead_gives_the_same_in_any_order(order):
-    threads, made = set(), []
-
-    def make(number):
-        threads.add(threading.get_ident())
-        made.append(number)
-        return number * number
-
-    ahead = Ahead(make, last=3)
-    assert [ahead(number) for number in order] == [number * number for number in order]
-    ahead.close()
-    assert max(made) <= 3
-    assert len(threads) == 1 + any(number < 3 for number in order)
-    assert order != [0, 1, 2, 3] or made == order  # nothing is made twice
-
-
-def test_ahead_hands_on_what_goes_wrong():
-    def make(number):
-        if number == 1:
-            raise ValueError("picture 1 is broken")
-        return number
-
-    ahead = Ahead(make, last=3)
-    assert ahead(0) == 0
-    with pytest.raises(ValueError, match="picture 1 is broken"):
-        ahead(1)
-    assert ahead(2) == 2
-    ahead.close()

@@ -84,4 +84,4 @@ def test_the_rule_between_two_errors_by_hand():
     assert_close(between(cross, own), (weight * cross + (1 - weight) * own).double())
     assert_close(between(own, own), own.double())
     hopeless = torch.tensor([[[0, 8], [8, 0]]])
-    assert_close(between(hopeless, own.sum(0)[None]), hopeless.double()), "worse than a guess: the cross-fit alone"
+    assert_close(between(hopeless, own.sum(0)[None]), hopeless.double())  # worse than a guess: the cross-fit alone

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from saot.data import ahead
+from saot.data import Ahead, ahead
 
 
 def test_results_come_in_order_whoever_is_done_first():
@@ -66,3 +66,34 @@ def test_who_stops_early_leaves_no_thread_behind():
     assert threading.active_count() == before
     with pytest.raises(ValueError, match="at least 1"):
         list(ahead(str, [1], depth=0))
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 0, 0, 1, 3, 2], [2], [1, 3]])
+def test_ahead_gives_the_same_in_any_order(order):
+    threads, made = set(), []
+
+    def make(number):
+        threads.add(threading.get_ident())
+        made.append(number)
+        return number * number
+
+    values = Ahead(make, last=3)
+    assert [values(number) for number in order] == [number * number for number in order]
+    values.close()
+    assert max(made) <= 3
+    assert len(threads) == 1 + any(number < 3 for number in order)
+    assert order != [0, 1, 2, 3] or made == order  # nothing is made twice
+
+
+def test_ahead_hands_on_what_goes_wrong():
+    def make(number):
+        if number == 1:
+            raise ValueError("picture 1 is broken")
+        return number
+
+    values = Ahead(make, last=3)
+    assert values(0) == 0
+    with pytest.raises(ValueError, match="picture 1 is broken"):
+        values(1)
+    assert values(2) == 2
+    values.close()

@@ -4,12 +4,9 @@ A batch depends on the seed, the step and the process alone, so an interrupted t
 sees. Target pictures come from an `ImageSet`, which has no labels to give.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from threading import Lock
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +18,7 @@ from saot.adapt.crops import Crop, crop_together, draw_crop
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import draw_rare, draw_rare_crop
 from saot.adapt.translate import fit_to_size, translate
-from saot.data import IGNORE_INDEX, ImageSet, LabelledSet
+from saot.data import IGNORE_INDEX, ImageSet, LabelledSet, Remembered
 from saot.runs import generator_for
 
 CACHE_BYTES = 2**30  # of resized pictures kept in memory; more are decoded again
@@ -65,30 +62,6 @@ def resized_mask(mask: UInt8[np.ndarray, "h w"], size: Size | None) -> UInt8[np.
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-class Kept:
-    """Values by number, made when first asked for and kept while they fit into `limit` bytes; least used go first."""
-
-    def __init__(self, make: Callable[[int], np.ndarray], limit: int = CACHE_BYTES) -> None:
-        self._make, self._limit, self._size = make, limit, 0
-        self._values: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._lock = Lock()
-
-    def __call__(self, number: int) -> np.ndarray:
-        """Value number `number`."""
-        with self._lock:
-            if number in self._values:
-                self._values.move_to_end(number)
-                return self._values[number]
-        value = self._make(number)
-        with self._lock:
-            if number not in self._values:
-                self._values[number] = value
-                self._size += value.nbytes
-            while self._size > self._limit and len(self._values) > 1:
-                self._size -= self._values.popitem(last=False)[1].nbytes
-        return value
-
-
 class TrainingPictures:
     """Batches of crops.
 
@@ -125,9 +98,11 @@ class TrainingPictures:
         check_sizes(source.images, sizes.source_size, sizes.crop)
         if target is not None and recipe.needs_target:
             check_sizes(target, sizes.target_size, sizes.crop)
-        self._images = Kept(lambda i: resized(source.image(i), sizes.source_size))
-        self._masks = Kept(lambda i: resized_mask(source.mask(i), sizes.source_size))
-        self._targets = Kept(lambda i: resized(target.image(i), sizes.target_size)) if target is not None else None
+        self._images = Remembered(lambda i: resized(source.image(i), sizes.source_size), CACHE_BYTES)
+        self._masks = Remembered(lambda i: resized_mask(source.mask(i), sizes.source_size), CACHE_BYTES)
+        self._targets = None
+        if target is not None:
+            self._targets = Remembered(lambda i: resized(target.image(i), sizes.target_size), CACHE_BYTES)
 
     def draw(self, step: int, process: int = 0) -> Batch:
         """The batch of one step of one process: the same whenever it is asked for."""
@@ -248,28 +223,3 @@ def _random_crop(image: np.ndarray, size: Size, flip: float, generator: torch.Ge
     blank = torch.zeros(image.shape[:2], dtype=torch.uint8)
     crop = draw_crop(blank, size, generator, cat_max_ratio=1.0, flip=flip)
     return crop_together(crop, torch.from_numpy(image.copy()).permute(2, 0, 1).float())[0]
-
-
-class Ahead(Generic[T]):
-    """The same values as `make`, made one ahead in another thread while the caller works.
-
-    Args:
-        make: A number to its value, and nothing else.
-        last: No value is made beyond this number.
-    """
-
-    def __init__(self, make: Callable[[int], T], last: int) -> None:
-        self._make, self._last = make, last
-        self._pool = ThreadPoolExecutor(1)
-        self._next: tuple[int, Future[T]] | None = None
-
-    def __call__(self, number: int) -> T:
-        """Value number `number`."""
-        ready = self._next is not None and self._next[0] == number
-        value = self._next[1].result() if ready and self._next is not None else self._make(number)
-        self._next = (number + 1, self._pool.submit(self._make, number + 1)) if number < self._last else None
-        return value
-
-    def close(self) -> None:
-        """Make no more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)

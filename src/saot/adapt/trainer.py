@@ -18,13 +18,13 @@ from saot.adapt.contrast import loss_weights, pixel_weights, pull
 from saot.adapt.feature_distance import THINGS, feature_distance
 from saot.adapt.mixing import augment, class_masks, class_mix
 from saot.adapt.networks import Prediction, Segmenter
-from saot.adapt.pictures import Ahead, Batch, TrainingPictures
+from saot.adapt.pictures import Batch, TrainingPictures
 from saot.adapt.predict import upsampled
 from saot.adapt.pull import pull_batch
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.schedule import set_rates, silence_dropout
 from saot.adapt.teacher import PseudoLabels, copy_buffers, pseudo_labels, update_ema, weighted_cross_entropy
-from saot.data import IGNORE_INDEX
+from saot.data import IGNORE_INDEX, Ahead
 from saot.runs import check_finite, generator_for
 
 Record = dict[str, float]

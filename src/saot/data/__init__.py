@@ -1,6 +1,6 @@
 """Pixels, classes and files: what the other rooms may use."""
 
-from saot.data.ahead import ahead
+from saot.data.ahead import Ahead, ahead
 from saot.data.classes import (
     CITYSCAPES_NAMES,
     CLASS_SET_NAMES,
@@ -35,6 +35,7 @@ __all__ = [
     "CLASS_SET_NAMES",
     "IGNORE_INDEX",
     "NO_READERS",
+    "Ahead",
     "ClassSet",
     "DataSpec",
     "Fingerprints",

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,6 +51,31 @@ def ahead(
             yield _result(*waiting.popleft(), name)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Ahead(Generic[T]):
+    """The same values as `make`, made one ahead in another thread while the caller works.
+
+    Args:
+        make: A number to its value, and nothing else.
+        last: No value is made beyond this number.
+    """
+
+    def __init__(self, make: Callable[[int], T], last: int) -> None:
+        self._make, self._last = make, last
+        self._pool = ThreadPoolExecutor(1, "saot-ahead")
+        self._next: tuple[int, Future[T]] | None = None
+
+    def __call__(self, number: int) -> T:
+        """Value number `number`."""
+        ready = self._next is not None and self._next[0] == number
+        value = self._next[1].result() if ready and self._next is not None else self._make(number)
+        self._next = (number + 1, self._pool.submit(self._make, number + 1)) if number < self._last else None
+        return value
+
+    def close(self) -> None:
+        """Make no more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _nothing() -> None:

@@ -14,7 +14,7 @@ from saot.data.classes import ClassSet, check_same_names, class_set, folder_clas
 from saot.data.files import sha256_file
 from saot.data.images import image_size, read_image
 from saot.data.readers import Reader, largest_index, read_class_names, reader_of
-from saot.data.remember import Remembered
+from saot.data.remember import BUDGET, Remembered
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class LabelledSet:
         """Picture number `index` (h, w, 3), RGB 0-255."""
         return self.images.load(index)
 
-    def remembering(self, budget: int = 64 * 2**20) -> "LabelledSet":
+    def remembering(self, budget: int = BUDGET) -> "LabelledSet":
         """The same set; masks that were asked for stay in memory while they have room there.
 
         Args:

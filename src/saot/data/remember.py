@@ -23,7 +23,7 @@ class Remembered(Generic[R]):
 
     Args:
         read: Number to array. What it gives must not be changed.
-        budget: Bytes of all that is kept.
+        budget: Bytes of all that is kept; one array is kept in any case.
 
     Example:
         >>> import numpy as np
@@ -51,6 +51,6 @@ class Remembered(Generic[R]):
             if index not in self.kept:
                 self.kept[index] = found
                 self.size += found.nbytes
-            while self.size > self.budget:
+            while self.size > self.budget and len(self.kept) > 1:
                 self.size -= self.kept.popitem(last=False)[1].nbytes
         return found

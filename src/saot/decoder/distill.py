@@ -240,7 +240,7 @@ def fit_decoder(
     """
     if not terms:
         raise ValueError("expected at least one training term; got none: pass source labels or points")
-    trained = decoder.head if part == "head" else decoder
+    trained, device = decoder.head if part == "head" else decoder, decoder.head.weight.device
     decoder.requires_grad_(part == "all")
     decoder.head.requires_grad_(True)
     optimizer = adamw(trained.parameters(), config)
@@ -259,7 +259,7 @@ def fit_decoder(
             optimizer,
             cosine_rate(number, config.steps, config.learning_rate, config.final_learning_rate),
         )
-        with noise(generator_for(seed, "dropout", number).initial_seed()):
+        with noise(generator_for(seed, "dropout", number).initial_seed(), device):
             losses = [loss_of(number) for loss_of in losses_of]
         loss = torch.stack([weight * part for weight, part in zip(weights, losses, strict=True)]).sum()
         check_finite(loss, number, "the decoder")

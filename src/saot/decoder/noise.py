@@ -10,22 +10,23 @@ _own = threading.local()
 
 
 @contextmanager
-def noise(seed: int) -> Iterator[None]:
-    """Dropout of this thread draws from this seed; torch's own generators, which accelerators use, begin with it too.
+def noise(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Dropout draws from this seed: on the CPU by a generator of this thread, elsewhere by torch's own.
 
-    Afterwards the CPU's generator is as it was.
+    Args:
+        seed: Of the step.
+        device: Where the network is.
     """
-    before = getattr(_own, "generator", None)
+    if torch.device(device).type != "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+        return
     _own.generator = torch.Generator().manual_seed(seed)
     try:
-        if torch.accelerator.is_available():
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                yield
-        else:
-            yield
+        yield
     finally:
-        _own.generator = before
+        _own.generator = None
 
 
 def noise_generator(device: torch.device | str = "cpu") -> torch.Generator | None:

@@ -5,13 +5,14 @@ where they are drawn, so that memory does not grow with what a data set weighs.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+from saot.data import Ahead
 
 Rows = Callable[[int, Tensor], Tensor]
 Grid = Callable[[int], tuple[int, int]]
@@ -223,10 +224,9 @@ class BlockReader:
         self.whole = len(pool) <= self.length * batch  # read once, whatever is drawn
         many = not self.whole and int(pool.picture.max()) >= BLOCK_PICTURES
         self.cluster = max(1, self.length * batch // BLOCK_PICTURES) if many else 1
-        self.blocks = 0 if steps is None or self.whole else -(-steps // self.length)
         self.loaded, self.block = -1, _Block(torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64))
-        self.thread = ThreadPoolExecutor(1, "reading")
-        self.ahead: tuple[int, Future[_Block]] | None = None
+        last = -1 if steps is None or self.whole else -(-steps // self.length) - 1
+        self.blocks = Ahead(self._read, last)
 
     def __call__(self, step: int) -> Batch:
         """The batch of this step."""
@@ -252,13 +252,9 @@ class BlockReader:
     def _take(self, number: int) -> None:
         if self.whole and self.loaded >= 0:
             self.block = replace(self.block, drawn=self._draw(number))
-        elif self.ahead is not None and self.ahead[0] == number:
-            self.block = self.ahead[1].result()
         else:
-            self.block = self._read(number)
+            self.block = self.blocks(number)
         self.loaded = number
-        more = number + 1 < self.blocks
-        self.ahead = (number + 1, self.thread.submit(self._read, number + 1)) if more else None
 
     def _draw(self, number: int) -> Int[Tensor, " draws"]:
         count = self.length * self.batch

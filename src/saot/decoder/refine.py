@@ -184,7 +184,7 @@ def refine_decoder(
             optimizer,
             cosine_rate(number, config.steps, config.learning_rate, config.final_learning_rate),
         )
-        with noise(generator_for(seed, "dropout", "refine", number).initial_seed()):
+        with noise(generator_for(seed, "dropout", "refine", number).initial_seed(), student.head.weight.device):
             loss = pseudo_loss(number)
             for term, other in zip(terms, extra, strict=True):
                 loss = loss + term.weight * other(number)

@@ -1,0 +1,89 @@
+"""The recipes with a name."""
+
+from saot.recipes.parts import (
+    BaselineRecipe,
+    CostRecipe,
+    DecoderRecipe,
+    Recipe,
+    RefineRecipe,
+    ScoreRecipe,
+    TaughtRecipe,
+    TransportRecipe,
+)
+
+PAPER = Recipe()
+
+PAPER_SMALL = Recipe(
+    name="paper-small",
+    cost=CostRecipe(steps=1_000),
+    decoder=DecoderRecipe(hidden=256, steps=2_000, batch=1024, rounds=1),
+    refine=RefineRecipe(steps=1_500, batch=1024, ema_decay=0.998, regenerate=375),
+    baselines=BaselineRecipe(bank=100_000, propagation_bank=20_000),
+)
+
+BEST = Recipe(
+    name="best",
+    transport=TransportRecipe(cover=4),
+    cost=CostRecipe(steps=1_000),
+    decoder=DecoderRecipe(
+        architecture="fine", context=3, hidden=256, steps=1_200, batch=768, rounds=1, class_power=0.5, points_weight=1.0
+    ),
+    taught=TaughtRecipe(teachers=2),
+    refine=RefineRecipe(
+        steps=900,
+        batch=768,
+        ema_decay=0.998,
+        regenerate=225,
+        class_power=0.5,
+        source_weight=1.0,
+        points_weight=1.0,
+    ),
+    baselines=BaselineRecipe(bank=100_000, propagation_bank=20_000),
+    scores=ScoreRecipe(
+        logit_adjustment=(0.0, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 1.0), holdout_points=0.2, holdout_least=500
+    ),
+)
+
+PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, BEST)}
+
+
+def preset(name: str) -> Recipe:
+    """The preset of this name.
+
+    Raises:
+        ValueError: If there is none; the message lists those there are.
+
+    Example:
+        >>> preset("paper").cost.steps
+        14000
+    """
+    if name not in PRESETS:
+        raise ValueError(f"expected a preset among {', '.join(PRESETS)}; got {name!r}")
+    return PRESETS[name]
+
+
+# The demonstration: preset best, shrunk until two cores do it in about two minutes.
+DEMO_SOURCE = "scenes:game:train,count=32"
+DEMO_TARGET = "scenes:street:train,count=32"
+DEMO_TEST = "scenes:street:val,count=16"
+DEMO_SIZE = "336x672"  # network input: 24 x 48 tokens
+DEMO = Recipe(
+    name="demo",
+    transport=TransportRecipe(cover=4),
+    cost=CostRecipe(steps=250),
+    decoder=DecoderRecipe(
+        architecture="fine", context=3, hidden=128, steps=600, batch=512, rounds=1, class_power=0.5, points_weight=1.0
+    ),
+    taught=TaughtRecipe(teachers=2, rounds=1, steps=200),
+    refine=RefineRecipe(
+        steps=300,
+        batch=512,
+        ema_decay=0.99,
+        regenerate=100,
+        class_power=0.5,
+        source_weight=1.0,
+        points_weight=1.0,
+    ),
+    baselines=BaselineRecipe(bank=20_000, propagation_bank=10_000, probe_iterations=150),
+    scores=BEST.scores,
+)
