@@ -86,7 +86,7 @@ def test_a_run_pulls_the_teachers_alone_and_ends_with_metrics(pulled):
 def test_a_killed_run_ends_with_the_same_bytes(pulled, tmp_path, monkeypatch):
     monkeypatch.setattr("saot.runs.folder.CHECKPOINT_EVERY", 2)  # so that trainings resume in their middle
 
-    for stage in ("features translated", "train teacher-0", "train teacher-1"):
+    for stage in ("features translated", "train teacher-0", "train taught-plan-1.0-1"):
 
         def stop(name, done, total, stage=stage):
             if name == stage and done == min(3, total - 1):

@@ -1,4 +1,7 @@
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -41,6 +44,25 @@ def test_what_is_made_once_is_kept(space):
         assert kept.tensors["value"].tolist() == [1.0] and kept.facts == {"why": "asked"}
         assert kept.about == {"for": ["readers"]}
     assert make.asked == 1
+
+
+def test_of_two_who_ask_at_once_one_makes_it(space):
+    made: list[int] = []
+
+    def slow(making) -> Kept:
+        made.append(1)
+        time.sleep(0.05)
+        return Kept(facts={"number": len(made)})
+
+    found: list[Kept] = []
+    asking = [
+        threading.Thread(target=lambda: found.append(space.once("work/a", identity_of(1), slow))) for _ in range(4)
+    ]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert made == [1] and [one.facts for one in found] == [{"number": 1}] * 4
 
 
 def test_other_contents_are_made_anew(space):
@@ -110,13 +132,21 @@ def test_code_is_named_by_what_it_does_not_by_what_it_says(tmp_path, monkeypatch
 
     def version(text: str) -> str:
         (root / "room" / "a.py").write_text(text)
-        code_version.cache_clear()
+        once_file._code_version.cache_clear()
         return code_version("room")
 
     plain = version("def f():\n    return 1\n")
     assert version('"""What it is."""\n\n\ndef f():  # why\n    """One."""\n    return 1\n') == plain
     assert version("def f():\n    return 2\n") != plain
-    code_version.cache_clear()
+    once_file._code_version.cache_clear()
+
+
+def test_code_is_named_by_several_threads_at_once():
+    once_file._code_version.cache_clear()
+    rooms = ("transport", "decoder", "adapt", "match", "tables", "features")
+    with ThreadPoolExecutor(len(rooms)) as pool:
+        found = list(pool.map(code_version, rooms))
+    assert len(set(found)) == len(rooms) and found == [code_version(room) for room in rooms]
 
 
 def test_runs_leave_each_other_what_is_equal(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from helpers.decoder import SMALL, pictures, pool_of
 
 from saot.decoder import Term, TokenDecoder, fit_decoder
-from saot.runs import side_by_side, train_steps
+from saot.runs import check_stopped, first_weights, side_by_side, train_steps
 
 pytestmark = pytest.mark.training
 
@@ -25,23 +25,14 @@ def test_networks_are_those_of_trainings_one_by_one(two_threads):
     terms = [Term("source", pool_of(*pictures()))]
 
     def train(seed: int) -> list[torch.Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with first_weights(seed):
             decoder = TokenDecoder(6, 3, hidden=16, blocks=1, dropout=0.5)
         return [part.clone() for part in fit_decoder(decoder, terms, SMALL, seed=seed).decoder.parameters()]
 
     torch.set_num_threads(1)
     alone = [train(seed) for seed in (0, 1)]
     torch.set_num_threads(2)
-    lock = threading.Lock()  # first weights come from torch's one generator
-
-    def job(seed: int) -> list[torch.Tensor]:
-        with lock, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            decoder = TokenDecoder(6, 3, hidden=16, blocks=1, dropout=0.5)
-        return [part.clone() for part in fit_decoder(decoder, terms, SMALL, seed=seed).decoder.parameters()]
-
-    together = side_by_side([lambda: job(0), lambda: job(1)])
+    together = side_by_side([lambda: train(0), lambda: train(1)])
     for first, second in zip(alone, together, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(alone[0][0], alone[1][0])
@@ -78,3 +69,51 @@ def test_they_run_at_once_on_a_cpu_of_two_threads_and_one_by_one_elsewhere(two_t
     side_by_side([lambda: order.append(0), lambda: order.append(1)])
     side_by_side([lambda: order.append(2), lambda: order.append(3)], "meta")
     assert order == [0, 1, 2, 3]
+
+
+def test_as_many_run_at_once_as_asked_each_with_its_share_of_threads(two_threads):
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    def job() -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return torch.get_num_threads()
+
+    torch.set_num_threads(4)
+    assert side_by_side([job] * 6, at_once=2) == [2] * 6
+    assert most == 2
+
+
+def test_jobs_that_wait_are_not_begun_when_one_has_failed(two_threads):
+    begun: list[int] = []
+
+    def failing() -> None:
+        raise ValueError("no such class")
+
+    def slow() -> None:
+        for _ in range(2000):
+            check_stopped()
+            time.sleep(0.005)
+
+    with pytest.raises(ValueError, match="no such class"):
+        side_by_side([failing, slow, *[lambda: begun.append(1)] * 5], at_once=2)
+    assert not begun
+
+
+def test_first_weights_are_those_of_their_seed_whichever_thread_asks(two_threads):
+    before = torch.random.get_rng_state()
+
+    def draw(seed: int) -> torch.Tensor:
+        with first_weights(seed):
+            return torch.cat([torch.rand(1) for _ in range(200)])
+
+    alone = [draw(seed) for seed in (3, 4)]
+    together = side_by_side([lambda: draw(3), lambda: draw(4)])
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from saot.adapt.encoders import DilatedResNet, Encoder, MixTransformer, TinyViTEncoder
@@ -25,6 +24,7 @@ from saot.features import (
     read_weights,
     require_libraries,
 )
+from saot.runs import first_weights
 
 _FORMAT = "saot-encoder-1"
 _MIT_DEPTHS = ((2, 2, 2, 2), (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 18, 3), (3, 8, 27, 3), (3, 6, 40, 3))  # B0 .. B5
@@ -63,8 +63,7 @@ def load_encoder(name: str, weights: str | Path | None = None, seed: int = 0) ->
         ((4, 8, 16, 16), (1, 320, 2, 4))
     """
     repository = _repository(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with first_weights(seed):
         if name == "mobile-sam":
             encoder: Encoder = _load_tinyvit(name, weights)
         elif weights == "random":
@@ -112,7 +111,7 @@ def read_encoder(path: Path) -> Encoder:
         raise ValueError(
             f"{path} was not written by save_encoder ({first_line(error)}); pass the encoder.safetensors of a run"
         ) from error
-    with torch.random.fork_rng(devices=[]):
+    with first_weights(0):  # all of them are read over
         if family == TinyViTEncoder.family:
             encoder: Encoder = TinyViTEncoder(name, statistics)
         else:

@@ -30,7 +30,7 @@ from saot.adapt.translate import fourier_translate
 from saot.data import ImageSet
 from saot.decoder import BlockReader, Decoder, FineDecoder, MLPDecoder, TokenDecoder, TokenPool
 from saot.recipes import BridgeRecipe, DecoderRecipe
-from saot.runs import code_version, generator_for
+from saot.runs import code_version, first_weights, generator_for
 
 TRANSLATION_VERSION = 1  # of `translated_pictures`; another number makes all features of translations anew
 
@@ -72,8 +72,7 @@ class Pull:
 
 def make_projector(width_in: int, width: int, seed: int) -> nn.Sequential:
     """Two layers with ReLU, T2S-DA sec. 4; their weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_for(seed, "projector weights").initial_seed())
+    with first_weights(generator_for(seed, "projector weights").initial_seed()):
         first, second = nn.Linear(width_in, width), nn.Linear(width, width)
     return nn.Sequential(first, nn.LayerNorm(width), nn.ReLU(), second, nn.LayerNorm(width), nn.ReLU())
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from saot.adapt.encoders import Encoder
 from saot.adapt.heads import DAFormerHead, DeepLabV2Head, Projector
 from saot.adapt.two_scale import DetailPrediction, ScaleAttention, TwoScale, TwoScaleSettings
+from saot.runs import first_weights
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _POSITIONS = "positions"  # what parameters of positions are called
@@ -152,8 +153,7 @@ def build_segmenter(
     if head not in ("daformer", "deeplab-v2"):
         raise ValueError(f"expected the head daformer or deeplab-v2, but {head!r} came")
     widths = encoder.widths
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with first_weights(seed):
         fine = head == "daformer"
         decoder = DAFormerHead(widths, num_classes, channels) if fine else DeepLabV2Head(widths[-1], num_classes)
         network = Projector(widths[-1], kernel=projector_kernel, last=projector_last) if projector else None

@@ -82,8 +82,7 @@ def taught_decoder(
         return network(bench, data, terms, None, name=name, decoder=recipe, member=member, pull=pull)
 
     jobs = [partial(teacher, member) for member in range(count)]
-    # not with the pull loss: its projector's first weights come from torch's one generator
-    teachers = side_by_side(jobs, bench.device) if pull is None else [job() for job in jobs]
+    teachers = side_by_side(jobs, bench.device)
     if not refined or stage_2.steps * stage_2.rounds == 0:
         return teachers[0]
     again = dataclasses.replace(

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -31,9 +30,8 @@ from saot.decoder import (
 )
 from saot.label.data import Bench, Domain, Source, TokenPoints, TrainingData, class_frequencies
 from saot.recipes import DecoderRecipe
-from saot.runs import Kept, Making, code_version, generator_for, identity_of, room_of
+from saot.runs import Kept, Making, code_version, first_weights, generator_for, identity_of, room_of
 
-_first_weights = Lock()
 Which = Literal["source", "target", "translated"]
 
 
@@ -334,8 +332,7 @@ def train_once(
 
 def new_decoder(data: TrainingData, config: DecoderRecipe, seed: int) -> Decoder:
     """An untrained decoder; its weights depend on the seed alone."""
-    with _first_weights, torch.random.fork_rng(devices=[]):  # torch draws them from its one generator
-        torch.manual_seed(generator_for(seed, "decoder weights").initial_seed())
+    with first_weights(generator_for(seed, "decoder weights").initial_seed()):
         decoder = make_decoder(data.source.domain.dim, data.num_classes, config)
     return decoder.to(data.source.domain.device)
 

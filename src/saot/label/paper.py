@@ -13,7 +13,7 @@ from saot.decoder import Term, TokenPool, token_pool
 from saot.label.data import Bench, Domain, Source, TrainingData, draw_tokens
 from saot.label.networks import Trained, network, points_term, pull_of, source_term
 from saot.recipes import CostRecipe, DecoderRecipe, TransportRecipe
-from saot.runs import Kept, Making, generator_for, identity_of, load_tensors, save_tensors
+from saot.runs import Kept, Making, first_weights, generator_for, identity_of, load_tensors, save_tensors
 from saot.transfer import (
     CostFit,
     LabelTransfer,
@@ -98,8 +98,7 @@ def new_cost(bench: Bench, data: TrainingData) -> SemanticCost:
     """An untrained cost; its weights depend on the seed alone."""
     recipe = bench.recipe.cost
     prototypes = source_prototypes(bench, data) if recipe.prototype_scope == "dataset" else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_for(bench.seed, "cost weights").initial_seed())
+    with first_weights(generator_for(bench.seed, "cost weights").initial_seed()):
         return SemanticCost(data.source.domain.dim, recipe, prototypes).to(bench.device)
 
 

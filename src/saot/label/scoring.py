@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from saot.evaluate import ConfusionMatrix, method_entry, predict_mask, scores_at
 from saot.label.data import Bench, EvaluationData, TrainingData
 from saot.label.networks import Trained, points_pool
 from saot.label.paper import TrainedCost, source_weights, transfer_from
-from saot.runs import Kept, Making, code_version, generator_for, identity_of, room_of
+from saot.runs import Kept, Making, code_version, generator_for, identity_of, room_of, side_by_side
 
 Network = Callable[..., Tensor]  # tokens to logits; a `GridDecoder` wants the grid's rows and columns too
 MOST_JUDGED = 50_000  # held-out points that a choice is made on
@@ -262,6 +263,16 @@ SAME_LABELS = (
     "best_no_transport",
 )  # methods that see the declared points too
 
+LONGEST = (
+    "saot",
+    "best_no_transport",
+    "oracle",
+    "linear_probe_points",
+    "mlp_points",
+    "linear_probe",
+    "mlp",
+)  # scored first, so that what builds on their trainings need not wait for them
+
 Builders = Mapping[str, Callable[[], Scorer]]
 Rivals = Callable[[Contest], Builders]
 
@@ -360,16 +371,28 @@ def spread_pictures(total: int) -> list[int]:
 
 
 def score_methods(contest: Contest, builders: Builders) -> tuple[dict[str, MethodScores], dict[str, str]]:
-    """Scores of these methods, and why one was left out; those already on disk are read, not made again."""
-    scores, left_out = {}, {}
-    for name in builders:
+    """Scores of these methods, and why one was left out; those already on disk are read, not made again.
+
+    Two at a time on a CPU, after the decoder.
+    """
+    scores: dict[str, MethodScores] = {}
+    left_out: dict[str, str] = {}
+
+    def score(name: str) -> None:
         try:
             scores[name] = score_method(contest, name, builders[name])
         except ValueError as error:
             if name != "oracle":
                 raise
             left_out[name] = str(error)  # a bad target mask costs this row alone
-    return scores, left_out
+
+    others = [name for name in builders if name != "saot_decoder"]
+    if len(others) < len(builders):
+        score("saot_decoder")
+    longest = [name for name in LONGEST if name in others]
+    jobs = [partial(score, name) for name in [*longest, *(name for name in others if name not in longest)]]
+    side_by_side(jobs, contest.bench.device, at_once=2)
+    return {name: scores[name] for name in builders if name in scores}, left_out
 
 
 def score_method(contest: Contest, name: str, build: Callable[[], Scorer]) -> MethodScores:

@@ -3,7 +3,7 @@
 from saot.runs.folder import RUN_FORMAT, Workspace, load_tensors, peak_bytes, reset_peak, save_tensors
 from saot.runs.once import Kept, Making, Shared, code_version, identity_of, read_kept, room_of, write_kept
 from saot.runs.record import check_device, commit_of_code, device_name, resolve_device, versions
-from saot.runs.side import side_by_side
+from saot.runs.side import check_stopped, first_weights, side_by_side
 from saot.runs.training import (
     Checkpoint,
     History,
@@ -28,10 +28,12 @@ __all__ = [
     "Workspace",
     "check_device",
     "check_finite",
+    "check_stopped",
     "code_version",
     "commit_of_code",
     "cosine_rate",
     "device_name",
+    "first_weights",
     "generator_for",
     "identity_of",
     "load_tensors",

@@ -28,6 +28,7 @@ from saot.runs.once import (
     room_of,
     write_kept,
 )
+from saot.runs.side import check_stopped
 from saot.runs.training import Checkpoint, History
 
 Progress = Callable[[str, int, int], None]
@@ -61,6 +62,7 @@ class Workspace:
         self.root.mkdir(parents=True, exist_ok=True)
         self._parts: dict[str, Workspace] = {}
         self._writing = threading.Lock()
+        self._making: dict[str, threading.RLock] = {}
         self._lock = self._take_lock()
         self._check_settings()
 
@@ -113,6 +115,7 @@ class Workspace:
         """The progress callback of one stage."""
 
         def callback(done: int, total: int) -> None:
+            check_stopped()
             if self.progress is not None:
                 self.progress(stage, done, total)
 
@@ -141,6 +144,23 @@ class Workspace:
             beside: A folder of files that belong to it, relative to the run folder.
             shared: How the stage is called among runs that leave it for each other; empty shares nothing.
         """
+        with self._writing:
+            lock = self._making.setdefault(name, threading.RLock())
+        with lock:  # of two who ask at once the second finds what the first has made
+            return self._once(name, identity, make, title=title, log=log, beside=beside, shared=shared)
+
+    def _once(
+        self,
+        name: str,
+        identity: str,
+        make: Callable[[Making], Kept],
+        *,
+        title: str,
+        log: str,
+        beside: str,
+        shared: str,
+    ) -> Kept:
+        """See `once`."""
         identity = identity_of(identity, code_version(*CORE, room_of(make)))
         path, among = self.path(f"{name}.safetensors"), identity_of(shared, identity)
         kept = read_kept(path, identity)

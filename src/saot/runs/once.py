@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -86,9 +87,17 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"expected plain values, tensors or something with an identity; got {type(value).__name__}")
 
 
-@lru_cache(maxsize=32)
+_parsing = Lock()
+
+
 def code_version(*rooms: str) -> str:
     """A name for the code of these rooms of the package; comments and docstrings do not count."""
+    with _parsing:  # Python 3.11 fails where two threads parse at once; and once is enough
+        return _code_version(*rooms)
+
+
+@lru_cache(maxsize=32)
+def _code_version(*rooms: str) -> str:
     root, found = Path(__file__).resolve().parents[1], hashlib.sha256()
     for room in sorted(set(rooms)):
         place = root / room

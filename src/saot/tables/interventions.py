@@ -35,7 +35,7 @@ from saot.label import (
     train_once,
 )
 from saot.recipes import DecoderRecipe
-from saot.runs import Making, generator_for
+from saot.runs import Making, first_weights, generator_for
 from saot.tables.rivals import mlp_network, of_tokens, run_rivals
 
 Make = Callable[[Bench, TrainingData], Trained]
@@ -124,8 +124,7 @@ def recalibrated(bench: Bench, data: TrainingData) -> Trained:
     config = dataclasses.replace(_shorter(bench, bench.recipe.interventions.head_steps), class_power=0.0)
     start = saot_decoder(bench, data)
     decoder = copy.deepcopy(start.decoder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_for(bench.seed, "new head").initial_seed())
+    with first_weights(generator_for(bench.seed, "new head").initial_seed()):
         decoder.head.reset_parameters()
     terms = _stage_1_terms(bench, data)
     return _trained_on(bench, (decoder, start), terms, config, "saot_decoder_recalibrated", "head")

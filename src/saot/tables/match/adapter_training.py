@@ -26,7 +26,7 @@ from saot.match import (
     token_map,
 )
 from saot.match.pairs import Pair
-from saot.runs import Checkpoint
+from saot.runs import Checkpoint, first_weights
 from saot.tables.label_room import Progress
 from saot.tables.match.viewer import Viewer
 from saot.tables.match.way import AdapterPlan
@@ -128,8 +128,7 @@ def _opener(plan: AdapterPlan, pairs: Sequence[Pair], viewer: Viewer, seed: int)
 
 
 def _new_adapter(plan: AdapterPlan, viewer: Viewer, seed: int) -> Adapter:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with first_weights(seed):
         return Adapter((viewer.network.dim,), out=plan.width).to(viewer.device)
 
 
