@@ -15,6 +15,10 @@ is still exact; the single passes listed last have no such waits.
     python benchmarks/bench_gpu.py --interpret-smoke
 
 runs the same code on the CPU in Triton's interpreter at a tiny size. Its times mean nothing.
+
+    python benchmarks/bench_gpu.py --job --device cuda [--source 1000 --target 1000]
+
+runs the whole main job on random features of GTA5's sizes, with the memory of the device (`job_at_size.py`).
 """
 
 import argparse
@@ -283,6 +287,12 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def main() -> int:
+    if "--job" in sys.argv:
+        from job_at_size import main as whole_job
+
+        sys.argv.remove("--job")
+        whole_job()
+        return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="tokens:k")
     parser.add_argument("--repeats", type=int, default=9)

@@ -119,6 +119,14 @@ def test_differences_go_as_deep_as_the_recipe_does():
     assert differences(used, used) == ()
 
 
+def test_preset_paper_is_the_printed_paper_and_says_where_it_cannot_be():
+    assert (PAPER.cost.reduction, PAPER.transport.reference, PAPER.baselines.nearest) == ("sum", "counting", "top1")
+    (only,) = differences(PAPER)  # U^T V x does not fit the printed V
+    assert (only.field, only.paper, only.used) == ("cost.head", "full", "shared") and "0.52M" in only.reason
+    small = {each.field for each in differences(preset("paper-small"))}
+    assert {"cost.reduction", "transport.reference", "baselines.nearest", "cost.head", "cost.steps"} <= small
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_departure_of_a_preset_has_a_reason(name):
     assert all(each.reason for each in differences(preset(name)))

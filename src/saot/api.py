@@ -8,10 +8,10 @@ from typing import Any
 
 from saot.data import ClassSet
 from saot.label import Compare, Labeller, Prediction, RunOutcome, RunSettings, open_run, run_job
-from saot.recipes import Recipe
+from saot.recipes import PAPER, Recipe
 from saot.recipes import preset as preset_named
 from saot.runs import resolve_device
-from saot.tables import ALL_WINGS, run_rivals
+from saot.tables import ALL_WINGS, paper_request, run_rivals
 
 Progress = Callable[[str, int, int], None]
 
@@ -82,15 +82,17 @@ def label(
     *,
     out: str | Path,
     eval: str | None = None,
-    points: str = "0",
+    points: str | None = None,
     preset: str | Recipe = "best",
     backbone: str = "dinov2-large",
     weights: str | Path | None = None,
     size: str | None = None,
+    precision: str = "float32",
     seed: int = 0,
     store: str | Path | None = None,
     device: str = "auto",
     compare: Compare | None = None,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> OpenedRun:
     """`saot run` from Python, the finished run opened; the same call again goes on where it stopped.
@@ -101,16 +103,19 @@ def label(
         out: The run folder.
         eval: Labelled pictures to score on.
         points: Label budget: "20" a class and picture, "total:20" a class, "resample:20" (the paper), a CSV file
-            (image,x,y,class), a folder of scribbles, or "0".
-        preset: "best", "paper", "paper-small", or a `saot.recipes.Recipe` of your own.
+            (image,x,y,class), a folder of scribbles, or "0", as it is unless given.
+        preset: "best", "paper-small", a `saot.recipes.Recipe` of your own, or "paper", which also takes the paper's
+            pictures, points and size unless they are given, as `saot run` does.
         backbone: "filterbank", "mobile-sam", "dinov2-small" and so on, as `saot.load_backbone` has them.
         weights: File or folder of the backbone's weights, where it needs one.
         size: Input size, "HEIGHTxWIDTH" or the long side in pixels; several with commas are joined, as in `saot run`.
+        precision: Of the backbone: "float32", or "bf16", faster where the processor has it.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs; the run folder unless given.
         device: auto (cuda, else mps, else cpu), or one that torch knows.
         compare: What is trained beside the decoder: "none", "points" (methods that see the same labels) or "all"; all
             where there is an evaluation set, else none.
+        strict: Whether a mask that has not the size of its picture ends the run; else such pictures are left out.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -119,18 +124,24 @@ def label(
     Raises:
         ValueError: If an input is not as it should be; nothing made so far is lost.
     """
+    weights = None if weights is None else str(weights)
+    recipe = preset if isinstance(preset, Recipe) else preset_named(preset)
+    given: dict[str, Any] = {name: value for name, value in (("points", points), ("size", size)) if value is not None}
+    usual: dict[str, Any] = {"points": "0"}
+    if recipe.name == PAPER.name:
+        usual = paper_request(source, target, backbone, weights, given)
     settings = RunSettings(
         source=source,
         target=target,
         eval=eval,
-        points=points,
         backbone=backbone,
-        weights=None if weights is None else str(weights),
-        size=size,
+        weights=weights,
+        precision=precision,
         seed=seed,
-        recipe=preset if isinstance(preset, Recipe) else preset_named(preset),
+        recipe=recipe,
+        **{**usual, **given},
     )
-    run_settings(settings, Path(out), None if store is None else Path(store), device, compare, progress)
+    run_settings(settings, Path(out), None if store is None else Path(store), device, compare, strict, progress)
     return load(out, device)
 
 
@@ -140,6 +151,7 @@ def run_settings(
     store: Path | None = None,
     device: str = "auto",
     compare: Compare | None = None,
+    strict: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> RunOutcome:
@@ -151,6 +163,7 @@ def run_settings(
         store: Where features are kept; the run folder unless given.
         device: auto, or one that torch knows.
         compare: As in `label`.
+        strict: As in `label`.
         progress: Called with (stage, done, total).
         say: Called with what the user should know meanwhile, such as the disk that features will take; None is silent.
 
@@ -166,5 +179,6 @@ def run_settings(
         wings=wings,
         rivals=run_rivals,
         compare=compare,
+        strict=strict,
         progress=progress,
     )

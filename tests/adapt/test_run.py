@@ -17,16 +17,14 @@ from safetensors import safe_open
 
 import saot
 from saot.adapt import read_encoder
-from saot.adapt import run as adaptation
 from saot.adapt import scores as adaptation_scores
 from saot.adapt.finished import open_adapted
 from saot.adapt.inputs import AdaptSettings
 from saot.adapt.predict import predict_mask
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.run import run_adaptation
-from saot.adapt.training import trained
+from saot.adapt.training import Pace, trained
 from saot.data import datasets
-from saot.runs import folder as workspace
 from saot.runs.folder import load_tensors
 
 pytest.importorskip("transformers")
@@ -167,9 +165,9 @@ def test_run_json_is_written_last(weights, tmp_path, monkeypatch):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_stopped_training_ends_like_an_undisturbed_one(finished, weights, tmp_path, monkeypatch):
+def test_a_stopped_training_ends_like_an_undisturbed_one(finished, weights, tmp_path):
     """Stopped in steps 3 and 6 of 6 with a checkpoint every second step, and once more while it is scored."""
-    monkeypatch.setattr(workspace, "CHECKPOINT_EVERY", 2)
+    pace = Pace(checkpoint_every=2)
     steps, kept = [], tmp_path / "run" / "work" / "checkpoints" / "adapt.pt"
     for stage, at in (("train t2s-da", 3), ("train t2s-da", 5), ("score eval", 1), (None, 0)):
 
@@ -180,10 +178,10 @@ def test_a_stopped_training_ends_like_an_undisturbed_one(finished, weights, tmp_
                 raise KeyboardInterrupt
 
         if stage is None:
-            assert not run_adaptation(asked(weights), tmp_path / "run", progress=progress).resumed
+            assert not run_adaptation(asked(weights), tmp_path / "run", pace=pace, progress=progress).resumed
         else:
             with pytest.raises(KeyboardInterrupt):
-                run_adaptation(asked(weights), tmp_path / "run", progress=progress)
+                run_adaptation(asked(weights), tmp_path / "run", pace=pace, progress=progress)
             assert kept.exists() is (stage != "score eval")
     assert steps == [1, 2, 3, 3, 4, 5, 5, 6]
     for name in ("network.safetensors", "metrics.json", "log.jsonl"):
@@ -267,30 +265,25 @@ def test_accelerate_is_asked_for_by_name(weights, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-class Process:
-    """One of two processes, whose waits are counted."""
-
-    num_processes, device = 2, torch.device("cpu")
-
-    def __init__(self, number: int) -> None:
-        self.process_index, self.is_main_process, self.waits = number, number == 0, 0
-
-    def wait_for_everyone(self) -> None:
-        self.waits += 1
-
-
-def test_all_processes_of_a_finished_run_meet_once(finished, weights, monkeypatch):
-    for number in (0, 1):
-        process = Process(number)
-        monkeypatch.setattr(adaptation, "new_accelerator", lambda device, recipe, process=process: process)
-        outcome = run_adaptation(asked(weights), finished)
-        assert process.waits == 1 and bool(outcome.metrics) is (number == 0)
-
-
 SCRIPT = """
-import hashlib, pathlib
+import datetime, hashlib, pathlib, time
+import torch.distributed
+from saot.adapt import training
 from saot.adapt.trainer import Trainer
 from saot.cli import main
+
+WAIT = 8  # seconds: the library's timeout; counting takes longer
+begin, count = torch.distributed.init_process_group, training.count_pixels
+
+def impatient(*arguments, **options):
+    return begin(*arguments, **{**options, "timeout": datetime.timedelta(seconds=WAIT)})
+
+def slow(masks, classes):
+    time.sleep(WAIT)
+    return count(masks, classes)
+
+torch.distributed.init_process_group = torch.distributed.distributed_c10d.init_process_group = impatient
+training.count_pixels, training.COUNTERS = slow, 1
 
 def close(self, closed=Trainer.close):
     weights = b"".join(part.detach().numpy().tobytes() for part in self.student.parameters())
@@ -304,21 +297,30 @@ main()
 
 
 def test_two_processes_end_with_equal_weights(finished, weights, tmp_path):
-    """Each draws its own batches; only if their gradients are shared do they end alike, and unlike a single one."""
+    """Each draws its own batches; only if their gradients are shared do they end alike, and unlike a single one.
+
+    The first counts the masks for longer than the library lets the others wait. A second launch finds all done.
+    """
     (tmp_path / "script.py").write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = ["--source", f"scenes:game:train,{SIZE}", "--target", f"scenes:street:train,{SIZE}", "--method", "dacs"]
     words += ["--preset", "small", "--encoder", "mit-b0", "--weights", weights, "--steps", "2", "--crop", "64x64"]
     words += ["--set", "rare.min_pixels=20", "--set", "network.channels=8", "--out", str(tmp_path / "run"), "--json"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "script.py"), "adapt", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+
+    def launched() -> dict:
+        done = subprocess.run(
+            [*launch, str(tmp_path / "script.py"), "adapt", *words],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        (printed,) = [line for line in done.stdout.splitlines() if line.startswith("{")]  # the first one prints
+        return json.loads(printed)
+
+    metrics = launched()
     assert (tmp_path / "rank-0").read_text() == (tmp_path / "rank-1").read_text()
-    assert sum(line.startswith("{") for line in done.stdout.splitlines()) == 1  # the first one prints
-    assert (tmp_path / "run" / "run.json").exists()
+    assert (tmp_path / "run" / "run.json").exists() and not list(tmp_path.glob(".run-meeting-*"))
+    assert launched() == metrics

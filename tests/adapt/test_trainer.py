@@ -445,3 +445,18 @@ def test_a_crop_that_does_not_fit(crop, two_scale, said):
     network = build_segmenter(tiny_network().encoder, 5, channels=4, two_scale=two_scale)
     with pytest.raises(ValueError, match=said):
         module.check_crop(network, recipe)
+
+
+def test_queries_of_the_pull_loss_are_the_students_of_the_translation_and_keys_the_teachers_of_the_source(monkeypatch):
+    """Fig. 3 and Eq. (3): the pseudo-target is pulled to the source, not the source to itself or to the translation."""
+    given, real = [], module.pull_batch
+    monkeypatch.setattr(module, "pull_batch", lambda *words: given.append(words) or real(*words))
+    recipe = tiny_recipe()
+    train(make(recipe), 1)
+    batch = training_pictures(recipe).draw(0)
+    queries, keys = given[0][:2]
+    for pixels, of_queries in ((batch.translated, True), (batch.source, False)):
+        seen = tiny_network()(pixels, project=True).projected  # the teacher of the first step is the student
+        assert torch.allclose(queries, seen, atol=1e-5) is of_queries
+        assert torch.allclose(keys, seen, atol=1e-5) is not of_queries
+    assert queries.requires_grad and not keys.requires_grad

@@ -44,6 +44,20 @@ def test_what_is_printed_asks_for_the_same_again(capsys, tmp_path, preset):
     assert [f"{part}.{name}" for part, table in tables.items() for name in table] == list(setting_paths(PAPER))
 
 
+def test_preset_paper_asks_for_what_the_paper_has(monkeypatch):
+    given = {"source": "scenes:game:train,count=1200", "target": "scenes:street:train,count=30", "preset": "paper"}
+    given["backbone"] = "filterbank"
+    settings = run_options(given).settings
+    assert (settings.points, settings.source_pictures, settings.target_pictures) == ("resample:20", 1000, None)
+    assert settings.size == "504x1008"  # whole patches of 14
+    mine = run_options({**given, "points": "0", "size": "56x112", "source_pictures": 3}).settings
+    assert (mine.points, mine.size, mine.source_pictures) == ("0", "56x112", 3)
+    other = run_options({**given, "preset": "best"}).settings
+    assert (other.points, other.size, other.source_pictures) == ("0", None, None)
+    missing = run_options({**given, "source": "folder:nowhere"}).settings  # the run itself says why
+    assert missing.source_pictures is None and missing.points == "resample:20"
+
+
 def test_the_command_line_goes_before_the_file(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(

@@ -21,8 +21,14 @@ def test_list(capsys):
     code, out, _ = call(capsys, "--list", "--json")
     listed = json.loads(out)
     assert code == 0 and list(listed) == list(EXPERIMENTS)
-    assert set(listed["saot-table-5"]) == {"title", "rows", "columns", "needs", "location"}
+    assert set(listed["saot-table-5"]) == {"title", "rows", "columns", "needs", "location", "makes", "cannot"}
     assert listed["saot-table-5"]["rows"][0] == "Full SAOT"
+    for one in listed.values():  # every row is made, or it is said why not
+        assert sorted([*one["makes"], *one["cannot"]]) == sorted(one["rows"]) and all(one["cannot"].values())
+    code, out, _ = call(capsys, "saot-table-9", "--list")
+    assert (
+        code == 0 and "  SAOT+Dec\n" in out and "not made: HRDA: another system, whose numbers the paper quotes" in out
+    )
 
 
 def test_a_table_as_text_and_as_json(capsys, tmp_path, monkeypatch):

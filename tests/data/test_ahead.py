@@ -97,3 +97,24 @@ def test_ahead_hands_on_what_goes_wrong():
         values(1)
     assert values(2) == 2
     values.close()
+
+
+def test_several_workers_make_the_same_and_no_more_than_their_number_ahead():
+    made, lock = [], threading.Lock()
+
+    def make(number: int) -> int:
+        with lock:
+            made.append(number)
+        time.sleep(0.01 * (number % 3))
+        return number * number
+
+    reader = Ahead(make, last=11, workers=3)
+    for number in range(6):
+        assert reader(number) == number * number
+        assert max(made) <= number + 3
+    assert reader(9) == 81  # the caller goes elsewhere, as after a stop
+    assert [reader(number) for number in (10, 11)] == [100, 121]
+    reader.close()
+    assert made.count(9) == 1 and set(made) >= {9, 10, 11}
+    with pytest.raises(ValueError, match="at least one worker; got 0"):
+        Ahead(make, 3, workers=0)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from helpers.mobile_sam import published_state
 
-from saot.features import FeatureKey, FeatureStore, Provenance, extract, load_backbone
+from saot.features import FeatureKey, FeatureStore, Provenance, extract, load_backbone, map_widths
 from saot.features.base import resample_tokens, resize_image
 
 transformers = pytest.importorskip("transformers")
@@ -48,6 +48,18 @@ def test_parts_on_one_grid_are_put_side_by_side(vit):
     assert (features.height, features.width, joined.patch_size) == (3, 6, 14)
     cosines = first @ first.T + second @ second.T  # a joined cosine is the mean of the parts'
     torch.testing.assert_close(features.tokens @ features.tokens.T, cosines / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_have_layers_of_their_own_and_say_how_wide_each_is(vit, sam):
+    image = picture(64, 64)
+    joined = load_backbone("mobile-sam+dinov2-small", f"{sam}+{vit}", size=64, layers=["stage3", "neck+0", "1"])
+    assert map_widths(joined) == (320, 256, 32, 32) and joined.dim == sum(map_widths(joined))
+    assert [part.partition("(")[0] for part in joined.key.layers] == ["mobile-sam", "dinov2-small"]
+    assert "layers=stage3/neck" in joined.key.layers[0] and "layers=0/1" in joined.key.layers[1]
+    plain = load_backbone("mobile-sam+dinov2-small", f"{sam}+{vit}", size=64, layers=["+0", "1"], final_norm=False)
+    assert map_widths(plain) == (256, 32, 32)
+    assert "final_norm=False" in plain.key.layers[1] and "final_norm=True" in joined.key.layers[1]
+    assert extract(plain, image, "").tokens.shape[1] == 320
 
 
 def test_other_grids_are_resampled_to_the_first(vit, sam):
@@ -151,8 +163,7 @@ def test_one_string_of_weights_goes_where_it_is_needed(vit, sam):
         ("filterbank+filterbank", {}, "names filterbank twice"),
         ("filterbank+", {}, "joined by +"),
         ("+", {}, "joined by +"),
-        ("filterbank+mobile-sam", {"layers": ["neck"]}, "leave both out"),
-        ("filterbank+mobile-sam", {"final_norm": False}, "leave both out"),
+        ("filterbank+mobile-sam", {"layers": ["neck"]}, "expected 2 pieces between +"),
         ("filterbank+mobile-sam", {"l2_norm": False}, "made of unit tokens"),
     ],
 )

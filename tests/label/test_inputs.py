@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,3 +92,24 @@ def test_a_missing_target_mask_is_named_where_all_are_needed(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png has none"):
         inputs.target_masks(all_of_them=True)
     assert torch.equal(torch.tensor(inputs.target.image(0).shape), torch.tensor([28, 56, 3]))
+
+
+def test_the_precision_of_the_backbone_is_asked_of_it_and_kept(tmp_path, monkeypatch):
+    spec = make_folder(tmp_path / "one", 0)
+    settings = tiny_settings(source=spec, target=spec, eval=None, points="0")
+    assert "precision" not in settings.to_dict()  # as in runs of earlier versions
+    quick, asked = replace(settings, precision="bf16"), []
+    assert quick.to_dict()["precision"] == "bf16"
+    with pytest.raises(ValueError, match="filterbank computes in float32 alone, not in bf16"):
+        label.open_inputs(quick, "cpu", ALL_WINGS)
+    real = type(ALL_WINGS).backbone
+
+    def opens(wings, name, weights=None, *, precision, **options):
+        asked.append(precision)
+        return real(wings, name, weights, **options)
+
+    monkeypatch.setattr(type(ALL_WINGS), "backbone", opens)
+    label.open_inputs(quick, "cpu", ALL_WINGS)
+    assert asked == ["bf16"]
+    with pytest.raises(ValueError, match="expected the precision as one of float32, bf16; got 'half'"):
+        replace(settings, precision="half")

@@ -64,4 +64,4 @@ def test_extract_leaves_its_fingerprints_to_a_run(asked, tmp_path, capsys):
     with opened_below(images) as opened:
         run_job(asked, tmp_path / "run", store=store, compare="none")
     assert load_tensors(tmp_path / "run" / "decoder.safetensors") is not None
-    assert len(opened) <= 6  # sizes and the report's pictures; none is read for its fingerprint or its features
+    assert len(opened) <= 8  # heads, and the pictures of the report; none is read for fingerprint or features

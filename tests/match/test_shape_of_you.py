@@ -71,6 +71,7 @@ def test_semantic_cost_by_loop():
 
 @pytest.mark.parametrize("unbalanced", [True, False])
 def test_the_loop_step_by_step(unbalanced):
+    torch.manual_seed(1)  # here the anchors of the last round are not those of the first
     one, other = side(masked=0.3), side((3, 6), masked=0.2)
     settings = ShapeOfYouSettings(anchors=5, refinements=3, alpha=0.4, epsilon=0.1, unbalanced=unbalanced)
     near, far = intra_distances(one, "points3d"), intra_distances(other, "points3d")
@@ -78,13 +79,15 @@ def test_the_loop_step_by_step(unbalanced):
     tau = 0.75 if unbalanced else math.inf
     plan = solve_transport(cost, epsilon=0.1, tau=tau, tol=1e-5).plan
     scaled = (cost - cost.min()) / (cost.max() - cost.min())
-    means = []
+    means, chosen = [], []
     for _ in range(3):
         pairs = anchors_by_loop(plan, near, far, 5, 0.5, "confidence", 1)
+        chosen.append(sorted(pairs))
         geo = sum((near[:, a, None] - far[None, :, b]).abs() for a, b in pairs) / len(pairs)
         total = 0.6 * scaled + 0.4 * (geo - geo.min()) / (geo.max() - geo.min())
         plan = solve_transport(total, epsilon=0.1, tau=tau, tol=1e-5).plan
         means.append(float((plan * geo).sum() / plan.sum()))
+    assert chosen[0] != chosen[-1]  # anchors are taken anew of each plan, else this would not see it
     found = shape_of_you(one, other, settings)
     assert_close(found.plan, plan, rtol=1e-6, atol=0)  # roundings, through the solver
     assert [round(one.geometric, 6) for one in found.history[1:]] == [round(mean, 6) for mean in means]

@@ -68,3 +68,15 @@ def test_no_pairs_weigh_nothing_and_wrong_ones_are_refused():
     for wrong in ([[0, 20]], [[-1, 3]]):
         with pytest.raises(ValueError, match="none of the source's 20"):
             SymmetricPairs.of([torch.tensor(wrong)], 1, SOURCE, TARGET)
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_pairs_are_the_same_under_any_default_of_torch(default):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = SymmetricPairs.of(PAIRS, 2, SOURCE, TARGET)
+    finally:
+        torch.set_default_dtype(before)
+    wanted = SymmetricPairs.of(PAIRS, 2, SOURCE, TARGET)
+    assert torch.equal(found.degree.float(), wanted.degree) and torch.equal(found.sign.float(), wanted.sign)

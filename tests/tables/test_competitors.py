@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -17,8 +19,8 @@ from saot.tables.competitors import (
     token_miou,
     unbalanced_transport,
 )
-from saot.transfer import class_prototypes, transfer_labels
-from saot.transport import TransportStatus, solve_transport
+from saot.transfer import class_prototypes, pair_support, transfer_labels
+from saot.transport import TransportStatus, solve_transport, squared_euclidean_cost
 
 
 def clusters(count: int, seed: int = 0, noise: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,6 +103,34 @@ def test_balanced_transport_reports_an_infeasible_support_and_stays_finite():
     transfer, result = balanced_transport(source, labels, target, 3, TransportRecipe(k=3), 50)
     assert TransportStatus(int(result.status)) is not TransportStatus.CONVERGED
     assert bool(torch.isfinite(transfer.probs).all())
+
+
+def test_balanced_transport_is_the_sweeps_it_names():
+    source, labels = clusters(40)
+    target, _ = clusters(40, 1)
+    recipe = TransportRecipe(k=3)
+    support = pair_support(source, target, recipe)
+    cost = squared_euclidean_cost(source, target, support=support)
+    dense = torch.full((40, 40), torch.inf).double()
+    dense[support.row.long(), support.col.long()] = cost.values.double()
+    for sweeps in (5, 50):
+        f, g = torch.zeros(40).double(), torch.zeros(40).double()
+        for _ in range(sweeps):  # Eq. (8) at tau = infinity, weights 1/n and 1/m
+            f = -0.1 * torch.logsumexp((g - dense) / 0.1 - math.log(40), dim=1)
+            g = -0.1 * torch.logsumexp((f[:, None] - dense) / 0.1 - math.log(40), dim=0)
+            g = g.masked_fill(~torch.isfinite(dense).any(0), 0.0)
+        plan = torch.exp((f[:, None] + g - dense) / 0.1) / 40**2
+        _, result = balanced_transport(source, labels, target, 3, recipe, sweeps)
+        assert int(result.iterations) == sweeps
+        assert_close(result.plan.double(), plan, rtol=1e-3, atol=1e-6)
+
+
+def test_balanced_transport_that_has_a_solution_says_so():
+    source, labels = clusters(20)
+    target, _ = clusters(15, 1)
+    _, result = balanced_transport(source, labels, target, 3, TransportRecipe(k=15), 500)
+    assert bool(result.converged) and TransportStatus(int(result.status)) is TransportStatus.CONVERGED
+    assert int(result.iterations) == 500
 
 
 def test_rwot_gives_weight_to_sources_that_have_a_match():

@@ -15,6 +15,7 @@ from saot.adapt.recipe import (
     AdaptRecipe,
     Method,
     NetworkRecipe,
+    for_source,
     recipe_differences,
     recipe_from_words,
     with_method,
@@ -28,6 +29,7 @@ from saot.adapt.separation import (
     class_center_distance,
     sample_per_class,
 )
+from saot.adapt.training import Pace
 
 __all__ = [
     "BACKBONES",
@@ -46,10 +48,12 @@ __all__ = [
     "FrozenPull",
     "Method",
     "NetworkRecipe",
+    "Pace",
     "PixelDiscrimination",
     "Pull",
     "center_similarity",
     "class_center_distance",
+    "for_source",
     "load_encoder",
     "open_adapted",
     "published_network",

@@ -58,6 +58,7 @@ def load_encoder(name: str, weights: str | Path | None = None, seed: int = 0) ->
         ValueError: If the name is not known, or the weights are missing or of another network.
 
     Example:
+        >>> import torch
         >>> encoder = load_encoder("mobile-sam", "random")
         >>> encoder.strides, [tuple(each.shape) for each in encoder(torch.zeros(1, 3, 32, 64))][-1]
         ((4, 8, 16, 16), (1, 320, 2, 4))

@@ -10,7 +10,16 @@ from saot.adapt.finished import segmenter_of
 from saot.adapt.networks import Segmenter
 from saot.adapt.pictures import check_sizes
 from saot.adapt.recipe import AdaptRecipe
-from saot.data import ClassSet, ImageSet, LabelledSet, NameFile, open_images, open_labelled, parse_spec, sha256_file
+from saot.data import (
+    ClassSet,
+    Fingerprints,
+    ImageSet,
+    LabelledSet,
+    fitting,
+    open_images,
+    open_labelled,
+    parse_spec,
+)
 from saot.recipes import as_dict
 from saot.runs import RUN_FORMAT, Workspace, load_tensors
 from saot.scenes import READERS
@@ -65,12 +74,13 @@ class AdaptSettings:
 
 @dataclass(frozen=True)
 class AdaptInputs:
-    """Opened sets; the target has no way to its labels."""
+    """Opened sets; the target has no way to its labels. `left_out` says what has a mask of another size."""
 
     source: LabelledSet
     target: ImageSet | None
     truth: LabelledSet | None
     source_truth: LabelledSet | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def classes(self) -> ClassSet:
@@ -80,41 +90,48 @@ class AdaptInputs:
     def notes(self) -> list[str]:
         """What a user should know of the sets."""
         if self.target is None:
-            return []
+            return list(self.left_out)
         spec = parse_spec(self.target.spec)
         masks = Path(spec.path).expanduser() / "masks"
         if spec.name == "folder" and masks.is_dir() and any(masks.iterdir()):
-            return [f"{self.target.spec} holds masks; they are ignored: the target takes part without labels."]
-        return []
+            ignored = f"{self.target.spec} holds masks; they are ignored: the target takes part without labels."
+            return [*self.left_out, ignored]
+        return list(self.left_out)
 
 
-def open_adapt_inputs(settings: AdaptSettings, sha256: NameFile = sha256_file) -> AdaptInputs:
+def open_adapt_inputs(settings: AdaptSettings, seen: Fingerprints, strict: bool = False) -> AdaptInputs:
     """Open every set. Nothing is written, so a slip in the command costs nothing.
 
     Args:
         settings: What is asked.
-        sha256: Names the content of pictures and masks.
+        seen: Names the content of pictures and masks, and remembers their sizes.
+        strict: Whether a mask that has not the size of its picture is an error; else the picture is left out.
 
     Raises:
         ValueError: If a set is empty or not as it should be, or a needed one is missing.
     """
-    source = open_labelled(settings.source, readers=READERS, sha256=sha256)
+    remembered = {"readers": READERS, "sha256": seen.sha256, "measure": seen.measured}
+    source = open_labelled(settings.source, **remembered)
     target = None
     if settings.recipe.needs_target:
         if settings.target is None:
             raise ValueError(
                 f"expected --target for {settings.recipe.method}, which learns from target pictures; got none"
             )
-        target = open_images(settings.target, source.classes, READERS, sha256)
+        target = open_images(settings.target, source.classes, **remembered)
     truth, kept = (
-        None if spec is None else open_labelled(spec, source.classes, READERS, sha256)
+        None if spec is None else open_labelled(spec, source.classes, **remembered)
         for spec in (settings.eval, settings.source_eval)
     )
     specs = (settings.source, settings.target, settings.eval, settings.source_eval)
     for spec, pictures in zip(specs, (source, target, truth, kept), strict=True):
         if pictures is not None and len(pictures) == 0:
             raise ValueError(f"expected at least one picture in {spec}; got none")
-    return AdaptInputs(source, target, truth, kept)
+    fitted = [None if data is None else fitting(data, strict) for data in (source, truth, kept)]
+    left_out = tuple(each.sentence for each in fitted if each is not None and each.left_out)
+    source, truth, kept = (None if each is None else each.data for each in fitted)
+    assert source is not None, "opened above"
+    return AdaptInputs(source, target, truth, kept, left_out)
 
 
 @dataclass

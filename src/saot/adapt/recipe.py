@@ -278,10 +278,37 @@ def adapt_preset(name: str) -> AdaptRecipe:
     return PRESETS[name]
 
 
+def for_source(recipe: AdaptRecipe, source: str) -> AdaptRecipe:
+    """The paper's recipe at the size that it has for a source: SYNTHIA 1280x760, GTA5 1280x720 (sec. 4).
+
+    Args:
+        recipe: A preset, or one made of it.
+        source: SPEC of the source.
+
+    Example:
+        >>> for_source(PAPER, "synthia:/data/synthia").pictures.source_size
+        (760, 1280)
+        >>> for_source(PAPER_HRDA, "synthia:/data/synthia").pictures.source_size
+        (1520, 2560)
+        >>> for_source(PAPER, "gta5:/data/gta5") == PAPER
+        True
+    """
+    size = {(720, 1280): (760, 1280), (1440, 2560): (1520, 2560)}.get(recipe.pictures.source_size or (0, 0))
+    if size is None or source.partition(":")[0] != "synthia":
+        return recipe
+    return replace(recipe, pictures=replace(recipe.pictures, source_size=size))
+
+
 def recipe_from_words(
-    preset: str, method: str, encoder: str | None, steps: int | None, crop: str | None, changes: Sequence[str]
+    preset: str,
+    method: str,
+    encoder: str | None,
+    steps: int | None,
+    crop: str | None,
+    changes: Sequence[str],
+    source: str = "",
 ) -> AdaptRecipe:
-    """The preset with the method's switches, then single settings by their dotted paths.
+    """The preset at the size of the source, with the method's switches, then single settings by their dotted paths.
 
     Raises:
         ValueError: If a name, a size or a path is not known, or a value does not fit.
@@ -291,7 +318,7 @@ def recipe_from_words(
         >>> recipe.optimizer.warmup, recipe.pictures.crop, recipe.pull.weight, recipe.mix
         (5, (128, 128), 0.2, None)
     """
-    recipe = adapt_preset(preset)
+    recipe = for_source(adapt_preset(preset), source)
     if encoder is not None:
         head = "deeplab-v2" if "resnet" in encoder else "daformer"
         recipe = replace(recipe, network=replace(recipe.network, encoder=encoder, head=head))
@@ -306,11 +333,13 @@ def recipe_from_words(
     return with_words(with_method(recipe, method), changes)
 
 
-def recipe_differences(recipe: AdaptRecipe, reference: AdaptRecipe = PAPER) -> tuple[RecipeDifference, ...]:
-    """Fields that differ from those of the same method in the paper's recipe.
+def recipe_differences(
+    recipe: AdaptRecipe, reference: AdaptRecipe = PAPER, source: str = ""
+) -> tuple[RecipeDifference, ...]:
+    """Fields that differ from those of the same method in the paper's recipe for this source.
 
     Example:
         >>> [d.field for d in recipe_differences(replace(PAPER, optimizer=OptimizerRecipe(steps=10)))]
         ['optimizer.steps']
     """
-    return differences(recipe, with_method(reference, recipe.method), REASONS)
+    return differences(recipe, with_method(for_source(reference, source), recipe.method), REASONS)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from saot.adapt.inputs import KIND, Adaptation, AdaptInputs, AdaptSettings, check_fit, open_adapt_inputs
+from saot.adapt.meeting import Meeting
 from saot.adapt.recipe import recipe_differences
-from saot.adapt.training import new_accelerator, train, train_beside
+from saot.adapt.training import Pace, new_accelerator, source_pixels, train, train_beside
 from saot.data import Fingerprints, ImageSet, write_atomic
 from saot.label import RunOutcome, digest
 from saot.runs import RUN_FORMAT, Workspace, check_device, commit_of_code, device_name, versions
@@ -20,7 +21,13 @@ Progress = Callable[[str, int, int], None]
 
 
 def run_adaptation(
-    settings: AdaptSettings, out: Path, *, device: str = "cpu", progress: Progress | None = None
+    settings: AdaptSettings,
+    out: Path,
+    *,
+    device: str = "cpu",
+    strict: bool = False,
+    pace: Pace | None = None,
+    progress: Progress | None = None,
 ) -> RunOutcome:
     """Train, score, report; the same call again goes on where it stopped and ends with the same weights.
 
@@ -31,6 +38,8 @@ def run_adaptation(
         settings: What is asked.
         out: The run folder.
         device: "cpu" or "cuda".
+        strict: Whether a mask that has not the size of its picture ends the run; else the picture is left out.
+        pace: Workers and checkpoints; those that suit this machine unless given.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -40,24 +49,28 @@ def run_adaptation(
 
     check_device(device)
     seen = Fingerprints(Path(out) / "work" / "fingerprints.jsonl")
-    inputs = open_adapt_inputs(settings, seen.sha256)
+    inputs = open_adapt_inputs(settings, seen, strict)
     accelerator = new_accelerator(device, settings.recipe)
+    pace = pace or Pace.of_this_machine(accelerator.num_processes)
+    meeting = Meeting(Path(out), accelerator)
     if not accelerator.is_main_process:
-        train_beside(settings, inputs, out, accelerator)
+        meeting.wait()
+        train_beside(settings, inputs, out, accelerator, pace)
         return RunOutcome({}, {}, Path(out), resumed=False)
-    if not Path(out).exists():  # a slip in weights or crop is told before a folder holds on to it
-        check_fit(settings, inputs)
-    space = Workspace(out, settings.to_dict(), progress)
+    space = None
     try:
-        job = Adaptation(settings, space, inputs, str(accelerator.device))
-        check_data(job)
-        seen.save()
-        finished = finished_adaptation(job)
+        with meeting.preparing():
+            if not Path(out).exists():  # a slip in weights or crop is told before a folder holds on to it
+                check_fit(settings, inputs)
+            space = Workspace(out, settings.to_dict(), progress)
+            job = Adaptation(settings, space, inputs, str(accelerator.device))
+            check_data(job)
+            seen.save()
+            began, finished = time.time(), finished_adaptation(job)
+            pixels = source_pixels(job) if finished is None else torch.zeros(0)
         if finished is not None:
-            accelerator.wait_for_everyone()  # the others wait for it in `train_beside`
             return finished
-        began = time.time()
-        train(job, accelerator)
+        train(job, accelerator, pixels, pace)
         scores = score_adaptation(job)
         metrics = write_adaptation_metrics(job, scores)
         space.write_log()
@@ -67,7 +80,8 @@ def run_adaptation(
         write_atomic(space.path("run.json"), (json.dumps(run, indent=1) + "\n").encode())
         return RunOutcome(metrics, run, Path(out), resumed=False)
     finally:
-        space.close()
+        if space is not None:
+            space.close()
 
 
 def finished_adaptation(job: Adaptation) -> RunOutcome | None:
@@ -127,7 +141,7 @@ def run_record(job: Adaptation, began: float) -> dict[str, Any]:
         "points": "0",
         "seed": settings.seed,
         "label_budget": 0,
-        "differences_from_paper": [vars(each) for each in recipe_differences(settings.recipe)],
+        "differences_from_paper": [vars(each) for each in recipe_differences(settings.recipe, source=settings.source)],
         "data": space.facts("data"),
         "stages": space.facts("stages"),
         "gpu": space.facts("gpu"),

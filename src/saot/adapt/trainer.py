@@ -39,6 +39,7 @@ class Trainer:
         recipe: Everything else.
         accelerator: Device, precision and processes.
         things: Classes that the feature distance counts.
+        workers: Threads that draw batches ahead; how many there are changes nothing but the time.
 
     Raises:
         ValueError: If the crop does not fit the encoder, or fixed weights are not one a class.
@@ -51,6 +52,7 @@ class Trainer:
         recipe: AdaptRecipe,
         accelerator: Accelerator,
         things: tuple[int, ...] = THINGS,
+        workers: int = 1,
     ) -> None:
         check_crop(network, recipe)
         recipe.check_classes(network.num_classes)
@@ -67,7 +69,7 @@ class Trainer:
             group["base_rate"] = group["lr"]
         self.optimizer = accelerator.prepare(optimizer)
         batches = settings.steps * settings.accumulate
-        self._batches = Ahead(lambda number: pictures.draw(number, accelerator.process_index), batches - 1)
+        self._batches = Ahead(lambda number: pictures.draw(number, accelerator.process_index), batches - 1, workers)
 
     @property
     def state(self) -> dict[str, Any]:

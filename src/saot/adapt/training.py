@@ -1,8 +1,10 @@
 """The training stage of `saot adapt`, in one process or several: the first one writes, the others lend a hand."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from saot.adapt.inputs import Adaptation, AdaptInputs, AdaptSettings, new_networ
 from saot.adapt.pictures import TrainingPictures
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import count_pixels
+from saot.data import ahead
 from saot.runs import (
     Checkpoint,
     History,
@@ -47,6 +50,10 @@ def new_accelerator(device: str, recipe: AdaptRecipe) -> Any:
     return Accelerator(cpu=device == "cpu", mixed_precision=recipe.optimizer.precision)
 
 
+COUNTED = 256  # masks between two files of their counts
+COUNTERS = min(8, os.cpu_count() or 1)  # threads; PNG files are decoded side by side
+
+
 class _NothingKept(Checkpoint):
     """Where the processes beside the first one read the state; only the first writes it."""
 
@@ -54,36 +61,58 @@ class _NothingKept(Checkpoint):
         return mark
 
 
-def train_beside(settings: AdaptSettings, inputs: AdaptInputs, out: Path, accelerator: Any) -> None:
-    """Take part in the training of the first process, which alone writes."""
+@dataclass(frozen=True)
+class Pace:
+    """What a training is given besides its settings; it changes the time, and nothing that is learned.
+
+    Attributes:
+        workers: Threads of a process that draw batches ahead.
+        checkpoint_every: Steps between two checkpoints.
+    """
+
+    workers: int = 1
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.checkpoint_every < 1:
+            raise ValueError(
+                f"expected workers and checkpoint_every of at least 1; got {self.workers} and {self.checkpoint_every}"
+            )
+
+    @classmethod
+    def of_this_machine(cls, processes: int = 1) -> "Pace":
+        """A worker for each core that a process has beside its own; four at most."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cls(workers=min(4, max(1, cores // max(1, processes) - 1)))
+
+
+def train_beside(settings: AdaptSettings, inputs: AdaptInputs, out: Path, accelerator: Any, pace: Pace) -> None:
+    """Take part in the training of the first process, which alone writes, and has read and counted everything."""
     from saot.adapt.trainer import Trainer
 
-    accelerator.wait_for_everyone()  # the first process has read or counted everything and holds the folder
     if trained(out):
         return
     pixels = load_tensors(out / "work" / "pixels.safetensors") or {}
     pictures = TrainingPictures(inputs.source, inputs.target, pixels["pixels"], settings.recipe, settings.seed)
     path = out / "work" / "checkpoints" / "adapt.pt"
     network, things = new_network(settings, inputs), things_of(inputs.classes)
-    with closing(Trainer(network, pictures, settings.recipe, accelerator, things)) as trainer:
+    with closing(Trainer(network, pictures, settings.recipe, accelerator, things, pace.workers)) as trainer:
         train_steps(trainer.step, settings.recipe.optimizer.steps, trainer.state, _NothingKept(path, 10**9))
 
 
-def train(job: Adaptation, accelerator: Any) -> None:
-    """network.safetensors and encoder.safetensors, unless they are there."""
+def train(job: Adaptation, accelerator: Any, pixels: Tensor, pace: Pace) -> None:
+    """network.safetensors and encoder.safetensors, unless they are there; `pixels` are `source_pixels`."""
     from saot.adapt.trainer import Trainer
 
     space, recipe = job.space, job.recipe
     path = space.path("network.safetensors")
-    pixels = source_pixels(job)
-    accelerator.wait_for_everyone()
     if trained(space.root):
         return
     with space.stage("train"):
         pictures = TrainingPictures(job.inputs.source, job.inputs.target, pixels, recipe, job.settings.seed)
         network, things = new_network(job.settings, job.inputs), things_of(job.inputs.classes)
-        trainer = Trainer(network, pictures, recipe, accelerator, things)
-        checkpoint = space.checkpoint("adapt")
+        trainer = Trainer(network, pictures, recipe, accelerator, things, pace.workers)
+        checkpoint = replace(space.checkpoint("adapt"), every=pace.checkpoint_every)
         with closing(trainer), gpu_memory(space, accelerator.device):
             history = train_steps(
                 trainer.step, recipe.optimizer.steps, trainer.state, checkpoint, space.tell(f"train {recipe.method}")
@@ -117,16 +146,30 @@ def gpu_memory(space: Workspace, device: torch.device) -> Iterator[None]:
 
 
 def source_pixels(job: Adaptation) -> Tensor:
-    """Pixels of each class in each source mask, counted once."""
+    """Pixels of each class in each source mask, counted once by several threads; what is counted is kept."""
     source, classes = job.inputs.source, job.inputs.source.classes.names
+    identity = identity_of(job.space.facts("data").get("source"), classes)
+    tell = job.space.tell("source masks")
+
+    def row(number: int) -> Tensor:
+        return count_pixels([source.mask(number)], len(classes))
+
+    def part(numbers: range) -> Tensor:
+        def count(making: Making) -> Kept:
+            rows = ahead(row, numbers, depth=2 * COUNTERS, workers=COUNTERS, name=lambda number: source.keys[number])
+            found = []
+            for done, one in enumerate(rows, start=numbers.start + 1):
+                found.append(one)
+                tell(done, len(source))
+            return Kept({"pixels": torch.cat(found)})
+
+        name = f"work/pixels/{numbers.start:06d}"
+        return job.space.once(name, identity_of(identity, COUNTED, numbers.start), count).tensors["pixels"]
 
     def make(making: Making) -> Kept:
-        def masks():
-            for number in range(len(source)):
-                yield source.mask(number)
-                job.space.tell("source masks")(number + 1, len(source))
+        parts = [part(range(n, min(n + COUNTED, len(source)))) for n in range(0, len(source), COUNTED)]
+        return Kept({"pixels": torch.cat(parts)})
 
-        return Kept({"pixels": count_pixels(masks(), len(classes))})
-
-    identity = identity_of(job.space.facts("data").get("source"), classes)
-    return job.space.once("work/pixels", identity, make).tensors["pixels"]
+    pixels = job.space.once("work/pixels", identity, make).tensors["pixels"]
+    job.space.forget("work/pixels")
+    return pixels

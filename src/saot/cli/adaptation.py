@@ -1,8 +1,9 @@
 """`saot adapt`: a network trained end to end."""
 
+import os
 from pathlib import Path
 
-from saot.cli.shell import Bars, Json, MaybeWhole, Whole, Words, app, console, print_json
+from saot.cli.shell import Bars, Flag, Json, MaybeWhole, Whole, Words, app, console, print_json
 
 
 @app.command
@@ -21,7 +22,10 @@ def adapt(
     crop: str | None = None,
     set: Words = None,
     seed: Whole = 0,
+    workers: MaybeWhole = None,
+    checkpoint_every: Whole = 100,
     device: str = "auto",
+    strict: Flag = False,
     json: Json = False,
 ) -> None:
     """Train a whole network on labelled source and unlabelled target pictures (T2S-DA and what it stands on).
@@ -47,16 +51,24 @@ def adapt(
         crop: HEIGHTxWIDTH of training crops; the preset's unless given.
         set: Any setting by its path, such as --set pull.weight=0.2 --set translator.beta=0.05 (docs/adapt.md).
         seed: Fixes every draw.
+        workers: Threads of each process that read and crop pictures ahead; of this machine's cores unless given. What
+            is learned does not depend on it.
+        checkpoint_every: Steps between two checkpoints.
         device: auto (cuda, else mps, else cpu), cpu or cuda.
+        strict: As in `saot run`.
     """
-    from saot.adapt import AdaptSettings, recipe_from_words, run_adaptation
+    from dataclasses import replace
+
+    from saot.adapt import AdaptSettings, Pace, recipe_from_words, run_adaptation
     from saot.evaluate import format_table
     from saot.runs import resolve_device
 
-    recipe = recipe_from_words(preset, method, encoder, steps, crop, set or [])
+    recipe = recipe_from_words(preset, method, encoder, steps, crop, set or [], source)
     settings = AdaptSettings(source, target, eval, source_eval, weights, seed, recipe)
+    pace = replace(Pace.of_this_machine(int(os.environ.get("LOCAL_WORLD_SIZE", 1))), checkpoint_every=checkpoint_every)
+    pace = pace if workers is None else replace(pace, workers=workers)
     with Bars() as bars:
-        outcome = run_adaptation(settings, out, device=resolve_device(device), progress=bars)
+        outcome = run_adaptation(settings, out, device=resolve_device(device), strict=strict, pace=pace, progress=bars)
     if not outcome.run:
         return  # a process beside the first
     if json:

@@ -21,6 +21,7 @@ KINDS: dict[str, type] = {
     "backbone": str,
     "weights": str,
     "size": str,
+    "precision": str,
     "preset": str,
     "seed": int,
     "source_pictures": int,
@@ -28,9 +29,17 @@ KINDS: dict[str, type] = {
     "store": str,
     "device": str,
     "compare": str,
+    "strict": bool,
 }
-USUAL: dict[str, Any] = {"points": "0", "backbone": "dinov2-large", "preset": "best", "seed": 0, "device": "auto"}
-_OF_SETTINGS = [name for name in KINDS if name not in ("out", "preset", "store", "device", "compare")]
+USUAL: dict[str, Any] = {
+    "points": "0",
+    "backbone": "dinov2-large",
+    "preset": "best",
+    "seed": 0,
+    "device": "auto",
+    "strict": False,
+}
+_OF_SETTINGS = [name for name in KINDS if name not in ("out", "preset", "store", "device", "compare", "strict")]
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class RunOptions:
         store: Of features, if it was named.
         device: Where networks and transport run.
         compare: What is trained beside the decoder, if it was said.
+        strict: Whether a mask that has not the size of its picture is an error.
     """
 
     settings: RunSettings
@@ -50,6 +60,7 @@ class RunOptions:
     store: str | None
     device: str
     compare: Any = None
+    strict: bool = False
 
     @property
     def folder(self) -> Path:
@@ -67,7 +78,7 @@ class RunOptions:
         settings = self.settings
         options = {name: getattr(settings, name) for name in _OF_SETTINGS}
         options |= {"preset": settings.recipe.name}
-        options |= {name: getattr(self, name) for name in ("out", "store", "device", "compare")}
+        options |= {name: getattr(self, name) for name in ("out", "store", "device", "compare", "strict")}
         lines = [f"{name} = {_written(options[name])}" for name in KINDS if options[name] is not None]
         part = ""
         for path, value in setting_paths(settings.recipe).items():
@@ -91,17 +102,28 @@ def run_options(given: Mapping[str, Any], changes: Sequence[str] = (), config: P
         ValueError: If the file or an option is not as it should be, or source or target is missing.
     """
     options, fields = ({}, {}) if config is None else read_config(config)
-    options = USUAL | options | {name: _plain(value) for name, value in given.items() if value is not None}
+    asked = options | {name: _plain(value) for name, value in given.items() if value is not None}
+    options = USUAL | asked
     for name, what in (("source", "labelled pictures"), ("target", "pictures to label")):
         if name not in options:
             raise ValueError(f"expected --{name} SPEC, {what}; none came, nor `{name}` in a --config file")
     recipe = preset(options["preset"])
+    if recipe.name == PAPER.name:
+        options |= _of_the_paper(options, asked)
     for path, value in fields.items():
         recipe = with_value(recipe, path, value)
     settings = RunSettings(
         **{name: options[name] for name in _OF_SETTINGS if name in options}, recipe=with_words(recipe, changes)
     )
-    return RunOptions(settings, options.get("out"), options.get("store"), options["device"], options.get("compare"))
+    outside: dict[str, Any] = {name: options.get(name) for name in ("out", "store", "device", "compare")}
+    return RunOptions(settings, **outside, strict=options["strict"])
+
+
+def _of_the_paper(options: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What the paper's runs are asked beside their recipe, where the user says nothing."""
+    from saot.tables import paper_request
+
+    return paper_request(options["source"], options["target"], options["backbone"], options.get("weights"), asked)
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -142,12 +164,12 @@ def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
             yield f"{before}{key}", value
 
 
-def _option(path: Path, name: str, value: Any) -> str | int:
+def _option(path: Path, name: str, value: Any) -> str | int | bool:
     """The value of an option; a whole number may stand for a word, as in `points = 20`."""
     if type(value) is int and KINDS[name] is str:
         return str(value)
     if type(value) is not KINDS[name]:
-        what = "a whole number" if KINDS[name] is int else "a text in quotes"
+        what = {int: "a whole number", bool: "true or false", str: "a text in quotes"}[KINDS[name]]
         raise ValueError(f"expected {what} for {name} in {path}; got {value!r}")
     return value
 

@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import Parameter
-
-from saot.cli.shell import Bars, Json, MaybeWhole, Whole, Words, app, console, print_json
+from saot.cli.shell import Bars, Flag, Json, MaybeWhole, Whole, Words, app, console, print_json
 
 Compare = Literal["none", "points", "all"]
 
@@ -18,13 +16,14 @@ def _run(
     store: Path | None = None,
     device: str = "cpu",
     compare: Compare | None = None,
+    strict: bool = False,
 ) -> None:
     from saot.api import run_settings
     from saot.evaluate import format_table
     from saot.label import said
 
     with Bars() as bars:
-        outcome = run_settings(settings, out, store, device, compare, bars, bars.say)
+        outcome = run_settings(settings, out, store, device, compare, strict, bars, bars.say)
     if as_json:
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
@@ -74,16 +73,18 @@ def run(
     backbone: str | None = None,
     weights: Path | None = None,
     size: str | None = None,
+    precision: str | None = None,
     preset: str | None = None,
     set: Words = None,
     seed: MaybeWhole = None,
     source_pictures: MaybeWhole = None,
     target_pictures: MaybeWhole = None,
     config: Path | None = None,
-    print_config: Annotated[bool, Parameter(negative="")] = False,
+    print_config: Flag = False,
     store: Path | None = None,
     device: str | None = None,
     compare: Compare | None = None,
+    strict: Flag = False,
     json: Json = False,
 ) -> None:
     """The main job on your pictures. The same command again goes on where it stopped.
@@ -99,13 +100,16 @@ def run(
         out: The run folder.
         eval: Labelled pictures to score on.
         points: Label budget: N a class and picture, total:N a class, resample:N (the paper), a CSV file
-            (image,x,y,class), a folder of scribbles, or 0, as it is unless given.
+            (image,x,y,class), a folder of scribbles, or 0, as it is unless given; preset paper: resample:20.
         backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, OWNER/NAME, or
             adapted, with --weights RUN of `saot adapt`; dinov2-large unless given.
         weights: File or folder of the backbone's weights, where it needs one.
         size: Input size, HEIGHTxWIDTH or the long side in pixels; several with commas, such as --size
             504x1008,672x1344, train a decoder at each and join them by weights learned on declared points.
-        preset: paper, paper-small or best; best unless given.
+        precision: Of the backbone: float32, or bf16, faster where the processor has it, with slightly other
+            features; float32 unless given.
+        preset: paper, paper-small or best; best unless given. paper is the printed paper: it also takes its points,
+            1,000 pictures of each domain and 504x1008 pixels in whole patches, unless you say otherwise.
         set: Any setting of the recipe by its path, such as --set transport.tau=inf --set cost.steps=2000;
             --print-config names them all.
         seed: Fixes every draw; 0 unless given.
@@ -120,6 +124,8 @@ def run(
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...; auto unless given.
         compare: What is trained beside the decoder: none, points (methods that see the same labels) or all; all with
             --eval, else none. The same command with more of it goes on.
+        strict: End with an error where a mask has not the size of its picture; else such pictures are left out, and
+            named.
     """
     from saot.cli.config import run_options
 
@@ -132,6 +138,7 @@ def run(
         "backbone": backbone,
         "weights": weights,
         "size": size,
+        "precision": precision,
         "preset": preset,
         "seed": seed,
         "source_pictures": source_pictures,
@@ -139,13 +146,14 @@ def run(
         "store": store,
         "device": device,
         "compare": compare,
+        "strict": strict or None,
     }
     options = run_options(given, set or (), config)
     if print_config:
         print(options.toml(), end="")
         return
     store = None if options.store is None else Path(options.store)
-    _run(options.settings, options.folder, json, store, options.device, options.compare)
+    _run(options.settings, options.folder, json, store, options.device, options.compare, options.strict)
 
 
 @app.command
@@ -185,7 +193,7 @@ def extract(
     from saot.tables import ALL_WINGS
 
     seen = Fingerprints(fingerprints_file(out, out))
-    images = replace(ALL_WINGS, sha256=seen.sha256).images(spec)
+    images = replace(ALL_WINGS, sha256=seen.sha256, measure=seen.measured).images(spec)
     sizes, where = sizes_of(size), resolve_device(device)
     networks = [
         ALL_WINGS.backbone(backbone, weights, size=parse_size(one), device=where, precision=precision) for one in sizes

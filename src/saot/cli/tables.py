@@ -1,11 +1,11 @@
 """Matching, and the tables of the papers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from saot.cli.shell import Bars, Json, MaybeWhole, Whole, Words, app, print_json
+from saot.cli.shell import Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json
 
 
 @app.command
@@ -26,6 +26,7 @@ def match(
     structure: str = "grid",
     features: str | None = None,
     labels: Path | None = None,
+    adapter: Path | None = None,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -53,6 +54,8 @@ def match(
         features: Files (.npz, .safetensors) with commas, source first, holding `features` (rows, columns, numbers) of
             networks that run elsewhere; the backbone is not used then.
         labels: Mask of the source (class index per pixel, 255 for none), to carry along the targets in their order.
+        adapter: A trained adapter of Shape-of-You: the adapter-*.safetensors that `saot reproduce soy-...` leaves among
+            its runs, or a folder with a single one; give the backbone it was trained on.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...
     """
     from saot.match import MatchRequest, MatchSettings, match_pictures
@@ -72,6 +75,7 @@ def match(
         structure=structure,
         features=features,
         labels=None if labels is None else str(labels),
+        adapter=None if adapter is None else str(adapter),
         device=resolve_device(device),
     )
     with Bars() as bars:
@@ -89,6 +93,15 @@ def match(
     for one in result["labels"]:
         print(f"{one['image']}: labels in {out / one['mask']}, mean confidence {one['mean']}")
     print(f"{out / 'matches.png'}")
+
+
+def rows_listed(experiment: Any) -> str:
+    """A table's rows: those that are made, and those that are not and why."""
+    told = experiment.describe()
+    lines = [f"{told['title']} ({told['location']}); needs {told['needs']}"]
+    lines += [f"  {label}" for label in told["makes"]]
+    lines += [f"  not made: {label}: {why}" for label, why in told["cannot"].items()]
+    return "\n".join(lines)
 
 
 @app.command
@@ -115,11 +128,14 @@ def reproduce(
     limit: MaybeWhole = None,
     sam: Path | None = None,
     structure: str | None = None,
+    masks: str | None = None,
+    label_backbone: str | None = None,
     held_out: Whole = 0,
     out: Path | None = None,
     runs: Path | None = None,
     store: Path | None = None,
     device: str = "cpu",
+    strict: Flag = False,
     json: Json = False,
 ) -> None:
     """A table or figure of the paper on the data you have, its numbers beside yours.
@@ -131,7 +147,8 @@ def reproduce(
 
     Args:
         table: One that --list names, such as saot-table-1.
-        list_names: Name every table and figure; with --json also rows, columns and what each needs.
+        list_names: Name every table and figure, or with TABLE its rows, those that are made and those that are not and
+            why; with --json also columns and what each needs.
         source: Labelled pictures, as in `saot run`. Give source, target and eval, or none of them. Of gwot-... and
             soy-...: the pairs, such as spair:PATH:test; see docs/matching.md.
         target: Pictures to adapt to, with masks that points are drawn from. Of soy-...: the pairs to train on,
@@ -140,7 +157,8 @@ def reproduce(
         source_eval: Of t2s-da-...: labelled source pictures that are not trained on.
         points: Label budget, as in `saot run`; the paper's resample:20 unless given.
         backbone: As in `saot run`. Of t2s-da-...: the encoder, as in `saot adapt`; that of the counts unless given.
-        weights: As in `saot run`. Of t2s-da-...: the encoder's; with --counts small those of MobileSAM.
+        weights: As in `saot run`. Of t2s-da-...: the encoder's, or NAME=PATH of each with commas, such as
+            mit-b5=PATH,resnet-101=PATH; with --counts small those of MobileSAM.
         size: Base input size, as in `saot run`; tables that compare sizes multiply it.
         layers: Of gwot-..., soy-... and match-...: layers of the backbone with commas, such as 9,11; its own default
             unless given.
@@ -154,24 +172,32 @@ def reproduce(
         backbones: NAME or NAME=WEIGHTS with commas, for saot-table-19.
         limit: Of gwot-... and soy-...: at most so many pairs, spread over the set.
         sam: Of soy-...: the published mobile_sam.pt, for object masks where the set has none.
-        structure: Of soy-...: depth:MODEL, metric:MODEL or vggt, for points in space.
+        structure: Of soy-... on sets without depth: where tokens lie in space. depth:MODEL, metric:MODEL, vggt,
+            files:FOLDER (NAME.npz or .safetensors a picture with `points` or `depth`, of DUSt3R or others), or grid.
+        masks: Of gwot-... and soy-...: object masks: set, the set's own, or sam, those of --sam; of photographs sam
+            where --sam is given, as in Shape-of-You, else set.
+        label_backbone: Of soy-...: NAME or NAME=WEIGHTS of the network whose features pseudo-labels are made of, such
+            as dinov2-base+stable-diffusion for an adapter on --backbone dinov2-base; the same unless given.
         held_out: Of soy-...: how many training pairs choose an adapter's weights by their loss; 0 takes the last ones.
         out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given, with
             --set a folder of its own beside it.
         runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
         store: Where features lie; RUNS/features unless given.
         device: As in `saot run`; cpu unless given.
+        strict: End with an error where a mask has not the size of its picture or a key point lies outside it; else
+            such pictures and pairs are left out, and named in the table's notes.
     """
     from saot.runs import resolve_device
     from saot.tables import Request, text_table
     from saot.tables import reproduce as make
-    from saot.tables.presets import EXPERIMENTS
+    from saot.tables.presets import EXPERIMENTS, experiment_named
 
     if list_names:
         if json:
-            print_json({name: experiment.describe() for name, experiment in EXPERIMENTS.items()})
+            chosen = EXPERIMENTS if table is None else {table: experiment_named(table)}
+            print_json({name: experiment.describe() for name, experiment in chosen.items()})
         else:
-            print("\n".join(EXPERIMENTS))
+            print("\n".join(EXPERIMENTS) if table is None else rows_listed(experiment_named(table)))
         return
     if table is None:
         raise ValueError("expected the name of a table, such as saot-table-1; none came: --list names them")
@@ -192,9 +218,12 @@ def reproduce(
         set=tuple(set or ()),
         sam=sam,
         structure=structure,
+        masks=masks,
+        label_backbone=label_backbone,
         held_out=held_out,
         limit=limit,
         device=resolve_device(device),
+        strict=strict,
     )
     folder = out or Path("runs", "reproduce", request.folder_of(table))
     wanted = [part.strip() for part in columns.split(",") if part.strip()]

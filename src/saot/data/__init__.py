@@ -15,15 +15,18 @@ from saot.data.datasets import (
     DataSpec,
     ImageSet,
     LabelledSet,
+    MeasureFile,
     NameFile,
     OpenSet,
+    measured,
     open_images,
     open_labelled,
     parse_spec,
 )
 from saot.data.files import sha256_file, temporary_name, write_atomic, write_tail
 from saot.data.fingerprints import Fingerprints
-from saot.data.images import BROKEN, image_size, read_image, read_mask
+from saot.data.fitting import Fitting, fitting, restrict_images, restrict_labelled
+from saot.data.images import BROKEN, image_size, read_image, read_mask, stored_size
 from saot.data.listing import columns, read_text, walk
 from saot.data.patches import PatchGrid, patch_labels, point_tokens, soft_patch_labels
 from saot.data.points import Points, draw_points, read_points_csv, read_scribbles, write_points_csv
@@ -39,8 +42,10 @@ __all__ = [
     "ClassSet",
     "DataSpec",
     "Fingerprints",
+    "Fitting",
     "ImageSet",
     "LabelledSet",
+    "MeasureFile",
     "NameFile",
     "OpenSet",
     "PatchGrid",
@@ -51,8 +56,10 @@ __all__ = [
     "class_set",
     "columns",
     "draw_points",
+    "fitting",
     "folder_class_set",
     "image_size",
+    "measured",
     "open_images",
     "open_labelled",
     "parse_spec",
@@ -63,8 +70,11 @@ __all__ = [
     "read_points_csv",
     "read_scribbles",
     "read_text",
+    "restrict_images",
+    "restrict_labelled",
     "sha256_file",
     "soft_patch_labels",
+    "stored_size",
     "temporary_name",
     "walk",
     "write_atomic",

@@ -54,23 +54,31 @@ def ahead(
 
 
 class Ahead(Generic[T]):
-    """The same values as `make`, made one ahead in another thread while the caller works.
+    """The same values as `make`, the next ones made ahead in other threads while the caller works.
 
     Args:
-        make: A number to its value, and nothing else.
+        make: A number to its value, and nothing else; called in several threads where there are several workers.
         last: No value is made beyond this number.
+        workers: Threads, and how many values are made ahead.
     """
 
-    def __init__(self, make: Callable[[int], T], last: int) -> None:
-        self._make, self._last = make, last
-        self._pool = ThreadPoolExecutor(1, "saot-ahead")
-        self._next: tuple[int, Future[T]] | None = None
+    def __init__(self, make: Callable[[int], T], last: int, workers: int = 1) -> None:
+        if workers < 1:
+            raise ValueError(f"expected at least one worker; got {workers}")
+        self._make, self._last, self._workers = make, last, workers
+        self._pool = ThreadPoolExecutor(workers, "saot-ahead")
+        self._waiting: dict[int, Future[T]] = {}
 
     def __call__(self, number: int) -> T:
-        """Value number `number`."""
-        ready = self._next is not None and self._next[0] == number
-        value = self._next[1].result() if ready and self._next is not None else self._make(number)
-        self._next = (number + 1, self._pool.submit(self._make, number + 1)) if number < self._last else None
+        """Value number `number`; those behind it are on their way."""
+        wanted = range(number + 1, min(number + self._workers, self._last) + 1)
+        for other in [one for one in self._waiting if one != number and one not in wanted]:
+            self._waiting.pop(other).cancel()  # the caller has gone elsewhere
+        ready = self._waiting.pop(number, None)
+        value = self._make(number) if ready is None else ready.result()
+        for other in wanted:
+            if other not in self._waiting:
+                self._waiting[other] = self._pool.submit(self._make, other)
         return value
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from saot.data.classes import ClassSet, check_same_names, class_set, folder_class_set
 from saot.data.files import sha256_file
-from saot.data.images import image_size, read_image
+from saot.data.images import image_size, read_image, stored_size
 from saot.data.readers import Reader, largest_index, read_class_names, reader_of
 from saot.data.remember import BUDGET, Remembered
 
@@ -84,6 +84,8 @@ class LabelledSet:
     Args:
         images: The pictures; their `classes` are never None here.
         mask: Index -> class index per pixel (h, w), 255 for ignore, of the picture's size.
+        name_mask: Index -> name of the mask's content; None means of its pixels.
+        measure_mask: Index -> (height, width) of the mask without decoding; None where it cannot be another's.
 
     Raises:
         ValueError: If the pictures come without classes.
@@ -92,6 +94,7 @@ class LabelledSet:
     images: ImageSet
     mask: Callable[[int], UInt8[np.ndarray, "h w"]]
     name_mask: Callable[[int], str] | None = None
+    measure_mask: Callable[[int], tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         if self.images.classes is None:
@@ -122,6 +125,21 @@ class LabelledSet:
             budget: Bytes of all masks that are kept; those that were not asked for longest go first.
         """
         return replace(self, mask=Remembered(self.mask, budget))
+
+    def misfits(self) -> dict[int, str]:
+        """Pictures whose mask has another size, and both sizes in words; seen from the heads of the files.
+
+        Raises:
+            ValueError: If a picture or a mask cannot be read.
+        """
+        found, measure = {}, self.measure_mask
+        if measure is None:
+            return found
+        for index in range(len(self)):
+            picture, mask = self.images.size(index), measure(index)
+            if picture != mask:
+                found[index] = f"{mask[1]}x{mask[0]} for a picture of {picture[1]}x{picture[0]}"
+        return found
 
     def mask_fingerprint(self, index: int) -> str:
         """Name of the mask's content: the SHA-256 of its file, or of its pixels where there is none."""
@@ -156,8 +174,15 @@ def parse_spec(text: str) -> DataSpec:
     return DataSpec(name, drive + path, split or None)
 
 
+def measured(path: Path, read: Callable[[Path], tuple[int, int]]) -> tuple[int, int]:
+    """What `read` says of the file's size, asked each time."""
+    return read(path)
+
+
 OpenSet = Callable[[str, DataSpec], LabelledSet]  # from SPEC and its parts
 NameFile = Callable[[Path], str]  # SHA-256 of its content
+Read = Callable[[Path], tuple[int, int]]
+MeasureFile = Callable[[Path, Read], tuple[int, int]]  # height and width that a reader of heads says
 NO_READERS: Mapping[str, OpenSet] = MappingProxyType({})
 
 
@@ -166,6 +191,7 @@ def open_images(
     classes: ClassSet | None = None,
     readers: Mapping[str, OpenSet] = NO_READERS,
     sha256: NameFile = sha256_file,
+    measure: MeasureFile = measured,
 ) -> ImageSet:
     """Pictures of a data set; its masks are neither looked for nor remembered.
 
@@ -178,6 +204,7 @@ def open_images(
             with them.
         readers: Readers of further NAMEs, such as `saot.scenes.READERS`.
         sha256: Names the content of a file; `Fingerprints.sha256` remembers it from one start to the next.
+        measure: Reads sizes from the heads of files; `Fingerprints.measured` remembers them.
 
     Raises:
         ValueError: If the data set is not where or what it is said to be; one sentence.
@@ -187,7 +214,9 @@ def open_images(
         images = readers[parts.name](spec, parts).images
         return images if classes is None else replace(images, classes=classes)
     reader, root = reader_of(parts.name, readers), parts.folder()
-    return _image_set(spec, _own_classes(reader, root, spec, classes), reader.pictures(root, parts.split), sha256)
+    return _image_set(
+        spec, _own_classes(reader, root, spec, classes), reader.pictures(root, parts.split), sha256, measure
+    )
 
 
 def open_labelled(
@@ -195,6 +224,7 @@ def open_labelled(
     classes: ClassSet | None = None,
     readers: Mapping[str, OpenSet] = NO_READERS,
     sha256: NameFile = sha256_file,
+    measure: MeasureFile = measured,
 ) -> LabelledSet:
     """Pictures of a data set with their masks.
 
@@ -204,6 +234,7 @@ def open_labelled(
             `classes.txt` adopts them, or else gets as many classes as its masks use, "class 0" and so on.
         readers: Readers of further NAMEs, such as `saot.scenes.READERS`.
         sha256: As in `open_images`.
+        measure: As in `open_images`.
 
     Raises:
         ValueError: If masks are missing, the class names differ from `classes`, or the data set is not where
@@ -225,10 +256,11 @@ def open_labelled(
     own = _own_classes(reader, root, spec, classes)
     if own is None:
         own = folder_class_set([f"class {i}" for i in range(largest_index(masks.values()) + 1)])
-    images = _image_set(spec, own, pictures, sha256)
+    images = _image_set(spec, own, pictures, sha256, measure)
     files = tuple((path, masks[key]) for key, path in pictures.items())
     names = partial(_with_path, sha256, tuple(mask for _, mask in files))
-    return LabelledSet(images, partial(_load_mask, reader, own, files), names)
+    sizes = partial(_size_of, measure, stored_size, tuple(mask for _, mask in files))
+    return LabelledSet(images, partial(_load_mask, reader, own, files), names, sizes)
 
 
 def _own_classes(reader: Reader, root: Path, spec: str, classes: ClassSet | None) -> ClassSet | None:
@@ -243,7 +275,9 @@ def _own_classes(reader: Reader, root: Path, spec: str, classes: ClassSet | None
     return classes or folder_class_set(names)
 
 
-def _image_set(spec: str, classes: ClassSet | None, pictures: dict[str, Path], sha256: NameFile) -> ImageSet:
+def _image_set(
+    spec: str, classes: ClassSet | None, pictures: dict[str, Path], sha256: NameFile, measure: MeasureFile
+) -> ImageSet:
     paths = tuple(pictures.values())
     return ImageSet(
         spec=spec,
@@ -251,8 +285,12 @@ def _image_set(spec: str, classes: ClassSet | None, pictures: dict[str, Path], s
         keys=tuple(pictures),
         load=partial(_with_path, read_image, paths),
         fingerprint=partial(_with_path, sha256, paths),
-        measure=partial(_with_path, image_size, paths),
+        measure=partial(_size_of, measure, image_size, paths),
     )
+
+
+def _size_of(measure: MeasureFile, read: Read, paths: Sequence[Path], index: int) -> tuple[int, int]:
+    return measure(paths[index], read)
 
 
 def _with_path(function: Callable, paths: Sequence[Path], index: int):

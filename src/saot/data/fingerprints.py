@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from saot.data.files import FULL, full_disk_error, sha256_file
@@ -26,7 +27,8 @@ class Fingerprints:
     later one counts. A line cut short by a kill is passed over, and its file read again. The file may be deleted.
 
     Args:
-        path: JSON lines `[path, size, mtime, ctime, sha256]`; need not exist. None remembers within the process alone.
+        path: JSON lines `[path, size, mtime, ctime, sha256]`, and with `path#reader` and "HEIGHTxWIDTH" instead;
+            need not exist. None remembers within the process alone.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -54,6 +56,23 @@ class Fingerprints:
             self._keep(path, before, digest)
         return digest
 
+    def measured(self, path: Path, read: Callable[[Path], tuple[int, int]]) -> tuple[int, int]:
+        """What `read` says of a file, height and width, asked again only where the file has changed.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        name = f"{os.path.abspath(path)}#{read.__name__}"
+        state = _state(path) if os.path.isfile(path) else None
+        kept = self._known.get(name)
+        if state is not None and kept is not None and kept[0] == state:
+            height, width = kept[1].split("x")
+            return int(height), int(width)
+        height, width = read(path)
+        if state is not None and time.time_ns() - max(state[1:]) > SETTLED_NS:
+            self._keep_as(name, state, f"{height}x{width}")
+        return height, width
+
     def known(self, path: str | Path) -> str | None:
         """What is remembered of a file as it is now; None if nothing is, or the file is gone."""
         try:
@@ -74,7 +93,10 @@ class Fingerprints:
         return kept[1] if kept is not None and kept[0] == state else None
 
     def _keep(self, path: str | Path, state: State, digest: str) -> None:
-        self._known[os.path.abspath(path)] = self._new[os.path.abspath(path)] = (state, digest)
+        self._keep_as(os.path.abspath(path), state, digest)
+
+    def _keep_as(self, name: str, state: State, said: str) -> None:
+        self._known[name] = self._new[name] = (state, said)
         if len(self._new) >= SAVE_EVERY and self.path is not None and self.path.parent.is_dir():
             self.save()
 

@@ -93,6 +93,19 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def stored_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of a mask in pixels, as `read_mask` returns it, from the head of its file.
+
+    Raises:
+        ValueError: If the file is missing, broken or no picture.
+    """
+    with _opened(path, "mask", load=False) as picture:
+        if picture.format != "TIFF":
+            return picture.height, picture.width
+    height, width = read_mask(path).shape  # when its size is turned depends on the version of Pillow
+    return height, width
+
+
 def _png_has_tags(path: str | Path) -> bool:
     """Whether a PNG may hold an orientation; the chunks of pixels are stepped over, not read."""
     with open(path, "rb", buffering=0) as file:

@@ -2,6 +2,7 @@
 
 from saot.features.base import (
     NO_BACKBONES,
+    PRECISIONS,
     Backbone,
     FeatureSettings,
     Keyed,
@@ -9,6 +10,7 @@ from saot.features.base import (
     check_size,
     extract,
     fit_size,
+    map_widths,
     resize_image,
     token_count,
 )
@@ -35,6 +37,7 @@ __all__ = [
     "NO_BACKBONES",
     "PIXEL_DEVIATION",
     "PIXEL_MEAN",
+    "PRECISIONS",
     "Backbone",
     "EncodedPicture",
     "Extracted",
@@ -65,6 +68,7 @@ __all__ = [
     "load_backbone",
     "load_model",
     "local_folder",
+    "map_widths",
     "pixel_statistics",
     "read_weights",
     "require_libraries",

@@ -99,6 +99,11 @@ class Keyed:
         """Numbers per token."""
         return self._key.dim
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers of each map that a token is joined of: one for each layer of each network."""
+        return (self._key.dim,)
+
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """See `fit_size`."""
         return fit_size(height, width, self._size, self.patch_size)
@@ -110,6 +115,11 @@ class Keyed:
         else:
             pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(device)
         return (pixels - pixels.new_tensor(self._key.pixel_mean)) / pixels.new_tensor(self._key.pixel_deviation)
+
+
+def map_widths(backbone: Backbone) -> tuple[int, ...]:
+    """Numbers of each map that a token of this backbone is joined of; their sum is `backbone.dim`."""
+    return getattr(backbone, "widths", (backbone.dim,))
 
 
 OpenBackbone = Callable[[FeatureSettings], Backbone]

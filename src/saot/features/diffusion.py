@@ -105,6 +105,10 @@ class StableDiffusion(Keyed):
             pixel_deviation=(127.5,) * 3,
         )
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(layer.dim for layer in self._layers)
+
     @torch.no_grad()
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
         network, device = self._network, self._settings.device

@@ -13,6 +13,8 @@ Choices of ours, where several would do:
   sd-dino's pair of inputs, 840 and 960 pixels, both with 60 tokens a long side.
 - Tokens are normalised before they are resampled; between tokens that disagree, a resampled part is therefore
   shorter than 1 and weighs less. Parts on equal grids are not changed by resampling at all.
+- Layers are given part by part, as weights are: `s5,s4,s3+11`, empty for a part's default. The final norm is of the
+  parts that have a choice.
 - A part that pads (mobile-sam) drops the tokens wholly in padding; its last row or column may still reach beyond
   the picture, so places are compared in shares of the picture, not of the grid.
 """
@@ -26,11 +28,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.base import Backbone, FeatureSettings, Keyed, OpenBackbone, resample_tokens, resize_image
+from saot.features.base import (
+    Backbone,
+    FeatureSettings,
+    Keyed,
+    OpenBackbone,
+    map_widths,
+    resample_tokens,
+    resize_image,
+)
 from saot.features.grid import FeatureKey
 
 _NO_WEIGHTS = ("filterbank",)
 _NEED_WEIGHTS = ("mobile-sam", "adapted")  # the rest has a published place to look for them
+_NO_CHOICE = ("filterbank", "mobile-sam", "adapted")  # of the final norm
 _SAID_ELSEWHERE = ("backbone", "weights_sha256", "l2_norm", "format_version", "precision")  # of the parts' keys
 
 
@@ -44,15 +55,13 @@ class Joined(Keyed):
 
     def __init__(self, settings: FeatureSettings, open_part: OpenBackbone) -> None:
         names = _split_names(settings.name)
-        if settings.layers is not None or settings.final_norm is not None:
-            raise ValueError(
-                f"layers and final_norm mean something else for each part of {settings.name}; leave both out, "
-                "the parts use their defaults"
-            )
         if not settings.l2_norm:
             raise ValueError(f"l2_norm=False does not fit {settings.name}: fusion is made of unit tokens; leave it out")
-        weights = _split_weights(names, settings.weights)
-        first, *rest = (replace(settings, name=name, weights=file) for name, file in zip(names, weights, strict=True))
+        weights, layers = _split_weights(names, settings.weights), _split_layers(names, settings.layers)
+        first, *rest = (
+            replace(settings, name=name, weights=file, layers=own, final_norm=_norm_of(name, settings.final_norm))
+            for name, file, own in zip(names, weights, layers, strict=True)
+        )
         self._parts = (open_part(first), *(_open_other(part, open_part) for part in rest))
         self.device = settings.device
         keys = [part.key for part in self._parts]
@@ -62,6 +71,10 @@ class Joined(Keyed):
         lead["layers"] = tuple(_describe(key) for key in keys)
         lead["dim"] = sum(key.dim for key in keys)
         self._key = FeatureKey(**lead)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(width for part in self._parts for width in map_widths(part))
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         return self._parts[0].input_size(height, width)
@@ -84,6 +97,28 @@ def _split_names(name: str) -> list[str]:
     if twice:
         raise ValueError(f"{name} names {twice[0]} twice, which adds nothing; name each backbone once")
     return names
+
+
+def _split_layers(names: list[str], layers: tuple[str, ...] | None) -> list[tuple[str, ...] | None]:
+    """Layers of each part: pieces between `+`, empty for the part's own.
+
+    Raises:
+        ValueError: If there are not as many pieces as parts.
+    """
+    if layers is None:
+        return [None] * len(names)
+    pieces = ",".join(layers).split("+")
+    if len(pieces) != len(names):
+        raise ValueError(
+            f"layers mean something else for each part of {'+'.join(names)}; expected {len(names)} pieces between +, "
+            f"empty for a part's own, such as s5,s4,s3+11; got {','.join(layers)!r}"
+        )
+    return [tuple(one.strip() for one in piece.split(",")) if piece.strip() else None for piece in pieces]
+
+
+def _norm_of(name: str, final_norm: bool | None) -> bool | None:
+    """The final norm of a part; None for one that has no choice."""
+    return None if name in _NO_CHOICE or name.startswith("stable-diffusion") else final_norm
 
 
 def _split_weights(names: list[str], weights: str | None) -> list[str | None]:

@@ -35,7 +35,7 @@ _LONG_SIDE = 1024
 _NECK_WIDTH = 256
 _STRIP_NUMBERS = 2**19  # 2 MB of float32
 _STAGES = ("stage0", "stage1", "stage2", "stage3")
-_STAGE_DIMS = (128, 160, 320, 320)
+_WIDTH_OF = {"stage0": 128, "stage1": 160, "stage2": 320, "stage3": 320, "neck": _NECK_WIDTH}
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of 0-255 RGB, as published
 PIXEL_DEVIATION = (58.395, 57.12, 57.375)
 
@@ -79,12 +79,16 @@ class MobileSam(Keyed):
             l2_norm=settings.l2_norm,
             pad=settings.pad and isinstance(self._size, int),
             patch_size=_PATCH,
-            dim=sum(_NECK_WIDTH if layer == "neck" else _STAGE_DIMS[_STAGES.index(layer)] for layer in layers),
+            dim=sum(_WIDTH_OF[layer] for layer in layers),
             resize="pillow-bilinear",
             pixel_mean=PIXEL_MEAN,
             pixel_deviation=PIXEL_DEVIATION,
             precision=settings.precision,
         )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(_WIDTH_OF[layer] for layer in self._key.layers)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         if isinstance(self._size, tuple) or not self._key.pad:

@@ -105,6 +105,10 @@ class HubViT(Keyed):
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
         return self.batch_tokens(image[None])[0]
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (int(self._config.hidden_size),) * len(self._layers)
+
     @torch.no_grad()
     def batch_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
         """`tokens` of several pictures at once."""

@@ -2,15 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from saot.data import ClassSet, Fingerprints, ImageSet, LabelledSet, sha256_file, write_atomic
+from saot.data import (
+    ClassSet,
+    Fingerprints,
+    ImageSet,
+    LabelledSet,
+    fitting,
+    restrict_images,
+    restrict_labelled,
+    sha256_file,
+    write_atomic,
+)
 from saot.features import Backbone, token_count
 from saot.label.settings import RunSettings, parse_size, points_request, sizes_of
 from saot.label.wings import NO_WINGS, PullWing, Wings
@@ -35,6 +44,7 @@ class Inputs:
         seen: Fingerprints of files, to be saved once there is a place for them.
         say: Hears what the user should know.
         sizes: The input sizes with their networks, the one with most tokens first; None is the network's default.
+        left_out: Sentences about pictures whose masks have another size; grows when the target's masks are opened.
     """
 
     source: LabelledSet
@@ -48,9 +58,16 @@ class Inputs:
     seen: Fingerprints
     say: Callable[[str], None]
     sizes: Mapping[str | None, Backbone]
+    left_out: list[str]
 
 
-def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS, remembered: Path | None = None) -> Inputs:
+def open_inputs(
+    settings: RunSettings,
+    device: str,
+    wings: Wings = NO_WINGS,
+    remembered: Path | None = None,
+    strict: bool = False,
+) -> Inputs:
     """Open everything a run reads. No folder is made, so a slip in the command costs nothing.
 
     Args:
@@ -58,20 +75,26 @@ def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS, rem
         device: Where the backbone runs.
         wings: What the core does not know.
         remembered: The file of fingerprints, so that only pictures and masks that changed are read; None reads all.
+        strict: Whether a mask that has not the size of its picture ends the run; else the picture is left out.
 
     Raises:
         ValueError: If a set, the backbone or the request for points is not as it should be.
     """
     seen = Fingerprints(remembered)
-    wings = replace(wings, sha256=seen.sha256)
+    wings = replace(wings, sha256=seen.sha256, measure=seen.measured)
     source = wings.labelled(settings.source)
     classes = source.classes
     target = wings.images(settings.target, classes)
-    truth = None if settings.eval is None else wings.labelled(settings.eval, classes).remembering()
+    truth = None if settings.eval is None else wings.labelled(settings.eval, classes)
     for spec, pictures in ((settings.source, source), (settings.target, target), (settings.eval, truth)):
         if pictures is not None and len(pictures) == 0:
             raise ValueError(f"expected at least one picture in {spec}; got none")
-    source = restrict_labelled(source, source_choice(len(source), settings)).remembering()
+    left_out: list[str] = []
+    source, told = _fitting(restrict_labelled(source, source_choice(len(source), settings)), strict)
+    left_out += told
+    if truth is not None:
+        truth, told = _fitting(truth, strict)
+        left_out += told
     target = restrict_images(target, target_choice(len(target), settings))
     _, count = points_request(settings.points)
     if count is None and not Path(settings.points).exists():
@@ -79,23 +102,47 @@ def open_inputs(settings: RunSettings, device: str, wings: Wings = NO_WINGS, rem
             "expected --points as a number, total:N, resample:N, a CSV file (image,x,y,class) or a folder of "
             f"scribbles; got {settings.points!r}, which is none of them"
         )
-    sizes = open_sizes(settings.backbone, settings.weights, sizes_of(settings.size), target, device, wings)
+    sizes = open_sizes(settings, target, device, wings)
     backbone = next(iter(sizes.values()))
     found = manifest(settings, source, target, truth)
-    opened = cache(lambda: wings.labelled(settings.target, target.classes).remembering())
-    masks = partial(target_labels, settings, opened, target)
-    return Inputs(source, target, truth, classes, backbone, found, masks, wings.pull, seen, wings.say, sizes)
+    masks = partial(
+        target_labels, settings, cache(partial(_target_masks, settings, wings, target, strict, left_out)), target
+    )
+    for sentence in left_out:
+        wings.say(sentence)
+    return Inputs(source, target, truth, classes, backbone, found, masks, wings.pull, seen, wings.say, sizes, left_out)
 
 
-def open_sizes(
-    name: str, weights: str | None, sizes: Sequence[str | None], pictures: ImageSet, device: str, wings: Wings
-) -> dict[str | None, Backbone]:
+def _fitting(data: LabelledSet, strict: bool) -> tuple[LabelledSet, list[str]]:
+    """The pictures whose masks fit, masks remembered, and a sentence on the others if there are any."""
+    found = fitting(data, strict)
+    return found.data.remembering(), [found.sentence] if found.left_out else []
+
+
+def _target_masks(
+    settings: RunSettings, wings: Wings, target: ImageSet, strict: bool, left_out: list[str]
+) -> LabelledSet:
+    """Masks of the target's pictures in use that fit; what does not is told here, since nothing else looks at them."""
+    labelled, used = wings.labelled(settings.target, target.classes), set(target.keys)
+    labelled = restrict_labelled(labelled, [number for number, key in enumerate(labelled.keys) if key in used])
+    found, told = _fitting(labelled, strict)
+    for sentence in told:
+        wings.say(sentence)
+    left_out += told
+    return found
+
+
+def open_sizes(settings: RunSettings, pictures: ImageSet, device: str, wings: Wings) -> dict[str | None, Backbone]:
     """A backbone at each input size, the one that gives the first of the pictures most tokens first.
 
     Raises:
         ValueError: If the backbone or a size is not as it should be.
     """
-    found = {size: wings.backbone(name, weights, size=parse_size(size), device=device) for size in sizes}
+    options = {"device": device, "precision": settings.precision}
+    found = {
+        size: wings.backbone(settings.backbone, settings.weights, size=parse_size(size), **options)
+        for size in sizes_of(settings.size)
+    }
     if len(found) == 1:
         return found
     shape = pictures.size(0)
@@ -137,31 +184,6 @@ def _checked_count(name: str, count: int | None, total: int, spec: str) -> int |
     return count
 
 
-def restrict_images(images: ImageSet, chosen: Sequence[int]) -> ImageSet:
-    """The chosen pictures of a set, in this order."""
-    if list(chosen) == list(range(len(images))):
-        return images
-    return replace(
-        images,
-        keys=tuple(images.keys[number] for number in chosen),
-        load=_at(images.load, chosen),
-        fingerprint=_at(images.fingerprint, chosen),
-        measure=None if images.measure is None else _at(images.measure, chosen),
-    )
-
-
-def restrict_labelled(data: LabelledSet, chosen: Sequence[int]) -> LabelledSet:
-    """The chosen pictures of a set with their masks, in this order."""
-    if list(chosen) == list(range(len(data))):
-        return data
-    named = None if data.name_mask is None else _at(data.name_mask, chosen)
-    return LabelledSet(restrict_images(data.images, chosen), _at(data.mask, chosen), named)
-
-
-def _at(function: Callable[[int], Any], chosen: Sequence[int]) -> Callable[[int], Any]:
-    return lambda index: function(chosen[index])
-
-
 def target_labels(
     settings: RunSettings, opened: Callable[[], LabelledSet], target: ImageSet, *, all_of_them: bool = False
 ) -> LabelledSet:
@@ -169,18 +191,19 @@ def target_labels(
 
     Args:
         settings: What was asked.
-        opened: Opens the whole set.
+        opened: Opens those that are there and fit.
         target: The pictures in use.
         all_of_them: Whether every picture in use must have a mask.
 
     Raises:
         ValueError: If there are no masks, or not all of them.
     """
-    labelled, used = opened(), set(target.keys)
-    labelled = restrict_labelled(labelled, [number for number, key in enumerate(labelled.keys) if key in used])
+    labelled = opened()
     if all_of_them and labelled.keys != target.keys:
         missing = next(key for key in target.keys if key not in set(labelled.keys))
-        raise ValueError(f"expected a mask of every picture in {settings.target}; {missing} has none: add it")
+        raise ValueError(
+            f"expected a mask of every picture in {settings.target}; {missing} has none, or of another size: mend it"
+        )
     return labelled
 
 

@@ -76,6 +76,7 @@ def run_job(
     wings: Wings = NO_WINGS,
     rivals: Rivals | None = None,
     compare: Compare | None = None,
+    strict: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> RunOutcome:
     """The main job, from features to report; the same call again goes on where it stopped.
@@ -92,6 +93,7 @@ def run_job(
         rivals: What SAOT may be compared with; None compares it with nothing but its own transport.
         compare: "none": the decoder alone; "points": with methods that see the same labels; "all". Unless given,
             "all" where there is an evaluation set, else "none".
+        strict: Whether a mask that has not the size of its picture ends the run; else the picture is left out.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -99,7 +101,7 @@ def run_job(
     """
     check_device(device)
     compare = asked(compare, settings)
-    inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store))
+    inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store), strict)
     space = Workspace(out, settings.to_dict(), progress)
     try:
         inputs.seen.save()
@@ -239,6 +241,7 @@ class PartialOutcome:
         seconds: Of scoring each, without training.
         stages: Every stage of the run so far, as in run.json: `seconds` and `peak_memory_bytes`.
         notes: What could not be done as the paper does it, by method.
+        left_out: Sentences about pictures whose masks have another size.
     """
 
     contest: Contest
@@ -246,6 +249,7 @@ class PartialOutcome:
     seconds: Mapping[str, float]
     stages: Mapping[str, Mapping[str, float]]
     notes: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
 
 
 def score_some(
@@ -258,6 +262,7 @@ def score_some(
     device: str = "cpu",
     wings: Wings = NO_WINGS,
     rivals: Rivals | None = None,
+    strict: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> PartialOutcome:
     """Score these methods alone, training no more than they need.
@@ -275,6 +280,7 @@ def score_some(
         device: Where networks and transport run.
         wings: What the core does not know: readers, backbones, the pull loss.
         rivals: What SAOT is compared with; None compares it with nothing.
+        strict: Whether a mask that has not the size of its picture is an error; else the picture is left out.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -283,7 +289,7 @@ def score_some(
     check_device(device)
     if settings.eval is None:
         raise ValueError("expected an evaluation set to score methods on; got none: name one with eval=...")
-    inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store))
+    inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store), strict)
     space = Workspace(out, settings.to_dict(), progress, None if shared is None else Shared(shared))
     try:
         contest = open_contest(settings, inputs, space, store, device)
@@ -292,6 +298,6 @@ def score_some(
         seconds = {name: float(stages[f"score {name}"]["seconds"]) for name in scores}
         notes = {name: f"left out: {why}" for name, why in left_out.items()}
         notes |= {name: one.facts["note"] for name, one in scores.items() if "note" in one.facts}
-        return PartialOutcome(contest, scores, seconds, stages, notes)
+        return PartialOutcome(contest, scores, seconds, stages, notes, tuple(inputs.left_out))
     finally:
         space.close()

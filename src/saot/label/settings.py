@@ -3,13 +3,24 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from saot.data import parse_spec
-from saot.recipes import PAPER_SMALL, Recipe, as_dict
+from saot.features import PRECISIONS
+from saot.recipes import (
+    PAPER_BACKBONE,
+    PAPER_PICTURES,
+    PAPER_POINTS,
+    PAPER_SIZE,
+    PAPER_SMALL,
+    Recipe,
+    RecipeDifference,
+    as_dict,
+    differences,
+)
 from saot.runs import RUN_FORMAT
 
 
@@ -31,6 +42,7 @@ class RunSettings:
         recipe: All other settings.
         source_pictures: How many source pictures to use, drawn as in the paper (E.9), whatever the seed; None is all.
         target_pictures: How many target pictures to use, the first ones (E.9); None is all.
+        precision: Of the backbone: "float32", or "bf16".
     """
 
     source: str
@@ -44,8 +56,11 @@ class RunSettings:
     recipe: Recipe = field(default_factory=lambda: PAPER_SMALL)
     source_pictures: int | None = None
     target_pictures: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"expected the precision as one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         sizes_of(self.size)
         points_request(self.points)
         if type(self.seed) is not int:
@@ -59,6 +74,8 @@ class RunSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for run.json."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
+        if self.precision == "float32":
+            del plain["precision"]  # as in runs of earlier versions, which go on
         return {"format": RUN_FORMAT, **plain, "preset": self.recipe.name, "recipe": as_dict(self.recipe)}
 
 
@@ -120,6 +137,31 @@ def points_request(text: str) -> tuple[str, int | None]:
     except ValueError:
         return "file", None
     raise ValueError(f"expected points as a whole number, such as 20 or total:20; got {text!r}")
+
+
+def run_differences(
+    settings: RunSettings, pictures: Mapping[str, int], size: tuple[int, int]
+) -> tuple[RecipeDifference, ...]:
+    """Where a run departs from the paper's: what it was asked and was given, then every field of its recipe.
+
+    Args:
+        settings: What was asked.
+        pictures: Number of "source" and of "target" pictures.
+        size: Height and width that the backbone sees of the first target picture, pixels.
+    """
+    printed_and_used = {
+        "backbone": (PAPER_BACKBONE, settings.backbone),
+        "input size": (PAPER_SIZE, f"{size[0]}x{size[1]}"),
+        "points": (PAPER_POINTS, settings.points),
+        "source_pictures": (str(PAPER_PICTURES), str(pictures["source"])),
+        "target_pictures": (str(PAPER_PICTURES), str(pictures["target"])),
+    }
+    found = [
+        RecipeDifference(name, printed, used, "as asked" if name in ("backbone", "points") else "what there is")
+        for name, (printed, used) in printed_and_used.items()
+        if printed != used
+    ]
+    return (*found, *differences(settings.recipe))
 
 
 def fingerprints_file(out: Path, store: Path | None) -> Path:

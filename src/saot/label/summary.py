@@ -14,8 +14,8 @@ from saot.data import PatchGrid, patch_labels
 from saot.label.data import Source
 from saot.label.inputs import Inputs, digest
 from saot.label.scoring import Compare, Contest, MethodScores, confusion_of, joined_facts, spread_pictures
-from saot.label.settings import RunSettings
-from saot.recipes import differences
+from saot.label.settings import RunSettings, run_differences
+from saot.recipes import RecipeDifference
 from saot.report import MassMap, Panel, PatchStory, ReportData, SourcePatch
 from saot.runs import RUN_FORMAT, Workspace, commit_of_code, device_name, generator_for, versions
 from saot.transfer import solve_pair, transfer_labels
@@ -54,7 +54,7 @@ def report_data(
         run=run,
         metrics=metrics,
         classes=contest.data.classes,
-        differences=differences(contest.bench.recipe),
+        differences=tuple(RecipeDifference(**each) for each in run["differences_from_paper"]),
         panels=tuple(_panel(contest, number, scores) for number in pictures),
         confusions={
             name: result.matrix.counts
@@ -212,6 +212,8 @@ def run_record(
 ) -> dict[str, Any]:
     """run.json: everything but the scores."""
     space, data, recipe = contest.bench.space, contest.data, contest.bench.recipe
+    counts = {name: len(inputs.found[name]) for name in ("source", "target")}
+    seen = inputs.backbone.input_size(*inputs.target.size(0))
     found, sizes, bias = inputs.found, contest.decoder().facts.get("sizes", {}), scores["saot_decoder"].bias
     return {
         "format": RUN_FORMAT,
@@ -226,7 +228,7 @@ def run_record(
         "points": settings.points,
         "seed": settings.seed,
         "label_budget": data.points.budget,
-        "differences_from_paper": [vars(d) for d in differences(recipe)],
+        "differences_from_paper": [vars(each) for each in run_differences(settings, counts, seen)],
         "features": json.loads(inputs.backbone.key.to_json()),
         "sizes": [
             {"size": size, "features": json.loads(one.key.to_json()), **sizes[str(size)]}
@@ -243,7 +245,7 @@ def run_record(
         "decoder_bias": None if bias is None else bias.tolist(),
         "transport": _transports(contest, scores),
         "taught": contest.decoder().facts.get("taught", {}),
-        "notes": _notes(contest, scores, left_out),
+        "notes": [*inputs.left_out, *_notes(contest, scores, left_out)],
         "versions": versions(PACKAGES),
         "commit": commit_of_code(),
         "device": device_name(contest.bench.device),

@@ -8,7 +8,18 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import UInt8
 from torch import Tensor
 
-from saot.data import ClassSet, ImageSet, LabelledSet, NameFile, OpenSet, open_images, open_labelled, sha256_file
+from saot.data import (
+    ClassSet,
+    ImageSet,
+    LabelledSet,
+    MeasureFile,
+    NameFile,
+    OpenSet,
+    measured,
+    open_images,
+    open_labelled,
+    sha256_file,
+)
 from saot.decoder import ExtraLoss, TokenPool
 from saot.features import Backbone, OpenBackbone, Picture, load_backbone
 from saot.label.prediction import Prediction
@@ -83,6 +94,7 @@ class Wings:
         pull: The pull loss, or None.
         say: Hears a sentence that the user should know while a job is under way.
         sha256: Names the content of pictures and masks; a job that remembers them puts its own here.
+        measure: Reads their sizes; the same.
     """
 
     readers: Mapping[str, OpenSet] = field(default_factory=dict)
@@ -91,14 +103,15 @@ class Wings:
     pull: PullWing | None = None
     say: Callable[[str], None] = _in_silence
     sha256: NameFile = sha256_file
+    measure: MeasureFile = measured
 
     def images(self, spec: str, classes: ClassSet | None = None) -> ImageSet:
         """`saot.data.open_images` with these readers."""
-        return open_images(spec, classes, self.readers, self.sha256)
+        return open_images(spec, classes, self.readers, self.sha256, self.measure)
 
     def labelled(self, spec: str, classes: ClassSet | None = None) -> LabelledSet:
         """`saot.data.open_labelled` with these readers."""
-        return open_labelled(spec, classes, self.readers, self.sha256)
+        return open_labelled(spec, classes, self.readers, self.sha256, self.measure)
 
     def backbone(self, name: str, weights: str | Path | None = None, **options: Any) -> Backbone:
         """`saot.features.load_backbone` with these backbones."""

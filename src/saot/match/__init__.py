@@ -1,9 +1,10 @@
 """Dense correspondence of two pictures: GWOT, Shape-of-You, and what they are compared with."""
 
 from saot.match.adapter import Adapter, token_map
+from saot.match.adapter_file import KeptAdapter, adapted, load_adapter, save_adapter, token_maps
 from saot.match.gwot import GWOT_SPAIR, GWOT_TSS, GwotResult, GwotSettings, match_gwot, solve_gwot
 from saot.match.inputs import MatchRequest
-from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_flat, lift_points
+from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_file, lift_flat, lift_points
 from saot.match.lift_models import lifting_model
 from saot.match.masks import token_mask
 from saot.match.matching import METHODS, Matching, MatchSettings, UotSettings, match_sides, plan_confidence
@@ -30,6 +31,7 @@ __all__ = [
     "GwotResult",
     "GwotSettings",
     "HeldOut",
+    "KeptAdapter",
     "KeyPointScores",
     "LiftedTokens",
     "LocalStructure",
@@ -43,15 +45,18 @@ __all__ = [
     "Readout",
     "ShapeOfYouSettings",
     "UotSettings",
+    "adapted",
     "choose_pose",
     "fit_adapter",
     "flow_hits",
     "from_pixels",
     "in_mask",
     "lift_depth",
+    "lift_file",
     "lift_flat",
     "lift_points",
     "lifting_model",
+    "load_adapter",
     "match_gwot",
     "match_pictures",
     "match_sides",
@@ -63,9 +68,11 @@ __all__ = [
     "propagate_labels",
     "pseudo_label",
     "read_out",
+    "save_adapter",
     "shape_of_you",
     "solve_gwot",
     "to_pixels",
     "token_map",
+    "token_maps",
     "token_mask",
 ]

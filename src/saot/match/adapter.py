@@ -72,7 +72,7 @@ class Adapter(nn.Module):
                 "expected widths, out, hidden and groups of at least 1 and a temperature above 0, "
                 f"got {tuple(widths)}, {out}, {hidden}, {groups} and {temperature}"
             )
-        self.widths, self.out = tuple(widths), out
+        self.widths, self.out, self.hidden = tuple(widths), out, hidden
         self.bottlenecks = nn.ModuleList(Bottleneck(width, hidden, out, groups) for width in widths)
         self.mixing = nn.Parameter(torch.zeros(len(widths)))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saot.data import IGNORE_INDEX, PatchGrid, read_mask, sha256_file
 from saot.features import Backbone, FeatureGrid, Prompt, PromptSegmenter, extract
+from saot.match.adapter_file import adapted, load_adapter
 from saot.match.lift import LiftedTokens, lift_file, lift_flat, read_arrays
 from saot.match.lift_models import lifting_model
 from saot.match.masks import token_mask
@@ -43,6 +44,7 @@ class MatchRequest:
             whole picture: from networks that run elsewhere. The backbone is not used then.
         labels: Mask of the source, class index per pixel and 255 for none, to carry along the targets in their order.
         device: Where networks and matching run.
+        adapter: File or folder of a trained adapter, whose features are matched in place of the backbone's.
     """
 
     source: Path
@@ -58,6 +60,7 @@ class MatchRequest:
     features: str | None = None
     labels: str | None = None
     device: str = "cpu"
+    adapter: str | None = None
 
     @property
     def pictures(self) -> tuple[Path, ...]:
@@ -85,7 +88,7 @@ def prepare(
         ValueError: If a mask or the structure does not fit, or a network lacks its weights.
     """
     segmenter, lifter = _segmenter(request), _lifter(request)
-    masks, files = _given_masks(request, images), _feature_files(request)
+    masks, files, refine = _given_masks(request, images), _feature_files(request), _refiner(request, network)
     pictures = []
     for number, (path, image) in enumerate(zip(request.pictures, images, strict=True)):
         tokens, grid = _tokens(network, path, image, files[number])
@@ -103,9 +106,27 @@ def prepare(
             None if mask is None else token_mask(mask, grid).to(request.device),
             lifted.points.to(request.device),
         )
-        pictures.append(Picture(path, image, grid, side, lifted.source))
+        pictures.append(Picture(path, image, grid, refine(side), lifted.source))
         tell("pictures", number + 1, len(images))
     return pictures
+
+
+def _refiner(request: MatchRequest, network: Backbone | None) -> Callable[[MatchSide], MatchSide]:
+    """What an adapter makes of a side; the side itself without one.
+
+    Raises:
+        ValueError: If the adapter cannot be read, or was trained on other features.
+    """
+    if request.adapter is None:
+        return lambda side: side
+    kept = load_adapter(Path(request.adapter))
+    if network is None:
+        raise ValueError(
+            "expected --backbone with --adapter, which was trained on its features; got --features: leave one out"
+        )
+    kept.check(network.key, Path(request.adapter))
+    adapter = kept.adapter.to(request.device)
+    return lambda side: adapted(adapter, side)
 
 
 def _feature_files(request: MatchRequest) -> list[str | None]:

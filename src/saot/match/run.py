@@ -73,6 +73,7 @@ def match_pictures(
         "method": request.settings.method,
         "settings": _used(request.settings),
         "backbone": {"files": request.features} if network is None else json.loads(network.key.to_json()),
+        "adapter": request.adapter,
         "masks": "the whole picture" if request.masks == "all" else request.masks,
         "structure": first.structure if shaped or request.settings.method == "gwot" else "not used",
         "source": _described(first),

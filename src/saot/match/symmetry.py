@@ -61,7 +61,7 @@ class SymmetricPairs:
         both = torch.cat([part.to(device) for part in pairs])
         first, second = both[:, 0], both[:, 1]
         sign = torch.sign((first % source[1]).float() - (second % source[1]).float())
-        degree = torch.zeros(batch, tokens, device=device)
+        degree = torch.zeros(batch, tokens, device=device, dtype=sign.dtype)  # whatever torch's default is
         for side in (first, second):
             degree.index_put_((problem, side), torch.ones_like(sign), accumulate=True)
         return cls(problem, first, second, sign, target, degree.amax(-1))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from saot.recipes.presets import PAPER
+from saot.recipes.presets import PRINTED
 from saot.recipes.words import OPTIONS
 
 _TIME = "time on two cores"
@@ -15,7 +15,10 @@ REASONS: dict[str, str] = {
     "transport.cover": "no target is left without candidate sources",
     "transport.search": "time: the paper compares all tokens of both pictures",
     "transport.alpha": _STRUCTURE,
+    "transport.reference": "Eq. (1); with uniform weights its labels are those of Eq. (8), its masses those of a plan",
     "transport.structure": _STRUCTURE,
+    "cost.head": "U^T V x of Eq. (4) does not fit the printed V: d -> 256; (V u).(V x) has the printed 0.52M weights",
+    "cost.reduction": "with the mean, Eqs. (6) and (7) weigh as much whatever the number of points",
     "cost.steps": f"{_TIME}; the paper's appendix K.4 finds 500 sufficient at its resolution",
     "decoder.architecture": "cells of a patch, seen with its neighbours: small things are lost in whole patches",
     "decoder.hidden": _TIME,
@@ -36,6 +39,7 @@ REASONS: dict[str, str] = {
     "refine.class_power": "rare classes keep a say without drowning the frequent ones",
     "refine.source_weight": "keeps stage 2 from drifting",
     "refine.points_weight": "keeps stage 2 from drifting",
+    "baselines.nearest": "a bank of all sources is the stronger competitor",
     "baselines.bank": "memory and time on two cores",
     "baselines.propagation_bank": "memory and time on two cores",
     "baselines.probe_iterations": _TIME,
@@ -57,18 +61,19 @@ class RecipeDifference:
 
 
 def differences(
-    recipe: Any, reference: Any = PAPER, reasons: Mapping[str, str] = REASONS
+    recipe: Any, reference: Any = PRINTED, reasons: Mapping[str, str] = REASONS
 ) -> tuple[RecipeDifference, ...]:
     """Every field of `recipe` that differs from `reference`, in reading order; names are left out.
 
     Args:
         recipe: The frozen dataclass in use, of any depth.
-        reference: The paper's, of the same class.
+        reference: The paper's, of the same class; what SAOT prints unless given.
         reasons: Why, by dotted path.
 
     Example:
-        >>> [d.field for d in differences(Recipe(name="x", transport=TransportRecipe(k=64)))]
-        ['transport.k']
+        >>> from saot.recipes import PAPER, replaced
+        >>> [d.field for d in differences(replaced(PAPER, "transport.k", 64))]
+        ['transport.k', 'cost.head']
     """
 
     def walk(used: Any, paper: Any, path: str) -> list[RecipeDifference]:

@@ -206,7 +206,7 @@ class BridgeRecipe(Checked):
 class Recipe:
     """All settings of `saot run`. Presets are instances; `differences` lists where two of them part."""
 
-    name: str = "paper"
+    name: str = "own"
     transport: TransportRecipe = field(default_factory=TransportRecipe)
     cost: CostRecipe = field(default_factory=CostRecipe)
     transfer: TransferRecipe = field(default_factory=TransferRecipe)

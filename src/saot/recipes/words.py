@@ -23,6 +23,7 @@ def as_dict(recipe: Any) -> dict[str, Any]:
     any, so that older runs go on.
 
     Example:
+        >>> from saot.recipes import BEST
         >>> pulled = with_words(BEST, ["bridge.weight=0.1", "transport.alpha=0.3"])
         >>> "bridge" in as_dict(BEST), as_dict(pulled)["bridge"]["weight"]
         (False, 0.1)
@@ -64,6 +65,7 @@ def replaced(recipe: T, path: str, value: Any) -> T:
         ValueError: If there is no such field; it says which ones there are.
 
     Example:
+        >>> from saot.recipes import PAPER
         >>> replaced(PAPER, "transport.k", 64).transport.k
         64
     """
@@ -84,6 +86,7 @@ def with_words(recipe: T, changes: Sequence[str]) -> T:
         ValueError: If a path is not known or a value is not of the declared type or out of its range.
 
     Example:
+        >>> from saot.recipes import PAPER
         >>> with_words(PAPER, ["transport.tau=inf", "refine.pseudo=soft"]).transport.tau
         inf
     """
@@ -111,6 +114,7 @@ def with_value(recipe: T, path: str, value: Any) -> T:
         ValueError: If the path is not known or the value is not of the declared type or out of its range.
 
     Example:
+        >>> from saot.recipes import PAPER
         >>> with_value(PAPER, "decoder.mlp_widths", [1, 0.5]).decoder.mlp_widths
         (1.0, 0.5)
     """
@@ -124,6 +128,7 @@ def setting_paths(recipe: Any, before: str = "") -> dict[str, Any]:
     """Every setting by its dotted path, in reading order, without the name.
 
     Example:
+        >>> from saot.recipes import PAPER
         >>> list(setting_paths(PAPER))[:3]
         ['transport.k', 'transport.cover', 'transport.epsilon']
     """

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import resource
 import shutil
 import threading
 import time
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from saot.data import write_atomic
+from saot.runs.memory import device_peak_bytes, give_back, peak_bytes, reset_peak
 from saot.runs.once import (
     CORE,
     Kept,
@@ -195,8 +195,14 @@ class Workspace:
 
     @contextmanager
     def stage(self, name: str, *, resumes: bool = True) -> Iterator[None]:
-        """Time a stage and measure its peak memory; one that goes on after a stop adds up, another counts anew."""
+        """Time a stage and measure its peak memory, the device's too; one that goes on after a stop adds up.
+
+        Args:
+            name: Of the stage.
+            resumes: False counts it anew.
+        """
         began = time.perf_counter()
+        give_back()
         reset_peak()
         try:
             yield
@@ -209,6 +215,8 @@ class Workspace:
                     "seconds": round(before["seconds"] + time.perf_counter() - began, 3),
                     "peak_memory_bytes": max(before["peak_memory_bytes"], peak_bytes()),
                 }
+                device = max(before.get("device_memory_bytes", 0), device_peak_bytes())
+                stages[name] |= {"device_memory_bytes": device} if device else {}
                 self.set_facts("stages", stages)
 
     def facts(self, name: str) -> dict[str, Any]:
@@ -308,22 +316,3 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor] | None:
         return load_file(path)
     except (SafetensorError, OSError):
         return None
-
-
-def reset_peak() -> None:
-    """Begin to watch the peak of resident memory anew, where the system can."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def peak_bytes() -> int:
-    """Peak resident memory since the last reset, bytes (of the whole process where it cannot be reset)."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

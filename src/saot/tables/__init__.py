@@ -3,6 +3,7 @@
 from saot.tables.engine import reproduce
 from saot.tables.experiment import Column, Count, Experiment, Pck, PictureGrid, Row, Size
 from saot.tables.interventions import all_rivals
+from saot.tables.label.settings import paper_request
 from saot.tables.output import text_table
 from saot.tables.presets import EXPERIMENTS, experiment_named
 from saot.tables.request import Request
@@ -24,6 +25,7 @@ __all__ = [
     "TableResult",
     "all_rivals",
     "experiment_named",
+    "paper_request",
     "reproduce",
     "run_rivals",
     "text_table",

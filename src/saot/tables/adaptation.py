@@ -16,6 +16,7 @@ from saot.adapt import (
     AdaptRecipe,
     AdaptSettings,
     NetworkRecipe,
+    for_source,
     recipe_differences,
     run_adaptation,
     separation_figure,
@@ -160,7 +161,7 @@ class Adaptation(Table):
                 "data", self.experiment.data, f"{request.source}, {request.target}, {request.eval}", "as asked"
             ),
             RecipeDifference("seeds", "3", f"{len(seeds)} ({', '.join(map(str, seeds))})", "as asked"),
-            *recipe_differences(recipe, PAPERS[main_network(self.experiment)]),
+            *recipe_differences(recipe, PAPERS[main_network(self.experiment)], request.source),
         ]
 
     def figures(self, result: TableResult) -> dict[str, bytes]:
@@ -219,7 +220,7 @@ def recipe_of(request: Request, experiment: Experiment, row: Row) -> AdaptRecipe
     changes, main = {**request.besides_set(experiment.base), **row.changes}, main_network(experiment)
     network = str(changes.pop("preset", main))
     if request.counts == "paper":
-        base = PAPERS[network]
+        base = for_source(PAPERS[network], request.source)
     elif network != main:
         return None
     else:
@@ -235,23 +236,43 @@ def settings_of(request: Request, experiment: Experiment, row: Row, seed: int) -
     if row.quoted:
         return None
     if row.changes.get("preset") == "best":
-        given = request.weights is not None and request.weights != "random"
+        own = weights_of(request.weights, "mobile-sam")
+        given = own is not None and own != "random"
         return RunSettings(
             request.source,
             request.target,
             request.eval,
             "0",
             backbone="mobile-sam" if given else "filterbank",
-            weights=request.weights if given else None,
+            weights=own if given else None,
             seed=seed,
             recipe=tiny(BEST) if request.counts == "tiny" else BEST,
         )
     recipe = recipe_of(request, experiment, row)
     if recipe is None:
         return None
-    weights = "random" if request.counts == "tiny" and request.weights is None else request.weights
+    weights = weights_of(request.weights, recipe.network.encoder)
+    weights = "random" if request.counts == "tiny" and weights is None else weights
     target, kept = request.target if recipe.needs_target else None, request.source_eval or None
     return AdaptSettings(request.source, target, request.eval, kept, weights, seed, recipe)
+
+
+def weights_of(given: str | None, encoder: str) -> str | None:
+    """The weights of an encoder: PATH of the only one, or the one behind its name in NAME=PATH,NAME=PATH.
+
+    Raises:
+        ValueError: If a part is not NAME=PATH where others are.
+
+    Example:
+        >>> weights_of("mit-b5=/a,resnet-101=/b", "resnet-101"), weights_of("/a", "mit-b5"), weights_of(None, "mit-b5")
+        ('/b', '/a', None)
+    """
+    if given is None or "=" not in given:
+        return given
+    parts = [part.strip().partition("=") for part in given.split(",")]
+    if not all(name and path for name, _, path in parts):
+        raise ValueError(f"expected --weights as PATH, or as NAME=PATH of each network with commas; got {given!r}")
+    return {name: path for name, _, path in parts}.get(encoder)
 
 
 def value_of(quantity: str, of: str | None, run: Trained, classes: ClassSet) -> float | None:

@@ -1,7 +1,6 @@
 """Every competitor of the paper, as functions of tokens: nearest neighbours, probes, fixed-cost transport."""
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,8 +9,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from saot.recipes import TransportRecipe
-from saot.transfer import LabelTransfer, Prototypes, one_hot, pair_support, transfer_labels, transfer_pair
-from saot.transport import TransportResult, solve_transport, squared_euclidean_cost
+from saot.transfer import LabelTransfer, Prototypes, one_hot, pair_support, solve_as, transfer_labels, transfer_pair
+from saot.transport import TransportResult, squared_euclidean_cost
 
 
 @dataclass(frozen=True)
@@ -316,14 +315,12 @@ def balanced_transport(
     transport: TransportRecipe,
     iterations: int,
 ) -> tuple[LabelTransfer, TransportResult]:
-    """OT: tau = infinity. On a top-k support this is usually infeasible: the last finite iterate is used.
+    """OT: tau = infinity. On a top-k support this is usually infeasible: what `iterations` sweeps leave is used (T13).
 
     Returns:
         The labels, and the result whose `status` says whether the problem had a solution.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the status is returned, counted and reported
-        result = _solve(source, target, replace(transport, tau=math.inf, max_iter=iterations))
+    result = _solve(source, target, replace(transport, tau=math.inf, max_iter=iterations))
     return transfer_labels(result, labels, num_classes), result
 
 
@@ -347,13 +344,4 @@ def _solve(
 ) -> TransportResult:
     support = pair_support(source, target, transport)
     with torch.no_grad():
-        return solve_transport(
-            squared_euclidean_cost(source, target, support=support),
-            a=a,
-            epsilon=transport.epsilon,
-            tau=transport.tau,
-            reference=transport.reference,
-            max_iter=transport.max_iter,
-            tol=transport.tol,
-            gradient="none",
-        )
+        return solve_as(transport, squared_euclidean_cost(source, target, support=support), a)

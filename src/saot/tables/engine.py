@@ -87,7 +87,7 @@ def check_fields(request: Request, experiment: Experiment) -> None:
     Raises:
         ValueError: If there is any; the message says which tables take it.
     """
-    taken = {*ADAPTERS[experiment.kind].recorded.values(), "device"}
+    taken = {*ADAPTERS[experiment.kind].recorded.values(), "device", "strict"}
     given = [name for name in request.given() if name not in taken]
     if given:
         takers = {kind.words: None for kind in ADAPTERS.values() if given[0] in kind.recorded.values()}

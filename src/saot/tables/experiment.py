@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from saot.recipes import PAPER_PICTURES
+
 Number = int | float | str | None  # a paper's cell: a number, its words ("~11", "15 min"), or nothing
 Changes = Mapping[str, Any]  # dotted path of a setting -> value, `Count` or `Size`
 
@@ -119,6 +121,9 @@ class Column:
     listed: str = ""
 
 
+QUOTED = "another system, whose numbers the paper quotes"
+
+
 @dataclass(frozen=True)
 class Row:
     """One row. What it leaves open the column says.
@@ -130,7 +135,8 @@ class Row:
         quantity: What is shown.
         of: Class name, stage pattern or template.
         paper: The paper's numbers by column key.
-        quoted: True for numbers the paper itself only quotes; nothing is run.
+        quoted: True for numbers that stand alone: of systems the paper itself only quotes; nothing is run.
+        why: Why nothing of ours stands beside a quoted row; another system unless given.
         role: "oracle" takes the best of the other rows class by class, "fused" joins their runs by learned weights.
         section: Heading above a group of rows.
     """
@@ -142,6 +148,7 @@ class Row:
     of: Any = None
     paper: Mapping[str, Number] = field(default_factory=dict)
     quoted: bool = False
+    why: str = ""
     role: Literal["run", "oracle", "fused"] = "run"
     section: str = ""
 
@@ -179,6 +186,7 @@ class Experiment:
         source: SPEC that is taken where none is given; empty for the kind's own.
         notes: How ours differs by design, and where the paper contradicts itself.
         base: Settings of all rows.
+        pictures: How many source and target pictures the paper takes.
         reference: Label of the row, or key of the column, that paired differences are taken against.
         unscored: Settings are shown, and nothing is run.
         every_class: Add what the paper's table lacks for the classes of the data: "rows", or a column for each class of
@@ -198,6 +206,7 @@ class Experiment:
     source: str = ""
     notes: tuple[str, ...] = ()
     base: Changes = field(default_factory=dict)
+    pictures: tuple[int, int] = (PAPER_PICTURES, PAPER_PICTURES)
     reference: str | None = None
     unscored: bool = False
     every_class: Literal["", "rows", "target", "source"] = ""
@@ -210,6 +219,8 @@ class Experiment:
         return {
             "title": self.title,
             "rows": [row.label for row in self.rows],
+            "makes": [row.label for row in self.rows if not row.quoted],
+            "cannot": {row.label: row.why or QUOTED for row in self.rows if row.quoted},
             "columns": [column.listed or column.title for column in self.columns],
             "needs": self.needs,
             "location": self.location,

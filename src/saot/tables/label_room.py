@@ -52,14 +52,22 @@ class Scored:
     Attributes:
         methods: By name.
         stages: Name -> `seconds` and `peak_memory_bytes`.
+        left_out: Sentences about pictures whose masks have another size.
     """
 
     methods: Mapping[str, MethodScore]
     stages: Mapping[str, Mapping[str, float]]
+    left_out: tuple[str, ...] = ()
 
 
 def score(
-    settings: RunSettings, folder: Path, methods: Sequence[str], store: Path, device: str, progress: Progress | None
+    settings: RunSettings,
+    folder: Path,
+    methods: Sequence[str],
+    store: Path,
+    device: str,
+    progress: Progress | None,
+    strict: bool = False,
 ) -> Scored:
     """Do a run, or go on with it, until these methods are scored; runs beside it share what they have in common.
 
@@ -75,6 +83,7 @@ def score(
         device=device,
         wings=ALL_WINGS,
         rivals=all_rivals,
+        strict=strict,
         progress=progress,
     )
     scores = {
@@ -82,7 +91,7 @@ def score(
         for name, result in outcome.methods.items()
         if result.counts is not None
     }
-    return Scored(scores, outcome.stages)
+    return Scored(scores, outcome.stages, outcome.left_out)
 
 
 def shared_folder(folder: Path) -> Path:

@@ -34,10 +34,17 @@ class Request:
         seeds: One run each.
         backbones: NAME or NAME=WEIGHTS of further backbones, for tables that compare them.
         sam: MobileSAM's weights, for object masks where the set has none.
-        structure: Model for "lifted" rows, as in `saot match --structure`.
+        structure: Where tokens lie in space on sets without exact depth: depth:MODEL, metric:MODEL, vggt, files:FOLDER
+            or grid.
+        masks: Object masks: "set", the set's own, or "sam", those of `sam`; of the generated pairs "set" unless given,
+            of others "sam" where `sam` is given, as in Shape-of-You.
+        label_backbone: NAME or NAME=WEIGHTS of the network whose features pseudo-labels are made of; `backbone` unless
+            given.
         held_out: How many training pairs choose an adapter's weights; see `AdapterPlan`.
         limit: At most so many pairs, spread over the set; all unless given.
         device: Where networks and transport run.
+        strict: Whether what does not fit (a mask of another size than its picture, a key point outside it) is an
+            error; else it is left out and named.
     """
 
     source: str = ""
@@ -56,9 +63,12 @@ class Request:
     backbones: tuple[str, ...] = ()
     sam: str | None = None
     structure: str | None = None
+    masks: str | None = None
+    label_backbone: str | None = None
     held_out: int = 0
     limit: int | None = None
     device: str = "cpu"
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -67,6 +77,8 @@ class Request:
             )
         if self.counts not in COUNTS:
             raise ValueError(f"expected --counts as one of {', '.join(COUNTS)}; got {self.counts!r}")
+        if self.masks not in (None, "set", "sam") or (self.masks == "sam" and self.sam is None):
+            raise ValueError(f"expected --masks as set, or sam with --sam PATH; got {self.masks!r}")
         if self.held_out < 0:
             raise ValueError(f"expected --held-out of at least 0; got {self.held_out}")
         parse_size(self.size)

@@ -1,7 +1,17 @@
 """SAOT: from source labels to target label probabilities."""
 
 from saot.transfer.cost import Prototypes, SemanticCost, class_prototypes, prototype_sums, prototypes_from_sums
-from saot.transfer.fit import CostFit, PairData, Places, TargetExample, fit_cost, fit_prior, solve_pair, transfer_pair
+from saot.transfer.fit import (
+    CostFit,
+    PairData,
+    Places,
+    TargetExample,
+    fit_cost,
+    fit_prior,
+    solve_as,
+    solve_pair,
+    transfer_pair,
+)
 from saot.transfer.labels import (
     LabelTransfer,
     aggregate_transfers,
@@ -38,6 +48,7 @@ __all__ = [
     "prototype_sums",
     "prototypes_from_sums",
     "sharpen",
+    "solve_as",
     "solve_pair",
     "transfer_labels",
     "transfer_pair",

@@ -127,15 +127,42 @@ def solve_pair(
     gradient = _gradient(transport) if torch.is_grad_enabled() else "none"
     if transport.alpha > 0:
         return _solve_structured(values, (source, target), places, transport, gradient)
-    return solve_transport(
-        values,
+    return solve_as(transport, values, gradient=gradient)
+
+
+def solve_as(
+    transport: TransportRecipe,
+    cost: SparseCost | Float[Tensor, "n m"],
+    a: Float[Tensor, " n"] | None = None,
+    gradient: Gradient = "none",
+) -> TransportResult:
+    """`solve_transport` with the settings of a recipe; a balanced problem gets just the sweeps that the recipe names.
+
+    On a top-k support a balanced problem rarely has a solution, so that the plan is what `max_iter` row and column
+    updates make of it, no more of them, no fewer, and none extrapolated.
+
+    Args:
+        transport: Settings; tau = inf is balanced.
+        cost: Of each pair.
+        a: Weights of the sources; 1/n if not given.
+        gradient: See `solve_transport`.
+    """
+    balanced = math.isinf(transport.tau)
+    result = solve_transport(
+        cost,
+        a=a,
         epsilon=transport.epsilon,
         tau=transport.tau,
         reference=transport.reference,
         max_iter=transport.max_iter,
-        tol=transport.tol,
+        tol=0.0 if balanced else transport.tol,
         gradient=gradient,
     )
+    if not balanced:
+        return result
+    solved = (result.residual <= transport.tol) & (result.status != int(TransportStatus.NON_FINITE))
+    status = torch.where(solved, int(TransportStatus.CONVERGED), result.status)
+    return replace(result, converged=solved, status=status)
 
 
 def _solve_structured(

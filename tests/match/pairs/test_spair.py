@@ -41,6 +41,20 @@ def spair(tmp_path):
     return root
 
 
+@pytest.mark.parametrize(
+    ("headings", "poses", "azimuth", "pose"),
+    [((0, 7), ("Left", "Left"), 1, 2), ((1, 5), ("Frontal", "Rear"), 4, 0), ((2, 2), ("Odd", "Odd"), 0, 4)],
+)
+def test_spair_says_from_where_both_are_seen(spair, headings, poses, azimuth, pose):
+    path = spair / "PairAnnotation" / "test" / f"{CAT}.json"
+    write_json(path, {**json.loads(path.read_text()), "src_pose": poses[0], "trg_pose": poses[1]})
+    for name, heading in zip(("2008_000001", "2008_000002"), headings, strict=True):
+        own = spair / "ImageAnnotation" / "cat" / f"{name}.json"
+        write_json(own, {**json.loads(own.read_text()), "azimuth_id": heading})
+    attributes = open_pairs(f"spair:{spair}")[0].attributes
+    assert (attributes["azimuth"], attributes["pose"]) == (azimuth, pose)
+
+
 def test_spair_gives_points_box_attributes_masks_and_groups(spair):
     pairs = open_pairs(f"spair:{spair.parent}:test")
     assert (len(pairs), pairs.keys, pairs.categories) == (1, (CAT,), ("cat",))
@@ -53,6 +67,7 @@ def test_spair_gives_points_box_attributes_masks_and_groups(spair):
     assert np.flatnonzero(pair.geometry_aware).tolist() == [2, 3, 9]  # 9 because of the target's paw 10
     assert pair.names[9] == "9" and pair.mirror_rows[9] == 10
     assert dict(pair.attributes) == {"viewpoint": 1, "scale": 2, "truncation": 3, "occlusion": 0, "mirror": 0}
+    assert "azimuth" not in pair.attributes and "pose" not in pair.attributes  # this release does not say
     assert pair.target.box == (10, 2, 26, 14) and pair.target.size == (22, 40)
     assert pair.target.image().shape == (22, 40, 3)
     assert pair.target.mask().sum() == 12 * 15  # the cat alone, no border and no other class

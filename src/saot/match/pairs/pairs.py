@@ -70,6 +70,10 @@ class DenseFlow:
             raise ValueError("flow holds numbers that are not finite; mark such pixels as not valid and set them to 0")
 
 
+class OutsidePicture(ValueError):
+    """A key point is marked as seen outside its picture."""
+
+
 @dataclass(frozen=True, eq=False)
 class PairSide:
     """One picture of a pair.
@@ -86,8 +90,8 @@ class PairSide:
         lens: How the camera of `load_depth` sees.
 
     Raises:
-        ValueError: If points and visibility differ in number, a place is not finite, a visible point lies outside
-            the picture, or the box has no area.
+        OutsidePicture: If a visible point lies outside the picture.
+        ValueError: If points and visibility differ in number, a place is not finite, or the box has no area.
     """
 
     name: str
@@ -119,7 +123,7 @@ class PairSide:
         wrong = np.flatnonzero(outside & self.visible)
         if len(wrong):
             x, y = self.points[wrong[0]].tolist()
-            raise ValueError(
+            raise OutsidePicture(
                 f"key point {wrong[0]} of {self.name} is marked as seen at x={x:g}, y={y:g}, outside its picture of "
                 f"{width}x{height} pixels (width x height); check the annotation and the order of x and y"
             )
@@ -188,7 +192,8 @@ class Pair:
         mirror: Rows that change places when the picture is mirrored.
         groups: Rows that are easily taken for one another, which makes the geometry-aware subset.
         attributes: What the set says about the pair: "viewpoint" and "scale" (0 easy to 2 hard), "truncation" and
-            "occlusion" (0 none, 1 source, 2 target, 3 both), "mirror" (1 if a side is mirrored).
+            "occlusion" (0 none, 1 source, 2 target, 3 both), "mirror" (1 if a side is mirrored); of SPair-71k also
+            "azimuth" and "pose", see its reader.
         load_flow: Reads the dense truth, where the set has it.
 
     Raises:

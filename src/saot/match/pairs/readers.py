@@ -3,7 +3,7 @@
 from saot.data import parse_spec
 from saot.match.pairs.pairs import PairSet
 
-KNOWN = "spair, pf-pascal, tss, ap10k, scenes-pairs and warps"
+KNOWN = "spair, pf-pascal, pf-willow, tss, ap10k, scenes-pairs and warps"
 
 
 def open_pairs(spec: str) -> PairSet:
@@ -13,6 +13,7 @@ def open_pairs(spec: str) -> PairSet:
         spec: NAME:PATH[:SPLIT].
             "spair:PATH:test" (trn, val, test) has SPair-71k;
             "pf-pascal:PATH:test" (train, val, test; "test,boxes=yes" reads boxes too) has PF-PASCAL;
+            "pf-willow:PATH" has PF-WILLOW in the layout of PF-PASCAL, its boxes those around the key points;
             "tss:PATH" (or one subset, "tss:PATH:JODS") has TSS in both directions, with dense flow;
             "ap10k:PATH:intra" ("species" and "family" cross them; "intra,split=val") has AP-10K;
             "scenes-pairs:game" ("street", "game-street"; "game:val,count=30,size=240,seed=0,classes=car+bus") draws
@@ -47,6 +48,10 @@ def open_pairs(spec: str) -> PairSet:
             from saot.match.pairs.pascal import open_pf_pascal
 
             return open_pf_pascal(spec, parts.folder(), parts.split)
+        case "pf-willow":
+            from saot.match.pairs.pascal import open_pf_pascal
+
+            return open_pf_pascal(spec, parts.folder(), f"{parts.split or 'test'},boxes=yes")
         case "tss":
             from saot.match.pairs.tss import open_tss
 

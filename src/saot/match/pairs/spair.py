@@ -25,6 +25,7 @@ _ATTRIBUTES = {
     "occlusion": "occlusion",
     "mirror": "mirror",
 }
+_POSES = {"Frontal": 1, "Left": 2, "Right": 3, "Unspecified": 4, "Rear": 5}
 _SIDE = ("imname", "imsize", "bndbox", "kps")
 _PAIR_KEYS = (*(f"{s}_{k}" for s in ("src", "trg") for k in _SIDE), "kps_ids", "category", *_ATTRIBUTES.values())
 
@@ -65,6 +66,7 @@ def _pair(root: Path, split: str, keys: tuple[str, ...], index: int) -> Pair:
     category = str(data["category"])
     mirror, groups = spair_mirror(category), spair_groups(category)
     attributes = {ours: int(data[theirs]) for ours, theirs in _ATTRIBUTES.items()}
+    attributes |= _views(root, category, data)
     return Pair(
         key=keys[index],
         category=category,
@@ -75,6 +77,25 @@ def _pair(root: Path, split: str, keys: tuple[str, ...], index: int) -> Pair:
         groups=groups,
         attributes=attributes,
     )
+
+
+def _views(root: Path, category: str, data: dict[str, Any]) -> dict[str, int]:
+    """From where both pictures show the object, where the release says so: Shape-of-You, Tab. 5.
+
+    "azimuth" is the difference of headings in steps of 45 degrees, 0 to 4; "pose" is 0 where the poses differ, else
+    that of both: 1 frontal, 2 left, 3 right, 4 unspecified, 5 rear.
+    """
+    found = {}
+    names = [Path(str(data[f"{role}_imname"])).stem for role in ("src", "trg")]
+    own = [read_json(root / "ImageAnnotation" / category / f"{name}.json", ()) for name in names]
+    headings = [int(one["azimuth_id"]) for one in own if one.get("azimuth_id") is not None]
+    if len(headings) == 2:
+        apart = abs(headings[0] - headings[1]) % 8
+        found["azimuth"] = min(apart, 8 - apart)
+    poses = [str(data.get(f"{role}_pose", one.get("pose", ""))) for role, one in zip(("src", "trg"), own, strict=True)]
+    if all(poses):
+        found["pose"] = _POSES.get(poses[0], 4) if poses[0] == poses[1] else 0
+    return found
 
 
 def _side(root: Path, category: str, data: dict[str, Any], role: str, path: Path) -> PairSide:

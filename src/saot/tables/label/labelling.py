@@ -6,13 +6,13 @@ from dataclasses import replace
 from torch import Tensor
 
 from saot.label import points_request
-from saot.recipes import PAPER, RecipeDifference, differences
+from saot.recipes import PAPER_POINTS, RecipeDifference, differences
 from saot.tables.drawing import draw
-from saot.tables.experiment import Column, Experiment, Row
+from saot.tables.experiment import Column, Experiment, Row, Size
 from saot.tables.fusion import fuse
 from saot.tables.label.quantities import DIGITS, measured, method_score, oracle_iou
 from saot.tables.label.runs import Runs, scored
-from saot.tables.label.settings import PAPER_PICTURES, PAPER_POINTS, fused_rows, settings_for
+from saot.tables.label.settings import BASE_SIZE, fused_rows, settings_for
 from saot.tables.label_room import classes_of, grid_of
 from saot.tables.request import Request
 from saot.tables.results import TableResult
@@ -40,7 +40,7 @@ class Labelling(Table):
         request = completed(request)
         self.classes = classes_of(request.source)
         super().__init__(with_data_rows(experiment, request, self.classes.names), request, places)
-        self.made = Runs(places, request.device)
+        self.made = Runs(places, request.device, request.strict)
         self.finished = self.made.finished
 
     def plan(self, row: Row, column: Column, seed: int) -> Planned | None:
@@ -91,14 +91,16 @@ class Labelling(Table):
         return max((len(result.counts) for one in results for result in one), default=0)
 
     def notes(self) -> list[str]:
-        """A sentence for each method that a run left out."""
+        """A sentence for each method that a run left out, and on pictures without a mask of their size."""
         names = [
             method
             for plan in self.planned()
             for method in scored(plan)
             if self.finished[plan.run].outcome is not None and method_score(self.finished[plan.run], method) is None
         ]
-        return [f"Nothing is shown for {name}: the run left it out, see its folder." for name in dict.fromkeys(names)]
+        told = [sentence for run in self.finished.values() if run.outcome for sentence in run.outcome.left_out]
+        nothing = [f"Nothing is shown for {name}: the run left it out, see its folder." for name in names]
+        return list(dict.fromkeys([*told, *nothing]))
 
     def runs(self) -> dict[str, dict]:
         return dict(sorted(super().runs().items()))
@@ -113,17 +115,20 @@ class Labelling(Table):
                 "data", experiment.data, f"{request.source}, {request.target}, {request.eval}", "as asked"
             ),
             RecipeDifference("backbone", "as above", settings.backbone, "as asked"),
-            RecipeDifference("size", "as above", f"{grid.height}x{grid.width}", "as asked, or the backbone's default"),
             RecipeDifference("seeds", "1", f"{len(request.seeds)} ({', '.join(map(str, request.seeds))})", "as asked"),
         ]
+        size, used = experiment.base.get("size", BASE_SIZE), f"{grid.height}x{grid.width}"
+        if isinstance(size, Size) and size.paper != used:
+            why = "whole patches" if request.counts == "paper" and request.size is None else "as asked, or the default"
+            found.append(RecipeDifference("input size", size.paper, used, why))
         if settings.points != PAPER_POINTS:
             found.append(RecipeDifference("points", PAPER_POINTS, settings.points, "as asked"))
-        for name in ("source_pictures", "target_pictures"):
-            used = getattr(settings, name)
-            if used != PAPER_PICTURES and "VOC" not in experiment.data:
-                told = "all" if used is None else str(used)
-                found.append(RecipeDifference(name, f"{PAPER_PICTURES}", told, "what there is"))
-        found += differences(settings.recipe, PAPER)
+        for name, count in zip(("source_pictures", "target_pictures"), experiment.pictures, strict=True):
+            asked = getattr(settings, name)
+            if asked != count:
+                told = "all" if asked is None else str(asked)
+                found.append(RecipeDifference(name, f"{count}", told, "what there is"))
+        found += differences(settings.recipe)
         return [difference for difference in found if difference.field not in experiment.base]
 
     def figures(self, result: TableResult) -> dict[str, bytes]:

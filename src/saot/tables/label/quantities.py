@@ -36,6 +36,16 @@ def class_iou(run: Finished, method: str) -> Float64[Tensor, " K"] | None:
     return None if result is None else 100 * iou_from_counts(result.counts.sum(0))
 
 
+def memory_of(stage: Mapping[str, float]) -> float:
+    """Peak memory of a stage, bytes: the device's where it ran on one, as the paper reports it; else the host's.
+
+    Example:
+        >>> memory_of({"peak_memory_bytes": 5, "device_memory_bytes": 3}), memory_of({"peak_memory_bytes": 5})
+        (3, 5)
+    """
+    return stage.get("device_memory_bytes") or stage["peak_memory_bytes"]
+
+
 def measured(plan: Planned, run: Finished, classes: ClassSet) -> Value:
     """What stands in a cell, for one seed; None where there is nothing to say."""
     of, result = plan.of, method_score(run, plan.method)
@@ -51,7 +61,7 @@ def measured(plan: Planned, run: Finished, classes: ClassSet) -> Value:
             return sum(stage["seconds"] for stage in found) if found else None
         case "stage_memory" | "memory":
             stages = _stages(of if plan.quantity == "stage_memory" else None, run)
-            return max((stage["peak_memory_bytes"] / 2**30 for stage in stages), default=None)
+            return max((memory_of(stage) / 2**30 for stage in stages), default=None)
         case "source_tokens" | "source_share":
             tokens = source_tokens(run.folder, len(classes.names))
             if tokens is None or of not in classes.names:

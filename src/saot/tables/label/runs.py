@@ -45,10 +45,11 @@ class Runs:
     Args:
         places: Of runs and features.
         device: Where networks and transport run.
+        strict: Whether a mask that has not the size of its picture is an error.
     """
 
-    def __init__(self, places: Places, device: str) -> None:
-        self.places, self.folder, self.device = places, places.runs, device
+    def __init__(self, places: Places, device: str, strict: bool = False) -> None:
+        self.places, self.folder, self.device, self.strict = places, places.runs, device, strict
         self.finished: dict[str, Finished] = {}
 
     def make(self, wanted: Mapping[str, Sequence[Planned]]) -> None:
@@ -62,7 +63,7 @@ class Runs:
             store, told = self.store_of(settings), self.places.telling(f"run {number + 1}/{len(wanted)}")
             outcome, mass = None, None
             if methods := list(dict.fromkeys(method for plan in plans for method in scored(plan))):
-                outcome = score(settings, folder, methods, store, self.device, told)
+                outcome = score(settings, folder, methods, store, self.device, told, self.strict)
             if any(plan.quantity == "wrong_mass" for plan in plans):
                 shared = shared_folder(folder)
                 mass = wrong_class_mass(settings, folder, store=store, shared=shared, device=self.device, progress=told)

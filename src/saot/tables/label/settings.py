@@ -1,20 +1,29 @@
 """What a table of labelling makes of the settings of each row, under what was asked."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from saot.label import RunSettings, parse_size
-from saot.recipes import BEST, PAPER, PAPER_SMALL, Recipe, replaced, with_words
+from saot.recipes import (
+    BEST,
+    PAPER,
+    PAPER_PICTURES,
+    PAPER_POINTS,
+    PAPER_SIZE,
+    PAPER_SMALL,
+    Recipe,
+    replaced,
+    with_words,
+)
 from saot.tables.experiment import Changes, Count, Experiment, Row, Size
 from saot.tables.label_room import available_pictures, grid_of, patch_size
 from saot.tables.request import Request
 
-PAPER_POINTS = "resample:20"  # E.3: 20 a class, drawn anew at each step
-PAPER_SIZE = Size("504x1008", 1.0)
-PAPER_PICTURES = 1_000  # E.1
+BASE_SIZE = Size(PAPER_SIZE, 1.0)
 MOST_PICTURES = 2_000  # the largest count of table 3; stands for all pictures where counts are not the paper's
 TINY_STEPS = (2, 5)  # fewest and most steps of any training under --counts tiny
 
@@ -127,8 +136,9 @@ def settings_for(request: Request, experiment: Experiment, changes: Changes, see
     recipe = with_words(base_recipe(request.counts, str(merged.pop("preset", "paper"))), request.set)
     backbone = str(merged.get("backbone", request.backbone))
     weights = request.compared().get(backbone) if "backbone" in merged else request.weights
-    size = scaled_size(request, PAPER_SIZE, backbone, weights)
-    top: dict[str, Any] = {"points": request.points, "size": size, "weights": weights, **_pictures(request)}
+    size = scaled_size(request, BASE_SIZE, backbone, weights)
+    pictures = _pictures(request, experiment.pictures)
+    top: dict[str, Any] = {"points": request.points, "size": size, "weights": weights, **pictures}
     for path, value in merged.items():
         if isinstance(value, Count):
             value = scaled_count(request, path, value)
@@ -146,12 +156,45 @@ def settings_for(request: Request, experiment: Experiment, changes: Changes, see
     return RunSettings(source=request.source, target=request.target, eval=request.eval, seed=seed, recipe=recipe, **top)
 
 
-def _pictures(request: Request) -> Mapping[str, int | None]:
-    """The paper takes 1,000 pictures of each domain (E.1); smaller counts take what there is."""
+def paper_request(
+    source: str, target: str, backbone: str, weights: str | None, asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What preset paper asks for besides its recipe: pictures (E.1), points (E.3) and size, in whole patches.
+
+    Args:
+        source: SPEC.
+        target: SPEC.
+        backbone: Its name.
+        weights: Its weights.
+        asked: What the user asks for; nothing is looked up for it.
+
+    Returns:
+        The others. What cannot be looked up is left out: the run itself says why it cannot open it.
+    """
+    request = Request(source=source, target=target, counts="paper")
+    looked_up: dict[str, Callable[[], Mapping[str, Any]]] = {
+        "size": lambda: {"size": scaled_size(request, BASE_SIZE, backbone, weights)},
+        "source_pictures": lambda: _most("source_pictures", source, PAPER_PICTURES),
+        "target_pictures": lambda: _most("target_pictures", target, PAPER_PICTURES),
+    }
+    found: dict[str, Any] = {"points": PAPER_POINTS}
+    for name, look in looked_up.items():
+        with contextlib.suppress(ValueError):
+            found |= {} if name in asked else look()
+    return {name: value for name, value in found.items() if name not in asked}
+
+
+def _most(name: str, spec: str, paper: int) -> Mapping[str, int]:
+    """The paper's number of pictures of a set that has more."""
+    return {name: paper} if available_pictures(spec) > paper else {}
+
+
+def _pictures(request: Request, paper: tuple[int, int]) -> Mapping[str, int | None]:
+    """The paper's numbers of source and target pictures (E.1); smaller counts take what there is."""
     if request.counts != "paper":
         return {}
-    found = {"source_pictures": request.source, "target_pictures": request.target}
-    return {name: PAPER_PICTURES for name, spec in found.items() if available_pictures(spec) > PAPER_PICTURES}
+    source, target = paper
+    return {**_most("source_pictures", request.source, source), **_most("target_pictures", request.target, target)}
 
 
 def fused_rows(experiment: Experiment) -> list[Row]:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor
 
-from saot.data import write_atomic
+from saot.features import map_widths
 from saot.match import (
     Adapter,
     AdapterPair,
@@ -22,11 +21,12 @@ from saot.match import (
     fit_adapter,
     nearest_label,
     pseudo_label,
+    save_adapter,
     shape_of_you,
-    token_map,
+    token_maps,
 )
 from saot.match.pairs import Pair
-from saot.runs import Checkpoint, first_weights
+from saot.runs import Checkpoint, first_weights, load_tensors, save_tensors
 from saot.tables.label_room import Progress
 from saot.tables.match.viewer import Viewer
 from saot.tables.match.way import AdapterPlan
@@ -35,31 +35,48 @@ _KEPT = 64  # pairs in memory; at 60 x 60 tokens of 768 numbers each has 22 MB
 
 
 def trained_adapter(
-    plan: AdapterPlan, pairs: Sequence[Pair], viewer: Viewer, folder: Path, seed: int, progress: Progress | None = None
+    plan: AdapterPlan,
+    pairs: Sequence[Pair],
+    viewer: Viewer,
+    folder: Path,
+    seed: int,
+    progress: Progress | None = None,
+    labeller: Viewer | None = None,
 ) -> Adapter:
-    """The adapter of a plan, from its file if it was trained before.
+    """The adapter of a plan, from its file if it was trained before; pseudo-labels are kept beside it.
+
+    Args:
+        plan: What it is trained on, and how.
+        pairs: Training pairs.
+        viewer: Opens them; its features are refined.
+        folder: Where the adapter and its labels are kept.
+        seed: Fixes every draw.
+        progress: Called with (stage, done, total).
+        labeller: Opens them for the pseudo-labels, with features of its own (Tab. S1); the viewer unless given.
 
     Raises:
         ValueError: If too few pairs have a pseudo-label.
     """
-    key = viewer.network.key
-    digest = hashlib.sha256(
-        json.dumps([plan.identity(), key.to_json(), viewer.models, seed], default=str).encode()
-    ).hexdigest()[:16]
-    path = folder / f"adapter-{digest}.safetensors"
+    key, labelled_by = viewer.network.key, labeller or viewer
+    made_of = [plan.identity(), key.to_json(), viewer.models, seed]
+    made_of += [] if labeller is None else [labeller.network.key.to_json()]
+    name = f"adapter-{_digest(made_of)}"
+    path = folder / f"{name}.safetensors"
     adapter = _new_adapter(plan, viewer, seed)
     if path.is_file():
-        adapter.load_state_dict(load_file(path))
-        return adapter.eval()
+        kept = load_tensors(path)
+        if kept is not None:
+            adapter.load_state_dict(kept)
+            return adapter.eval()
     view = _opener(plan, pairs, viewer, seed)
+    seen_by = view if labeller is None else _opener(plan, pairs, labelled_by, seed)
     labels: dict[int, PseudoLabel] = {}
-    for number in range(len(pairs)):
-        if progress is not None:
-            progress("pseudo-labels", number, len(pairs))
-        pair = view(number)
-        label = _label(plan, pair.source, pair.target)
+    for number, pair in enumerate(pairs):
+        label = _kept_label(plan, pair, lambda number=number: seen_by(number), folder / f"{name}-labels")
         if len(label):
             labels[number] = label
+        if progress is not None:
+            progress("pseudo-labels", number + 1, len(pairs))
     if len(labels) <= plan.held_out:
         raise ValueError(
             f"{len(labels)} pairs of {plan.pairs} have a pseudo-label, and {plan.held_out} are held out; give more "
@@ -75,9 +92,31 @@ def trained_adapter(
     fit = fit_adapter(
         adapter, trained, trained.labels, settings, held_out=chosen_by, checkpoint=checkpoint, progress=told
     )
-    write_atomic(path, save({name: tensor.cpu().contiguous() for name, tensor in fit.adapter.state_dict().items()}))
+    save_adapter(path, fit.adapter, key)
     checkpoint.clear()
     return fit.adapter
+
+
+def _digest(made_of: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]
+
+
+def _kept_label(plan: AdapterPlan, pair: Pair, view: Callable[[], AdapterPair], folder: Path) -> PseudoLabel:
+    """The pseudo-label of a pair from its file, or made now and kept: a table that is stopped goes on with the next."""
+    known = [pair.key, *(part for side in (pair.source, pair.target) for part in (side.name, side.size, side.box))]
+    path = folder / f"{_digest(known)}.safetensors"
+    kept = load_tensors(path)
+    if kept is None:
+        seen = view()
+        label = _label(plan, seen.source, seen.target)
+        shapes = torch.tensor([*label.source_shape, *label.target_shape])
+        kept = {"source": label.source, "target": label.target, "confidence": label.confidence, "shapes": shapes}
+        kept = {name: tensor.cpu() for name, tensor in kept.items()}
+        save_tensors(path, kept)
+    shapes = kept["shapes"].tolist()
+    return PseudoLabel(
+        kept["source"], kept["target"], kept["confidence"], (shapes[0], shapes[1]), (shapes[2], shapes[3])
+    )
 
 
 def split(numbers: Sequence[int] | dict[int, PseudoLabel], held_out: int) -> tuple[list[int], list[int]]:
@@ -90,13 +129,6 @@ def split(numbers: Sequence[int] | dict[int, PseudoLabel], held_out: int) -> tup
     numbers = list(numbers)
     apart = [numbers[place * len(numbers) // held_out] for place in range(held_out)]
     return [number for number in numbers if number not in set(apart)], apart
-
-
-def adapted(adapter: Adapter, side: MatchSide) -> MatchSide:
-    """The side with the adapter's tokens."""
-    with torch.no_grad():
-        tokens: Tensor = adapter.tokens([token_map(side.tokens, side.shape)], side.shape)
-    return MatchSide(torch.nn.functional.normalize(tokens, dim=-1), side.shape, side.mask, side.points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +153,8 @@ def _opener(plan: AdapterPlan, pairs: Sequence[Pair], viewer: Viewer, seed: int)
     def view(number: int) -> AdapterPair:
         pictures = viewer.see(pairs[number].source), viewer.see(pairs[number].target)
         source, target = (viewer.side_of(one, "object", plan.space, seed) for one in pictures)
-        maps = [[token_map(side.tokens, side.shape)] for side in (source, target)]
+        widths = map_widths(viewer.network)
+        maps = [token_maps(side.tokens, side.shape, widths) for side in (source, target)]
         return AdapterPair(source, target, *maps)
 
     return view
@@ -129,7 +162,7 @@ def _opener(plan: AdapterPlan, pairs: Sequence[Pair], viewer: Viewer, seed: int)
 
 def _new_adapter(plan: AdapterPlan, viewer: Viewer, seed: int) -> Adapter:
     with first_weights(seed):
-        return Adapter((viewer.network.dim,), out=plan.width).to(viewer.device)
+        return Adapter(map_widths(viewer.network), out=plan.width).to(viewer.device)
 
 
 def _label(plan: AdapterPlan, source: MatchSide, target: MatchSide) -> PseudoLabel:

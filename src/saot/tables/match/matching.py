@@ -1,7 +1,7 @@
 """Tables of matching: rows are ways of matching, columns how many key points or pixels came right, and the cost."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -11,18 +11,28 @@ import numpy as np
 
 from saot.features import Backbone, FeatureStore, PromptSegmenter
 from saot.label import store_folder
-from saot.match import lifting_model
-from saot.match.pairs import Pair, PairSet, open_pairs
+from saot.match import adapted, lifting_model
+from saot.match.pairs import OutsidePicture, Pair, PairSet, open_pairs
 from saot.recipes import RecipeDifference
 from saot.tables.bootstrap import PairedDifference
-from saot.tables.experiment import Column, Experiment, Row
+from saot.tables.experiment import Column, Experiment, Pck, Row
 from saot.tables.label_room import Progress
-from saot.tables.match.adapter_training import adapted, trained_adapter
-from saot.tables.match.counting import bootstrap_hits, cost, flow_value, hits_of, pck_value
+from saot.tables.match import drawing
+from saot.tables.match.adapter_training import trained_adapter
+from saot.tables.match.counting import bootstrap_hits, cost, counting, flow_value, hits_of, pck_value
 from saot.tables.match.pair_results import Look, append_result, flow_result, key_point_result, read_results
-from saot.tables.match.viewer import Lifter, NetworkOutputs, Viewer, feature_note, network_of
-from saot.tables.match.way import Way, way_of
+from saot.tables.match.viewer import (
+    FolderLifter,
+    Lifter,
+    NetworkOutputs,
+    Viewer,
+    feature_note,
+    label_network,
+    network_of,
+)
+from saot.tables.match.way import Way, on_the_set, way_of
 from saot.tables.request import Request
+from saot.tables.results import TableResult
 from saot.tables.table import Places, Planned, Table, Value, digest, same_names
 
 T = TypeVar("T")
@@ -30,9 +40,19 @@ RECORDED = {
     "pairs": "source",
     **same_names("backbone weights size layers final_norm"),
     "training": "target",
-    **same_names("seeds sam structure counts held_out limit device"),
+    **same_names("seeds sam structure masks label_backbone counts held_out limit device"),
 }
 
+
+SETS = {
+    "spair": "SPair-71k",
+    "pf-pascal": "PF-PASCAL",
+    "pf-willow": "PF-WILLOW",
+    "tss": "TSS",
+    "ap10k": "AP-10K",
+    "scenes-pairs": "generated pairs",
+    "warps": "warped pictures",
+}  # what stands for {set} in a title
 
 DIGITS = {"memory": 0, **dict.fromkeys(("seconds", "feature_seconds", "total_seconds"), 2)}
 
@@ -47,27 +67,39 @@ class Matching(Table):
     counted = "pairs"
 
     def __init__(self, experiment: Experiment, request: Request, places: Places) -> None:
-        self.spec = spec = request.source or experiment.source
+        spec = request.source or experiment.source
         if not spec:
             raise ValueError(
                 f"{experiment.name} needs pairs; pass --source {experiment.data or 'SPEC'}, see docs/matching.md"
             )
         network = network_of(request)
-        self.ways = {row.label: way_of(experiment, row, request) for row in experiment.rows if not row.quoted}
+        experiment = without_exact_depth(experiment, spec)
+        self.ways = {
+            row.label: on_the_set(way_of(experiment, row, request), _drawn(spec), request.structure)
+            for row in experiment.rows
+            if not row.quoted
+        }
         ways = [way for way in self.ways.values() if way.runs]
-        if not _drawn(spec) and not any(way.space == "distorted" or way.adapter for way in ways):
+        self.spec = spec
+        if not any(self._draws(way) for way in ways):
             request = replace(request, seeds=request.seeds[:1])  # nothing is drawn: another seed would be the same
         if request.source and not request.target and any(way.adapter for way in ways):
             raise ValueError(
                 f"{experiment.name} trains adapters: pass the pairs to train them on as --target beside --source {spec}"
             )
-        super().__init__(experiment, request, places)
-        self.viewer = _viewer(request, network, places.store, spec)
         opened = {seed: limited(open_pairs(seeded(spec, seed)), request.limit) for seed in request.seeds}
-        self.pairs = {
-            seed: [pairs[number] for number in _told(range(len(pairs)), f"opening, seed {seed}", places.progress)]
-            for seed, pairs in opened.items()
-        }
+        shown = {category for pairs in opened.values() for category in pairs.categories}
+        super().__init__(of_the_set(experiment, spec, shown), request, places)
+        self.viewer = _viewer(request, network, places.store, spec)
+        other = label_network(request)
+        self.labeller = None if other is None else _viewer(request, other, places.store, spec)
+        self.pairs: dict[int, list[Pair]] = {}
+        self.left_out: list[str] = []
+        self.training_left_out: list[str] = []
+        for seed, pairs in opened.items():
+            numbers = _told(range(len(pairs)), f"opening, seed {seed}", places.progress)
+            self.pairs[seed], sentence = usable(pairs, numbers, request.strict)
+            self.left_out += [sentence] if sentence and sentence not in self.left_out else []
         self.annotated = cache(lambda seed: annotated(self.pairs[seed]))
         self.flow = any(column.quantity == "flow" for column in experiment.columns)
 
@@ -75,11 +107,19 @@ class Matching(Table):
         way = self.ways.get(row.label)
         if way is None or not way.runs:
             return None
+        if not self._draws(way):
+            seed = self.request.seeds[0]  # another seed would be the same
         kind, key = "flow" if self.flow else "points", self.viewer.network.key.to_json()
         made_of = [kind, self.spec, key, seed, self.viewer.models, self.annotated(seed)]
+        if way.adapter is not None and self.labeller is not None:
+            made_of.append(self.labeller.network.key.to_json())
         if self.request.device != "cpu" and any(c.quantity not in ("pck", "flow") for c in self.experiment.columns):
             made_of.append(self.request.device)  # another device costs something else
         return Planned(digest([way.identity(), *made_of]), way, str(column.quantity), column.of, row.label, seed)
+
+    def _draws(self, way: Way) -> bool:
+        """Whether anything about a way's results is drawn."""
+        return _drawn(self.spec) or way.space == "distorted" or way.adapter is not None
 
     def make(self, wanted: Mapping[str, Sequence[Planned]]) -> None:
         """Results of each way of matching; what is on disk is not made again."""
@@ -113,10 +153,14 @@ class Matching(Table):
         viewer, plan = self.viewer, way.adapter
         if plan is None:
             return lambda seen: viewer.side(seen, way, seed)
-        pairs, places = _training_pairs(seeded(plan.pairs, seed), plan.count), self.places
+        pairs, sentence = _training_pairs(seeded(plan.pairs, seed), plan.count, self.request.strict)
+        places, labeller = self.places, self.labeller
+        self.training_left_out += [sentence] if sentence and sentence not in self.training_left_out else []
         own = plan.pairs == self.spec
         training = viewer if own else viewer.beside(_features(viewer.network, places.store, plan.pairs))
-        adapter = trained_adapter(plan, pairs, training, places.runs, seed, places.progress)
+        if labeller is not None:
+            labeller = labeller.beside(_features(labeller.network, places.store, plan.pairs))
+        adapter = trained_adapter(plan, pairs, training, places.runs, seed, places.progress, labeller)
         return lambda seen: adapted(adapter, viewer.side(seen, way, seed))
 
     def value(self, plan: Planned) -> Value:
@@ -159,7 +203,35 @@ class Matching(Table):
 
     def notes(self) -> list[str]:
         """What each row knows, and which features are matched."""
-        return [*(f"{label}: {way.words()}" for label, way in self.ways.items()), feature_note(self.viewer.network)]
+        viewer, labeller = self.viewer, self.labeller
+        words = [f"{label}: {way.words(viewer.mask_words)}" for label, way in self.ways.items()]
+        trained = any(way.adapter is not None and way.runs for way in self.ways.values())
+        other = [f"Pseudo-labels: {feature_note(labeller.network)}"] if labeller is not None and trained else []
+        return [*self.left_out, *self.training_left_out, *words, feature_note(viewer.network), *other]
+
+    def figures(self, result: TableResult) -> dict[str, bytes]:
+        """Of key points and the first seed: curves over the threshold, what a pair costs, answers right or wrong."""
+        pooled = [one for one in self.experiment.columns if one.quantity == "pck" and one.of.weight == "points"]
+        if self.flow or not pooled:
+            return {}
+        seed, key, threshold = self.request.seeds[0], pooled[0].key, pooled[0].of.threshold
+        plans = {label: self.plans[label, key][0] for label in self.ways}
+        rows = [self._answers(label, plan) for label, plan in plans.items() if plan is not None]
+        pairs = [pair for pair in self.pairs[seed] if threshold == "image" or pair.target.box is not None]
+        if not rows or not pairs:
+            return {}
+        some = rows if len(rows) <= 4 else [rows[0], *rows[-3:]]
+        shown = [pairs[number * len(pairs) // 4] for number in range(min(4, len(pairs)))]
+        return {
+            "curves.png": drawing.curves(rows, pairs, threshold),
+            "costs.png": drawing.costs(rows, pairs, 0.1, threshold),
+            "points.png": drawing.key_points(some, shown, 0.1, threshold),
+        }
+
+    def _answers(self, label: str, plan: Planned) -> drawing.Answers:
+        results = self.finished[plan.run]
+        counted = {key: counting(plan.settings, Pck(), result) for key, result in results.items()}
+        return drawing.Answers(label, results, counted, cost("seconds", results))
 
     def runs(self) -> dict[str, dict]:
         return {}
@@ -171,6 +243,25 @@ class Matching(Table):
             RecipeDifference("features", "as above", key.to_json(), "as asked"),
             RecipeDifference("pairs", "all", f"{request.limit or 'all'}, seeds {list(request.seeds)}", "as asked"),
         ]
+
+
+def without_exact_depth(experiment: Experiment, spec: str) -> Experiment:
+    """The table without rows whose depth is that of generated pairs distorted, where pairs are photographs."""
+    if _drawn(spec):
+        return experiment
+    rows = tuple(row for row in experiment.rows if row.changes.get("space") != "distorted")
+    return replace(experiment, rows=rows)
+
+
+def of_the_set(experiment: Experiment, spec: str, shown: Collection[str]) -> Experiment:
+    """The table for these pairs: its title names them, and columns of categories they do not have are left out."""
+    name = spec.partition(":")[0]
+    columns = tuple(
+        column
+        for column in experiment.columns
+        if not isinstance(column.of, Pck) or column.of.category is None or column.of.category in shown
+    )
+    return replace(experiment, title=experiment.title.replace("{set}", SETS.get(name, name)), columns=columns)
 
 
 def seeded(spec: str, seed: int) -> str:
@@ -197,6 +288,32 @@ def annotated(pairs: Sequence[Pair]) -> str:
     return found.hexdigest()
 
 
+def usable(pairs: PairSet, numbers: Iterable[int], strict: bool) -> tuple[list[Pair], str]:
+    """The pairs of these numbers whose key points lie in their pictures, and a sentence on the others if there are any.
+
+    Raises:
+        OutsidePicture: If one does not and `strict` is asked, or none does.
+        ValueError: If an annotation cannot be read.
+    """
+    found: list[Pair] = []
+    left_out: dict[str, str] = {}
+    for number in numbers:
+        try:
+            found.append(pairs[number])
+        except OutsidePicture as error:
+            if strict:
+                raise
+            left_out[pairs.keys[number]] = str(error).partition(";")[0]
+    if not left_out:
+        return found, ""
+    told = "; ".join(f"{key}: {why}" for key, why in list(left_out.items())[:3])
+    more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+    sentence = f"{len(left_out)} of {len(left_out) + len(found)} pairs of {pairs.spec} left out: {told}{more}."
+    if not found:
+        raise OutsidePicture(sentence)
+    return found, sentence
+
+
 def _drawn(spec: str) -> bool:
     return spec.partition(":")[0] in ("scenes-pairs", "warps")
 
@@ -214,9 +331,10 @@ def limited(pairs: PairSet, limit: int | None) -> PairSet:
 
 def _viewer(request: Request, network: Backbone, store: Path, spec: str) -> Viewer:
     sam = None if request.sam is None else PromptSegmenter(request.sam, device=request.device)
-    models = [request.structure, None if sam is None else sam.identity]
+    own = request.masks == "set" or (request.masks is None and (sam is None or _drawn(spec)))
+    models = [request.structure, None if sam is None else sam.identity, *([] if own else ["masks of sam"])]
     features, outputs = _features(network, store, spec), NetworkOutputs(store / "masks-and-points")
-    return Viewer(network, features, sam, _lifter(request), request.device, models, outputs)
+    return Viewer(network, features, sam, _lifter(request), request.device, models, outputs, own)
 
 
 def _features(network: Backbone, store: Path, spec: str) -> FeatureStore | None:
@@ -226,12 +344,17 @@ def _features(network: Backbone, store: Path, spec: str) -> FeatureStore | None:
     return FeatureStore(store_folder(store / digest([network.key.to_json()]), spec), network.key)
 
 
-def _lifter(request: Request) -> Lifter | None:
-    if request.structure is None:
+def _lifter(request: Request) -> Lifter | FolderLifter | None:
+    structure = request.structure
+    if structure in (None, "grid"):
         return None
-    model = lifting_model(request.structure, request.device)
+    if structure.startswith("files:"):
+        return FolderLifter(Path(structure.removeprefix("files:")))
+    model = lifting_model(structure, request.device)
     if model is None:
-        raise ValueError(f"expected --structure as depth:MODEL, metric:MODEL or vggt; got {request.structure!r}")
+        raise ValueError(
+            f"expected --structure as depth:MODEL, metric:MODEL, vggt, files:FOLDER or grid; got {structure!r}"
+        )
     return model
 
 
@@ -244,7 +367,8 @@ def _told(things: Sequence[T], stage: str, progress: Progress | None) -> Iterato
 
 
 @lru_cache(maxsize=2)
-def _training_pairs(spec: str, count: int | None) -> tuple[Pair, ...]:
-    """Made once for all adapters of a table."""
+def _training_pairs(spec: str, count: int | None, strict: bool) -> tuple[tuple[Pair, ...], str]:
+    """Made once for all adapters of a table; and a sentence on those that are left out."""
     pairs = open_pairs(spec).spread(count)
-    return tuple(pairs[number] for number in range(len(pairs)))
+    found, sentence = usable(pairs, range(len(pairs)), strict)
+    return tuple(found), sentence

@@ -18,7 +18,17 @@ from torch import Tensor
 from saot.data import PatchGrid
 from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, PromptSegmenter, extract
 from saot.label import parse_size
-from saot.match import Camera, LiftedTokens, MatchSide, lift_depth, lift_flat, lift_points, mirror_side, token_mask
+from saot.match import (
+    Camera,
+    LiftedTokens,
+    MatchSide,
+    lift_depth,
+    lift_file,
+    lift_flat,
+    lift_points,
+    mirror_side,
+    token_mask,
+)
 from saot.match.pairs import Pair, PairSide
 from saot.runs import check_device, generator_for, load_tensors, save_tensors
 from saot.tables.match.way import Masks, Space, Way
@@ -42,6 +52,36 @@ class Lifter(Protocol):
     def lift(self, image: UInt8[np.ndarray, "h w 3"], grid: PatchGrid, inside: Inside = None, /) -> LiftedTokens: ...
 
 
+class FolderLifter:
+    """Places in space that another program wrote, such as DUSt3R: a file a picture, NAME.npz or NAME.safetensors.
+
+    Args:
+        folder: Of the files; NAME is that of the picture in its set, with its folders or without.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"expected a folder behind --structure files:; {folder} is none")
+        self.folder = folder
+
+    def file(self, name: str) -> Path:
+        """The file of a picture.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        names = [f"{one}{suffix}" for one in (name, Path(name).name) for suffix in (".npz", ".safetensors")]
+        for one in names:
+            if (self.folder / one).is_file():
+                return self.folder / one
+        raise ValueError(
+            f"expected {names[0]} in {self.folder}, holding the picture's `points` or `depth`; none is there"
+        )
+
+
 def network_of(request: Request) -> Backbone:
     """The network that the features of a table come from.
 
@@ -58,6 +98,18 @@ def network_of(request: Request) -> Backbone:
         final_norm=request.final_norm,
         device=request.device,
     )
+
+
+def label_network(request: Request) -> Backbone | None:
+    """The network whose features pseudo-labels are made of, where another is asked for than that of the adapter.
+
+    Raises:
+        ValueError: If it is not as it should be.
+    """
+    if request.label_backbone is None:
+        return None
+    name, _, weights = request.label_backbone.partition("=")
+    return ALL_WINGS.backbone(name, weights or None, size=parse_size(request.size), device=request.device)
 
 
 def feature_note(network: Backbone) -> str:
@@ -117,10 +169,11 @@ class Viewer:
         network: Of the features.
         store: Keeps the features of pictures that have a name of their own; None keeps nothing.
         sam: For object masks where the set has none.
-        lifter: For rows whose space is "lifted".
+        lifter: For rows whose space is "lifted": a network, or files.
         device: Where tokens go.
         models: Names of what `lifter` and `sam` are, for whoever keeps results.
         outputs: Where masks and points that networks made are kept.
+        own_masks: Whether a set's own masks go before those of `sam`.
     """
 
     def __init__(
@@ -128,12 +181,13 @@ class Viewer:
         network: Backbone,
         store: FeatureStore | None,
         sam: PromptSegmenter | None,
-        lifter: Lifter | None,
+        lifter: Lifter | FolderLifter | None,
         device: str = "cpu",
         models: Sequence[str | None] = (),
         outputs: NetworkOutputs | None = None,
+        own_masks: bool = True,
     ) -> None:
-        self.models, self.outputs = list(models), outputs or NetworkOutputs()
+        self.models, self.outputs, self.own_masks = list(models), outputs or NetworkOutputs(), own_masks
         self.network, self.store, self.sam, self.lifter, self.device = network, store, sam, lifter, device
         self._kept = set() if store is None else set(store.keys())
         self._masks: OrderedDict[str, Bool[np.ndarray, "h w"]] = OrderedDict()
@@ -141,7 +195,14 @@ class Viewer:
 
     def beside(self, store: FeatureStore | None) -> "Viewer":
         """The same networks on pictures of another set."""
-        return Viewer(self.network, store, self.sam, self.lifter, self.device, self.models, self.outputs)
+        outputs, own = self.outputs, self.own_masks
+        return Viewer(self.network, store, self.sam, self.lifter, self.device, self.models, outputs, own)
+
+    @property
+    def mask_words(self) -> str:
+        """Whose object masks these are."""
+        made = "MobileSAM's from annotated boxes of both pictures"
+        return f"the set's own, else {made}" if self.own_masks else made
 
     def see(self, picture: PairSide) -> Seen:
         """The picture and its features."""
@@ -197,12 +258,13 @@ class Viewer:
         return seen.picture.load_mask is not None or (self.sam is not None and seen.picture.box is not None)
 
     def object_mask(self, seen: Seen) -> Bool[np.ndarray, "h w"]:
-        """Of the set, else MobileSAM's from the object's box; the box itself where MobileSAM finds nothing in it."""
+        """Of the set or MobileSAM's from the object's box, as asked; the box where MobileSAM finds nothing in it."""
         key = f"{seen.fingerprint} {seen.picture.name} {seen.picture.box}"  # cuts may share a name
         return _kept(self._masks, key, lambda: self._mask(seen))
 
     def _mask(self, seen: Seen) -> Bool[np.ndarray, "h w"]:
-        if seen.picture.load_mask is not None:
+        may_be_made = self.sam is not None and seen.picture.box is not None
+        if seen.picture.load_mask is not None and (self.own_masks or not may_be_made):
             return seen.picture.mask()
         if self.sam is None or seen.picture.box is None:
             raise ValueError(
@@ -241,6 +303,8 @@ class Viewer:
 
     def _by_network(self, seen: Seen, inside: Inside) -> Tensor:
         lifter = self.lifter
+        if isinstance(lifter, FolderLifter):
+            return lift_file(lifter.file(seen.picture.name), seen.grid, inside=inside).points
         if lifter is None:
             raise ValueError("this table needs a model for depth: pass --structure depth:MODEL, metric:MODEL or vggt")
         within = None if inside is None else hashlib.sha256(inside.numpy().tobytes()).hexdigest()

@@ -98,15 +98,19 @@ class Way:
         """Whether it can be run: not if nobody said what its adapter is trained on."""
         return self.adapter is None or bool(self.adapter.pairs)
 
-    def words(self) -> str:
-        """What it knows beyond the pictures, and how its adapter is trained, for whoever reads the table."""
+    def words(self, masks: str = "the set's own, else MobileSAM's from annotated boxes of both pictures") -> str:
+        """What it knows beyond the pictures, and how its adapter is trained, for whoever reads the table.
+
+        Args:
+            masks: Whose object masks these are.
+        """
         if not self.runs:
             return "not trained; pass training pairs as --target, such as spair:PATH:trn."
         known = []
         if self.adapter is not None:
             known.append(f"pseudo-labels of training pairs, made within object masks (space: {self.adapter.space})")
         if self.masks == "object":
-            known.append("object masks (the set's own, else MobileSAM's from annotated boxes of both pictures)")
+            known.append(f"object masks ({masks})")
         if self.space in ("exact", "distorted"):
             known.append("depth" if self.space == "exact" else "depth of unknown scale")
         if self.symmetric or self.pose_align:
@@ -121,6 +125,34 @@ class Way:
         if self.counted == "mask":
             known.append("with what lies on the mask")  # kept beside the places
         return json.dumps([as_dict(self.settings), known], sort_keys=True, default=str)
+
+
+def on_the_set(way: Way, exact: bool, structure: str | None) -> Way:
+    """The way where pairs are photographs: places in space come from a model, from files or are those of the grid.
+
+    Args:
+        way: As the table has it.
+        exact: Whether the pairs come with exact depth, as generated ones do.
+        structure: `Request.structure`.
+
+    Raises:
+        ValueError: If there is nothing to take them from.
+    """
+
+    def space(wanted: Space) -> Space:
+        if wanted not in ("exact", "lifted") or (exact and wanted == "exact"):
+            return wanted
+        if structure is None:
+            raise ValueError(
+                "these pairs come without depth; pass --structure vggt, depth:MODEL, metric:MODEL, files:FOLDER, or "
+                "grid for the flat grid of patches"
+            )
+        return "grid" if structure == "grid" else "lifted"
+
+    adapter = way.adapter
+    if adapter is not None and adapter.pairs and not adapter.pairs.startswith(("scenes-pairs", "warps")):
+        adapter = replace(adapter, space=space(adapter.space))
+    return replace(way, space=space(way.space), adapter=adapter)
 
 
 def way_of(experiment: Experiment, row: Row, request: Request) -> Way:

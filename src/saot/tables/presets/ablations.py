@@ -174,14 +174,15 @@ TABLE_19 = Experiment(
         Row(
             "Rein DINOv2",
             DECODER,
-            {"backbone": "rein"},
+            {"backbone": "rein/dinov2-large"},
             paper={"size": "512×1024", "miou": 15.5, "notes": "LoRA"},
         ),
     ),
     by_backbone=True,
     notes=(
         "A row runs where --backbones names its backbone (NAME or NAME=WEIGHTS, with commas); others are added as rows "
-        "of their own. Rein's features come as a folder of weights: --backbones rein is not built in.",
+        "of their own. Rein's row takes a folder that transformers loads, its adapters merged into the weights of the "
+        "ViT: --backbones rein/dinov2-large=FOLDER; no such weights are published.",
         "The paper tuned no setting for the two alternatives and says so.",
     ),
 )

@@ -1,7 +1,7 @@
 """Figures 2 to 10: bars of IoU, and pictures with their masks."""
 
 from saot.tables.experiment import Column, Experiment, PictureGrid, Row
-from saot.tables.presets.main_tables import KEYS_10, METHODS_10, PER_CLASS_10, TABLE_1, VOC_BASE, VOC_DATA
+from saot.tables.presets.main_tables import KEYS_10, METHODS_10, PER_CLASS_10, TABLE_1, VOC_BASE, VOC_DATA, VOC_PICTURES
 from saot.tables.presets.names import CITYSCAPES, DECODER, MIOU, NN, SAOT, class_rows
 
 _OVER_5 = {label: name for label, name in CITYSCAPES.items() if max(PER_CLASS_10[label]) > 5}
@@ -55,6 +55,7 @@ def _qualitative(
         rows=rows,
         data=VOC_DATA if voc else Experiment.data,
         base=VOC_BASE if voc else {},
+        pictures=VOC_PICTURES if voc else Experiment.pictures,
         kind="pictures",
         grid=grid,
         notes=(picked, f"The number over a mask is the {score} on this picture alone, %."),

@@ -1,9 +1,12 @@
-"""What the tables of matching share, and two that no paper has: photographs under known warps, labels carried along."""
+"""What the tables of matching share, and three that no paper has: sets at hand, known warps, labels carried along."""
 
+import math
 from functools import partial
 from typing import Any
 
+from saot.match import Readout
 from saot.tables.experiment import Changes, Column, Experiment, Pck, Row
+from saot.tables.match.way import AdapterPlan
 
 table = partial(Experiment, kind="matching", data="")
 
@@ -47,6 +50,50 @@ WARPS = table(
     data="warps:FOLDER",
     reference="GWOT",
     notes=("Pictures of a folder under thin-plate or projective warps with changed light; the truth is exact.",),
+)
+
+_IN_MASKS: Changes = {"masks": "object"}
+_GRID: Changes = {**SHAPE, "shape_of_you.structure": "grid2d"}
+_ADAPTER = AdapterPlan("", count=200, space="grid", label_changes={"structure": "grid2d"}, changes={"steps": 2_000})
+_WITHIN, _LEARNED = "Within the objects' masks", "Trained on pseudo-labels of other pairs; whole pictures"
+
+REAL = table(
+    name="match-real",
+    title="Matching on {set}",
+    location="ours: the methods of both papers beside nearest neighbours, on the same features",
+    columns=(
+        *(pck(f"{a:g}", f"PCK@{a:g}, points", a) for a in (0.05, 0.1, 0.15)),
+        *(pck(f"images-{a:g}", f"PCK@{a:g}, mean of pairs", a, weight="images") for a in (0.05, 0.1, 0.15)),
+        Column("seconds", "seconds a pair", quantity="seconds"),
+    ),
+    rows=(
+        Row("Nearest neighbour", changes=NEAREST),
+        Row("Mutual nearest neighbour", changes={"method": "mutual-nn"}),
+        Row("OT", changes={"method": "uot", "uot.tau": math.inf}),
+        Row("Unbalanced OT", changes={"method": "uot"}),
+        Row("GWOT", changes=TSS_GWOT),
+        Row("GWOT, weights of SPair-71k", changes=SPAIR_GWOT),
+        Row("Nearest neighbour, masked", changes={**NEAREST, **_IN_MASKS}, section=_WITHIN),
+        Row("GWOT, masked", changes={**TSS_GWOT, **_IN_MASKS}, section=_WITHIN),
+        Row("Shape-of-You's labels, structure of the grid", changes={**_GRID, **_IN_MASKS}, section=_WITHIN),
+        Row(
+            "Shape-of-You's adapter",
+            changes={**NEAREST, "readout": Readout("window"), "adapter": _ADAPTER},
+            section=_LEARNED,
+        ),
+        Row(
+            "Nearest neighbour, read as the adapter is",
+            changes={**NEAREST, "readout": Readout("window")},
+            section=_LEARNED,
+        ),
+    ),
+    data="spair:PATH:test or pf-willow:PATH",
+    reference="Nearest neighbour",
+    notes=(
+        "No setting was chosen on these pairs: GWOT has the weights that its paper has for TSS and for SPair-71k, "
+        "Shape-of-You those of its paper, transport SAOT's.",
+        "The adapter needs pairs of another set as --target, and --sam where a set has no masks.",
+    ),
 )
 
 FROM_BEFORE: Changes = {"memory": 1, "first": False}

@@ -1,0 +1,292 @@
+"""Do the tests see the defining lines? Changed equations, one at a time, each beside the tests of its room.
+
+    python benchmarks/mutants.py --out runs/mutants --sample 400 --seed 0
+
+Every function of the rooms transport, transfer, match and adapt whose text names a numbered equation is listed
+(--list). Of all small changes to them (a sign, a constant, a sum for a mean, source for target, a `detach` left out)
+a seeded sample is drawn, and four larger ones are named below. Each is made in a copy of the package, and the tests of
+its file, then those of its room, are run until one fails. Results are kept in mutants.jsonl; what is there already is
+not run again. A survivor is no proof of a gap: it may mean the same. It is to be judged.
+"""
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("transport", "transfer", "match", "adapt")
+LEFT_OUT = ("triton_kernels.py",)  # runs on a GPU
+LIMIT = 240  # seconds of one mutant's tests
+SWAPS = [
+    ("source", "target"),
+    ("rows", "cols"),
+    ("student", "teacher"),
+    ("first", "second"),
+    ("f", "g"),
+    ("a", "b"),
+    ("in_source", "in_target"),
+    ("positives", "negatives"),
+    ("translated", "source"),
+]
+CALLS = [("mean", "sum"), ("amax", "amin"), ("max", "min"), ("argmax", "argmin"), ("exp", "log"), ("sin", "cos")]
+NAMED = [
+    (
+        "adapt/trainer.py",
+        'batch.translated if recipe.queries == "pseudo_target" else batch.source',
+        "batch.source",
+        "queries come from the untranslated source",
+    ),
+    (
+        "adapt/trainer.py",
+        "source = self.teacher(batch.source, project=True).projected",
+        "source = self.teacher(batch.translated, project=True).projected",
+        "the teacher's keys come from the translated source",
+    ),
+    (
+        "match/shape_of_you.py",
+        "anchors = select_anchors(result.plan, in_source,",
+        "anchors = select_anchors(_solve(semantic, settings).plan, in_source,",
+        "anchors stay those of the first plan",
+    ),
+    (
+        "tables/match/adapter_training.py",
+        'if plan.labels == "nearest":',
+        'if plan.labels in ("nearest", "fused"):',
+        "the fused adapter is trained on nearest neighbours",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: file below `src/saot`, function, line, what is changed, and the number of the change in its file."""
+
+    file: str
+    function: str
+    line: int
+    change: str
+    number: int
+
+
+def main() -> None:
+    options = _options()
+    mutants = [*named(), *sampled(options.sample, options.seed)]
+    if options.list:
+        for name in sorted({f"{one.file}: {one.function}" for file in _files() for one, _ in changes(file)}):
+            print(name)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    kept = options.out / "mutants.jsonl"
+    done = {_key(row) for row in _rows(kept)}
+    for count, mutant in enumerate(mutants, 1):
+        if _key(asdict(mutant)) in done:
+            continue
+        began = time.monotonic()
+        killer = killed_by(mutant, options.tests)
+        row = {
+            **asdict(mutant),
+            "killed": killer is not None,
+            "by": killer,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        with kept.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(
+            f"{count}/{len(mutants)} {'killed' if killer else 'SURVIVES'} {mutant.file}:{mutant.line} {mutant.change}"
+        )
+    print(report([row for row in _rows(kept) if _key(row) in {_key(asdict(one)) for one in mutants}]))
+
+
+def report(rows: list[dict]) -> str:
+    """Killed and all, by room, then the survivors."""
+    lines = ["| room | mutants | killed |", "| --- | --- | --- |"]
+    for room in (*ROOMS, "tables"):
+        mine = [row for row in rows if row["file"].startswith(f"{room}/")]
+        if mine:
+            lines.append(f"| {room} | {len(mine)} | {sum(row['killed'] for row in mine)} |")
+    lines.append(f"| all | {len(rows)} | {sum(row['killed'] for row in rows)} |")
+    left = [f"- {row['file']}:{row['line']} `{row['function']}`: {row['change']}" for row in rows if not row["killed"]]
+    return "\n".join([*lines, "", *left])
+
+
+def named() -> list[Mutant]:
+    """The four changes with a name."""
+    return [Mutant(file, "", 0, words, -1 - number) for number, (file, _, _, words) in enumerate(NAMED)]
+
+
+def sampled(count: int, seed: int) -> list[Mutant]:
+    """A seeded sample of all small changes to functions that carry an equation."""
+    every = [one for file in _files() for one, _ in changes(file)]
+    random.Random(seed).shuffle(every)
+    return every[:count]
+
+
+def _files() -> list[Path]:
+    package = ROOT / "src" / "saot"
+    return [p for room in ROOMS for p in sorted((package / room).rglob("*.py")) if p.name not in LEFT_OUT]
+
+
+def changes(path: Path) -> Iterator[tuple[Mutant, str]]:
+    """Every change of a file with the text of the whole file after it."""
+    text = path.read_text()
+    tree, file = ast.parse(text), path.relative_to(ROOT / "src" / "saot").as_posix()
+    number = 0
+    for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
+        if "Eq" not in (ast.get_source_segment(text, function) or ""):
+            continue
+        for node in _body(function):
+            for old, new in _variants(node):
+                changed = _replaced(text, node, new)
+                if changed is not None:
+                    yield (
+                        Mutant(file, function.name, node.lineno, f"{old} -> {ast.unparse(new)}"[:120], number),
+                        changed,
+                    )
+                    number += 1
+
+
+def _body(function: ast.FunctionDef) -> Iterator[ast.expr]:
+    """Expressions of a function without annotations, docstring and what inner functions with equations have."""
+    stack: list[ast.AST] = list(function.body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, ast.Raise | ast.Assert):
+            continue
+        if isinstance(node, ast.expr):
+            yield node
+        skipped = {id(part) for part in (getattr(node, "annotation", None), getattr(node, "returns", None)) if part}
+        stack += [child for child in ast.iter_child_nodes(node) if id(child) not in skipped]
+
+
+def _variants(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """What an expression may be changed to."""
+    other = copy.deepcopy(node)
+    old = ast.unparse(node)
+    match node:
+        case ast.Constant(value=bool() as value):
+            yield old, ast.Constant(not value)
+        case ast.Constant(value=int() as value):
+            yield old, ast.Constant(value + 1)
+        case ast.Constant(value=float() as value):
+            yield old, ast.Constant(value * 2 if value else 1.0)
+        case ast.BinOp(op=op):
+            swaps = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
+            if type(op) in swaps and not isinstance(node.left, ast.Constant | ast.JoinedStr):
+                yield old, _with(other, op=swaps[type(op)]())
+        case ast.UnaryOp(op=ast.USub(), operand=operand) if not isinstance(operand, ast.Constant):
+            yield old, copy.deepcopy(operand)
+        case ast.Compare(ops=[op]):
+            swaps = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast.Eq: ast.NotEq}
+            if type(op) in swaps:
+                yield old, _with(other, ops=[swaps[type(op)]()])
+        case ast.Call(func=ast.Attribute(value=value, attr="detach")):
+            yield old, copy.deepcopy(value)
+        case ast.Call(func=ast.Attribute(attr=name)):
+            for pair in CALLS:
+                if name in pair:
+                    assert isinstance(other, ast.Call) and isinstance(other.func, ast.Attribute)
+                    other.func.attr = pair[1 - pair.index(name)]
+                    yield old, other
+        case ast.Name(id=name, ctx=ast.Load()):
+            for pair in SWAPS:
+                if name in pair:
+                    yield old, ast.Name(pair[1 - pair.index(name)], ast.Load())
+        case ast.Attribute(attr=name, ctx=ast.Load()):
+            for pair in SWAPS:
+                if name in pair and len(name) > 1:
+                    yield old, _with(other, attr=pair[1 - pair.index(name)])
+
+
+def _with(node: ast.expr, **fields: object) -> ast.expr:
+    for name, value in fields.items():
+        setattr(node, name, value)
+    return node
+
+
+def _replaced(text: str, node: ast.expr, new: ast.expr) -> str | None:
+    """The file with an expression replaced, or None if that is no Python (as inside a formatted text)."""
+    lines = text.splitlines(keepends=True)
+    before = "".join(lines[: node.lineno - 1]) + lines[node.lineno - 1].encode()[: node.col_offset].decode()
+    assert node.end_lineno is not None
+    after = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode() + "".join(lines[node.end_lineno :])
+    changed = f"{before}({ast.unparse(new)}){after}"
+    try:
+        return changed if ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text)) else None
+    except SyntaxError:
+        return None
+
+
+def killed_by(mutant: Mutant, tests: Path) -> str | None:
+    """The test file that fails with this change; None if all pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "saot"
+        shutil.copytree(ROOT / "src" / "saot", package, ignore=shutil.ignore_patterns("__pycache__"))
+        path = package / mutant.file
+        if mutant.number < 0:
+            _, before, after, _ = NAMED[-1 - mutant.number]
+            assert before in path.read_text(), f"{before!r} is no longer in {mutant.file}"
+            path.write_text(path.read_text().replace(before, after, 1))
+        else:
+            texts = {one.number: text for one, text in changes(ROOT / "src" / "saot" / mutant.file)}
+            path.write_text(texts[mutant.number])
+        for group in tests_of(mutant.file, tests):
+            if group and not _passes(group, folder):
+                return " ".join(sorted(file.relative_to(tests).as_posix() for file in group))[:200]
+    return None
+
+
+def tests_of(file: str, tests: Path) -> list[list[Path]]:
+    """The tests of a file: its own, then those of its room that name it or the room's functions."""
+    room, stem = file.split("/")[0], Path(file).stem
+    folder = tests.joinpath(*Path(file).parts[:-1])
+    own = [path for path in [folder / f"test_{stem}.py"] if path.exists()]
+    rest = sorted(path for path in (tests / room).rglob("test_*.py") if path not in own)
+    return [own, rest]
+
+
+def _passes(files: list[Path], folder: str) -> bool:
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--durations=0", *map(str, files)]
+    environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, **quiet)  # type: ignore[call-overload]
+    try:
+        return process.wait(LIMIT) == 0
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return False
+
+
+def _key(row: dict) -> tuple:
+    return row["file"], row["function"], row["line"], row["change"], row["number"]
+
+
+def _rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/mutants"))
+    parser.add_argument("--sample", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tests", type=Path, default=ROOT / "tests", help="of another build, to compare with")
+    parser.add_argument("--list", action="store_true", help="name the functions that carry an equation")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
