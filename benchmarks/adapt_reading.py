@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from saot.adapt import adapt_preset
 from saot.adapt import pictures as pictures_file
 from saot.adapt.pictures import TrainingPictures
+from saot.adapt.recipe import adapt_preset
 from saot.adapt.sampling import count_pixels
 from saot.data import Ahead, open_images, open_labelled
 
