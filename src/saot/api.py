@@ -88,6 +88,8 @@ def label(
     weights: str | Path | None = None,
     size: str | None = None,
     precision: str = "float32",
+    source_pictures: int | None = None,
+    target_pictures: int | None = None,
     seed: int = 0,
     store: str | Path | None = None,
     device: str = "auto",
@@ -110,6 +112,8 @@ def label(
         weights: File or folder of the backbone's weights, where it needs one.
         size: Input size, "HEIGHTxWIDTH" or the long side in pixels; several with commas are joined, as in `saot run`.
         precision: Of the backbone: "float32", or "bf16", faster where the processor has it.
+        source_pictures: How many source pictures to use, drawn as in the paper; all unless given.
+        target_pictures: How many target pictures to use, the first ones; all unless given.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs; the run folder unless given.
         device: auto (cuda, else mps, else cpu), or one that torch knows.
@@ -126,7 +130,8 @@ def label(
     """
     weights = None if weights is None else str(weights)
     recipe = preset if isinstance(preset, Recipe) else preset_named(preset)
-    given: dict[str, Any] = {name: value for name, value in (("points", points), ("size", size)) if value is not None}
+    asked = {"points": points, "size": size, "source_pictures": source_pictures, "target_pictures": target_pictures}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     usual: dict[str, Any] = {"points": "0"}
     if recipe.name == PAPER.name:
         usual = paper_request(source, target, backbone, weights, given)

@@ -64,7 +64,8 @@ def test_no_more_is_trained_than_a_method_needs(folder, store):
     assert list(outcome.methods) == WITHOUT_COST
     assert not (folder / "little" / "cost.safetensors").exists() and "cost" not in outcome.stages
     assert not list((folder / "little" / "work").glob("pseudo-0*"))
-    assert [stage for stage in outcome.stages if stage.startswith("train")] == [f"train {n}" for n in WITHOUT_COST]
+    trained = [stage for stage in outcome.stages if stage.startswith("train")]
+    assert sorted(trained) == sorted(f"train {name}" for name in WITHOUT_COST)  # two at a time: either may end first
 
 
 def test_counts_are_those_of_metrics_json(some, finished):

@@ -110,28 +110,28 @@ def open_adapt_inputs(settings: AdaptSettings, seen: Fingerprints, strict: bool 
     Raises:
         ValueError: If a set is empty or not as it should be, or a needed one is missing.
     """
-    remembered = {"readers": READERS, "sha256": seen.sha256, "measure": seen.measured}
-    source = open_labelled(settings.source, **remembered)
+    left_out: list[str] = []
+
+    def labelled(spec: str | None, classes: ClassSet | None = None) -> LabelledSet | None:
+        found = None if spec is None else fitting(open_labelled(spec, classes, READERS, seen), strict)
+        left_out.extend([found.sentence] if found is not None and found.left_out else [])
+        return None if found is None else found.data
+
+    source = labelled(settings.source)
+    assert source is not None, "a source is always named"
     target = None
     if settings.recipe.needs_target:
         if settings.target is None:
             raise ValueError(
                 f"expected --target for {settings.recipe.method}, which learns from target pictures; got none"
             )
-        target = open_images(settings.target, source.classes, **remembered)
-    truth, kept = (
-        None if spec is None else open_labelled(spec, source.classes, **remembered)
-        for spec in (settings.eval, settings.source_eval)
-    )
+        target = open_images(settings.target, source.classes, READERS, seen)
+    truth, kept = (labelled(spec, source.classes) for spec in (settings.eval, settings.source_eval))
     specs = (settings.source, settings.target, settings.eval, settings.source_eval)
     for spec, pictures in zip(specs, (source, target, truth, kept), strict=True):
         if pictures is not None and len(pictures) == 0:
             raise ValueError(f"expected at least one picture in {spec}; got none")
-    fitted = [None if data is None else fitting(data, strict) for data in (source, truth, kept)]
-    left_out = tuple(each.sentence for each in fitted if each is not None and each.left_out)
-    source, truth, kept = (None if each is None else each.data for each in fitted)
-    assert source is not None, "opened above"
-    return AdaptInputs(source, target, truth, kept, left_out)
+    return AdaptInputs(source, target, truth, kept, tuple(left_out))
 
 
 @dataclass

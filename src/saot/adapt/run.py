@@ -51,7 +51,7 @@ def run_adaptation(
     seen = Fingerprints(Path(out) / "work" / "fingerprints.jsonl")
     inputs = open_adapt_inputs(settings, seen, strict)
     accelerator = new_accelerator(device, settings.recipe)
-    pace = pace or Pace.of_this_machine(accelerator.num_processes)
+    pace = pace or Pace.of_this_machine()
     meeting = Meeting(Path(out), accelerator)
     if not accelerator.is_main_process:
         meeting.wait()

@@ -80,8 +80,9 @@ class Pace:
             )
 
     @classmethod
-    def of_this_machine(cls, processes: int = 1) -> "Pace":
-        """A worker for each core that a process has beside its own; four at most."""
+    def of_this_machine(cls) -> "Pace":
+        """A worker for each core that a process has beside its own; four at most. Launchers say how many there are."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(workers=min(4, max(1, cores // max(1, processes) - 1)))
 

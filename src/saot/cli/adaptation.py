@@ -1,6 +1,5 @@
 """`saot adapt`: a network trained end to end."""
 
-import os
 from pathlib import Path
 
 from saot.cli.shell import Bars, Flag, Json, MaybeWhole, Whole, Words, app, console, print_json
@@ -65,7 +64,7 @@ def adapt(
 
     recipe = recipe_from_words(preset, method, encoder, steps, crop, set or [], source)
     settings = AdaptSettings(source, target, eval, source_eval, weights, seed, recipe)
-    pace = replace(Pace.of_this_machine(int(os.environ.get("LOCAL_WORLD_SIZE", 1))), checkpoint_every=checkpoint_every)
+    pace = replace(Pace.of_this_machine(), checkpoint_every=checkpoint_every)
     pace = pace if workers is None else replace(pace, workers=workers)
     with Bars() as bars:
         outcome = run_adaptation(settings, out, device=resolve_device(device), strict=strict, pace=pace, progress=bars)

@@ -193,7 +193,7 @@ def extract(
     from saot.tables import ALL_WINGS
 
     seen = Fingerprints(fingerprints_file(out, out))
-    images = replace(ALL_WINGS, sha256=seen.sha256, measure=seen.measured).images(spec)
+    images = replace(ALL_WINGS, seen=seen).images(spec)
     sizes, where = sizes_of(size), resolve_device(device)
     networks = [
         ALL_WINGS.backbone(backbone, weights, size=parse_size(one), device=where, precision=precision) for one in sizes

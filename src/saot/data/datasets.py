@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from saot.data.classes import ClassSet, check_same_names, class_set, folder_class_set
-from saot.data.files import sha256_file
+from saot.data.fingerprints import Fingerprints
 from saot.data.images import image_size, read_image, stored_size
 from saot.data.readers import Reader, largest_index, read_class_names, reader_of
 from saot.data.remember import BUDGET, Remembered
@@ -174,15 +174,7 @@ def parse_spec(text: str) -> DataSpec:
     return DataSpec(name, drive + path, split or None)
 
 
-def measured(path: Path, read: Callable[[Path], tuple[int, int]]) -> tuple[int, int]:
-    """What `read` says of the file's size, asked each time."""
-    return read(path)
-
-
 OpenSet = Callable[[str, DataSpec], LabelledSet]  # from SPEC and its parts
-NameFile = Callable[[Path], str]  # SHA-256 of its content
-Read = Callable[[Path], tuple[int, int]]
-MeasureFile = Callable[[Path, Read], tuple[int, int]]  # height and width that a reader of heads says
 NO_READERS: Mapping[str, OpenSet] = MappingProxyType({})
 
 
@@ -190,8 +182,7 @@ def open_images(
     spec: str,
     classes: ClassSet | None = None,
     readers: Mapping[str, OpenSet] = NO_READERS,
-    sha256: NameFile = sha256_file,
-    measure: MeasureFile = measured,
+    seen: Fingerprints | None = None,
 ) -> ImageSet:
     """Pictures of a data set; its masks are neither looked for nor remembered.
 
@@ -203,8 +194,8 @@ def open_images(
         classes: Classes the user works with; they replace those of the data set. A `classes.txt` must agree
             with them.
         readers: Readers of further NAMEs, such as `saot.scenes.READERS`.
-        sha256: Names the content of a file; `Fingerprints.sha256` remembers it from one start to the next.
-        measure: Reads sizes from the heads of files; `Fingerprints.measured` remembers them.
+        seen: Names the contents of files and reads their sizes; remembers both from one start to the next if it has a
+            file for them.
 
     Raises:
         ValueError: If the data set is not where or what it is said to be; one sentence.
@@ -214,17 +205,15 @@ def open_images(
         images = readers[parts.name](spec, parts).images
         return images if classes is None else replace(images, classes=classes)
     reader, root = reader_of(parts.name, readers), parts.folder()
-    return _image_set(
-        spec, _own_classes(reader, root, spec, classes), reader.pictures(root, parts.split), sha256, measure
-    )
+    own = _own_classes(reader, root, spec, classes)
+    return _image_set(spec, own, reader.pictures(root, parts.split), seen or Fingerprints())
 
 
 def open_labelled(
     spec: str,
     classes: ClassSet | None = None,
     readers: Mapping[str, OpenSet] = NO_READERS,
-    sha256: NameFile = sha256_file,
-    measure: MeasureFile = measured,
+    seen: Fingerprints | None = None,
 ) -> LabelledSet:
     """Pictures of a data set with their masks.
 
@@ -233,8 +222,7 @@ def open_labelled(
         classes: Classes the user works with, from the source; None takes the data set's own. A folder without
             `classes.txt` adopts them, or else gets as many classes as its masks use, "class 0" and so on.
         readers: Readers of further NAMEs, such as `saot.scenes.READERS`.
-        sha256: As in `open_images`.
-        measure: As in `open_images`.
+        seen: As in `open_images`.
 
     Raises:
         ValueError: If masks are missing, the class names differ from `classes`, or the data set is not where
@@ -256,10 +244,11 @@ def open_labelled(
     own = _own_classes(reader, root, spec, classes)
     if own is None:
         own = folder_class_set([f"class {i}" for i in range(largest_index(masks.values()) + 1)])
-    images = _image_set(spec, own, pictures, sha256, measure)
+    seen = seen or Fingerprints()
+    images = _image_set(spec, own, pictures, seen)
     files = tuple((path, masks[key]) for key, path in pictures.items())
-    names = partial(_with_path, sha256, tuple(mask for _, mask in files))
-    sizes = partial(_size_of, measure, stored_size, tuple(mask for _, mask in files))
+    paths = tuple(mask for _, mask in files)
+    names, sizes = partial(_with_path, seen.sha256, paths), partial(_size_of, seen, stored_size, paths)
     return LabelledSet(images, partial(_load_mask, reader, own, files), names, sizes)
 
 
@@ -275,22 +264,22 @@ def _own_classes(reader: Reader, root: Path, spec: str, classes: ClassSet | None
     return classes or folder_class_set(names)
 
 
-def _image_set(
-    spec: str, classes: ClassSet | None, pictures: dict[str, Path], sha256: NameFile, measure: MeasureFile
-) -> ImageSet:
+def _image_set(spec: str, classes: ClassSet | None, pictures: dict[str, Path], seen: Fingerprints) -> ImageSet:
     paths = tuple(pictures.values())
     return ImageSet(
         spec=spec,
         classes=classes,
         keys=tuple(pictures),
         load=partial(_with_path, read_image, paths),
-        fingerprint=partial(_with_path, sha256, paths),
-        measure=partial(_size_of, measure, image_size, paths),
+        fingerprint=partial(_with_path, seen.sha256, paths),
+        measure=partial(_size_of, seen, image_size, paths),
     )
 
 
-def _size_of(measure: MeasureFile, read: Read, paths: Sequence[Path], index: int) -> tuple[int, int]:
-    return measure(paths[index], read)
+def _size_of(
+    seen: Fingerprints, read: Callable[[Path], tuple[int, int]], paths: Sequence[Path], index: int
+) -> tuple[int, int]:
+    return seen.measured(paths[index], read)
 
 
 def _with_path(function: Callable, paths: Sequence[Path], index: int):

@@ -50,7 +50,8 @@ class Fitting:
     @property
     def sentence(self) -> str:
         """What was left out; empty where nothing was."""
-        return _said(self.left_out, self.data.images.spec, len(self.left_out) + len(self.data))
+        told = _said(" left out", self.left_out, self.data.images.spec, len(self.left_out) + len(self.data))
+        return f"{told}." if self.left_out else ""
 
 
 def fitting(data: LabelledSet, strict: bool = False) -> Fitting:
@@ -70,16 +71,14 @@ def fitting(data: LabelledSet, strict: bool = False) -> Fitting:
         return Fitting(data, {})
     left_out = {data.keys[number]: words for number, words in wrong.items()}
     if strict or len(wrong) == len(data):
-        told = _said(left_out, data.images.spec, len(data)).removesuffix(".").replace("left out: ", "")
+        told = _said("", left_out, data.images.spec, len(data))
         raise ValueError(f"{told}; give picture and mask the same size" + (", or leave --strict out" if strict else ""))
     rest = [number for number in range(len(data)) if number not in wrong]
     return Fitting(restrict_labelled(data, rest), left_out)
 
 
-def _said(left_out: dict[str, str], spec: str, total: int) -> str:
-    if not left_out:
-        return ""
+def _said(what: str, left_out: dict[str, str], spec: str, total: int) -> str:
     named = ", ".join(f"{key} ({words})" for key, words in list(left_out.items())[:NAMED])
     more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
     verb = "mask has" if len(left_out) == 1 else "masks have"
-    return f"{len(left_out)} of {total} pictures of {spec} left out: their {verb} another size: {named}{more}."
+    return f"{len(left_out)} of {total} pictures of {spec}{what}: their {verb} another size: {named}{more}"

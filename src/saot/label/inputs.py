@@ -81,7 +81,7 @@ def open_inputs(
         ValueError: If a set, the backbone or the request for points is not as it should be.
     """
     seen = Fingerprints(remembered)
-    wings = replace(wings, sha256=seen.sha256, measure=seen.measured)
+    wings = replace(wings, seen=seen)
     source = wings.labelled(settings.source)
     classes = source.classes
     target = wings.images(settings.target, classes)

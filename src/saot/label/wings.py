@@ -8,18 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import UInt8
 from torch import Tensor
 
-from saot.data import (
-    ClassSet,
-    ImageSet,
-    LabelledSet,
-    MeasureFile,
-    NameFile,
-    OpenSet,
-    measured,
-    open_images,
-    open_labelled,
-    sha256_file,
-)
+from saot.data import ClassSet, Fingerprints, ImageSet, LabelledSet, OpenSet, open_images, open_labelled
 from saot.decoder import ExtraLoss, TokenPool
 from saot.features import Backbone, OpenBackbone, Picture, load_backbone
 from saot.label.prediction import Prediction
@@ -93,8 +82,7 @@ class Wings:
         finished: Openers of finished runs, by the `kind` of their run.json; called with folder and device.
         pull: The pull loss, or None.
         say: Hears a sentence that the user should know while a job is under way.
-        sha256: Names the content of pictures and masks; a job that remembers them puts its own here.
-        measure: Reads their sizes; the same.
+        seen: What is known of the files of pictures and masks; a job that remembers it puts its own here.
     """
 
     readers: Mapping[str, OpenSet] = field(default_factory=dict)
@@ -102,16 +90,15 @@ class Wings:
     finished: Mapping[str, Callable[[Path, str], Labeller]] = field(default_factory=dict)
     pull: PullWing | None = None
     say: Callable[[str], None] = _in_silence
-    sha256: NameFile = sha256_file
-    measure: MeasureFile = measured
+    seen: Fingerprints | None = None
 
     def images(self, spec: str, classes: ClassSet | None = None) -> ImageSet:
         """`saot.data.open_images` with these readers."""
-        return open_images(spec, classes, self.readers, self.sha256, self.measure)
+        return open_images(spec, classes, self.readers, self.seen)
 
     def labelled(self, spec: str, classes: ClassSet | None = None) -> LabelledSet:
         """`saot.data.open_labelled` with these readers."""
-        return open_labelled(spec, classes, self.readers, self.sha256, self.measure)
+        return open_labelled(spec, classes, self.readers, self.seen)
 
     def backbone(self, name: str, weights: str | Path | None = None, **options: Any) -> Backbone:
         """`saot.features.load_backbone` with these backbones."""

@@ -2,6 +2,7 @@
 
 from saot.match.adapter import Adapter, token_map
 from saot.match.adapter_file import KeptAdapter, adapted, load_adapter, save_adapter, token_maps
+from saot.match.drawing import GAP, beside
 from saot.match.gwot import GWOT_SPAIR, GWOT_TSS, GwotResult, GwotSettings, match_gwot, solve_gwot
 from saot.match.inputs import MatchRequest
 from saot.match.lift import Camera, LiftedTokens, lift_depth, lift_file, lift_flat, lift_points
@@ -19,6 +20,7 @@ from saot.match.sides import MatchSide
 from saot.match.train_adapter import AdapterPair, AdapterSettings, HeldOut, fit_adapter
 
 __all__ = [
+    "GAP",
     "GWOT_SPAIR",
     "GWOT_TSS",
     "METHODS",
@@ -46,6 +48,7 @@ __all__ = [
     "ShapeOfYouSettings",
     "UotSettings",
     "adapted",
+    "beside",
     "choose_pose",
     "fit_adapter",
     "flow_hits",

@@ -1,6 +1,5 @@
 """A trained adapter as one file: its weights, and the features that it refines."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +9,14 @@ from torch import Tensor
 from saot.features import FeatureKey
 from saot.match.adapter import Adapter, token_map
 from saot.match.sides import MatchSide
-from saot.runs import load_tensors, save_tensors
+from saot.runs import Kept, read_kept, write_kept
 
 
 def save_adapter(path: Path, adapter: Adapter, features: FeatureKey) -> None:
     """Write the adapter in one step; `features` are those it was trained on."""
-    about = {
-        "widths": list(adapter.widths),
-        "out": adapter.out,
-        "hidden": adapter.hidden,
-        "features": features.to_json(),
-    }
+    shape = {"widths": list(adapter.widths), "out": adapter.out, "hidden": adapter.hidden}
     tensors = {name: tensor.cpu() for name, tensor in adapter.state_dict().items()}
-    save_tensors(path, tensors, {"saot_adapter": json.dumps(about)})
+    write_kept(path, Kept(tensors, about={"adapter": shape, "features": features.to_json()}), features.to_json())
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +61,14 @@ def load_adapter(path: Path) -> KeptAdapter:
         path = found[0]
     if not path.is_file():
         raise ValueError(f"expected the file of a trained adapter, adapter-*.safetensors; {path} is missing")
-    tensors = load_tensors(path)
-    if tensors is None:
+    kept = read_kept(path)
+    if kept is None:
         raise ValueError(f"{path} is damaged or no safetensors file; train the adapter again")
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        about = json.loads((file.metadata() or {}).get("saot_adapter", "null"))
-    if about is None:
+    if "adapter" not in kept.about:
         raise ValueError(f"{path} holds no adapter with a word on its features; train it again with this version")
-    adapter = Adapter(about["widths"], out=about["out"], hidden=about["hidden"])
-    adapter.load_state_dict(tensors)
-    return KeptAdapter(adapter.eval(), FeatureKey.from_json(about["features"]))
+    adapter = Adapter(**kept.about["adapter"])
+    adapter.load_state_dict(dict(kept.tensors))
+    return KeptAdapter(adapter.eval(), FeatureKey.from_json(kept.about["features"]))
 
 
 def token_maps(tokens: Tensor, shape: tuple[int, int], widths: tuple[int, ...]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from saot.report import INK, _plain, figure_png, shrink
 PANEL = 460  # pixels a picture's longer side is shown at
 PAIRS = 10  # in one PNG, so that its height stays below 16,384 pixels, which viewers can open
 NAMED = 20  # key points up to which their names are written
-_GAP = 12
+GAP = 12  # pixels between two pictures
 _HEADING = 34
 _SHADE = 0.62  # of the colours over the picture
 _FAINT = 0.4  # opacity of a match with confidence 0
@@ -85,10 +85,10 @@ def draw_matches(pairs: Sequence[DrawnMatch], method: str) -> bytes:
         wheel = np.stack(np.meshgrid(*(np.linspace(0, 1, size) for size in pair.target.shape[1::-1])), -1)
         tinted = _tint(pair.source, colors, pair.inside)
         painted = _tint(pair.target, place_colors(wheel[..., 0], wheel[..., 1]), pair.allowed)
-        axes[0].imshow(_beside(shrink(tinted, left[1]), shrink(painted, right[1])))
+        axes[0].imshow(beside(shrink(tinted, left[1]), shrink(painted, right[1])))
         title = _plain(f"{pair.names[0]}  →  {pair.names[1]}   ({method})")
         axes[0].set_title(title, fontsize=9, loc="left")
-        axes[1].imshow(_beside(shrink(pair.source, left[1]), shrink(pair.target, right[1])))
+        axes[1].imshow(beside(shrink(pair.source, left[1]), shrink(pair.target, right[1])))
         for one in axes:
             one.set_axis_off()
         _draw_lines(axes[1], pair)
@@ -100,12 +100,12 @@ def _draw_lines(axes: Axes, pair: DrawnMatch) -> None:
     (left, width), (right, other_width) = _shown(pair)
     frames = [
         Bbox.from_bounds(-0.5, -0.5, width, pair.source.shape[0] * left),
-        Bbox.from_bounds(width + _GAP - 0.5, -0.5, other_width, pair.target.shape[0] * right),
+        Bbox.from_bounds(width + GAP - 0.5, -0.5, other_width, pair.target.shape[0] * right),
     ]
     for frame in frames:  # a white drawing has no edge of its own
         shape = {"fill": False, "edgecolor": INK, "alpha": 0.35, "linewidth": 0.6, "clip_on": False}
         axes.add_patch(Rectangle(frame.p0, frame.width, frame.height, **shape))
-    starts, ends = pair.lines[:, :2] * left, pair.lines[:, 2:] * right + np.array([width + _GAP, 0])
+    starts, ends = pair.lines[:, :2] * left, pair.lines[:, 2:] * right + np.array([width + GAP, 0])
     colors = place_colors(pair.lines[:, 2] / pair.target.shape[1], pair.lines[:, 3] / pair.target.shape[0]) / 255
     opacity = _opacity(pair.sure)
     for line in pair.sure.argsort(kind="stable"):
@@ -199,9 +199,10 @@ def _tint(
     return np.where(inside[..., None], over, 0.35 * grey + 0.65 * 245).astype(np.uint8)
 
 
-def _beside(left: UInt8[np.ndarray, "h w 3"], right: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "Y X 3"]:
+def beside(left: UInt8[np.ndarray, "h w 3"], right: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "Y X 3"]:
+    """Both pictures in one, their tops in line and `GAP` between them."""
     height = max(left.shape[0], right.shape[0])
-    canvas = np.full((height, left.shape[1] + _GAP + right.shape[1], 3), 255, np.uint8)
+    canvas = np.full((height, left.shape[1] + GAP + right.shape[1], 3), 255, np.uint8)
     canvas[: left.shape[0], : left.shape[1]] = left
-    canvas[: right.shape[0], left.shape[1] + _GAP :] = right
+    canvas[: right.shape[0], left.shape[1] + GAP :] = right
     return canvas

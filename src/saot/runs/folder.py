@@ -144,46 +144,35 @@ class Workspace:
             beside: A folder of files that belong to it, relative to the run folder.
             shared: How the stage is called among runs that leave it for each other; empty shares nothing.
         """
-        with self._writing:
-            lock = self._making.setdefault(name, threading.RLock())
-        with lock:  # of two who ask at once the second finds what the first has made
-            return self._once(name, identity, make, title=title, log=log, beside=beside, shared=shared)
-
-    def _once(
-        self,
-        name: str,
-        identity: str,
-        make: Callable[[Making], Kept],
-        *,
-        title: str,
-        log: str,
-        beside: str,
-        shared: str,
-    ) -> Kept:
-        """See `once`."""
-        identity = identity_of(identity, code_version(*CORE, room_of(make)))
-        path, among = self.path(f"{name}.safetensors"), identity_of(shared, identity)
-        kept = read_kept(path, identity)
-        if kept is None and shared and self.shared is not None:
-            stage = self.shared.adopt(among, self.root)
+        with self._alone(name):
+            identity = identity_of(identity, code_version(*CORE, room_of(make)))
+            path, among = self.path(f"{name}.safetensors"), identity_of(shared, identity)
             kept = read_kept(path, identity)
-            if kept is not None and stage is not None:
-                with self._writing:
-                    self.set_facts("stages", {**self.facts("stages"), title: stage})
-        if kept is not None:
+            if kept is None and shared and self.shared is not None:
+                stage = self.shared.adopt(among, self.root)
+                kept = read_kept(path, identity)
+                if kept is not None and stage is not None:
+                    with self._writing:
+                        self.set_facts("stages", {**self.facts("stages"), title: stage})
+            if kept is not None:
+                return kept
+            making = Making(
+                self.checkpoint(f"{Path(name).name}-{identity}"), self.tell(title or name), partial(self.log, log)
+            )
+            with self.stage(title) if title else nullcontext():
+                kept = make(making)
+                write_kept(path, kept, identity)
+            making.checkpoint.clear()
+            if shared and self.shared is not None:
+                files = [path, *([self.log_path(log)] if log else [])]
+                files += sorted(self.path(beside).glob("*.safetensors")) if beside else []
+                self.shared.leave(among, self.root, files, self.facts("stages").get(title))
             return kept
-        making = Making(
-            self.checkpoint(f"{Path(name).name}-{identity}"), self.tell(title or name), partial(self.log, log)
-        )
-        with self.stage(title) if title else nullcontext():
-            kept = make(making)
-            write_kept(path, kept, identity)
-        making.checkpoint.clear()
-        if shared and self.shared is not None:
-            files = [path, *([self.log_path(log)] if log else [])]
-            files += sorted(self.path(beside).glob("*.safetensors")) if beside else []
-            self.shared.leave(among, self.root, files, self.facts("stages").get(title))
-        return kept
+
+    def _alone(self, name: str) -> threading.RLock:
+        """Held while something is made: of two who ask at once the second finds what the first has made."""
+        with self._writing:
+            return self._making.setdefault(name, threading.RLock())
 
     def forget(self, name: str) -> None:
         """Delete a folder of files that nothing needs any more, such as "work/said"."""

@@ -10,8 +10,9 @@ from helpers.pair_tables import NEAREST, PAIRS, REQUEST, opened, rows_of
 from saot.features import PromptSegmenter
 from saot.match.pairs import OutsidePicture, Pair, PairSet, PairSide
 from saot.match.pairs.readers import open_pairs
+from saot.report import figure_png
 from saot.tables import EXPERIMENTS, Request, Row, reproduce
-from saot.tables.match import matching
+from saot.tables.match import adapter_training, drawing, matching
 from saot.tables.match.adapter_training import trained_adapter
 from saot.tables.match.matching import of_the_set, seeded, usable, without_exact_depth
 from saot.tables.match.viewer import FolderLifter, Seen, Viewer, network_of
@@ -96,7 +97,7 @@ def test_nothing_drawn_is_matched_once_for_all_seeds(tmp_path, monkeypatch):
 
 def test_places_in_space_come_from_what_is_asked():
     exact, lifted = Way(space="exact"), Way(space="lifted", adapter=AdapterPlan("spair:x", space="lifted"))
-    assert on_the_set(exact, True, None) is not None and on_the_set(exact, True, None).space == "exact"
+    assert on_the_set(exact, True, None).space == "exact"
     assert on_the_set(exact, False, "vggt").space == "lifted"
     flat = on_the_set(lifted, False, "grid")
     assert flat.space == "grid" and flat.adapter is not None and flat.adapter.space == "grid"
@@ -123,6 +124,9 @@ def test_points_of_other_programs_are_read_from_a_folder(tmp_path):
     viewer = Viewer(network, None, None, lifter)
     picture = next(iter(opened(seeded(PAIRS, 0)))).source
     seen = viewer.see(replace(picture, name="cat/a"))
+    before = lifter.identity
+    (tmp_path / "b.npz").write_bytes(b"other")
+    assert lifter.identity != before  # other points are other results
     moved = viewer.side_of(seen, "all", "lifted", 0).points
     assert moved is not None and moved.shape == (seen.grid.num_tokens, 3) and bool(torch.isfinite(moved).any())
 
@@ -157,18 +161,33 @@ def test_masks_are_the_sets_own_or_those_of_the_segmenter_as_asked():
         Request(masks="sam")
 
 
-def test_labels_come_from_one_network_and_features_from_another(tmp_path):
+def test_labels_come_from_one_network_and_features_from_another(tmp_path, monkeypatch):
     request = replace(REQUEST, target=PAIRS, counts="tiny")
-    plan = AdapterPlan("").asked(request)
-    network = network_of(request)
+    plan, network = AdapterPlan("").asked(request), network_of(request)
     viewer, pairs = Viewer(network, None, None, None), list(opened(seeded(PAIRS, 0)))
-    other = Viewer(network_of(replace(request, size="28x42")), None, None, None)
-    own = trained_adapter(plan, pairs, viewer, tmp_path / "one", 0)
-    with_other = trained_adapter(plan, pairs, viewer, tmp_path / "two", 0, labeller=viewer)
-    assert own.widths == with_other.widths == (network.dim,)
+
+    class Mirror(Viewer):
+        """Sees every token as its opposite."""
+
+        def side_of(self, *words):
+            found = super().side_of(*words)
+            return replace(found, tokens=-found.tokens)
+
+    labelled, trained = [], []
+    real_label, real_fit = adapter_training._label, adapter_training.fit_adapter
+    monkeypatch.setattr(adapter_training, "_label", lambda *words: labelled.append(words[1]) or real_label(*words))
+    monkeypatch.setattr(
+        adapter_training, "fit_adapter", lambda *words, **more: trained.append(words[1][0]) or real_fit(*words, **more)
+    )
+    trained_adapter(plan, pairs, viewer, tmp_path / "one", 0, labeller=Mirror(network, None, None, None))
+    assert torch.equal(labelled[0].tokens, -trained[0].source.tokens)
+    trained_adapter(plan, pairs, viewer, tmp_path / "two", 0)
+    assert torch.equal(labelled[-len(pairs)].tokens, trained[1].source.tokens)
     files = {path.stem for folder in ("one", "two") for path in (tmp_path / folder).glob("adapter-*.safetensors")}
-    assert len(files) == 2  # told apart by who labels
-    assert other.network.key != network.key
+    assert len(files) == 2  # told apart by whose labels they were trained on
+    coarse = Viewer(network_of(replace(request, size="112x112")), None, None, None)
+    with pytest.raises(ValueError, match=r"on grids of .*give both the same grid"):
+        trained_adapter(plan, pairs, viewer, tmp_path / "three", 0, labeller=coarse)
 
 
 def test_pseudo_labels_are_kept_and_not_made_again(tmp_path, monkeypatch):
@@ -196,12 +215,22 @@ def test_pf_willow_is_read_with_its_boxes(monkeypatch, tmp_path):
     assert asked == [(f"pf-willow:{tmp_path}", tmp_path, "test,boxes=yes")]
 
 
-def test_figures_show_what_the_table_says(tmp_path):
-    experiment = rows_of(Row("a", changes=NEAREST), Row("b", changes={"method": "mutual-nn"}))
-    result = reproduce(experiment, replace(REQUEST, seeds=(0,)), tmp_path)
-    assert set(result.figures) == {"curves.png", "costs.png", "points.png"}
-    assert all(data.startswith(b"\x89PNG") for data in result.figures.values())
-    assert (tmp_path / "points.png").exists()
+def test_figures_name_every_row_and_count_what_the_table_counts(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(drawing, "figure_png", lambda figure: drawn.append(figure) or figure_png(figure))
+    labels = ["a", "b", "c", "d", "e"]
+    rows = [Row(label, changes=NEAREST if label in "ae" else {"method": "mutual-nn"}) for label in labels]
+    result = reproduce(rows_of(*rows), replace(REQUEST, seeds=(0,)), tmp_path)
+    assert list(result.figures) == ["curves.png", "costs.png", "points.png"]
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in result.figures)
+    curves, costs, points = drawn
+    for figure in (curves, costs):
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
+    lines = {line.get_label(): line.get_ydata() for line in curves.axes[0].get_lines()}
+    for row in result.rows:
+        assert lines[row.label][9] == pytest.approx(row.cells["0.1"].mean)  # at 0.1
+    titles = [axes.get_title() for axes in points.axes if axes.get_title()]
+    assert titles[0] == "a" and len(titles) == 4 and "green" in points.get_suptitle()
 
 
 @pytest.mark.parametrize(("labels", "other"), [("fused", "nearest_label"), ("nearest", "shape_of_you")])

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,9 +25,9 @@ from saot.match import (
     token_maps,
 )
 from saot.match.pairs import Pair
-from saot.runs import Checkpoint, first_weights, load_tensors, save_tensors
+from saot.runs import Checkpoint, first_weights, load_tensors
 from saot.tables.label_room import Progress
-from saot.tables.match.viewer import Viewer
+from saot.tables.match.viewer import NetworkOutputs, Viewer
 from saot.tables.match.way import AdapterPlan
 
 _KEPT = 64  # pairs in memory; at 60 x 60 tokens of 768 numbers each has 22 MB
@@ -57,10 +56,10 @@ def trained_adapter(
     Raises:
         ValueError: If too few pairs have a pseudo-label.
     """
-    key, labelled_by = viewer.network.key, labeller or viewer
+    key = viewer.network.key
     made_of = [plan.identity(), key.to_json(), viewer.models, seed]
     made_of += [] if labeller is None else [labeller.network.key.to_json()]
-    name = f"adapter-{_digest(made_of)}"
+    name = f"adapter-{hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]}"
     path = folder / f"{name}.safetensors"
     adapter = _new_adapter(plan, viewer, seed)
     if path.is_file():
@@ -69,10 +68,12 @@ def trained_adapter(
             adapter.load_state_dict(kept)
             return adapter.eval()
     view = _opener(plan, pairs, viewer, seed)
-    seen_by = view if labeller is None else _opener(plan, pairs, labelled_by, seed)
-    labels: dict[int, PseudoLabel] = {}
+    seen_by = view if labeller is None else _opener(plan, pairs, labeller, seed)
+    kept_labels, labels = NetworkOutputs(folder / f"{name}-labels"), {}
     for number, pair in enumerate(pairs):
-        label = _kept_label(plan, pair, lambda number=number: seen_by(number), folder / f"{name}-labels")
+        label = _kept_label(plan, pair, lambda number=number: seen_by(number), kept_labels)
+        if labeller is not None:
+            _check_grids(label, view(number), pair)
         if len(label):
             labels[number] = label
         if progress is not None:
@@ -97,25 +98,35 @@ def trained_adapter(
     return fit.adapter
 
 
-def _digest(made_of: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]
+def _check_grids(label: PseudoLabel, seen: AdapterPair, pair: Pair) -> None:
+    """Refuse labels of another grid than that of the features they are to train.
+
+    Raises:
+        ValueError: If the networks see the pair on different grids.
+    """
+    labelled, own = (label.source_shape, label.target_shape), (seen.source.shape, seen.target.shape)
+    if labelled != own:
+        raise ValueError(
+            f"the network of --label-backbone sees pair {pair.key} on grids of {labelled} tokens and the backbone on "
+            f"{own}; give both the same grid, such as by joining them: --label-backbone BACKBONE+OTHER"
+        )
 
 
-def _kept_label(plan: AdapterPlan, pair: Pair, view: Callable[[], AdapterPair], folder: Path) -> PseudoLabel:
-    """The pseudo-label of a pair from its file, or made now and kept: a table that is stopped goes on with the next."""
-    known = [pair.key, *(part for side in (pair.source, pair.target) for part in (side.name, side.size, side.box))]
-    path = folder / f"{_digest(known)}.safetensors"
-    kept = load_tensors(path)
-    if kept is None:
+def _kept_label(plan: AdapterPlan, pair: Pair, view: Callable[[], AdapterPair], kept: NetworkOutputs) -> PseudoLabel:
+    """The pseudo-label of a pair as it was kept, or made now: a table that is stopped goes on with the next."""
+
+    def make() -> dict[str, torch.Tensor]:
         seen = view()
         label = _label(plan, seen.source, seen.target)
         shapes = torch.tensor([*label.source_shape, *label.target_shape])
-        kept = {"source": label.source, "target": label.target, "confidence": label.confidence, "shapes": shapes}
-        kept = {name: tensor.cpu() for name, tensor in kept.items()}
-        save_tensors(path, kept)
-    shapes = kept["shapes"].tolist()
+        found = {"source": label.source, "target": label.target, "confidence": label.confidence, "shapes": shapes}
+        return {name: tensor.cpu() for name, tensor in found.items()}
+
+    known = [part for side in (pair.source, pair.target) for part in (side.name, side.size, side.box)]
+    found = kept.get(["label", pair.key, *known], make)
+    shapes = found["shapes"].tolist()
     return PseudoLabel(
-        kept["source"], kept["target"], kept["confidence"], (shapes[0], shapes[1]), (shapes[2], shapes[3])
+        found["source"], found["target"], found["confidence"], (shapes[0], shapes[1]), (shapes[2], shapes[3])
     )
 
 

@@ -9,16 +9,15 @@ from jaxtyping import Bool, Float64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saot.match import point_hits
+from saot.match import GAP, beside, point_hits
 from saot.match.pairs import Pair
-from saot.report import INK, SERIES, WIDTH, figure_png, shrink
+from saot.report import SERIES, WIDTH, figure_png, shrink
 from saot.tables.match.pair_results import PairResult
 
 Threshold = Literal["box", "image"]
 ALPHAS = tuple(round(0.01 * step, 2) for step in range(1, 31))
 RIGHT, WRONG = "#1a9850", "#d73027"
 SIDE = 220  # pixels a picture's longer side is shown at
-_GAP = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ def curves(rows: Sequence[Answers], pairs: Sequence[Pair], threshold: Threshold)
     """PCK over the threshold, key points pooled; a panel for each category where there are several (Fig. 6, 7)."""
     categories = sorted({pair.category for pair in pairs})
     panels = ["all", *categories] if 1 < len(categories) <= 11 else ["all"]
-    across = min(4, len(panels))
+    across = min(3, len(panels))
     down = -(-len(panels) // across)
     figure = Figure(figsize=(WIDTH, 2.6 * down + 0.6 + 0.16 * len(rows)), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
@@ -68,7 +67,10 @@ def curves(rows: Sequence[Answers], pairs: Sequence[Pair], threshold: Threshold)
         axes.set_ylabel("PCK, %", fontsize=8)
     grid[0].set_xlim(0, ALPHAS[-1])
     grid[0].set_ylim(0, 100)
-    figure.supxlabel(f"threshold, of the longer side of the {threshold}", fontsize=8)
+    for axes in grid[max(0, len(panels) - across) : len(panels)]:
+        axes.set_xlabel("threshold", fontsize=8)
+        axes.tick_params(labelbottom=True)
+    figure.suptitle(f"Right key points by the threshold, a share of the {threshold}'s longer side", fontsize=9)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure_png(figure)
@@ -76,36 +78,47 @@ def curves(rows: Sequence[Answers], pairs: Sequence[Pair], threshold: Threshold)
 
 def costs(rows: Sequence[Answers], pairs: Sequence[Pair], alpha: float, threshold: Threshold) -> bytes:
     """PCK over the seconds that a pair costs, features apart (Fig. 1)."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.2 + 0.1 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for number, row in enumerate(rows):
         hits = np.concatenate([_hits(row, pair, (alpha,), threshold) for pair in pairs], axis=1)
         place = (max(row.seconds, 1e-4), 100 * float(hits.mean()) if hits.size else 0.0)
-        axes.scatter(*place, color=SERIES[number % len(SERIES)], s=40, zorder=3)
-        axes.annotate(row.label, place, (5, 4), textcoords="offset points", fontsize=8, color=INK)
+        marker = "o" if number < len(SERIES) else "D"
+        axes.scatter(*place, color=SERIES[number % len(SERIES)], marker=marker, s=40, zorder=3, label=row.label)
     axes.set_xscale("log")
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(0.1)
     axes.set_xlabel("seconds a pair")
     axes.set_ylabel(f"PCK@{alpha:g}, %")
     axes.grid(alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure_png(figure)
 
 
 def key_points(rows: Sequence[Answers], pairs: Sequence[Pair], alpha: float, threshold: Threshold) -> bytes:
     """Pairs below each other and rows side by side; lines to the answers, green where right and red where wrong."""
-    figure = Figure(figsize=(2.6 * len(rows), 1.6 * len(pairs) + 0.5), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(rows), 1.6 * len(pairs) + 0.8), layout="constrained")
+    figure.suptitle(f"Key points: green within {alpha:g} of the {threshold}'s longer side, red not", fontsize=9)
     grid = figure.subplots(len(pairs), len(rows), squeeze=False)
+    for axes, row in zip(grid[0], rows, strict=True):
+        axes.set_title(row.label, fontsize=8)
     for pair, line in zip(pairs, grid, strict=True):
         images = pair.source.image(), pair.target.image()
         for row, axes in zip(rows, line, strict=True):
             places, common = np.array(row.results[pair.key].places).reshape(-1, 2), pair.common
             right = point_hits(places, pair, (alpha,), threshold)[0][common]
             _draw_pair(axes, images, (pair.source.points[common], places[common]), right)
-            share = f"{int(right.sum())} of {len(right)}"
-            axes.set_xlabel(share, fontsize=8)
-            if line is grid[0]:
-                axes.set_title(row.label, fontsize=8)
+            axes.set_xlabel(f"{int(right.sum())} of {len(right)}", fontsize=8)
     return figure_png(figure)
+
+
+def best(rows: Sequence[Answers], pairs: Sequence[Pair], alpha: float, threshold: Threshold) -> list[Answers]:
+    """The first row and the three with most right key points, in the order of the table."""
+
+    def right(row: Answers) -> int:
+        return sum(int(_hits(row, pair, (alpha,), threshold).sum()) for pair in pairs)
+
+    chosen = sorted(rows[1:], key=right, reverse=True)[:3]
+    return [row for row in rows if row is rows[0] or any(row is one for one in chosen)]
 
 
 def _draw_pair(
@@ -116,13 +129,10 @@ def _draw_pair(
 ) -> None:
     scales = [min(1.0, SIDE / max(image.shape[:2])) for image in images]
     shown = [shrink(image, round(scale * image.shape[1])) for image, scale in zip(images, scales, strict=True)]
-    height = max(image.shape[0] for image in shown)
-    canvas = np.full((height, shown[0].shape[1] + _GAP + shown[1].shape[1], 3), 255, np.uint8)
-    canvas[: shown[0].shape[0], : shown[0].shape[1]] = shown[0]
-    canvas[: shown[1].shape[0], shown[0].shape[1] + _GAP :] = shown[1]
+    canvas = beside(*shown)
     axes.imshow(canvas)
     starts = points[0] * scales[0]
-    ends = points[1] * scales[1] + np.array([shown[0].shape[1] + _GAP, 0])
+    ends = points[1] * scales[1] + np.array([shown[0].shape[1] + GAP, 0])
     for start, end, ok in zip(starts, ends, right, strict=True):
         style = {"color": RIGHT if ok else WRONG, "linewidth": 1.0, "markersize": 4}
         axes.plot([start[0], end[0]], [start[1], end[1]], marker="o" if ok else "x", **style)

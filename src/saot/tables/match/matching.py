@@ -73,7 +73,7 @@ class Matching(Table):
                 f"{experiment.name} needs pairs; pass --source {experiment.data or 'SPEC'}, see docs/matching.md"
             )
         network = network_of(request)
-        experiment = without_exact_depth(experiment, spec)
+        whole, experiment = experiment, without_exact_depth(experiment, spec)
         self.ways = {
             row.label: on_the_set(way_of(experiment, row, request), _drawn(spec), request.structure)
             for row in experiment.rows
@@ -91,10 +91,10 @@ class Matching(Table):
         shown = {category for pairs in opened.values() for category in pairs.categories}
         super().__init__(of_the_set(experiment, spec, shown), request, places)
         self.viewer = _viewer(request, network, places.store, spec)
-        other = label_network(request)
-        self.labeller = None if other is None else _viewer(request, other, places.store, spec)
+        self.label_network = label_network(request)
         self.pairs: dict[int, list[Pair]] = {}
-        self.left_out: list[str] = []
+        left_out = [row.label for row in whole.rows if row not in experiment.rows]
+        self.left_out = [f"Not made, since these pairs come without depth: {', '.join(left_out)}."] if left_out else []
         self.training_left_out: list[str] = []
         for seed, pairs in opened.items():
             numbers = _told(range(len(pairs)), f"opening, seed {seed}", places.progress)
@@ -111,8 +111,8 @@ class Matching(Table):
             seed = self.request.seeds[0]  # another seed would be the same
         kind, key = "flow" if self.flow else "points", self.viewer.network.key.to_json()
         made_of = [kind, self.spec, key, seed, self.viewer.models, self.annotated(seed)]
-        if way.adapter is not None and self.labeller is not None:
-            made_of.append(self.labeller.network.key.to_json())
+        if way.adapter is not None and self.label_network is not None:
+            made_of.append(self.label_network.key.to_json())
         if self.request.device != "cpu" and any(c.quantity not in ("pck", "flow") for c in self.experiment.columns):
             made_of.append(self.request.device)  # another device costs something else
         return Planned(digest([way.identity(), *made_of]), way, str(column.quantity), column.of, row.label, seed)
@@ -154,12 +154,12 @@ class Matching(Table):
         if plan is None:
             return lambda seen: viewer.side(seen, way, seed)
         pairs, sentence = _training_pairs(seeded(plan.pairs, seed), plan.count, self.request.strict)
-        places, labeller = self.places, self.labeller
+        places, other, labeller = self.places, self.label_network, None
         self.training_left_out += [sentence] if sentence and sentence not in self.training_left_out else []
         own = plan.pairs == self.spec
         training = viewer if own else viewer.beside(_features(viewer.network, places.store, plan.pairs))
-        if labeller is not None:
-            labeller = labeller.beside(_features(labeller.network, places.store, plan.pairs))
+        if other is not None:
+            labeller = viewer.beside(_features(other, places.store, plan.pairs), other)
         adapter = trained_adapter(plan, pairs, training, places.runs, seed, places.progress, labeller)
         return lambda seen: adapted(adapter, viewer.side(seen, way, seed))
 
@@ -203,10 +203,10 @@ class Matching(Table):
 
     def notes(self) -> list[str]:
         """What each row knows, and which features are matched."""
-        viewer, labeller = self.viewer, self.labeller
+        viewer, labeller = self.viewer, self.label_network
         words = [f"{label}: {way.words(viewer.mask_words)}" for label, way in self.ways.items()]
         trained = any(way.adapter is not None and way.runs for way in self.ways.values())
-        other = [f"Pseudo-labels: {feature_note(labeller.network)}"] if labeller is not None and trained else []
+        other = [f"Pseudo-labels: {feature_note(labeller)}"] if labeller is not None and trained else []
         return [*self.left_out, *self.training_left_out, *words, feature_note(viewer.network), *other]
 
     def figures(self, result: TableResult) -> dict[str, bytes]:
@@ -220,12 +220,11 @@ class Matching(Table):
         pairs = [pair for pair in self.pairs[seed] if threshold == "image" or pair.target.box is not None]
         if not rows or not pairs:
             return {}
-        some = rows if len(rows) <= 4 else [rows[0], *rows[-3:]]
         shown = [pairs[number * len(pairs) // 4] for number in range(min(4, len(pairs)))]
         return {
             "curves.png": drawing.curves(rows, pairs, threshold),
             "costs.png": drawing.costs(rows, pairs, 0.1, threshold),
-            "points.png": drawing.key_points(some, shown, 0.1, threshold),
+            "points.png": drawing.key_points(drawing.best(rows, pairs, 0.1, threshold), shown, 0.1, threshold),
         }
 
     def _answers(self, label: str, plan: Planned) -> drawing.Answers:
@@ -332,9 +331,11 @@ def limited(pairs: PairSet, limit: int | None) -> PairSet:
 def _viewer(request: Request, network: Backbone, store: Path, spec: str) -> Viewer:
     sam = None if request.sam is None else PromptSegmenter(request.sam, device=request.device)
     own = request.masks == "set" or (request.masks is None and (sam is None or _drawn(spec)))
+    lifter = _lifter(request)
     models = [request.structure, None if sam is None else sam.identity, *([] if own else ["masks of sam"])]
+    models += [lifter.identity] if isinstance(lifter, FolderLifter) else []
     features, outputs = _features(network, store, spec), NetworkOutputs(store / "masks-and-points")
-    return Viewer(network, features, sam, _lifter(request), request.device, models, outputs, own)
+    return Viewer(network, features, sam, lifter, request.device, models, outputs, own)
 
 
 def _features(network: Backbone, store: Path, spec: str) -> FeatureStore | None:

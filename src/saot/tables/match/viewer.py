@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
-from saot.data import PatchGrid
+from saot.data import PatchGrid, sha256_file
 from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, PromptSegmenter, extract
 from saot.label import parse_size
 from saot.match import (
@@ -66,6 +66,13 @@ class FolderLifter:
         if not folder.is_dir():
             raise ValueError(f"expected a folder behind --structure files:; {folder} is none")
         self.folder = folder
+
+    @property
+    def identity(self) -> str:
+        """Stands for the contents of all its files."""
+        files = sorted(path for path in self.folder.rglob("*") if path.suffix in (".npz", ".safetensors"))
+        contents = [f"{path.relative_to(self.folder)} {sha256_file(path)}" for path in files]
+        return hashlib.sha256("\n".join(contents).encode()).hexdigest()
 
     def file(self, name: str) -> Path:
         """The file of a picture.
@@ -193,10 +200,11 @@ class Viewer:
         self._masks: OrderedDict[str, Bool[np.ndarray, "h w"]] = OrderedDict()
         self._points: OrderedDict[tuple[str, str, Space, bool, int], Tensor] = OrderedDict()
 
-    def beside(self, store: FeatureStore | None) -> "Viewer":
-        """The same networks on pictures of another set."""
+    def beside(self, store: FeatureStore | None, network: Backbone | None = None) -> "Viewer":
+        """The same networks on pictures of another set; or another network of the features, the rest the same."""
         outputs, own = self.outputs, self.own_masks
-        return Viewer(self.network, store, self.sam, self.lifter, self.device, self.models, outputs, own)
+        network = network or self.network
+        return Viewer(network, store, self.sam, self.lifter, self.device, self.models, outputs, own)
 
     @property
     def mask_words(self) -> str:
