@@ -19,8 +19,9 @@ $(VENV)/.ready-test: $(VENV)/.ready
 demo: $(VENV)/.ready          ## the main job on the built-in scenes: table and report
 	$(BIN)/saot demo --out runs/demo
 
-test: $(VENV)/.ready-test lint  ## everything CI checks
-	$(BIN)/python -m pytest
+WORKERS ?= 2
+test: $(VENV)/.ready-test lint  ## everything CI checks, in so many processes of one thread: make test WORKERS=8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 	$(BIN)/python -m pytest --doctest-modules --import-mode=prepend src/saot
 
 # Tests that train, with torch's other kernels and with one thread and two: no other rounding may decide them.
