@@ -142,7 +142,10 @@ def test_every_departure_of_a_preset_has_a_reason(name):
         ("transport.epsilon=inf", "expected a number above 0 for transport.epsilon; got 'inf'"),
         ("transport.tau=-inf", "expected a number above 0, or inf, for transport.tau; got '-inf'"),
         ("transport.tau=nan", "expected a number above 0, or inf, for transport.tau; got 'nan'"),
-        ("transport.search=best", "expected one of exact, fast, multiscale, faiss for transport.search; got 'best'"),
+        (
+            "transport.search=best",
+            "expected one of exact, fast, multiscale, faiss, hierarchical for transport.search; got 'best'",
+        ),
         ("transport.recall=0", "expected a number above 0 and at most 1 for transport.recall; got '0'"),
         ("transport.recall=1.1", "expected a number above 0 and at most 1 for transport.recall; got '1.1'"),
         ("transport.clusters=12.5", "expected a whole number of 0 or more for transport.clusters; got '12.5'"),
@@ -184,10 +187,17 @@ def test_a_structure_term_or_search_that_is_off_is_as_if_there_were_none():
     off = with_words(BEST, ["transport.structure=features", "transport.structure_steps=3"])
     assert json.dumps(as_dict(off)) == json.dumps(as_dict(BEST))
     assert list(as_dict(PAPER.transport)) == ["k", "cover", "epsilon", "tau", "max_iter", "tol", "reference"]
-    off = with_words(BEST, ["transport.recall=0.5", "transport.clusters=9", "transport.probes=2"])
+    off = with_words(
+        BEST,
+        ["transport.recall=0.5", "transport.clusters=9", "transport.probes=2", "transport.region_share=0.5"],
+    )
     assert json.dumps(as_dict(off)) == json.dumps(as_dict(BEST))
     searched = as_dict(with_words(BEST, ["transport.search=multiscale", "transport.probes=2"]))["transport"]
     assert list(searched)[-4:] == ["search", "recall", "clusters", "probes"] and searched["probes"] == 2
+    regions = as_dict(with_words(BEST, ["transport.search=hierarchical", "transport.region_share=0.5"]))["transport"]
+    assert regions["region_share"] == 0.5 and "region_share" not in searched
+    assert "groups" not in as_dict(BEST)["cost"]
+    assert as_dict(with_words(BEST, ["cost.groups=classes"]))["cost"]["groups"] == "classes"
     on = as_dict(with_words(BEST, ["transport.alpha=0.1"]))["transport"]
     assert (on["alpha"], on["structure"], on["structure_steps"]) == (0.1, "grid", 30)
 

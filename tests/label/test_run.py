@@ -11,14 +11,14 @@ from helpers.runs import SIZE, TINY, make_folder, open_images, opened, run_job, 
 from PIL import Image
 from safetensors import safe_open
 
-from saot.data import LabelledSet, read_points_csv
+from saot.data import LabelledSet, class_groups, class_set, folder_class_set, read_points_csv
 from saot.label import EvaluationData, RunSettings
 from saot.label.data import TokenPoints, draw_tokens
 from saot.label.paper import source_weights, transfer_from
 from saot.label.scoring import estimated_miou
 from saot.label.settings import points_request, store_folder
 from saot.recipes import with_words
-from saot.runs import Workspace
+from saot.runs import Workspace, load_tensors
 from saot.runs.folder import first_difference
 
 METHODS = [
@@ -383,3 +383,34 @@ def test_a_run_with_a_multiscale_support_works_and_is_another_run(tmp_path):
         counts[name] = found
     moved = {name: float((counts[name] - counts["exact"]).abs().sum() / counts["exact"].sum()) for name in counts}
     assert moved["all"] < 0.01 and moved["few"] > 0.01
+
+
+def test_a_run_with_regions_and_costs_of_class_groups_is_another_run(tmp_path):
+    """Appendix P in the job: with all mass followed the regions change nothing, and the kept cost has its groups."""
+    counts, kept = {}, {}
+    for name, words in {
+        "exact": [],
+        "all": ["transport.search=hierarchical", "transport.region_share=1"],
+        "few": ["transport.search=hierarchical", "transport.region_share=0.05", "transport.clusters=8"],
+        "categories": ["cost.groups=categories"],
+        "classes": ["cost.groups=classes"],
+    }.items():
+        settings = tiny_settings(
+            recipe=with_words(TINY, ["cost.steps=2", "transport.k=2", "transport.cover=0", *words])
+        )
+        found = score_some(settings, tmp_path / name, ["saot"], store=tmp_path / "store").methods["saot"].counts
+        assert found is not None
+        counts[name], kept[name] = found, load_tensors(tmp_path / name / "cost.safetensors") or {}
+    moved = {name: float((counts[name] - counts["exact"]).abs().sum() / counts["exact"].sum()) for name in counts}
+    assert moved["all"] < 0.01 < moved["few"]
+    assert "class_groups" not in kept["exact"]
+    assert kept["categories"]["class_groups"].unique().numel() == 7
+    assert kept["classes"]["group_scale"].shape[0] == 19
+    assert bool((kept["classes"]["group_scale"] != 0).any())
+
+
+def test_categories_of_classes_without_any_are_refused_in_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="groups by category; folder has 'crop': use groups=classes"):
+        class_groups(folder_class_set(["crop", "weed"]), "categories")
+    assert class_groups(folder_class_set(["crop", "weed"]), "classes") == (0, 1)
+    assert len(set(class_groups(class_set("camvid11"), "categories"))) == 7

@@ -235,3 +235,70 @@ def test_a_checkpoint_of_another_device_is_read_and_one_that_memory_does_not_hol
     monkeypatch.setattr(torch, "load", full)
     with pytest.raises(RuntimeError, match="allocate"):
         Checkpoint(path).load()
+
+
+def grouped(source: torch.Tensor, labels: torch.Tensor, **more) -> SemanticCost:
+    """Three classes in two groups whose scales have moved."""
+    cost = SemanticCost(8, replace(SMALL, **more), class_prototypes(source, labels, 3), (0, 1, 0)).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        cost.group_scale.copy_(0.5 * torch.randn(cost.group_scale.shape, generator=generator))
+        cost.group_prior.copy_(torch.tensor([0.7, -0.4]))
+    return cost
+
+
+def test_the_cost_of_a_class_group_written_out():
+    source, target, labels = unit(6, 8), unit(4, 8, seed=1), torch.tensor([0, 1, 2, 1, 0, 255])
+    cost = grouped(source, labels)
+    dense, prototypes = cost(source, labels, target), class_prototypes(source, labels, 3)
+    log_pi = cost.class_log_probs(target, prototypes)
+    for i, group in enumerate((0, 1, 0, 1, 0)):
+        for j in range(4):
+            apart = cost.group_scale[group].exp() * (cost.project(source)[i] - cost.project(target)[j])
+            weight = SMALL.lambda_sem * cost.group_prior[group].exp()
+            assert_close(dense[i, j], apart @ apart - weight * log_pi[j, labels[i]], rtol=1e-5, atol=1e-5)
+    apart = cost.project(source)[5] - cost.project(target)  # without a class: of no group
+    assert_close(dense[5], apart.square().sum(1), rtol=1e-5, atol=1e-5)
+    support = topk_support(source, target, k=3)
+    sparse = cost(source, labels, target, support=support)
+    assert_close(sparse.values, dense[support.row.long(), support.col.long()], rtol=1e-5, atol=1e-5)
+
+
+def test_a_grouped_cost_starts_as_equation_3_and_its_groups_learn():
+    source, target, labels = unit(30, 8), unit(20, 8, seed=1), (torch.arange(30) % 3).byte()
+    prototypes = class_prototypes(source, labels, 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        plain = SemanticCost(8, SMALL, prototypes).eval()
+        torch.manual_seed(1)
+        cost = SemanticCost(8, SMALL, prototypes, (0, 1, 0)).eval()
+    assert torch.equal(plain(source, labels, target), cost(source, labels, target))
+    example = TargetExample(target, torch.arange(6), torch.arange(6) % 3)
+    data = PairData(1, 1, lambda number: (source, labels), lambda number, generator: example)
+    fit_cost(cost, data, 3, TransportRecipe(k=10))
+    assert bool((cost.group_scale != 0).any(1).all()) and bool((cost.group_prior != 0).all())
+
+
+def test_the_gradient_of_a_grouped_cost_is_that_of_finite_differences():
+    source, target, labels = unit(6, 8).double(), unit(5, 8, seed=1).double(), torch.tensor([0, 1, 2, 1, 0, 1])
+    cost = grouped(source.float(), labels, spectral_norm=False).double()
+    support = topk_support(source, target, k=3)
+    weights = torch.linspace(-1, 1, support.nnz).double()
+
+    def total(scale: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+        state = {"group_scale": scale, "group_prior": prior}
+        made = torch.func.functional_call(cost, state, (source, labels, target), {"support": support})
+        return made.values @ weights
+
+    inputs = tuple(each.detach().clone().requires_grad_() for each in (cost.group_scale, cost.group_prior))
+    assert torch.autograd.gradcheck(total, inputs)
+
+
+def test_a_search_for_high_cosines_finds_the_low_costs_of_groups():
+    source, target, labels = unit(9, 8), unit(12, 8, seed=1), torch.tensor([0, 1, 2, 1, 0, 255, 2, 2, 1])
+    cost = grouped(source, labels)
+    p, q = cost.search_vectors(source, labels, target)
+    with torch.no_grad():
+        dense = cost(source, labels, target)
+    assert_close(p @ q.T, -dense, rtol=1e-4, atol=1e-4)
+    assert p.shape[1] == 2 * SMALL.dim + 3 + 3

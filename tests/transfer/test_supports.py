@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from saot.recipes import CostRecipe, TransportRecipe
-from saot.transfer import SemanticCost, class_prototypes, pair_support, solve_pair
-from saot.transport import topk_support
+from saot.transfer import SemanticCost, class_prototypes, pair_support, solve_pair, supports
+from saot.transport import hierarchical_support, region_cost, topk_support
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -114,6 +114,31 @@ def test_an_approximate_search_finds_about_the_recall_that_is_asked_for(search, 
     assert _share(rough, exact) < _share(found, exact)
     wide = pair_support(source, target, replace(few, clusters=2), cost, labels)
     assert _share(wide, exact) != narrow
+
+
+@pytest.mark.parametrize("groups", [None, (0, 1, 1, 0)])
+def test_regions_of_the_learned_cost_have_its_mean_cost(groups, monkeypatch):
+    source, target, labels = clustered(300, 1), clustered(400, 2), (torch.arange(300) % 4).to(torch.uint8)
+    config = CostRecipe(dim=6, support_space="projected")
+    cost = SemanticCost(12, config, class_prototypes(source, labels, 4), groups).eval()
+    seen = []
+
+    def spied(*args, **options):
+        seen.append((options["line"], hierarchical_support(*args, **options)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(supports, "hierarchical_support", spied)
+    recipe = TransportRecipe(k=10, cover=2, search="hierarchical", clusters=9)
+    found = pair_support(source, target, recipe, cost, labels)
+    ((line, regions),) = seen
+    with torch.no_grad():
+        dense = cost(source, labels, target)
+    one = [torch.nn.functional.one_hot(side.label).float() for side in (regions.source, regions.target)]
+    mean = (one[0] / one[0].sum(0)).T @ dense @ (one[1] / one[1].sum(0))
+    assert_close(region_cost(regions.source, regions.target, line), mean, rtol=1e-3, atol=1e-3)
+    assert _share(found, pair_support(source, target, TransportRecipe(k=10, cover=2), cost, labels)) > 0.8
+    whole = pair_support(source, target, replace(recipe, region_share=1.0), cost, labels)
+    assert _share(whole, pair_support(source, target, TransportRecipe(k=10, cover=2), cost, labels)) > 0.999
 
 
 def test_a_search_that_is_not_installed_is_told_in_one_sentence(monkeypatch):

@@ -5,8 +5,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from saot.transport import multiscale
+from saot.transport import cells, multiscale
 from saot.transport.candidates import measure_recall, topk_support
+from saot.transport.cells import make_cells
 from saot.transport.multiscale import faiss_support, multiscale_support
 
 SEARCHES = [multiscale_support, pytest.param(faiss_support, id="faiss_support")]
@@ -70,9 +71,9 @@ def test_what_was_set_aside_is_merged_whenever_there_is_too_much(monkeypatch):
     expected = _pairs(topk_support(x, y, 5))
     monkeypatch.setattr(multiscale, "_FIRST_SHARE", 0)
     for waiting, visits, products in ((1, 2**22, 2**18), (2**22, 700, 2**18), (200, 1, 1)):
-        monkeypatch.setattr(multiscale, "_WAITING", waiting)
+        monkeypatch.setattr(cells, "_WAITING", waiting)
         monkeypatch.setattr(multiscale, "_VISITS", visits)
-        monkeypatch.setattr(multiscale, "_PRODUCT_ELEMENTS", products)
+        monkeypatch.setattr(cells, "_PRODUCT_ELEMENTS", products)
         assert torch.equal(_pairs(multiscale_support(x, y, 5, probes=1000).support), expected)
 
 
@@ -178,7 +179,7 @@ def test_no_large_share_of_all_similarities_is_ever_held(clusters, probes):
 def test_cells_hold_every_target_once_and_are_balanced():
     y = torch.nn.functional.normalize(_clustered(3000, 2), dim=1)
     y[:2000] = y[0] + 1e-3 * y[:2000]  # one cell would hold two thirds
-    cells = multiscale._make_cells(y, 50, torch.Generator().manual_seed(0))
+    cells = make_cells(y, 50, torch.Generator().manual_seed(0))
     assert torch.equal(cells.member.sort().values, torch.arange(3000))
     assert torch.equal(
         cells.label[cells.member], torch.arange(len(cells.sizes)).repeat_interleave(torch.tensor(cells.sizes))
@@ -188,12 +189,12 @@ def test_cells_hold_every_target_once_and_are_balanced():
 
 
 def test_targets_of_dissolved_cells_go_to_the_nearest_other_one(monkeypatch):
-    monkeypatch.setattr(multiscale, "_SMALLEST", 1.0)
-    monkeypatch.setattr(multiscale, "_LARGEST", 1e9)
+    monkeypatch.setattr(cells, "_SMALLEST", 1.0)
+    monkeypatch.setattr(cells, "_LARGEST", 1e9)
     y = torch.nn.functional.normalize(_clustered(3000, 2), dim=1)
-    cells = multiscale._make_cells(y, 100, torch.Generator().manual_seed(0))
-    assert 0 < len(cells.sizes) < 60 and min(cells.sizes) >= 30
-    assert torch.equal(cells.label, (y @ cells.centres.T).argmax(1))
+    made = make_cells(y, 100, torch.Generator().manual_seed(0))
+    assert 0 < len(made.sizes) < 60 and min(made.sizes) >= 30
+    assert torch.equal(made.label, (y @ made.centres.T).argmax(1))
 
 
 def test_errors_say_what_to_do(monkeypatch):

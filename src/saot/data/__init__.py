@@ -7,6 +7,7 @@ from saot.data.classes import (
     IGNORE_INDEX,
     ClassSet,
     check_same_names,
+    class_groups,
     class_set,
     folder_class_set,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Remembered",
     "ahead",
     "check_same_names",
+    "class_groups",
     "class_set",
     "columns",
     "draw_points",

@@ -3,6 +3,7 @@
 import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 IGNORE_INDEX = 255  # a pixel or token without a class, in every mask and label of the library
 
@@ -25,6 +26,21 @@ CITYSCAPES_COLORS = (
 CITYSCAPES_IDS = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13,
     27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
+}
+
+# Categories of Cityscapes; CamVid's classes under the same heads
+CATEGORIES = {
+    name: category
+    for category, names in {
+        "flat": ("road", "sidewalk", "pavement"),
+        "construction": ("building", "wall", "fence"),
+        "object": ("pole", "traffic light", "traffic sign", "sign"),
+        "nature": ("vegetation", "terrain", "tree"),
+        "sky": ("sky",),
+        "human": ("person", "rider", "pedestrian", "bicyclist"),
+        "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    }.items()
+    for name in names
 }
 
 SYNTHIA_IDS = {
@@ -157,6 +173,32 @@ def folder_class_set(names: Sequence[str]) -> ClassSet:
     if any(not name.strip() for name in names):
         raise ValueError("class names must not be empty; give one name a class, in index order")
     return ClassSet("folder", tuple(names), tuple(_distinct_color(i) for i in range(len(names))), None, {})
+
+
+def class_groups(classes: ClassSet, kind: Literal["categories", "classes"]) -> tuple[int, ...]:
+    """The group of each class: its category among those of Cityscapes (flat, construction, object, ...), or itself.
+
+    Args:
+        classes: Classes in index order.
+        kind: "categories" or "classes".
+
+    Raises:
+        ValueError: If a category is asked for and a class is of none that is known.
+
+    Example:
+        >>> class_groups(folder_class_set(["road", "car", "sidewalk"]), "categories")
+        (0, 1, 0)
+    """
+    if kind == "classes":
+        return tuple(range(classes.num_classes))
+    strange = [name for name in classes.names if name not in CATEGORIES]
+    if strange:
+        raise ValueError(
+            f"expected classes of Cityscapes or CamVid for groups by category; {classes.name} has {strange[0]!r}: "
+            "use groups=classes, a cost for each class, or groups=one"
+        )
+    found = list(dict.fromkeys(CATEGORIES[name] for name in classes.names))
+    return tuple(found.index(CATEGORIES[name]) for name in classes.names)
 
 
 def check_same_names(classes: ClassSet, names: Sequence[str], spec: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saot.data import class_groups
 from saot.decoder import Term, TokenPool, token_pool
 from saot.label.data import Bench, Domain, Source, TrainingData, draw_tokens
 from saot.label.networks import Trained, network, points_term, pull_of, source_term
@@ -99,7 +100,8 @@ def new_cost(bench: Bench, data: TrainingData) -> SemanticCost:
     recipe = bench.recipe.cost
     prototypes = source_prototypes(bench, data) if recipe.prototype_scope == "dataset" else None
     with first_weights(generator_for(bench.seed, "cost weights").initial_seed()):
-        return SemanticCost(data.source.domain.dim, recipe, prototypes).to(bench.device)
+        groups = None if recipe.groups == "one" else class_groups(data.classes, recipe.groups)
+        return SemanticCost(data.source.domain.dim, recipe, prototypes, groups).to(bench.device)
 
 
 def pair_data(data: TrainingData, per_class: int, placed: bool = False) -> PairData:
@@ -167,7 +169,8 @@ def unpacked_cost(kept: Kept) -> SemanticCost:
     tensors, prototypes = dict(kept.tensors), None
     if "prototype_means" in tensors:
         prototypes = Prototypes(tensors["prototype_means"], tensors["prototype_present"])
-    cost = SemanticCost(kept.about["dim"], CostRecipe(**kept.about["config"]), prototypes)
+    groups = tensors["class_groups"].tolist() if "class_groups" in tensors else None
+    cost = SemanticCost(kept.about["dim"], CostRecipe(**kept.about["config"]), prototypes, groups)
     cost.load_state_dict(tensors)
     return cost.eval()
 

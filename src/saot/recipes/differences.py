@@ -17,6 +17,7 @@ REASONS: dict[str, str] = {
     "transport.alpha": _STRUCTURE,
     "transport.reference": "Eq. (1); with uniform weights its labels are those of Eq. (8), its masses those of a plan",
     "transport.structure": _STRUCTURE,
+    "cost.groups": "appendix P proposes a cost for each group of classes and does not run it",
     "cost.head": "U^T V x of Eq. (4) does not fit the printed V: d -> 256; (V u).(V x) has the printed 0.52M weights",
     "cost.reduction": "with the mean, Eqs. (6) and (7) weigh as much whatever the number of points",
     "cost.steps": f"{_TIME}; the paper's appendix K.4 finds 500 sufficient at its resolution",

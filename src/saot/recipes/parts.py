@@ -33,9 +33,10 @@ class TransportRecipe(Checked):
     max_iter: Count = 30  # T11
     tol: Weight = 1e-5  # T11; measured as `TransportResult.residual`
     reference: Literal["product", "counting"] = "product"  # Eq. (1); "counting" is Eq. (8) as printed
-    search: Literal["exact", "fast", "multiscale", "faiss"] = "exact"  # ours: how candidates are found, for large grids
+    search: Literal["exact", "fast", "multiscale", "faiss", "hierarchical"] = "exact"  # ours: how candidates are found
     recall: Reached = 0.95  # multiscale and faiss: share of the true candidates to find
-    clusters: Number = 0  # multiscale and faiss: cells of targets; 0 is 2 sqrt(m)
+    clusters: Number = 0  # multiscale and faiss: cells of targets, hierarchical: regions a picture; 0 is 2 sqrt(m)
+    region_share: Reached = 0.95  # hierarchical, app. P: share of a region's mass whose other regions are searched
     probes: Number = 0  # multiscale and faiss: cells looked into for each source; 0 is as many as `recall` needs
     alpha: Weight = 0.0  # T11: of the structure term, appendix D; 0 is off
     structure: Literal["grid", "features"] = "grid"  # D^s, D^t of Eq. (13), which D leaves open: ours; C30
@@ -64,6 +65,7 @@ class CostRecipe(Checked):
     points_per_class: Count = 20  # T11, E.3
     reduction: Literal["mean", "sum"] = "mean"  # Eq. (9) prints a sum; C14
     absent_class: Literal["drop_points", "clamp"] = "drop_points"  # paper-notes A-8
+    groups: Literal["one", "categories", "classes"] = "one"  # app. P: a cost of its own for each group of classes
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ OPTIONS = {"name": "--preset", "method": "--method"}  # fields that decide sever
 def as_dict(recipe: Any) -> dict[str, Any]:
     """A recipe as plain JSON values; infinity becomes the string "inf".
 
-    A bridge, a structure term and an approximate search that are off are left out: what it was like before there were
-    any, so that older runs go on.
+    A bridge, a structure term, an approximate search and class groups that are off are left out: what it was like
+    before there were any, so that older runs go on.
 
     Example:
         >>> from saot.recipes import BEST
@@ -48,8 +48,11 @@ def as_dict(recipe: Any) -> dict[str, Any]:
         inner = values if transport is recipe else values["transport"]
         off = ("alpha", "structure", "structure_steps") if transport.alpha == 0 else ()
         off += ("search", "recall", "clusters", "probes") if transport.search == "exact" else ()
+        off += ("region_share",) if transport.search != "hierarchical" else ()
         for name in off:
             del inner[name]
+    if isinstance(recipe, Recipe) and recipe.cost.groups == "one":
+        del values["cost"]["groups"]
     return values
 
 

@@ -1,5 +1,6 @@
 """The learned cost, Eqs. (3) and (4): an appearance metric plus a semantic prior from class prototypes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -70,16 +71,29 @@ def prototypes_from_sums(sums: Float[Tensor, "K d"], counts: Int[Tensor, " K"], 
 
 
 class SemanticCost(nn.Module):
-    """Learned ground cost between labelled source and target tokens, Eq. (3).
+    """Learned ground cost between labelled source and target tokens, Eq. (3); one a class group if there are any.
+
+    With groups (appendix P, "class-conditional transport") the cost of a source x of class c in group g is
+
+        C(x, y) = |s_g * W (x - y)|^2 - exp(t_g) lambda_sem log pi_c(y),        s_g = exp(theta_g),
+
+    theta_g a vector and t_g a number, both learned and 0 at first, so that a training starts from Eq. (3).
 
     Args:
         dim: Feature width d.
         config: Widths, weights and readings of Eq. (4).
         prototypes: Data-set prototypes, kept with the weights; None means each call brings or makes its own.
             Needed by `head="free"`, whose class vectors start from them.
+        groups: Group of each class, 0, 1, ...; None is Eq. (3), one cost for all.
     """
 
-    def __init__(self, dim: int, config: CostRecipe = CostRecipe(), prototypes: Prototypes | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        config: CostRecipe = CostRecipe(),
+        prototypes: Prototypes | None = None,
+        groups: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         wide = dim if config.head == "full" else config.dim
@@ -97,6 +111,11 @@ class SemanticCost(nn.Module):
                 raise ValueError('head="free" starts from prototypes; pass prototypes=class_prototypes(...)')
             with torch.no_grad():
                 self.class_vectors = nn.Parameter(self.semantic(prototypes.means))
+        if groups is not None:
+            self.register_buffer("class_groups", torch.tensor(list(groups), dtype=torch.int64))
+            count = max(groups) + 1
+            self.group_scale = nn.Parameter(torch.zeros(count, config.dim))  # theta
+            self.group_prior = nn.Parameter(torch.zeros(count))  # t
 
     def prototypes(self) -> Prototypes | None:
         """The data-set prototypes kept with the weights, if any."""
@@ -174,7 +193,7 @@ class SemanticCost(nn.Module):
             ValueError: If a source label has no prototype.
         """
         prior, safe, weight = self._semantic_part(source, source_labels, target, prototypes)
-        appearance = squared_euclidean_cost(self.project(source), self.project(target), support=support)
+        appearance = self._appearance(source, source_labels, target, support)
         if support is None:
             return appearance + weight.unsqueeze(-1) * prior[safe]  # pyright: ignore[reportOperatorIssue]
         assert isinstance(appearance, SparseCost)
@@ -196,6 +215,7 @@ class SemanticCost(nn.Module):
 
             -C = <(2 W x, -|W x|^2, -1, -r e_q), (W y, 1, |W y|^2, r psi(y))>,        r = sqrt(lambda_sem).
 
+        With groups, (2 s^2 W x, -|s W x|^2, -s^2, -exp(t) r e_q) meets (W y, 1, (W y)^2, r psi(y)), squares one by one.
         A coordinate of its own fills up each side to one length. So cos(p_i, q_j) = -C_ij over a constant, and the
         nearest vectors are the cheapest pairs, for a source and for a target alike, up to rounding.
 
@@ -206,7 +226,8 @@ class SemanticCost(nn.Module):
             prototypes: As in a call of the cost.
 
         Returns:
-            p (n, dim + K + 4) and q (m, dim + K + 4), where K counts the prototypes; no gradient.
+            p (n, dim + K + 4) and q (m, dim + K + 4), where K counts the prototypes; with groups 2 dim + K + 3. No
+            gradient.
 
         Raises:
             ValueError: If a source label has no prototype.
@@ -214,13 +235,18 @@ class SemanticCost(nn.Module):
         with torch.no_grad():
             prior, classes, weight = self._semantic_part(source, source_labels, target, prototypes)
             x, y = self.project(source), self.project(target)
-            root = weight.sqrt()
+            root = self.config.lambda_sem**0.5
             which = torch.zeros(len(x), prior.shape[0], dtype=x.dtype, device=x.device)
-            which.scatter_(1, classes.unsqueeze(1), -root.unsqueeze(1))
-            one = (torch.ones_like(side[:, :1]) for side in (x, y))
-            left = torch.cat([2 * x, -x.square().sum(1, keepdim=True), -next(one), which], 1)
-            scaled = self.config.lambda_sem**0.5 * prior.T
-            right = torch.cat([y, next(one), y.square().sum(1, keepdim=True), scaled], 1)
+            which.scatter_(1, classes.unsqueeze(1), -weight.unsqueeze(1) / (root or 1.0))
+            squares = y.square()
+            if self.grouped:
+                stretch = self._scales()[self._group_of(source_labels)].square()
+                left = [2 * stretch * x, -(stretch * x.square()).sum(1, keepdim=True), -stretch, which]
+            else:
+                squares = squares.sum(1, keepdim=True)
+                left = [2 * x, -x.square().sum(1, keepdim=True), -torch.ones_like(x[:, :1]), which]
+            right = [y, torch.ones_like(y[:, :1]), squares, root * prior.T]
+            left, right = torch.cat(left, 1), torch.cat(right, 1)
             filled = []
             for side in (left, right):
                 length = side.square().sum(1, keepdim=True)
@@ -245,7 +271,49 @@ class SemanticCost(nn.Module):
         prior = -self.class_log_probs(target, prototypes).T  # (K, m)
         prior = prior.masked_fill(~prototypes.present.unsqueeze(-1), 0.0)
         safe = torch.where(labelled, classes, torch.zeros_like(classes))
-        return prior, safe, self.config.lambda_sem * labelled.to(prior.dtype)
+        weight = self.config.lambda_sem * labelled.to(prior.dtype)
+        if self.grouped:
+            weight = weight * self.group_prior.exp()[self.get_buffer("class_groups")[safe]]
+        return prior, safe, weight
+
+    @property
+    def grouped(self) -> bool:
+        """Whether there is a cost for each class group."""
+        return hasattr(self, "class_groups")
+
+    def _scales(self) -> Tensor:
+        """s of each group, (G + 1, dim); the last row, of ones, is that of sources without a class."""
+        scales = self.group_scale.exp()
+        return torch.cat([scales, torch.ones_like(scales[:1])])
+
+    def _group_of(self, labels: Tensor) -> Tensor:
+        """The group of each source; one more than the last for those without a class."""
+        groups, classes = self.get_buffer("class_groups"), labels.long()
+        known = classes != IGNORE_INDEX
+        return torch.where(known, groups[classes.masked_fill(~known, 0)], len(self.group_prior))
+
+    def _appearance(
+        self, source: Tensor, labels: Tensor, target: Tensor, support: Support | None
+    ) -> Tensor | SparseCost:
+        """|s_g * W (x - y)|^2 of every pair, or of those on the support; s is 1 where there are no groups."""
+        x, y = self.project(source), self.project(target)
+        if not self.grouped:
+            return squared_euclidean_cost(x, y, support=support)
+        group, scales = self._group_of(labels), self._scales()
+        places, parts = [], []
+        for number in group.unique().tolist():
+            scaled = x * scales[number], y * scales[number]
+            mine = (group == number).nonzero().squeeze(1)
+            if support is None:
+                parts.append(squared_euclidean_cost(scaled[0][mine], scaled[1]))
+            else:
+                mine = (group[support.row.long()] == number).nonzero().squeeze(1)
+                pairs = Support.from_pairs(support.row[mine], support.col[mine], support.shape)  # in the same order
+                parts.append(squared_euclidean_cost(*scaled, support=pairs).values)
+            places.append(mine)
+        back = torch.cat(places).argsort()
+        joined = torch.cat(parts).index_select(0, back)
+        return joined if support is None else SparseCost(joined, support)
 
     def _own_prototypes(self, source: Tensor, labels: Tensor) -> Prototypes:
         known = labels[labels != IGNORE_INDEX]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saot.recipes import TransportRecipe
 from saot.transfer.cost import SemanticCost
-from saot.transport import Support, faiss_support, multiscale_support, topk_support
+from saot.transport import Support, faiss_support, hierarchical_support, multiscale_support, topk_support
 
 _KEPT_PAIRS = 2**24  # pairs of tokens over all kept supports: some 350 MB of indices
 
@@ -41,11 +41,21 @@ def pair_support(
             if labels is None:
                 raise ValueError("expected labels of the source tokens for a support of the learned cost; got none")
             source, target = cost.search_vectors(source, labels, target)
+            line = (0.0, float(source[0].norm() * target[0].norm()))  # all lengths of a side are equal, C = -<p, q>
+            return _searched(source, target, transport, line)
         return _searched(source, target, transport)
 
 
-def _searched(source: Tensor, target: Tensor, transport: TransportRecipe) -> Support:
+def _searched(
+    source: Tensor, target: Tensor, transport: TransportRecipe, line: tuple[float, float] = (2.0, 2.0)
+) -> Support:
     """The nearest vectors by cosine, all or nearly all of them, as `transport.search` says.
+
+    Args:
+        source: Vectors of n source tokens.
+        target: Vectors of m target tokens.
+        transport: How they are searched.
+        line: (u, v) where the cost of a pair is u - v cos; |x - y|^2 of unit features unless given.
 
     Raises:
         ValueError: If faiss is asked for and cannot be had.
@@ -55,6 +65,18 @@ def _searched(source: Tensor, target: Tensor, transport: TransportRecipe) -> Sup
         return topk_support(source, target, k=k, cover=cover)
     if transport.search == "fast":
         return topk_support(source, target, k=k, cover=cover, search="fast")
+    if transport.search == "hierarchical":
+        return hierarchical_support(
+            source,
+            target,
+            k,
+            cover,
+            epsilon=transport.epsilon,
+            tau=transport.tau,
+            share=transport.region_share,
+            regions=transport.clusters or None,
+            line=line,
+        ).support
     how = {
         "recall": transport.recall,
         "clusters": transport.clusters or None,

@@ -8,6 +8,7 @@ from .batch import block_diagonal, split_result
 from .candidates import Candidates, Recall, measure_recall, topk_candidates, topk_support
 from .cost import SparseCost, cosine_cost, squared_euclidean_cost
 from .fused import FusedResult, FusedSettings, solve_fused
+from .hierarchical import HierarchicalSupport, Regions, hierarchical_support, region_cost, region_plan
 from .multiscale import SearchedSupport, faiss_support, multiscale_support
 from .problem import Gradient, Reference, SolveSettings
 from .products import multiply, pair_dots
@@ -23,9 +24,11 @@ __all__ = [
     "FusedSettings",
     "Geometry",
     "Gradient",
+    "HierarchicalSupport",
     "PointGeometry",
     "Recall",
     "Reference",
+    "Regions",
     "SearchedSupport",
     "SolveSettings",
     "SparseCost",
@@ -37,10 +40,13 @@ __all__ = [
     "cosine_cost",
     "faiss_support",
     "grid_points",
+    "hierarchical_support",
     "measure_recall",
     "multiply",
     "multiscale_support",
     "pair_dots",
+    "region_cost",
+    "region_plan",
     "solve_fused",
     "solve_quietly",
     "solve_transport",

@@ -83,6 +83,7 @@ def test_titles_and_columns_are_those_of_the_set():
 def test_nothing_drawn_is_matched_once_for_all_seeds(tmp_path, monkeypatch):
     experiment = rows_of(
         Row("fixed", changes=NEAREST),
+        Row("mutual", changes={"method": "mutual-nn"}),
         Row("drawn", changes={**NEAREST, "adapter": AdapterPlan(PAIRS, count=2, changes={"steps": 1})}),
     )
     monkeypatch.setattr(matching, "_drawn", lambda spec: False)  # as if the pairs were photographs
@@ -90,9 +91,13 @@ def test_nothing_drawn_is_matched_once_for_all_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(matching, "without_exact_depth", lambda experiment, spec: experiment)
     monkeypatch.setattr(matching, "on_the_set", lambda way, exact, structure: way)
     result = reproduce(experiment, replace(REQUEST, seeds=(0, 1, 2), target=PAIRS), tmp_path)
-    fixed, drawn = (row.cells["0.1"] for row in result.rows)
-    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 1 + 3
-    assert len(set(fixed.values)) == 1 and len(fixed.values) == 3 == len(drawn.values)
+    fixed, mutual, drawn = (row.cells["0.1"] for row in result.rows)
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 2 + 3
+    assert len(fixed.values) == len(mutual.values) == 1 and len(drawn.values) == 3
+    # three seeds are no more pairs: neither more are counted, nor is an interval narrower
+    assert result.images == len(opened(seeded(PAIRS, 0)))
+    once = reproduce(experiment, replace(REQUEST, seeds=(0,), target=PAIRS), tmp_path)
+    assert mutual.difference == once.rows[1].cells["0.1"].difference is not None
 
 
 def test_places_in_space_come_from_what_is_asked():

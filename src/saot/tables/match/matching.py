@@ -177,11 +177,13 @@ class Matching(Table):
         return None if share is None else 100 * share
 
     def values(self, row: Row, column: Column) -> list[Value]:
-        found = super().values(row, column)
-        return found[:1] if column.quantity == "parameters" else found  # the same for every seed
+        """One a seed, or one where another seed would be the same."""
+        found, way = super().values(row, column), self.ways.get(row.label)
+        same = column.quantity == "parameters" or (way is not None and not self._draws(way))
+        return found[:1] if same else found
 
     def difference(self, row: Row, column: Column) -> PairedDifference | None:
-        """Points against the reference row, pairs of all seeds drawn together with replacement; key-point-weighted."""
+        """Points against the reference row, key-point-weighted; pairs are drawn with replacement, with all seeds."""
         pck, plans, theirs = column.of, self.plans[row.label, column.key], self.reference_plans(row, column)
         if column.quantity != "pck" or pck.weight != "points" or pck.category or pck.attribute or not theirs:
             return None
@@ -191,15 +193,20 @@ class Matching(Table):
         return bootstrap_hits(mine, others, totals)
 
     def _hits(self, plans: Sequence[Planned | None]) -> tuple[np.ndarray, np.ndarray]:
-        """Right key points and key points of each pair, pairs of all seeds one after another."""
+        """Right key points and key points of each pair: drawn pairs of all seeds, or the sums over seeds of a set's."""
         found = [
             hits_of(plan.settings, plan.of, self.pairs[plan.seed], self.finished[plan.run]) for plan in plans if plan
         ]
-        return np.concatenate([hits for hits, _ in found]), np.concatenate([totals for _, totals in found])
+        hits, totals = zip(*found, strict=True)
+        if _drawn(self.spec):
+            return np.concatenate(hits), np.concatenate(totals)
+        return np.sum(hits, axis=0), np.sum(totals, axis=0)
 
     @property
     def images(self) -> int:
-        return sum(len(pairs) for pairs in self.pairs.values())
+        """Pairs that are matched; those of a set are the same for every seed."""
+        counts = [len(pairs) for pairs in self.pairs.values()]
+        return sum(counts) if _drawn(self.spec) else counts[0]
 
     def notes(self) -> list[str]:
         """What each row knows, and which features are matched."""

@@ -19,7 +19,7 @@ _ALL: tuple[Experiment, ...] = (
     *(main_tables.TABLE_1, main_tables.TABLE_2, ablations.TABLE_3, ablations.TABLE_4, ablations.TABLE_5),
     *(ablations.TABLE_6, main_tables.TABLE_7, main_tables.TABLE_8, settings_tables.TABLE_9, main_tables.TABLE_10),
     *(settings_tables.TABLE_11, settings_tables.TABLE_12, settings_tables.TABLE_13, settings_tables.TABLE_14),
-    settings_tables.STRUCTURE,
+    *(settings_tables.STRUCTURE, settings_tables.OUTLOOK),
     *(resolutions.TABLE_15, resolutions.TABLE_16, resolutions.TABLE_17, ablations.TABLE_18, ablations.TABLE_19),
     *(resolutions.TABLE_20, resolutions.TABLE_21),
     *figures.FIGURES,

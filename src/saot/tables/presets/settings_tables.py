@@ -287,3 +287,37 @@ TABLE_14 = Experiment(
         "The paper evaluates in 2 min here and in 1.2 s in table 1.",
     ),
 )
+
+
+OUTLOOK = Experiment(
+    name="saot-appendix-p",
+    title="What appendix P proposes: regions first, costs of class groups",
+    location="SAOT, appendix P (proposed there, not run)",
+    columns=(
+        Column("single", "SAOT", method=SAOT, quantity="miou"),
+        Column("multi", "SAOT, K=3", method=MULTI, quantity="miou"),
+        Column("difference", "Δ (K=3)", method=MULTI, quantity="difference"),
+        Column("decoder", "SAOT+Decoder", method=DECODER, quantity="miou"),
+    ),
+    rows=(
+        Row("One plan, one cost"),
+        Row(
+            "Regions, then tokens",
+            changes={"transport.search": "hierarchical"},
+            section="Hierarchical solve",
+        ),
+        Row(
+            "Regions, half of their mass followed",
+            changes={"transport.search": "hierarchical", "transport.region_share": 0.5},
+            section="Hierarchical solve",
+        ),
+        Row("A cost a category", changes={"cost.groups": "categories"}, section="Costs of class groups"),
+        Row("A cost a class", changes={"cost.groups": "classes"}, section="Costs of class groups"),
+    ),
+    reference="One plan, one cost",
+    notes=(
+        "Every row has its own cost, trained under its own supports and groups.",
+        "The adapter through the transport loss is a command of its own, the drive's video a table of its own, and "
+        "several input sizes are saot-fusion.",
+    ),
+)
