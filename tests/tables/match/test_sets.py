@@ -73,6 +73,12 @@ def test_titles_and_columns_are_those_of_the_set():
     one = of_the_set(spair, "spair:/data:test", {"cat"})
     assert one.title == "GWOT on SPair-71k" and [c.key for c in one.columns][:2] == ["cat", "0.1"]
     assert of_the_set(EXPERIMENTS["gwot-pf-pascal"], "pf-willow:/data", {"car"}).title == "GWOT on PF-WILLOW"
+    views = {"viewpoint-0", "viewpoint-1", "viewpoint-2"}
+    real = {
+        name: {column.key for column in of_the_set(EXPERIMENTS["match-real"], spec, {"cat"}).columns}
+        for name, spec in {"spair": "spair:/data:test", "willow": "pf-willow:/data"}.items()
+    }
+    assert real["spair"] - real["willow"] == views
     assert not [c for c in of_the_set(spair, "pf-willow:/d", {"duck"}).columns if c.title in ("cat", "dog")]
     labels = [row.label for name in ("gwot-spair", "gwot-tss", "gwot-pf-pascal") for row in EXPERIMENTS[name].rows]
     assert not any("DINO" in label for label in labels)  # whose features they are the notes say

@@ -54,6 +54,8 @@ SETS = {
     "warps": "warped pictures",
 }  # what stands for {set} in a title
 
+ATTRIBUTED = ("spair", "scenes-pairs")  # sets that say how far viewpoints are apart, and the like
+
 DIGITS = {"memory": 0, **dict.fromkeys(("seconds", "feature_seconds", "total_seconds"), 2)}
 
 
@@ -260,13 +262,16 @@ def without_exact_depth(experiment: Experiment, spec: str) -> Experiment:
 
 
 def of_the_set(experiment: Experiment, spec: str, shown: Collection[str]) -> Experiment:
-    """The table for these pairs: its title names them, and columns of categories they do not have are left out."""
+    """The table for these pairs: its title names them, and columns of what they do not have are left out.
+
+    That is of other categories, and of attributes such as the change of viewpoint where the set has none.
+    """
     name = spec.partition(":")[0]
-    columns = tuple(
-        column
-        for column in experiment.columns
-        if not isinstance(column.of, Pck) or column.of.category is None or column.of.category in shown
-    )
+
+    def there(pck: Pck) -> bool:
+        return pck.category in (None, *shown) and (pck.attribute is None or name in ATTRIBUTED)
+
+    columns = tuple(column for column in experiment.columns if not isinstance(column.of, Pck) or there(column.of))
     return replace(experiment, title=experiment.title.replace("{set}", SETS.get(name, name)), columns=columns)
 
 

@@ -55,6 +55,7 @@ WARPS = table(
 _IN_MASKS: Changes = {"masks": "object"}
 _GRID: Changes = {**SHAPE, "shape_of_you.structure": "grid2d"}
 _ADAPTER = AdapterPlan("", count=200, space="grid", label_changes={"structure": "grid2d"}, changes={"steps": 2_000})
+_VIEWS = ("viewpoint alike", "viewpoint apart", "viewpoint opposite")  # 0, 1 and 2 of SPair-71k
 _WITHIN, _LEARNED = "Within the objects' masks", "Trained on pseudo-labels of other pairs; whole pictures"
 
 REAL = table(
@@ -64,6 +65,7 @@ REAL = table(
     columns=(
         *(pck(f"{a:g}", f"PCK@{a:g}, points", a) for a in (0.05, 0.1, 0.15)),
         *(pck(f"images-{a:g}", f"PCK@{a:g}, mean of pairs", a, weight="images") for a in (0.05, 0.1, 0.15)),
+        *(pck(f"viewpoint-{v}", f"{words}, PCK@0.1", attribute=("viewpoint", v)) for v, words in enumerate(_VIEWS)),
         Column("seconds", "seconds a pair", quantity="seconds"),
     ),
     rows=(
