@@ -7,6 +7,9 @@ from saot.adapt.figures import separation_figure, similarity_figure
 from saot.adapt.finished import FINISHED, AdaptedRun, open_adapted, published_network
 from saot.adapt.frozen_pull import FrozenPull, Pull, pull_step, translated_pictures
 from saot.adapt.inputs import AdaptSettings
+from saot.adapt.lora import LoraOutcome, LoraSettings, run_lora
+from saot.adapt.lora_fit import AdapterRecipe, LoraRecipe, MovingDomain, fit_adapters, held_out_accuracy
+from saot.adapt.low_rank import LowRank, add_adapters, merge_adapters
 from saot.adapt.recipe import (
     PAPER,
     PAPER_CNN,
@@ -42,19 +45,29 @@ __all__ = [
     "AdaptSettings",
     "Adapted",
     "AdaptedRun",
+    "AdapterRecipe",
     "ClassMoments",
     "ClassSample",
     "Encoder",
     "FrozenPull",
+    "LoraOutcome",
+    "LoraRecipe",
+    "LoraSettings",
+    "LowRank",
     "Method",
+    "MovingDomain",
     "NetworkRecipe",
     "Pace",
     "PixelDiscrimination",
     "Pull",
+    "add_adapters",
     "center_similarity",
     "class_center_distance",
+    "fit_adapters",
     "for_source",
+    "held_out_accuracy",
     "load_encoder",
+    "merge_adapters",
     "open_adapted",
     "published_network",
     "pull_step",
@@ -62,6 +75,7 @@ __all__ = [
     "recipe_differences",
     "recipe_from_words",
     "run_adaptation",
+    "run_lora",
     "sample_per_class",
     "save_encoder",
     "separation_figure",

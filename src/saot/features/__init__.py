@@ -7,15 +7,17 @@ from saot.features.base import (
     FeatureSettings,
     Keyed,
     OpenBackbone,
+    Trainable,
     check_size,
     extract,
     fit_size,
+    fitted,
     map_widths,
     resize_image,
     token_count,
 )
 from saot.features.flow import Extracted, Picture, extract_each
-from saot.features.grid import FeatureGrid, FeatureKey, Provenance
+from saot.features.grid import FeatureGrid, FeatureKey, Provenance, patch_grid
 from saot.features.load import load_backbone
 from saot.features.published import (
     OneSentence,
@@ -57,6 +59,7 @@ __all__ = [
     "Statistics",
     "StoreSize",
     "TinyViT",
+    "Trainable",
     "check_room",
     "check_size",
     "download",
@@ -64,11 +67,13 @@ __all__ = [
     "extract_each",
     "first_line",
     "fit_size",
+    "fitted",
     "is_repository",
     "load_backbone",
     "load_model",
     "local_folder",
     "map_widths",
+    "patch_grid",
     "pixel_statistics",
     "read_weights",
     "require_libraries",

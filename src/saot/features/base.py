@@ -6,8 +6,9 @@ everything that is the same for all of them: resize, L2 normalise, write down th
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -73,6 +74,29 @@ class Backbone(Protocol):
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
         """Tokens of a picture of its input size already: row-major, float32, on the CPU, before L2."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Backbone, Protocol):
+    """A backbone whose network can be trained further and written as it was published."""
+
+    @property
+    def network(self) -> Any:
+        """The network, an `nn.Module`; its weights are read when it is first asked for."""
+        ...
+
+    @property
+    def attention_blocks(self) -> Sequence[Any]:
+        """Its blocks that have attention, first to last."""
+        ...
+
+    def network_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        """`tokens` of several pictures, on the network's device, in its precision and with its gradient."""
+        ...
+
+    def save(self, place: Path) -> Path:
+        """Write the network as it is now in its published form; where `load_backbone` finds it as `weights`."""
         ...
 
 

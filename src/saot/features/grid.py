@@ -99,21 +99,31 @@ class Provenance(FeatureKey):
     @property
     def patch_grid(self) -> PatchGrid:
         """How the picture lies under its tokens; tokens wholly in padding are not counted."""
-        size = self.patch_size
-        return PatchGrid(
-            image_height=self.image_size[0],
-            image_width=self.image_size[1],
-            input_height=self.input_size[0],
-            input_width=self.input_size[1],
-            patch_size=size,
-            height=-(-self.input_size[0] // size),
-            width=-(-self.input_size[1] // size),
-        )
+        return patch_grid(self.image_size, self.input_size, self.patch_size)
 
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
         """As of `FeatureKey`."""
         return cls(**_read_fields(cls, text))
+
+
+def patch_grid(image_size: tuple[int, int], input_size: tuple[int, int], patch_size: int) -> PatchGrid:
+    """How a picture lies under its tokens, one for each begun patch; sizes are heights and widths, pixels.
+
+    Example:
+        >>> grid = patch_grid((360, 480), (192, 256), 16)
+        >>> grid.height, grid.width
+        (12, 16)
+    """
+    return PatchGrid(
+        image_height=image_size[0],
+        image_width=image_size[1],
+        input_height=input_size[0],
+        input_width=input_size[1],
+        patch_size=patch_size,
+        height=-(-input_size[0] // patch_size),
+        width=-(-input_size[1] // patch_size),
+    )
 
 
 @dataclass(frozen=True)

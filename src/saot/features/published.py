@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from saot.data import sha256_file
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+STATISTICS_FILE = "preprocessor_config.json"
 
 
 class OneSentence:
@@ -149,7 +150,7 @@ def pixel_statistics(folder: Path, default: Statistics, whole: bool = False) -> 
     Raises:
         ValueError: If the file is not what it should be.
     """
-    path = folder / "preprocessor_config.json"
+    path = folder / STATISTICS_FILE
     if not path.is_file():
         return default
     try:

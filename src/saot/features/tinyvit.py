@@ -17,9 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from saot.data import sha256_file
+from saot.data import sha256_file, write_atomic
 from saot.features.base import FeatureSettings, Keyed, check_size, fit_size
 from saot.features.grid import FeatureKey
 from saot.features.published import WeightReader, read_weights
@@ -36,6 +37,7 @@ _NECK_WIDTH = 256
 _STRIP_NUMBERS = 2**19  # 2 MB of float32
 _STAGES = ("stage0", "stage1", "stage2", "stage3")
 _WIDTH_OF = {"stage0": 128, "stage1": 160, "stage2": 320, "stage3": 320, "neck": _NECK_WIDTH}
+_PREFIX = "image_encoder."  # of the encoder in the file of the whole of MobileSAM
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of 0-255 RGB, as published
 PIXEL_DEVIATION = (58.395, 57.12, 57.375)
 
@@ -52,7 +54,7 @@ class MobileSam(Keyed):
 
     def __init__(self, settings: FeatureSettings) -> None:
         self.device, self.concurrent = settings.device, settings.device == "cpu"
-        self._dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self._size = _LONG_SIDE if settings.size is None else settings.size
         layers = settings.layers or ("neck",)
         unknown = [layer for layer in layers if layer not in (*_STAGES, "neck")]
@@ -65,10 +67,10 @@ class MobileSam(Keyed):
             )
         if settings.weights is None:
             raise ValueError("mobile-sam needs its weights; pass --weights PATH of the published mobile_sam.pt")
-        path = Path(settings.weights)
-        self._network = TinyViT()
-        self._network.load_published(read_weights(path))
-        self._network.eval().requires_grad_(False).to(settings.device, self._dtype)
+        self._path = path = Path(settings.weights)
+        self.network = TinyViT()
+        self.network.load_published(read_weights(path))
+        self.network.eval().requires_grad_(False).to(settings.device, dtype)
         size_text = check_size(self._size, _PATCH)
         self._key = FeatureKey(
             backbone="mobile-sam",
@@ -102,16 +104,32 @@ class MobileSam(Keyed):
     @torch.no_grad()
     def batch_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
         """`tokens` of several pictures at once."""
+        return self.network_tokens(images).float().to("cpu")
+
+    def network_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        """`tokens` of several pictures, on the network's device, in its precision and with its gradient."""
         height, width = images.shape[1:3]
         rows, columns = -(-height // _PATCH), -(-width // _PATCH)
         pixels = self.normalised(images, self.device)
         side = max(rows, columns) * _PATCH
         if self._key.pad and (height, width) != (side, side):
             pixels = F.pad(pixels, (0, 0, 0, side - width, 0, side - height))
-        outputs = self._network(pixels.to(self._dtype))
+        outputs = self.network(pixels.to(self.network.neck.convs[0].weight.dtype))  # type: ignore[union-attr,index]
         grid = outputs["neck"].shape[1:3]
         chosen = [_to_grid(outputs[layer], (grid[0], grid[1]))[:, :rows, :columns] for layer in self._key.layers]
-        return torch.cat(chosen, -1).flatten(1, 2).float().to("cpu")
+        return torch.cat(chosen, -1).flatten(1, 2)
+
+    @property
+    def attention_blocks(self) -> list[nn.Module]:
+        """Its blocks that have attention, first to last."""
+        return [block for stage in self.network.stages[1:] for block in stage]  # type: ignore[union-attr]
+
+    def save(self, place: Path) -> Path:
+        """Write the network as it is now, with all else its file had: `place` with the suffix `.safetensors`."""
+        place = place.with_suffix(".safetensors")
+        state = self.network.published(read_weights(self._path))
+        write_atomic(place, save({name: value.contiguous() for name, value in state.items()}))
+        return place
 
 
 class TinyViT(nn.Module):
@@ -166,9 +184,8 @@ class TinyViT(nn.Module):
         Raises:
             ValueError: If a tensor is missing, has another shape, or does not belong to this encoder.
         """
-        prefix = "image_encoder."
-        if any(name.startswith(prefix) for name in state):
-            state = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        if any(name.startswith(_PREFIX) for name in state):
+            state = {name[len(_PREFIX) :]: value for name, value in state.items() if name.startswith(_PREFIX)}
         reader = WeightReader(state, "MobileSAM", "the published mobile_sam.pt")
         reader.fill_conv(self.stem[0], "patch_embed.seq.0")
         reader.fill_conv(self.stem[1], "patch_embed.seq.2")
@@ -181,6 +198,25 @@ class TinyViT(nn.Module):
             self.neck.read(reader, "neck")
         passed_over = ("norm_head.", "head.")  # the classifier TinyViT was distilled with
         reader.finish(ignore=passed_over if self.neck is not None else (*passed_over, "neck."))
+
+    @torch.no_grad()
+    def published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The published state dict with the weights of this network's attention blocks.
+
+        A linear layer whose weight is not what `state` gives is written as it is here: with the affine part of the
+        layer normalisation before it folded in, which then is 1 and 0. So `load_published` of the answer has the
+        numbers of this network, if nothing but such weights was changed. All else stays as it is in `state`.
+
+        Args:
+            state: What the network was filled from.
+        """
+        found, before = dict(state), TinyViT(self.neck is not None)
+        before.load_published(state)
+        prefix = _PREFIX if any(name.startswith(_PREFIX) for name in state) else ""
+        for stage in (1, 2, 3):
+            for number, (block, old) in enumerate(zip(self.stages[stage], before.stages[stage], strict=True)):  # type: ignore[arg-type]
+                block.write(found, f"{prefix}layers.{stage}.blocks.{number}", old)
+        return found
 
 
 class _Inverted(nn.Module):
@@ -250,6 +286,25 @@ class _Block(nn.Module):
         reader.fill_normed_linear(self.widen, f"{name}.mlp.norm", f"{name}.mlp.fc1")
         reader.fill(self.narrow.weight, f"{name}.mlp.fc2.weight")
         reader.fill(self.narrow.bias, f"{name}.mlp.fc2.bias")
+
+    def write(self, state: dict[str, Tensor], name: str, old: "_Block") -> None:
+        """Put the weights of linear layers that are not as in `old` into a published state dict."""
+        layers = {
+            ("attn.qkv", "attn.norm"): (self.attention.project_in, old.attention.project_in),
+            ("attn.proj", None): (self.attention.project_out, old.attention.project_out),
+            ("mlp.fc1", "mlp.norm"): (self.widen, old.widen),
+            ("mlp.fc2", None): (self.narrow, old.narrow),
+        }
+        for (part, norm), (now, then) in layers.items():
+            weight = now.weight.detach().float().cpu()
+            if torch.equal(weight, then.weight):
+                continue
+            if norm is not None:  # in double precision, so that the same file comes out each time
+                shift = state[f"{name}.{part}.weight"].double() @ state[f"{name}.{norm}.bias"].double()
+                state[f"{name}.{part}.bias"] = (state[f"{name}.{part}.bias"].double() + shift).float()
+                state[f"{name}.{norm}.weight"] = torch.ones(now.in_features)
+                state[f"{name}.{norm}.bias"] = torch.zeros(now.in_features)
+            state[f"{name}.{part}.weight"] = _heads_first(weight) if part == "attn.qkv" else weight
 
 
 class _WindowAttention(nn.Module):
@@ -368,3 +423,8 @@ def _strips(rows: int, numbers: int, x: Tensor) -> Iterator[tuple[int, int]]:
 def _heads_last(rows: Tensor) -> Tensor:
     """Rows ordered by (head, query/key/value, dim), as published, to (query/key/value, head, dim)."""
     return rows.unflatten(0, (-1, 3, _HEAD_DIM)).transpose(0, 1).flatten(0, 2)
+
+
+def _heads_first(rows: Tensor) -> Tensor:
+    """`_heads_last` undone."""
+    return rows.unflatten(0, (3, -1, _HEAD_DIM)).transpose(0, 1).flatten(0, 2)

@@ -15,6 +15,7 @@ How positions and norms are treated, against the published DINOv2 hub settings a
 """
 
 import re
+import shutil
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from saot.features.base import FeatureSettings, Keyed, check_size
 from saot.features.grid import FeatureKey
 from saot.features.published import (
+    STATISTICS_FILE,
     download,
     hash_files,
     is_repository,
@@ -112,6 +114,10 @@ class HubViT(Keyed):
     @torch.no_grad()
     def batch_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
         """`tokens` of several pictures at once."""
+        return self.network_tokens(images).float().cpu()
+
+    def network_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        """`tokens` of several pictures, on the network's device, in its precision and with its gradient."""
         model = self._model
         pixels = self.normalised(images, self.device).to(model.dtype)
         options = {"interpolate_pos_encoding": True} if self._config.model_type == "vit" else {}
@@ -121,7 +127,33 @@ class HubViT(Keyed):
         if self._key.final_norm:
             norm = model.norm if self._config.model_type == "dinov3_vit" else model.layernorm
             chosen = [norm(tokens) for tokens in chosen]
-        return torch.cat(chosen, -1).float().cpu()
+        return torch.cat(chosen, -1)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network; its weights are read when it is first asked for."""
+        return self._model
+
+    @property
+    def attention_blocks(self) -> list[nn.Module]:
+        """Its blocks, first to last."""
+        depth = int(self._config.num_hidden_layers)
+        lists = (each for each in self.network.modules() if isinstance(each, nn.ModuleList))
+        return list(next(blocks for blocks in lists if len(blocks) == depth))
+
+    def save(self, place: Path) -> Path:
+        """Write the network as it is now as a folder that `transformers` and `load_backbone` read.
+
+        Configuration and weights are those of `save_pretrained`; the file of pixel statistics comes along.
+        """
+        unfinished = place.with_name(f"{place.name}.unfinished")
+        for folder in (unfinished, place):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._model.save_pretrained(unfinished)
+        if (self._folder / STATISTICS_FILE).is_file():
+            shutil.copyfile(self._folder / STATISTICS_FILE, unfinished / STATISTICS_FILE)
+        unfinished.rename(place)
+        return place
 
     @cached_property
     def _model(self) -> Any:

@@ -8,10 +8,22 @@ from types import ModuleType
 from typing import Any
 
 from saot.label.best import saot_decoder, taught_decoder
-from saot.label.data import Bench, Domain, EvaluationData, Source, TrainingData, draw_tokens, fingerprints, label_maps
+from saot.label.data import (
+    Bench,
+    Domain,
+    EvaluationData,
+    Source,
+    TrainingData,
+    declare,
+    draw_tokens,
+    fingerprints,
+    label_maps,
+    label_source,
+    open_points,
+)
 from saot.label.finished import FinishedRun, classes_of, evaluate_run, open_run, predict_pictures
 from saot.label.fusion import declared_pixels, probs_at
-from saot.label.inputs import digest, open_inputs
+from saot.label.inputs import Inputs, check_manifest, digest, keep_manifest, kept_manifest, open_inputs
 from saot.label.networks import (
     Trained,
     network,
@@ -27,6 +39,7 @@ from saot.label.paper import (
     learned_cost,
     new_cost,
     packed_cost,
+    pair_data,
     pseudo_term,
     refine_terms,
     similarities,
@@ -72,6 +85,7 @@ __all__ = [
     "Domain",
     "EvaluationData",
     "FinishedRun",
+    "Inputs",
     "Labeller",
     "Prediction",
     "PullWing",
@@ -85,9 +99,11 @@ __all__ = [
     "Wings",
     "all_methods",
     "answers_of",
+    "check_manifest",
     "chosen_adjustment",
     "classes_of",
     "confusion_of",
+    "declare",
     "declared_pixels",
     "digest",
     "draw_tokens",
@@ -97,15 +113,20 @@ __all__ = [
     "fit_weights",
     "held_out_scores",
     "join",
+    "keep_manifest",
+    "kept_manifest",
     "label_maps",
+    "label_source",
     "learned_cost",
     "network",
     "network_scorer",
     "new_cost",
     "open_contest",
     "open_inputs",
+    "open_points",
     "open_run",
     "packed_cost",
+    "pair_data",
     "parse_size",
     "picture_of",
     "points_pool",

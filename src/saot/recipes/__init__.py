@@ -3,6 +3,7 @@
 A recipe is a plain value: it is written into `run.json`, compared with the paper's, and never changed in place.
 """
 
+from saot.recipes.checked import Checked, Count, Dropped, Number, Positive, Weight
 from saot.recipes.differences import RecipeDifference, differences
 from saot.recipes.parts import (
     BaselineRecipe,
@@ -51,9 +52,14 @@ __all__ = [
     "PRESETS",
     "BaselineRecipe",
     "BridgeRecipe",
+    "Checked",
     "CostRecipe",
+    "Count",
     "DecoderRecipe",
+    "Dropped",
     "InterventionRecipe",
+    "Number",
+    "Positive",
     "Recipe",
     "RecipeDifference",
     "RefineRecipe",
@@ -61,6 +67,7 @@ __all__ = [
     "TaughtRecipe",
     "TransferRecipe",
     "TransportRecipe",
+    "Weight",
     "as_dict",
     "differences",
     "preset",

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from saot.recipes import TransportRecipe
+from saot.recipes import CostRecipe, TransportRecipe
 from saot.runs import Checkpoint, History, Progress, check_finite, generator_for, train_steps
 from saot.transfer.cost import Prototypes, SemanticCost
 from saot.transfer.labels import LabelTransfer, diversity_loss, entropy_loss, point_loss, transfer_labels
@@ -290,8 +290,29 @@ def pair_loss(
     places: Float[Tensor, "n 2"] | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """Eq. (9) for one pair, and what the log keeps of it; `places` are those of the source tokens."""
-    config = cost.config
     result = solve_pair(source, labels, example.tokens, cost, transport, support, (places, example.places))
+    return plan_loss(result, labels, example, num_classes, cost.config)
+
+
+def plan_loss(
+    result: TransportResult,
+    labels: Int[Tensor, " n"] | UInt8[Tensor, " n"],
+    example: TargetExample,
+    num_classes: int,
+    config: CostRecipe,
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """Eq. (9) of a plan that is solved: labels carried by Eq. (2), their points, Eq. (6) and Eq. (7).
+
+    Args:
+        result: Of `solve_pair`; its gradient is that of the loss.
+        labels: Classes of the source tokens.
+        example: The target and its points.
+        num_classes: Number of classes K.
+        config: Weights of the terms, and what is done with points that cannot be reached.
+
+    Returns:
+        The loss, and what the log keeps: its terms (nats), shares of points reached, targets covered, solves converged.
+    """
     transfer = transfer_labels(result, labels, num_classes)
     points, reached = point_loss(
         transfer.probs, example.point_tokens, example.point_classes, config.absent_class, config.reduction
