@@ -104,8 +104,9 @@ def label(
         target: Pictures to label. Their masks, if any, are read for the declared points, and by the oracle row alone.
         out: The run folder.
         eval: Labelled pictures to score on.
-        points: Label budget: "20" a class and picture, "total:20" a class, "resample:20" (the paper), a CSV file
-            (image,x,y,class), a folder of scribbles, or "0", as it is unless given.
+        points: Label budget: "20" a class and picture, "total:20" a class, the same of patches by majority
+            ("patches:20", "patches:total:20"), "resample:20" (the paper), a CSV file (image,x,y,class), a folder of
+            scribbles, or "0", as it is unless given.
         preset: "best", "paper-small", a `saot.recipes.Recipe` of your own, or "paper", which also takes the paper's
             pictures, points and size unless they are given, as `saot run` does.
         backbone: "filterbank", "mobile-sam", "dinov2-small" and so on, as `saot.load_backbone` has them.

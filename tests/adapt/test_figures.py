@@ -1,12 +1,13 @@
 import io
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from saot.adapt.figures import separation_figure, similarity_figure, tsne_figure
+from saot.adapt.figures import masks_figure, separation_figure, similarity_figure, tsne_figure
 from saot.data.classes import folder_class_set
 from saot.report.figures import figure_png
 
@@ -48,6 +49,30 @@ def test_tsne_draws_both_domains_and_is_reproducible():
     labels = torch.cat([groups(0)[1][1:], groups(1)[1][1:]])
     middles = torch.stack([tokens[labels == index].mean(0) for index in (0, 1)])
     assert torch.equal(torch.cdist(tokens.double(), middles.double()).argmin(1), labels)  # far groups stay apart
+
+
+def test_masks_stand_side_by_side_with_names_that_fit_and_a_legend():
+    image = np.full((20, 40, 3), 7, np.uint8)
+    road, sky, none = (np.full((20, 40), value, np.uint8) for value in (0, 1, 255))
+    long = "T2S-DA without its pull loss, $x$ of the paper's table S2 and more words"
+    figure = masks_figure([image] * 2, [road, none], {"Source only": [sky, road], long: [road, road]}, CLASSES)
+    drawn = picture(figure)
+    assert [axes.get_title().replace("\n", " ").replace("\\$", "$") for axes in figure.axes] == [
+        *("picture", "truth", "Source only", long), *[""] * 4,
+    ]  # fmt: skip
+    assert words(figure) == ["road", "sky"]
+    assert [len(axes.images) for axes in figure.axes] == [1] * 8
+    assert np.array_equal(figure.axes[2].images[0].get_array()[0, 0], CLASSES.colors[1])
+    assert not np.asarray(figure.axes[5].images[0].get_array()).any()  # not labelled: black
+    boxes = [axes.title.get_window_extent() for axes in figure.axes[:4]]
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+    assert boxes[-1].x1 <= figure.bbox.x1 and max(box.y1 for box in boxes) <= figure.bbox.y1
+    legend = figure.legends[0].get_window_extent()
+    assert legend.y0 >= 0 and legend.y1 <= min(axes.get_window_extent().y0 for axes in figure.axes)
+    assert drawn.shape[1] > drawn.shape[0] / 2
+    for wrong in ({"a": [road]}, {"truth": [road, road]}):
+        with pytest.raises(ValueError, match="a mask of each of the 2 by every method"):
+            masks_figure([image] * 2, [road, none], wrong, CLASSES)
 
 
 def test_tsne_takes_few_features_of_one_channel():

@@ -107,7 +107,7 @@ def test_a_slip_in_a_file_is_one_sentence(capsys, tmp_path, text, said):
         (["--source-pictures", "20.5"], "expected a whole number, such as 3; got '20.5'"),
         (["--points", "total:2.5"], "expected points as a whole number, such as 20 or total:20; got 'total:2.5'"),
         (["--points", "-3"], "expected points as a whole number"),
-        (["--size", "100.5"], "expected a size as HEIGHTxWIDTH or a long side in pixels; got '100.5'"),
+        (["--size", "100.5"], "expected a size as HEIGHTxWIDTH, a long side in pixels or pad:SIDE; got '100.5'"),
         (["--set", "cost.steps=10.5"], "expected a whole number of 0 or more for cost.steps; got '10.5'"),
         (["--set", "taught.teachers=0"], "expected taught.teachers of 1 or more with decoder.architecture=fine"),
         (["--set", "name=mine"], "expected --preset"),

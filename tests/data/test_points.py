@@ -12,12 +12,15 @@ from PIL import Image
 from saot.data import (
     ImageSet,
     LabelledSet,
+    PatchGrid,
     Points,
     class_set,
     draw_points,
     folder_class_set,
     open_images,
     open_labelled,
+    patch_labels,
+    point_tokens,
     read_points_csv,
     read_scribbles,
     write_points_csv,
@@ -123,6 +126,65 @@ def test_total_draw_spreads_over_the_pictures():
     counts = collections.Counter(points.keys)
     assert len(points) == 200
     assert min(counts.values()) > 15  # 40 expected of each
+
+
+SIDES = st.integers(1, 40)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    height=SIDES,
+    width=SIDES,
+    patch=st.integers(1, 9),
+    scale=st.floats(0.4, 2.5),
+    per_class=st.integers(1, 6),
+    seed=st.integers(0, 50),
+    scope=st.sampled_from(["picture", "total"]),
+    ignore=st.sampled_from(["exclude", "include"]),
+)
+def test_points_by_patch_agree_with_their_patch(height, width, patch, scale, per_class, seed, scope, ignore):
+    rng = np.random.default_rng(seed)
+    masks = {f"{n}.png": rng.choice([0, 1, 1, 1, 3, 255], (height, width)).astype(np.uint8) for n in range(2)}
+    size = max(patch, round(height * scale)), max(patch, round(width * scale))  # the last patch padded, or cut off
+    rows_, columns = -(-size[0] // patch), size[1] // patch
+    grid = PatchGrid(height, width, *size, patch, rows_, columns)
+    labelled, _ = labelled_set(masks)
+    maps = {
+        key: patch_labels(mask, grid, num_classes=len(CLASSES.names), ignore=ignore).numpy()
+        for key, mask in masks.items()
+    }
+    wanted_too = {"per_class": per_class, "seed": seed, "scope": scope, "grid_of": lambda *_: grid, "ignore": ignore}
+    if all((found == 255).all() for found in maps.values()):
+        with pytest.raises(ValueError, match="no mask of test:memory has a labelled patch"):
+            draw_points(labelled, **wanted_too)
+        return
+    points = draw_points(labelled, **wanted_too)
+    drawn = collections.Counter()
+    for key, y, x, label in rows(points):
+        token = int(point_tokens(torch.tensor([x]), torch.tensor([y]), grid))
+        assert masks[key][y, x] == label == maps[key][token]
+        drawn[key, label, token] += 1
+    assert set(drawn.values()) <= {1}  # a patch is drawn once
+    if size[0] <= height and size[1] <= width:  # every class of a patch then has a pixel's centre in it
+        for label in (0, 1, 3):
+            there = [int((found == label).sum()) for found in maps.values()]
+            wanted = min(per_class, sum(there)) if scope == "total" else sum(min(per_class, n) for n in there)
+            assert sum(found == label for _, found, _ in drawn) == wanted
+
+
+def test_a_patch_is_its_pixel_nearest_the_centre_and_every_patch_is_as_likely():
+    mask = np.zeros((10, 20), np.uint8)
+    mask[:5, :5] = 1  # of the first patch a quarter
+    labelled, _ = labelled_set({"a.png": mask})
+    grid = PatchGrid(10, 20, 10, 20, 10, 1, 2)
+    points = draw_points(labelled, per_class=5, seed=0, grid_of=lambda *_: grid)
+    assert [(x // 10, label) for x, label in zip(points.x, points.classes, strict=True)] == [(0, 0), (1, 0)]
+    assert set(points.y) <= {4, 5} and set(points.x) <= {4, 5, 14, 15}
+    assert len(draw_points(labelled, per_class=5, seed=0)) == 10  # pixels: five of each class
+    wins = collections.Counter(
+        draw_points(labelled, per_class=1, seed=seed, grid_of=lambda *_: grid).x[0] // 10 for seed in range(200)
+    )
+    assert 60 < wins[0] < 140  # 100 expected, deviation 7: not in proportion to the pixels, 75 and 100
 
 
 def test_a_known_draw_never_changes():

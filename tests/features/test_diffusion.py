@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from saot.features import FeatureKey, extract, load_backbone
+from saot.features import FeatureKey, Padded, extract, load_backbone
 from saot.features.base import library_versions
 
 diffusers = pytest.importorskip("diffusers")
@@ -308,3 +308,14 @@ def test_fused_with_another_backbone(folder):
     assert (features.height, features.width, fused.patch_size) == (4, 4, 14)
     assert "stable-diffusion(size=long side 56, layers=up1@100, " in fused.key.layers[1]
     assert fused.dim == load_backbone("filterbank").dim + 24
+
+
+def test_a_padded_square_is_the_unets_own_answer_without_the_black(folder):
+    image, layers = picture(40, 64), ["s4", "s3"]
+    padded = load_backbone("stable-diffusion", folder, size=Padded(64), layers=layers)
+    features = extract(padded, image, "")
+    square = np.zeros((64, 64, 3), np.uint8)
+    square[:40] = image
+    whole = extract(load_backbone("stable-diffusion", folder, size=(64, 64), layers=layers), square, "")
+    assert (features.height, features.width) == (10, 16) and padded.key.pad
+    torch.testing.assert_close(features.tokens, whole.tokens[: 10 * 16], rtol=1e-5, atol=1e-5)

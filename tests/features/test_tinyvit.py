@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from helpers.mobile_sam import published_state, shared_weights
 
-from saot.features import extract, load_backbone
+from saot.features import Padded, extract, load_backbone
 from saot.features.published import WeightReader, read_weights
 from saot.features.tinyvit import TinyViT, _WindowAttention
 
@@ -140,6 +140,8 @@ def test_padding_is_dropped_and_seen(weights):
     assert padded.provenance.input_size == (51, 96)
     assert (padded.height, padded.width) == (4, 6)
     assert padded.provenance.pad
+    asked = load_backbone("mobile-sam", weights, size=Padded(96), pad=False)
+    assert asked.key == padded.provenance.key and torch.equal(extract(asked, image, "").tokens, padded.tokens)
     free = extract(load_backbone("mobile-sam", weights, size=96, pad=False), image, "")
     assert free.provenance.input_size == (48, 96)
     assert (free.height, free.width) == (3, 6)

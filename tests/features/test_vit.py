@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from saot.features import extract, load_backbone
+from saot.data import point_tokens
+from saot.features import FeatureKey, Padded, extract, load_backbone, patch_grid, resize_image
 from saot.features.vit import hub_name, resize_positions
 
 transformers = pytest.importorskip("transformers")
@@ -293,3 +294,63 @@ def test_names():
     assert hub_name("vit-base") == "google/vit-base-patch16-224-in21k"
     assert hub_name("me/mine") == "me/mine"
     assert hub_name("a/b/c") is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("shape", [(41, 90), (90, 41), (60, 60), (3, 90)])
+def test_a_padded_square_is_the_networks_own_answer_without_the_black(folders, name, shape):
+    patch = FAMILIES[name][1]["patch_size"]
+    side, image = 5 * patch, picture(*shape)
+    options = {"l2_norm": False}
+    backbone = load_backbone(name, folders[name], size=Padded(side), **options)
+    features = extract(backbone, image, "")
+    height, width = backbone.input_size(*shape)
+    assert max(height, width) == side and abs(height * shape[1] - width * shape[0]) <= max(shape)  # half a pixel
+    square = np.zeros((side, side, 3), np.uint8)
+    square[:height, :width] = resize_image(image, (height, width), "pillow-bicubic")
+    rows, columns = -(-height // patch), -(-width // patch)
+    stretched = load_backbone(name, folders[name], size=(side, side), **options)
+    wanted = stretched.tokens(square).unflatten(0, (5, 5))[:rows, :columns].flatten(0, 1)
+    assert (features.height, features.width) == (rows, columns)
+    torch.testing.assert_close(features.tokens, wanted, atol=1e-5, rtol=1e-5)
+    if shape[0] != shape[1]:
+        assert features.tokens.shape[0] < 25
+    batch = np.stack([resize_image(image, (height, width), "pillow-bicubic")] * 2)
+    torch.testing.assert_close(backbone.batch_tokens(batch)[1], wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(41, 90), (90, 41), (37, 37), (100, 33), (840, 639)])
+def test_key_points_of_a_padded_square_meet_their_tokens(folders, shape):
+    """Every pixel's token by a loop over the square: the corners of the picture, and all else."""
+    backbone = load_backbone("dinov2-small", folders["dinov2-small"], size=Padded(70))
+    grid = patch_grid(backbone, *shape)
+    assert grid == extract(backbone, picture(*shape), "").grid
+    height, width = shape
+    scale = 70 / max(shape)
+    corners = [(x, y) for x in (0, width - 1) for y in (0, height - 1)]
+    rows, columns = -(-grid.input_height // 14), -(-grid.input_width // 14)
+    ends = {(0, 0): (0, 0), (1, 0): (0, columns - 1), (0, 1): (rows - 1, 0), (1, 1): (rows - 1, columns - 1)}
+    for x, y in corners:
+        token = int(point_tokens(torch.tensor([x]), torch.tensor([y]), grid))
+        assert (token // columns, token % columns) == ends[x > 0, y > 0]
+    x, y = (part.flatten() for part in torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"))
+    tokens = point_tokens(x, y, grid)
+    exact = [grid.input_width / width, grid.input_height / height]  # the scale up to half a pixel of input
+    assert abs(exact[0] - scale) <= 0.5 / width + 1e-9 and abs(exact[1] - scale) <= 0.5 / height + 1e-9
+    places = ((x + 0.5) * exact[0] / 14).floor().long(), ((y + 0.5) * exact[1] / 14).floor().long()
+    assert torch.equal(tokens, places[1] * columns + places[0])
+
+
+def test_padded_features_have_a_key_of_their_own_and_others_refuse_it(folders):
+    name, where = "dinov2-small", folders["dinov2-small"]
+    keys = [load_backbone(name, where, size=size).key for size in (Padded(70), 70, (70, 70))]
+    assert keys[0].differences(keys[1]) == keys[0].differences(keys[2]) == ("size", "pad")
+    assert keys[0].size == "padded to 70" and keys[0].pad and not keys[1].pad
+    assert FeatureKey.from_json(keys[0].to_json()) == keys[0]
+    with pytest.raises(ValueError, match="71 is not a multiple of the patch size 14; the nearest valid size is 70"):
+        load_backbone(name, where, size=Padded(71))
+    with pytest.raises(ValueError, match="pad:70 is for mobile-sam"):
+        load_backbone("filterbank", size=Padded(70))
+    joined = load_backbone(f"{name}+vit-base", f"{where}+{folders['vit-base']}", size=Padded(70))
+    assert extract(joined, picture(30, 90), "").tokens.shape == (2 * 5, 64)
+    assert "pad=True" in joined.key.layers[1] and "padded to 1024" in joined.key.layers[1]

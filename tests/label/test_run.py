@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.runs import SIZE, TINY, make_folder, open_images, opened, run_job, score_some, tiny_settings
+from helpers.runs import SIZE, TINY, make_folder, open_images, open_labelled, opened, run_job, score_some, tiny_settings
 from PIL import Image
 from safetensors import safe_open
 
-from saot.data import LabelledSet, class_groups, class_set, folder_class_set, read_points_csv
+from saot.data import LabelledSet, class_groups, class_set, folder_class_set, patch_labels, read_points_csv
 from saot.label import EvaluationData, RunSettings
 from saot.label.data import TokenPoints, draw_tokens
 from saot.label.paper import source_weights, transfer_from
@@ -217,7 +217,9 @@ def test_a_class_the_source_never_shows_is_noted(folders, tmp_path):
 def test_points_requests():
     assert points_request("0") == ("picture", 0)
     assert points_request("resample:20") == ("resample", 20)
-    assert points_request("points:20") == ("file", None)
+    assert points_request("patches:20") == ("patches", 20)
+    assert points_request("patches:total:20") == ("patches:total", 20)
+    assert points_request("points:20") == points_request("total:patches:20") == ("file", None)
 
 
 def test_other_settings_are_refused_by_name(finished):
@@ -269,6 +271,31 @@ def test_points_come_from_a_file_and_are_the_budget(tmp_path):
 def test_the_papers_resampling_counts_every_labelled_patch(tmp_path):
     outcome = run_job(tiny_settings(points="resample:4"), tmp_path / "run")
     assert outcome.metrics["methods"]["saot"]["label_budget"] > 50
+
+
+@pytest.mark.parametrize("scope", ["", "total:"])
+def test_points_by_patch_have_the_class_of_their_patch(scope, tmp_path):
+    with opened(tiny_settings(points=f"patches:{scope}3"), tmp_path / "patches") as contest:
+        data, points = contest.data, contest.data.points.pixels
+        masks = open_labelled(tiny_settings().target)
+        maps = [
+            patch_labels(masks.mask(n), data.target.store.grid(key), num_classes=data.classes.num_classes)
+            for n, key in enumerate(data.target.images.keys)
+        ]
+    tokens = data.points.tokens
+    places = zip(tokens.picture.tolist(), tokens.token.tolist(), tokens.classes.tolist(), strict=True)
+    assert all(int(maps[picture][token]) == label for picture, token, label in places)
+    assert data.points.budget == len(tokens) == len(points) > 0
+    assert len(set(zip(tokens.picture.tolist(), tokens.token.tolist(), strict=True))) == len(tokens)
+    there = [torch.bincount(labels[labels != 255].long(), minlength=256) for labels in maps]
+    if scope:
+        assert len(tokens) == int(sum(there).clamp(max=3).sum())
+    else:
+        assert len(tokens) == int(sum(counts.clamp(max=3) for counts in there).sum())
+    with opened(tiny_settings(points=f"{scope}3"), tmp_path / "pixels") as contest:
+        pixels = contest.data.points.tokens
+    places = zip(pixels.picture.tolist(), pixels.token.tolist(), pixels.classes.tolist(), strict=True)
+    assert not all(int(maps[picture][token]) == label for picture, token, label in places)
 
 
 @pytest.mark.parametrize(

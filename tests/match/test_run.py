@@ -177,3 +177,22 @@ def test_wrong_input_gets_a_sentence(pictures, tmp_path, capsys, monkeypatch, mo
     assert code == 2
     assert sentence in " ".join(told.split())
     assert "Traceback" not in told
+
+
+def test_maps_are_reduced_by_a_pca_of_the_pair(pictures, tmp_path, capsys):
+    whole = matched(pictures, tmp_path / "whole", capsys, "--method", "nn")
+    width = whole["backbone"]["dim"]
+    few = matched(pictures, tmp_path / "few", capsys, "--method", "nn", "--pca", "3")
+    assert few["pca"] == "3" and "pca" not in whole
+    assert few["pairs"][0]["matches"] != whole["pairs"][0]["matches"]
+    for more, said in (
+        (("--pca", str(width + 1)), f"none above the maps' own {width}"),
+        (("--pca", "3", "--adapter", "a.safetensors"), "leave it or --adapter out"),
+        (("--pca", "3", "--labels", pictures / "1-labels.png"), "leave it or --labels out"),
+        (("--pca", "3", "--features", "a,b"), "expected --backbone with --pca"),
+    ):
+        code, _, told = run(
+            ["match", pictures / "1.png", pictures / "5.png", "--size", "126x252", "--out", tmp_path / "no", *more],
+            capsys,
+        )
+        assert code != 0 and said in " ".join(told.split()), told

@@ -3,16 +3,19 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from saot.adapt import masks_figure
 from saot.adapt.inputs import AdaptSettings
 from saot.adapt.recipe import PAPER, PAPER_CNN, PAPER_HRDA
 from saot.data import class_set
 from saot.label import RunSettings
-from saot.tables import EXPERIMENTS, Request, Row, reproduce
+from saot.tables import EXPERIMENTS, Request, Row, adaptation, reproduce
 from saot.tables.adaptation import Trained, completed, recipe_of, settings_of, value_of, with_class_columns
 from saot.tables.table import run_name
+from saot.tables.wings import ALL_WINGS
 
 SIZE = "count=2,height=64,width=128"
 TINY = completed(
@@ -93,6 +96,36 @@ def test_a_table_on_tiny_pictures(name, tmp_path, runs):
     again = reproduce(name, TINY, tmp_path / name, runs=runs, store=runs / "features")
     assert again.to_dict() == result.to_dict()
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("network.safetensors")}
+
+
+def test_masks_of_every_row_stand_side_by_side(tmp_path, runs, monkeypatch):
+    drawn, made = [], []
+
+    def draw(pictures, truths, masks, classes):
+        drawn.append((pictures, truths, masks))
+        return masks_figure(pictures, truths, masks, classes)
+
+    monkeypatch.setattr("saot.tables.adaptation.masks_figure", draw)
+    opened = adaptation.open_adapted
+    monkeypatch.setattr("saot.tables.adaptation.open_adapted", lambda *given: made.append(given) or opened(*given))
+    table = EXPERIMENTS["t2s-da-roads"]
+    table = replace(table, rows=table.rows[:2])
+    request = replace(TINY, eval="scenes:street:val,count=6,height=64,width=128")
+    for _ in range(2):
+        reproduce(table, request, tmp_path, runs=runs, store=runs / "features")
+    (pictures, truths, masks), again = drawn
+    assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")
+    assert list(masks) == [row.label for row in table.rows]
+    whole = ALL_WINGS.labelled(request.eval)
+    assert len(pictures) == len(truths) == 4 and all(len(of_row) == 4 for of_row in masks.values())
+    for shown, number in enumerate((0, 1, 3, 4)):
+        assert np.array_equal(pictures[shown], whole.image(number))
+        assert np.array_equal(truths[shown], whole.mask(number))
+    assert len(made) == 2  # the second time the masks are read, not made
+    assert all(np.array_equal(*both) for label in masks for both in zip(masks[label], again[2][label], strict=True))
+    settings = settings_of(request, table, table.rows[0], 0)
+    network = opened(runs / run_name(settings))
+    assert np.array_equal(masks[table.rows[0].label][2], network.mask(whole.image(3), "").numpy())
 
 
 def test_rows_of_other_networks_are_left_out_with_a_word(tmp_path, runs):

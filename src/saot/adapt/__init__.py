@@ -3,7 +3,7 @@
 from saot.adapt.backbone import BACKBONES, Adapted
 from saot.adapt.encoder_files import load_encoder, read_encoder, save_encoder
 from saot.adapt.encoders import Encoder
-from saot.adapt.figures import separation_figure, similarity_figure
+from saot.adapt.figures import masks_figure, separation_figure, similarity_figure
 from saot.adapt.finished import FINISHED, AdaptedRun, open_adapted, published_network
 from saot.adapt.frozen_pull import FrozenPull, Pull, pull_step, translated_pictures
 from saot.adapt.inputs import AdaptSettings
@@ -67,6 +67,7 @@ __all__ = [
     "for_source",
     "held_out_accuracy",
     "load_encoder",
+    "masks_figure",
     "merge_adapters",
     "open_adapted",
     "published_network",

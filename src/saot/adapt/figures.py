@@ -1,15 +1,17 @@
-"""Figures of how well features separate classes: t-SNE, the measures of T2S-DA's figure 5, similarity against IoU."""
+"""Figures of T2S-DA: t-SNE, the measures of its figure 5, similarity against IoU, masks side by side."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Integer
+from jaxtyping import Float, Float64, Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
@@ -18,6 +20,8 @@ from torch import Tensor
 from saot.data import IGNORE_INDEX, ClassSet
 from saot.report import INK, SERIES, WIDTH, _ink, _plain
 
+MASK_WIDTH = 1.9  # inches of a picture beside its masks
+MASK_LETTERS = 30  # of a method's name in a line above them
 PERPLEXITY = 30.0  # scikit-learn's default; fewer where there are few features
 Values = Mapping[str, Sequence[float | None]]  # title of a method -> value of each class, None or NaN where absent
 
@@ -240,6 +244,66 @@ def similarity_figure(names: Sequence[str], similarity: Values, iou: Values) -> 
     _ink(axes)
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8, labelcolor=INK)
     _name_points(axes, names, points)
+    return figure
+
+
+def masks_figure(
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    truths: Sequence[UInt8[np.ndarray, "_ _"]],
+    masks: Mapping[str, Sequence[UInt8[np.ndarray, "_ _"]]],
+    classes: ClassSet,
+) -> Figure:
+    """Pictures, their truth and each method's mask side by side, T2S-DA figures 4 and S2 to S4.
+
+    Args:
+        pictures: RGB, top to bottom.
+        truths: Class index of each pixel of each, 255 for ignore, which is black.
+        masks: Title of a method -> its mask of each picture.
+        classes: Names and colours.
+
+    Returns:
+        The figure, a column for picture, truth and each method, names above, the classes that are shown below.
+
+    Raises:
+        ValueError: If there is no picture, or a method has another number of masks.
+
+    Example:
+        >>> from saot.data import folder_class_set
+        >>> image, mask = np.zeros((4, 8, 3), np.uint8), np.zeros((4, 8), np.uint8)
+        >>> figure = masks_figure([image], [mask], {"ours": [mask]}, folder_class_set(["road", "sky"]))
+        >>> [axes.get_title() for axes in figure.axes], [text.get_text() for text in figure.legends[0].get_texts()]
+        (['picture', 'truth', 'ours'], ['road'])
+    """
+    series = {"picture": pictures, "truth": truths, **masks}
+    wrong = [title for title, of_method in series.items() if len(of_method) != len(pictures)]
+    if not len(pictures) or wrong or len(series) != 2 + len(masks):
+        raise ValueError(
+            f"expected at least one picture and a mask of each of the {len(pictures)} by every method; got "
+            f"{ {title: len(of_method) for title, of_method in series.items()} }"
+        )
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: classes.num_classes] = classes.colors
+    height, width = pictures[0].shape[:2]
+    shown = sorted({int(c) for title in (*masks, "truth") for mask in series[title] for c in np.unique(mask)} - {255})
+    across = MASK_WIDTH * len(series)
+    per_line = max(1, int(across / 1.3))
+    legend = 0.22 * -(-len(shown) // per_line)
+    titles = {title: "\n".join(textwrap.wrap(title, MASK_LETTERS)) for title in series}
+    lines = max(title.count("\n") + 1 for title in titles.values())
+    tall = len(pictures) * (MASK_WIDTH * height / width + 0.05) + 0.13 * lines + legend + 0.15
+    figure = Figure(figsize=(across, tall), layout="constrained")
+    panels = figure.subplots(len(pictures), len(series), squeeze=False)
+    for column, (title, of_method) in enumerate(series.items()):
+        panels[0, column].set_title(_plain(titles[title]), fontsize=7, color=INK)
+        for row, one in enumerate(of_method):
+            panels[row, column].imshow(one if one.ndim == 3 else palette[one], interpolation="nearest", aspect="auto")
+            panels[row, column].set_axis_off()
+    handles = [
+        Patch(color="#{:02x}{:02x}{:02x}".format(*classes.colors[c]), label=_plain(classes.names[c])) for c in shown
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=per_line, frameon=False, fontsize=7, labelcolor=INK
+    )
     return figure
 
 

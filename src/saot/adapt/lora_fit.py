@@ -81,8 +81,7 @@ class MovingDomain(Domain):
 
     def grid(self, number: int) -> PatchGrid:
         """How a picture lies under its tokens."""
-        size = self.images.size(number)
-        return patch_grid(size, self.network.input_size(*size), self.network.patch_size)
+        return patch_grid(self.network, *self.images.size(number))
 
 
 def fit_adapters(

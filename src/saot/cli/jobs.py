@@ -99,13 +99,15 @@ def run(
         target: Pictures to label. Their masks, if any, are read for the declared points, and by the oracle row alone.
         out: The run folder.
         eval: Labelled pictures to score on.
-        points: Label budget: N a class and picture, total:N a class, resample:N (the paper), a CSV file
-            (image,x,y,class), a folder of scribbles, or 0, as it is unless given; preset paper: resample:20.
+        points: Label budget: N a class and picture, total:N a class, patches:N or patches:total:N (patches by majority
+            in place of pixels), resample:N (the paper: patches anew each step), a CSV file (image,x,y,class), a folder
+            of scribbles, or 0, as it is unless given; preset paper: resample:20.
         backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, OWNER/NAME, or
             adapted, with --weights RUN of `saot adapt`; dinov2-large unless given.
         weights: File or folder of the backbone's weights, where it needs one.
-        size: Input size, HEIGHTxWIDTH or the long side in pixels; several with commas, such as --size
-            504x1008,672x1344, train a decoder at each and join them by weights learned on declared points.
+        size: Input size, HEIGHTxWIDTH, the long side in pixels, or pad:SIDE, the long side in a black square whose
+            empty tokens are left out, such as GWOT's pad:840; several with commas, such as --size 504x1008,672x1344,
+            train a decoder at each and join them by weights learned on declared points.
         precision: Of the backbone: float32, or bf16, faster where the processor has it, with slightly other
             features; float32 unless given.
         preset: paper, paper-small or best; best unless given. paper is the printed paper: it also takes its points,

@@ -21,12 +21,14 @@ def match(
     backbone: str = "filterbank",
     weights: Path | None = None,
     size: str | None = None,
+    layers: str | None = None,
     masks: str = "all",
     sam: Path | None = None,
     structure: str = "grid",
     features: str | None = None,
     labels: Path | None = None,
     adapter: Path | None = None,
+    pca: str | None = None,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -47,6 +49,7 @@ def match(
         backbone: As in `saot run`.
         weights: As in `saot run`.
         size: As in `saot run`.
+        layers: Of the backbone, with commas; of joined ones networks apart by +, such as s5,s4,s3+11.
         masks: all, sam (the object at each picture's centre), or mask files with commas, source first, - for none.
         sam: The published mobile_sam.pt, for --masks sam; that of the backbone unless given.
         structure: For shape-of-you: grid, depth:MODEL, metric:MODEL, vggt, or files (.npz, .safetensors) with commas,
@@ -56,6 +59,9 @@ def match(
         labels: Mask of the source (class index per pixel, 255 for none), to carry along the targets in their order.
         adapter: A trained adapter of Shape-of-You: the adapter-*.safetensors that `saot reproduce soy-...` leaves among
             its runs, or a folder with a single one; give the backbone it was trained on.
+        pca: Reduce maps of the features by one PCA of each pair, as sd-dino does with Stable Diffusion's: a number for
+            each map, networks apart by +, maps by commas, empty for what stays, such as 256+ for
+            stable-diffusion+dinov2-base.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...
     """
     from saot.match import MatchRequest, MatchSettings, match_pictures
@@ -70,12 +76,14 @@ def match(
         backbone=backbone,
         weights=None if weights is None else str(weights),
         size=size,
+        layers=layers,
         masks=masks,
         sam=None if sam is None else str(sam),
         structure=structure,
         features=features,
         labels=None if labels is None else str(labels),
         adapter=None if adapter is None else str(adapter),
+        pca=pca,
         device=resolve_device(device),
     )
     with Bars() as bars:
@@ -131,6 +139,7 @@ def reproduce(
     masks: str | None = None,
     label_backbone: str | None = None,
     held_out: Whole = 0,
+    pca: str | None = None,
     out: Path | None = None,
     runs: Path | None = None,
     store: Path | None = None,
@@ -179,6 +188,8 @@ def reproduce(
         label_backbone: Of soy-...: NAME or NAME=WEIGHTS of the network whose features pseudo-labels are made of, such
             as dinov2-base+stable-diffusion for an adapter on --backbone dinov2-base; the same unless given.
         held_out: Of soy-...: how many training pairs choose an adapter's weights by their loss; 0 takes the last ones.
+        pca: Of gwot-... and soy-...: reduce maps of the features by one PCA of each pair, as in `saot match`, such as
+            256+ for stable-diffusion+dinov2-base: sd-dino's. Adapters and their pseudo-labels take the maps whole.
         out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given, with
             --set a folder of its own beside it.
         runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
@@ -221,6 +232,7 @@ def reproduce(
         masks=masks,
         label_backbone=label_backbone,
         held_out=held_out,
+        pca=pca,
         limit=limit,
         device=resolve_device(device),
         strict=strict,

@@ -20,6 +20,7 @@ from saot.data.datasets import ImageSet, LabelledSet
 from saot.data.files import write_atomic
 from saot.data.images import read_mask
 from saot.data.listing import by_stem, stem_of, walk
+from saot.data.patches import PatchGrid, patch_labels, point_tokens
 from saot.data.readers import check_indices
 
 HEADER = ("image", "x", "y", "class")
@@ -83,12 +84,15 @@ def draw_points(
     seed: int,
     scope: Literal["picture", "total"] = "picture",
     progress: Callable[[int, int], None] | None = None,
+    grid_of: Callable[[int, int], PatchGrid] | None = None,
+    ignore: Literal["exclude", "include"] = "exclude",
 ) -> Points:
     """Random pixels of each class, drawn once: the label budget of a target (SAOT E.3, paper-notes C13, C14).
 
     Every labelled pixel gets a random number from the seed and its picture's key, and the `per_class` lowest
     of each class win. So a draw does not depend on the order of the files, and a smaller budget is part of a
-    larger one.
+    larger one. With `grid_of` patches are drawn in place of pixels (E.3: "from all target patches labeled c"), and a
+    patch stands in the result as one pixel of it that has its class, the one nearest its centre.
 
     Args:
         labelled: Pictures with masks; each mask is opened once.
@@ -98,6 +102,8 @@ def draw_points(
 
     Other:
         progress: Called with (masks done, masks in all).
+        grid_of: (height, width) of a picture -> how it lies under its tokens; None draws pixels.
+        ignore: With `grid_of`, how a patch gets its class, as in `patch_labels`.
 
     Returns:
         Distinct pixels, sorted by key, y, x.
@@ -112,14 +118,20 @@ def draw_points(
     if per_class == 0:
         return Points((), (), (), ())
     drawn: dict[int, list[tuple[float, Row]]] = {}
+    classes = labelled.classes.num_classes
     for index, key in enumerate(labelled.keys):
-        for label, ranked in _lowest(labelled.mask(index), key, per_class, seed).items():
+        mask = labelled.mask(index)
+        if grid_of is not None:
+            grid = grid_of(*mask.shape)
+            mask = _one_a_patch(mask, grid, patch_labels(mask, grid, num_classes=classes, ignore=ignore).numpy())
+        for label, ranked in _lowest(mask, key, per_class, seed).items():
             kept = drawn.setdefault(label, []) + ranked
             drawn[label] = sorted(kept)[:per_class] if scope == "total" else kept
         if progress is not None:
             progress(index + 1, len(labelled))
     if not drawn:
-        raise ValueError(f"no mask of {labelled.images.spec} has a labelled pixel, so that no point can be drawn")
+        what = "pixel" if grid_of is None else "patch"
+        raise ValueError(f"no mask of {labelled.images.spec} has a labelled {what}, so that no point can be drawn")
     return _points(row for ranked in drawn.values() for _, row in ranked)
 
 
@@ -241,6 +253,29 @@ def _lowest(mask: UInt8[np.ndarray, "h w"], key: str, per_class: int, seed: int)
             pixels = pixels[np.argpartition(numbers[pixels], per_class - 1)[:per_class]]
         lowest[label] = sorted((float(numbers[p]), (key, int(p // width), int(p % width), label)) for p in pixels)
     return lowest
+
+
+def _one_a_patch(
+    mask: UInt8[np.ndarray, "h w"], grid: PatchGrid, labels: UInt8[np.ndarray, "n"]
+) -> UInt8[np.ndarray, "h w"]:
+    """The mask with one pixel left of each labelled patch: of those with the patch's class, the nearest its centre.
+
+    A patch that is smaller than a pixel and has the centre of none is left out.
+    """
+    height, width = mask.shape
+    zeros = torch.zeros(max(height, width), dtype=torch.int64)
+    rows = point_tokens(zeros[:height], torch.arange(height), grid).numpy() // grid.width
+    columns = point_tokens(torch.arange(width), zeros[:width], grid).numpy() % grid.width
+    token = rows[:, None] * grid.width + columns[None, :]
+    y, x = np.nonzero((mask != IGNORE_INDEX) & (mask == labels[token]))
+    down = (y + 0.5) * grid.input_height / height / grid.patch_size - rows[y] - 0.5  # from the centre, in patches
+    across = (x + 0.5) * grid.input_width / width / grid.patch_size - columns[x] - 0.5
+    order = np.lexsort((down**2 + across**2, token[y, x]))
+    _, first = np.unique(token[y, x][order], return_index=True)
+    chosen = y[order[first]], x[order[first]]
+    left = np.full_like(mask, IGNORE_INDEX)
+    left[chosen] = mask[chosen]
+    return left
 
 
 def _points(rows: Iterable[Row]) -> Points:

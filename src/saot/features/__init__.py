@@ -7,17 +7,21 @@ from saot.features.base import (
     FeatureSettings,
     Keyed,
     OpenBackbone,
+    Padded,
+    SizePolicy,
     Trainable,
     check_size,
     extract,
     fit_size,
     fitted,
     map_widths,
+    part_widths,
+    patch_grid,
     resize_image,
     token_count,
 )
 from saot.features.flow import Extracted, Picture, extract_each
-from saot.features.grid import FeatureGrid, FeatureKey, Provenance, patch_grid
+from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 from saot.features.load import load_backbone
 from saot.features.published import (
     OneSentence,
@@ -51,11 +55,13 @@ __all__ = [
     "Keyed",
     "OneSentence",
     "OpenBackbone",
+    "Padded",
     "Picture",
     "PictureMasks",
     "Prompt",
     "PromptSegmenter",
     "Provenance",
+    "SizePolicy",
     "Statistics",
     "StoreSize",
     "TinyViT",
@@ -73,6 +79,7 @@ __all__ = [
     "load_model",
     "local_folder",
     "map_widths",
+    "part_widths",
     "patch_grid",
     "pixel_statistics",
     "read_weights",

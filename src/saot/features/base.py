@@ -15,9 +15,25 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.grid import FeatureGrid, FeatureKey, Provenance
+from saot.data import PatchGrid
+from saot.features.grid import FeatureGrid, FeatureKey, Provenance, grid_under
 
-SizePolicy = tuple[int, int] | int | None
+
+@dataclass(frozen=True)
+class Padded:
+    """A square network input: the long side of a picture is brought to `side`, the rest is black, right and below.
+
+    Tokens wholly in the black are dropped.
+
+    Attributes:
+        side: Height and width of the square, pixels of network input.
+    """
+
+    side: int
+
+
+InputSize = tuple[int, int] | int | Padded
+SizePolicy = InputSize | None
 PRECISIONS = ("float32", "bf16")
 
 
@@ -28,7 +44,8 @@ class FeatureSettings:
     Attributes:
         name: One of the known names, or `OWNER/NAME` of a hub model.
         weights: File (mobile-sam, adapted) or folder (transformers) of the weights; None is the published place.
-        size: `(height, width)` of network input, an int for the long side, pixels.
+        size: `(height, width)` of network input, an int for the long side, pixels; `Padded` for a square that the
+            picture fills in one direction.
         layers: Layers to concatenate: block numbers of a ViT (negative from the end), `neck` or
             `stage0`..`stage3` of mobile-sam.
         final_norm: Whether the network's last normalisation is applied.
@@ -104,7 +121,7 @@ class Keyed:
     """What a backbone says of itself from its key and its size, and what all do with a picture first."""
 
     _key: FeatureKey
-    _size: tuple[int, int] | int
+    _size: InputSize
     device: str = "cpu"  # where the network runs
     concurrent: bool = False  # whether pictures may be extracted in several threads at once
 
@@ -132,6 +149,22 @@ class Keyed:
         """See `fit_size`."""
         return fit_size(height, width, self._size, self.patch_size)
 
+    def on_square(self, images: UInt8[np.ndarray, "*b h w 3"]) -> UInt8[np.ndarray, "*b H W 3"]:
+        """Pictures of their input size on the square that the network is given, where the size is `Padded`."""
+        if not isinstance(self._size, Padded):
+            return images
+        side, (height, width) = self._size.side, images.shape[-3:-1]
+        around = [(0, 0)] * (images.ndim - 3)
+        return np.pad(images, [*around, (0, side - height), (0, side - width), (0, 0)])
+
+    def off_square(self, tokens: Float[Tensor, "*b n d"], image_size: tuple[int, int]) -> Float[Tensor, "*b m d"]:
+        """The tokens of the square of `on_square`, row by row, that show some of a picture of this input size."""
+        if not isinstance(self._size, Padded):
+            return tokens
+        tokens_a_side = self._size.side // self.patch_size
+        height, width = (-(-side // self.patch_size) for side in image_size)
+        return tokens.unflatten(-2, (tokens_a_side, tokens_a_side))[..., :height, :width, :].flatten(-3, -2)
+
     def normalised(self, image: UInt8[np.ndarray, "*b h w 3"], device: str) -> Float[Tensor, "*b h w 3"]:
         """The pixels less their mean, over their deviation; one picture or several."""
         if device.startswith("cuda"):  # a quarter of the bytes, from memory the GPU reads by itself
@@ -144,6 +177,11 @@ class Keyed:
 def map_widths(backbone: Backbone) -> tuple[int, ...]:
     """Numbers of each map that a token of this backbone is joined of; their sum is `backbone.dim`."""
     return getattr(backbone, "widths", (backbone.dim,))
+
+
+def part_widths(backbone: Backbone) -> tuple[tuple[int, ...], ...]:
+    """`map_widths` of each network that a backbone is joined of; of all other backbones there is one."""
+    return getattr(backbone, "part_widths", (map_widths(backbone),))
 
 
 OpenBackbone = Callable[[FeatureSettings], Backbone]
@@ -226,36 +264,55 @@ def resize_image(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], resiz
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), kind))
 
 
-def check_size(size: tuple[int, int] | int, patch_size: int) -> str:
+def check_size(size: InputSize, patch_size: int, pads: bool = False) -> str:
     """The size policy as text, once it is known to fit the patch size.
+
+    Args:
+        size: The policy.
+        patch_size: Pixels of network input per token.
+        pads: Whether the backbone takes a `Padded` one.
 
     Raises:
         ValueError: If an explicit side is not a positive multiple of the patch size; says the nearest that
-            is.
+            is. Or if the backbone does not pad.
 
     Example:
-        >>> check_size((504, 1008), 14), check_size(1008, 14)
-        ('504x1008', 'long side 1008')
+        >>> check_size((504, 1008), 14), check_size(1008, 14), check_size(Padded(840), 14, pads=True)
+        ('504x1008', 'long side 1008', 'padded to 840')
     """
-    sides = size if isinstance(size, tuple) else (size,)
+    if isinstance(size, Padded) and not pads:
+        raise ValueError(
+            f"size pad:{size.side} is for mobile-sam, stable-diffusion and ViTs, whose tokens know where they lie in "
+            f"the square; take {size.side}, the long side"
+        )
+    side = size.side if isinstance(size, Padded) else size
+    sides = side if isinstance(side, tuple) else (side,)
     if any(side <= 0 or side % patch_size for side in sides):
         nearest = "x".join(str(_nearest_multiple(side, patch_size)) for side in sides)
         came = "x".join(str(side) for side in sides)
         raise ValueError(
             f"size {came} is not a multiple of the patch size {patch_size}; the nearest valid size is {nearest}"
         )
+    if isinstance(size, Padded):
+        return f"padded to {size.side}"
     return f"{size[0]}x{size[1]}" if isinstance(size, tuple) else f"long side {size}"
 
 
-def fit_size(height: int, width: int, size: tuple[int, int] | int, patch_size: int) -> tuple[int, int]:
-    """Height and width of network input, multiples of the patch size.
+def fit_size(height: int, width: int, size: InputSize, patch_size: int) -> tuple[int, int]:
+    """Height and width of network input before padding; multiples of the patch size where nothing is padded.
 
-    With a long side, both sides keep the aspect ratio up to half a patch and have at least one patch.
+    With a long side, both sides keep the aspect ratio up to half a patch and have at least one patch. On a padded
+    square they keep it up to half a pixel.
 
     Example:
         >>> fit_size(1052, 1914, 1008, 14), fit_size(10, 4000, 1008, 14)
         ((560, 1008), (14, 1008))
+        >>> fit_size(1052, 1914, Padded(840), 14)
+        (462, 840)
     """
+    if isinstance(size, Padded):
+        scale = size.side / max(height, width)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
     if isinstance(size, tuple):
         return size
     scale = size / max(height, width)
@@ -266,6 +323,11 @@ def token_count(backbone: Backbone, size: tuple[int, int]) -> int:
     """How many tokens a backbone makes of a picture of this height and width, pixels."""
     height, width = backbone.input_size(*size)
     return -(-height // backbone.patch_size) * -(-width // backbone.patch_size)
+
+
+def patch_grid(backbone: Backbone, height: int, width: int) -> PatchGrid:
+    """How a picture of this height and width, pixels, lies under a backbone's tokens; nothing is extracted."""
+    return grid_under((height, width), backbone.input_size(height, width), backbone.patch_size)
 
 
 def resample_tokens(

@@ -8,12 +8,12 @@ What the two papers' programs do, and what we do:
 | | DIFT | sd-dino | here |
 | --- | --- | --- | --- |
 | model | SD 2.1 | SD 1.5 inside ODISE | SD 1.5, or any SD 1 or 2 folder |
-| input, pixels | 768 x 768, stretched | 960, padded to a square | long side 960, multiples of the patch, no padding |
+| input, pixels | 768 x 768, stretched | 960, padded to a square | long side 960, not padded; `pad:960` pads |
 | timestep of 1000 | 261 | 100 | 100; a layer `up1@261` says otherwise |
 | noise | mean of 8 draws | seed 42, drawn 64 x 64 and enlarged | seed 42, drawn at the latent's own size |
 | posterior | sampled | mean | mean |
 | prompt | `a photo of a CLASS` | ODISE's learned caption of the picture | empty |
-| layer | `up1` | `s3`, `s4`, `s5`, reduced by PCA | `up1` |
+| layer | `up1` | `s3`, `s4`, `s5`, reduced by a PCA of each pair | `up1`; the PCA is `--pca` of matching |
 
 Layers: `up0`, `up1`, ... are the outputs of the UNet's up-blocks; for SD 1.5 `up1` has 1280 numbers for every 16
 pixels. sd-dino's `s5` .. `s2` lie inside the same blocks: what enters the last residual block of `up0` .. `up3`
@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.base import FeatureSettings, Keyed, check_size, resample_tokens
+from saot.features.base import FeatureSettings, Keyed, Padded, check_size, resample_tokens
 from saot.features.grid import FeatureKey
 from saot.features.published import OneSentence, download, hash_files, is_repository, require_libraries
 
@@ -89,7 +89,7 @@ class StableDiffusion(Keyed):
         self._layers = tuple(known[name] for name in names)
         patch_size = min(layer.patch_size for layer in self._layers)
         self._size = max(1, round(_LONG_SIDE / patch_size)) * patch_size if settings.size is None else settings.size
-        size_text = check_size(self._size, patch_size)
+        size_text = check_size(self._size, patch_size, pads=True)
         self._key = FeatureKey(
             backbone=settings.name,
             weights_sha256=_hash_weights(self._folder),
@@ -97,7 +97,7 @@ class StableDiffusion(Keyed):
             layers=tuple(f"{name}@{self._timestep}" for name in names),
             final_norm=False,
             l2_norm=settings.l2_norm,
-            pad=False,
+            pad=isinstance(self._size, Padded),
             patch_size=patch_size,
             dim=sum(layer.dim for layer in self._layers),
             resize="pillow-bicubic",
@@ -112,6 +112,7 @@ class StableDiffusion(Keyed):
     @torch.no_grad()
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
         network, device = self._network, self._settings.device
+        own, image = (image.shape[0], image.shape[1]), self.on_square(image)
         size = (image.shape[0], image.shape[1])
         pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(device) / 127.5 - 1
         posterior = network.vae.encode(pixels.permute(2, 0, 1)[None]).latent_dist
@@ -124,7 +125,7 @@ class StableDiffusion(Keyed):
             resample_tokens(maps[layer][0].flatten(1).T, size, layer.patch_size, size, self.patch_size)
             for layer in self._layers
         ]
-        return torch.cat(blocks, -1).float().cpu()
+        return self.off_square(torch.cat(blocks, -1), own).float().cpu()
 
     @cached_property
     def _network(self) -> _Network:

@@ -23,7 +23,8 @@ class FeatureKey:
     Attributes:
         backbone: Name as given to `load_backbone`.
         weights_sha256: Of the weight file; of the descriptor's version for a backbone without weights.
-        size: Size policy, `"504x1008"` (height x width) or `"long side 1008"`, pixels of network input.
+        size: Size policy, `"504x1008"` (height x width), `"long side 1008"` or, on a square, `"padded to 840"`, pixels
+            of network input.
         layers: Names of the layers whose outputs are concatenated.
         final_norm: Whether the network's last normalisation was applied to them.
         l2_norm: Whether each token was scaled to length 1.
@@ -99,7 +100,7 @@ class Provenance(FeatureKey):
     @property
     def patch_grid(self) -> PatchGrid:
         """How the picture lies under its tokens; tokens wholly in padding are not counted."""
-        return patch_grid(self.image_size, self.input_size, self.patch_size)
+        return grid_under(self.image_size, self.input_size, self.patch_size)
 
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
@@ -107,11 +108,11 @@ class Provenance(FeatureKey):
         return cls(**_read_fields(cls, text))
 
 
-def patch_grid(image_size: tuple[int, int], input_size: tuple[int, int], patch_size: int) -> PatchGrid:
+def grid_under(image_size: tuple[int, int], input_size: tuple[int, int], patch_size: int) -> PatchGrid:
     """How a picture lies under its tokens, one for each begun patch; sizes are heights and widths, pixels.
 
     Example:
-        >>> grid = patch_grid((360, 480), (192, 256), 16)
+        >>> grid = grid_under((360, 480), (192, 256), 16)
         >>> grid.height, grid.width
         (12, 16)
     """

@@ -11,6 +11,8 @@ Choices of ours, where several would do:
 - An explicit size is the first part's. Another part takes it too if it accepts it (a multiple of its own patch);
   otherwise, and if no size is given, it keeps its default. `dinov2-base+stable-diffusion` at 840 is thus
   sd-dino's pair of inputs, 840 and 960 pixels, both with 60 tokens a long side.
+- On a padded square (`pad:840`) every part that can pads a square of its own; where the side does not fit a part it
+  pads to its default. Each sees the picture at the top left, so that parts lie on each other as before.
 - Tokens are normalised before they are resampled; between tokens that disagree, a resampled part is therefore
   shorter than 1 and weighs less. Parts on equal grids are not changed by resampling at all.
 - Layers are given part by part, as weights are: `s5,s4,s3+11`, empty for a part's default. The final norm is of the
@@ -33,6 +35,7 @@ from saot.features.base import (
     FeatureSettings,
     Keyed,
     OpenBackbone,
+    Padded,
     map_widths,
     resample_tokens,
     resize_image,
@@ -74,7 +77,12 @@ class Joined(Keyed):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        return tuple(width for part in self._parts for width in map_widths(part))
+        return tuple(width for part in self.part_widths for width in part)
+
+    @property
+    def part_widths(self) -> tuple[tuple[int, ...], ...]:
+        """`widths` of each network."""
+        return tuple(map_widths(part) for part in self._parts)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         return self._parts[0].input_size(height, width)
@@ -150,7 +158,14 @@ def _open_other(settings: FeatureSettings, open_part: OpenBackbone) -> Backbone:
             return open_part(settings)
         except ValueError:  # any other trouble than the size comes again below
             pass
-    return open_part(replace(settings, size=None))
+    part = open_part(replace(settings, size=None))
+    if isinstance(settings.size, Padded):
+        side, _ = part.input_size(1, 1)  # of its default, in whole patches
+        try:
+            return open_part(replace(settings, size=Padded(side)))
+        except ValueError:  # it never pads
+            pass
+    return part
 
 
 def _describe(key: FeatureKey) -> str:

@@ -39,8 +39,9 @@ def load_backbone(
             Joined: a piece for each part, joined by `+` and empty for none, as in `mobile_sam.pt+`; a string
             without `+` belongs to the only part that needs one.
         size: Network input, pixels: `(height, width)`, or an int for the long side (the aspect ratio is kept,
-            to the nearest patch). None is the backbone's default. Joined: of the first part; the others take
-            it if it fits them, else their default.
+            to the nearest patch), or `Padded(side)`: the long side in a black square (ViTs, stable-diffusion;
+            mobile-sam pads without being asked). None is the backbone's default. Joined: of the first part; the
+            others take it if it fits them, else their default.
         layers: Layers to concatenate; None is the last one (mobile-sam: the neck; stable-diffusion: `up1` of
             `up0` .. `up3`, sd-dino's `s2` .. `s5`, each with `@T` for another timestep than 100). Not for
             joined ones.

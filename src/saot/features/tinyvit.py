@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from saot.data import sha256_file, write_atomic
-from saot.features.base import FeatureSettings, Keyed, check_size, fit_size
+from saot.features.base import FeatureSettings, InputSize, Keyed, Padded, check_size, fit_size
 from saot.features.grid import FeatureKey
 from saot.features.published import WeightReader, read_weights
 
@@ -55,7 +55,9 @@ class MobileSam(Keyed):
     def __init__(self, settings: FeatureSettings) -> None:
         self.device, self.concurrent = settings.device, settings.device == "cpu"
         dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-        self._size = _LONG_SIDE if settings.size is None else settings.size
+        size = _LONG_SIDE if settings.size is None else settings.size
+        padded = isinstance(size, Padded)
+        self._size: InputSize = size.side if isinstance(size, Padded) else size  # its own long side is padded, too
         layers = settings.layers or ("neck",)
         unknown = [layer for layer in layers if layer not in (*_STAGES, "neck")]
         if unknown:
@@ -79,7 +81,7 @@ class MobileSam(Keyed):
             layers=layers,
             final_norm="neck" in layers,
             l2_norm=settings.l2_norm,
-            pad=settings.pad and isinstance(self._size, int),
+            pad=padded or (settings.pad and isinstance(self._size, int)),
             patch_size=_PATCH,
             dim=sum(_WIDTH_OF[layer] for layer in layers),
             resize="pillow-bilinear",
@@ -93,10 +95,8 @@ class MobileSam(Keyed):
         return tuple(_WIDTH_OF[layer] for layer in self._key.layers)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        if isinstance(self._size, tuple) or not self._key.pad:
-            return fit_size(height, width, self._size, _PATCH)
-        scale = self._size / max(height, width)
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        size = Padded(self._size) if self._key.pad and isinstance(self._size, int) else self._size
+        return fit_size(height, width, size, _PATCH)
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
         return self.batch_tokens(image[None])[0]

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from saot.features.base import FeatureSettings, Keyed, check_size
+from saot.features.base import FeatureSettings, Keyed, Padded, check_size
 from saot.features.grid import FeatureKey
 from saot.features.published import (
     STATISTICS_FILE,
@@ -84,7 +84,7 @@ class HubViT(Keyed):
         patch_size = int(self._config.patch_size)
         default = 1008 if patch_size == 14 else max(1, round(1024 / patch_size)) * patch_size
         self._size = default if settings.size is None else settings.size
-        size_text = check_size(self._size, patch_size)
+        size_text = check_size(self._size, patch_size, pads=True)
         self._layers = _resolve_layers(settings.layers, int(self._config.num_hidden_layers))
         published = _HALF if self._config.model_type == "vit" else _IMAGENET
         mean, deviation = pixel_statistics(self._folder, published)
@@ -95,7 +95,7 @@ class HubViT(Keyed):
             layers=tuple(str(layer) for layer in self._layers),
             final_norm=settings.final_norm is not False,
             l2_norm=settings.l2_norm,
-            pad=False,
+            pad=isinstance(self._size, Padded),
             patch_size=patch_size,
             dim=int(self._config.hidden_size) * len(self._layers),
             resize="pillow-bicubic",
@@ -119,7 +119,7 @@ class HubViT(Keyed):
     def network_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
         """`tokens` of several pictures, on the network's device, in its precision and with its gradient."""
         model = self._model
-        pixels = self.normalised(images, self.device).to(model.dtype)
+        pixels = self.normalised(self.on_square(images), self.device).to(model.dtype)
         options = {"interpolate_pos_encoding": True} if self._config.model_type == "vit" else {}
         outputs = model(pixels.permute(0, 3, 1, 2), output_hidden_states=True, **options)
         extra = 1 + int(getattr(self._config, "num_register_tokens", 0))  # the class token and the registers
@@ -127,7 +127,7 @@ class HubViT(Keyed):
         if self._key.final_norm:
             norm = model.norm if self._config.model_type == "dinov3_vit" else model.layernorm
             chosen = [norm(tokens) for tokens in chosen]
-        return torch.cat(chosen, -1)
+        return self.off_square(torch.cat(chosen, -1), images.shape[1:3])
 
     @property
     def network(self) -> nn.Module:

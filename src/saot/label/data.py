@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from saot.data import (
     write_points_csv,
 )
 from saot.decoder import TargetTokens, picture_logits
-from saot.features import Backbone, FeatureStore, StoreSize, check_room
+from saot.features import Backbone, FeatureStore, StoreSize, check_room, patch_grid
 from saot.label.inputs import Inputs
 from saot.label.settings import RunSettings, points_request, size_folder, store_folder
 from saot.label.sizes import SizesDecoder
@@ -363,6 +364,8 @@ def open_points(
 ) -> Points:
     """The points of RUN/points.csv: drawn from the target's masks once, or read from what a person clicked.
 
+    Of several input sizes, patches are drawn on the tokens of the one with most tokens.
+
     `masks` opens the target's masks, here, before anything else sees the target; what comes back has no way to them.
 
     Raises:
@@ -380,8 +383,10 @@ def open_points(
             masks(),
             per_class=count,
             seed=settings.seed,
-            scope="total" if scope == "total" else "picture",
+            scope="total" if scope.endswith("total") else "picture",
             progress=space.tell("points"),
+            grid_of=partial(patch_grid, inputs.backbone) if scope.startswith("patches") else None,
+            ignore=settings.recipe.transfer.ignored_patches,
         )
     elif path.is_dir():
         points = read_scribbles(path, inputs.target, classes)

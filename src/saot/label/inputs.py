@@ -99,8 +99,8 @@ def open_inputs(
     _, count = points_request(settings.points)
     if count is None and not Path(settings.points).exists():
         raise ValueError(
-            "expected --points as a number, total:N, resample:N, a CSV file (image,x,y,class) or a folder of "
-            f"scribbles; got {settings.points!r}, which is none of them"
+            "expected --points as a number, total:N, patches:N, patches:total:N, resample:N, a CSV file "
+            f"(image,x,y,class) or a folder of scribbles; got {settings.points!r}, which is none of them"
         )
     sizes = open_sizes(settings, target, device, wings)
     backbone = next(iter(sizes.values()))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saot.data import parse_spec
-from saot.features import PRECISIONS
+from saot.features import PRECISIONS, Padded, SizePolicy
 from saot.recipes import (
     PAPER_BACKBONE,
     PAPER_PICTURES,
@@ -23,6 +23,8 @@ from saot.recipes import (
 )
 from saot.runs import RUN_FORMAT
 
+SCOPES = ("picture", "total", "patches", "patches:total", "resample")  # of --points N, SCOPE:N; the first has no word
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -32,11 +34,12 @@ class RunSettings:
         source: SPEC of the labelled pictures.
         target: SPEC of the pictures to adapt to.
         eval: SPEC of labelled pictures to score on; None scores nothing.
-        points: "0", "20" (a class and picture), "total:20" (a class), "resample:20" (anew each step, the paper), a
-            CSV file or a folder of scribbles.
+        points: "0", "20" (a class and picture), "total:20" (a class), the same of patches by majority: "patches:20",
+            "patches:total:20"; "resample:20" (patches anew each step, the paper), a CSV file or a folder of scribbles.
         backbone: Name for `load_backbone`.
         weights: Its weights, where it needs a path.
-        size: Input size for the backbone: "HEIGHTxWIDTH", "LONG" (long side) or None for its default; several with
+        size: Input size for the backbone: "HEIGHTxWIDTH", "LONG" (long side), "pad:SIDE" (the long side in a black
+            square) or None for its default; several with
             commas, such as "504x1008,672x1344", train a decoder at each and join them.
         seed: Fixes every draw.
         recipe: All other settings.
@@ -79,21 +82,28 @@ class RunSettings:
         return {"format": RUN_FORMAT, **plain, "preset": self.recipe.name, "recipe": as_dict(self.recipe)}
 
 
-def parse_size(text: str | None) -> tuple[int, int] | int | None:
-    """The size policy behind "HEIGHTxWIDTH", "LONG" or None.
+def parse_size(text: str | None) -> SizePolicy:
+    """The size policy behind "HEIGHTxWIDTH", "LONG", "pad:SIDE" or None.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is none of these.
 
     Example:
-        >>> parse_size("252x504"), parse_size("1024")
-        ((252, 504), 1024)
+        >>> parse_size("252x504"), parse_size("1024"), parse_size("pad:840")
+        ((252, 504), 1024, Padded(side=840))
     """
     if text is None:
         return None
+    if text.startswith("pad:"):
+        side = parse_size(text.removeprefix("pad:"))
+        if isinstance(side, tuple) and side[0] == side[1]:
+            side = side[0]
+        if not isinstance(side, int):
+            raise ValueError(f"expected the side of a square, such as pad:840 or pad:840x840; got {text!r}")
+        return Padded(side)
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"expected a size as HEIGHTxWIDTH or a long side in pixels; got {text!r}")
+        raise ValueError(f"expected a size as HEIGHTxWIDTH, a long side in pixels or pad:SIDE; got {text!r}")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
@@ -118,17 +128,19 @@ def sizes_of(text: str | None) -> tuple[str | None, ...]:
 
 
 def points_request(text: str) -> tuple[str, int | None]:
-    """How points are to be had: ("picture" | "total" | "resample", N), or ("file", None).
+    """How points are to be had: (scope, N), the scope as in `SCOPES`, or ("file", None).
 
     Example:
         >>> points_request("20"), points_request("total:5"), points_request("clicks.csv")
         (('picture', 20), ('total', 5), ('file', None))
+        >>> points_request("patches:20"), points_request("patches:total:5")
+        (('patches', 20), ('patches:total', 5))
 
     Raises:
         ValueError: If the number is none that counts points.
     """
     scope, _, number = text.rpartition(":")
-    if scope not in ("", "total", "resample"):
+    if scope not in ("", *SCOPES[1:]):
         return "file", None
     if number.isdecimal():
         return (scope or "picture"), int(number)

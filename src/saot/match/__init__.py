@@ -14,6 +14,7 @@ from saot.match.pck import KeyPointScores, PckTable, flow_hits, point_hits
 from saot.match.pose_align import choose_pose, mirror_points, mirror_side
 from saot.match.propagate import Carried, PropagationSettings, propagate_labels
 from saot.match.readout import Readout, from_pixels, in_mask, read_out, to_pixels
+from saot.match.reduction import PairBasis, pair_basis, read_dims
 from saot.match.run import match_pictures
 from saot.match.shape_of_you import PseudoLabel, ShapeOfYouSettings, nearest_label, pseudo_label, shape_of_you
 from saot.match.sides import MatchSide
@@ -41,6 +42,7 @@ __all__ = [
     "MatchSettings",
     "MatchSide",
     "Matching",
+    "PairBasis",
     "PckTable",
     "PropagationSettings",
     "PseudoLabel",
@@ -66,10 +68,12 @@ __all__ = [
     "mirror_points",
     "mirror_side",
     "nearest_label",
+    "pair_basis",
     "plan_confidence",
     "point_hits",
     "propagate_labels",
     "pseudo_label",
+    "read_dims",
     "read_out",
     "save_adapter",
     "shape_of_you",

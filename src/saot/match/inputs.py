@@ -45,6 +45,8 @@ class MatchRequest:
         labels: Mask of the source, class index per pixel and 255 for none, to carry along the targets in their order.
         device: Where networks and matching run.
         adapter: File or folder of a trained adapter, whose features are matched in place of the backbone's.
+        layers: Of the backbone, with commas; its own unless given.
+        pca: What each map of the features is reduced to by a PCA of each pair, as `read_dims` reads it.
     """
 
     source: Path
@@ -61,6 +63,8 @@ class MatchRequest:
     labels: str | None = None
     device: str = "cpu"
     adapter: str | None = None
+    layers: str | None = None
+    pca: str | None = None
 
     @property
     def pictures(self) -> tuple[Path, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saot.data import IGNORE_INDEX, PatchGrid, read_image, soft_patch_labels, write_atomic
 from saot.evaluate import predict_mask
+from saot.features import Backbone, part_widths
 from saot.label import NO_WINGS, Wings, parse_size
 from saot.match.drawing import DrawnMatch, draw_pages
 from saot.match.gwot import GWOT_SPAIR, GWOT_TSS
@@ -22,9 +23,12 @@ from saot.match.inputs import MatchRequest, Picture, Progress, key_points, prepa
 from saot.match.matching import Matching, MatchSettings, match_sides
 from saot.match.propagate import PropagationSettings, propagate_labels
 from saot.match.readout import from_pixels, to_pixels
+from saot.match.reduction import pair_basis, read_dims
+from saot.match.sides import MatchSide
 from saot.recipes import as_dict
 from saot.runs import check_device
 
+Reduce = Callable[[MatchSide], MatchSide]
 FORMAT = 1
 BESIDE = 1.5  # tokens beyond the mask from which a key point's answer counts for nothing
 LINES = 40  # shown where no key points are given
@@ -57,12 +61,15 @@ def match_pictures(
     network = None
     if request.features is None:
         size = parse_size(request.size)
-        network = wings.backbone(request.backbone, request.weights, size=size, device=request.device)
+        layers = None if request.layers is None else [part.strip() for part in request.layers.split(",")]
+        network = wings.backbone(request.backbone, request.weights, size=size, layers=layers, device=request.device)
+    basis = _reducer(request, network)
     pictures = prepare(request, images, network, tell)
     first, found, drawn = pictures[0], [], []
     shares = None if labels is None else _token_shares(request, first, labels)
     for number, picture in enumerate(pictures[1:]):
-        matching = match_sides(first.side, picture.side, request.settings)
+        reduced = basis(first.side, picture.side)
+        matching = match_sides(reduced(first.side), reduced(picture.side), request.settings)
         found.append(_record(first, picture, matching, names, points))
         drawn.append(_drawn(first, picture, matching, points, names))
         tell("matches", number + 1, len(request.targets))
@@ -74,6 +81,7 @@ def match_pictures(
         "settings": _used(request.settings),
         "backbone": {"files": request.features} if network is None else json.loads(network.key.to_json()),
         "adapter": request.adapter,
+        **({} if request.pca is None else {"pca": request.pca}),
         "masks": "the whole picture" if request.masks == "all" else request.masks,
         "structure": first.structure if shaped or request.settings.method == "gwot" else "not used",
         "source": _described(first),
@@ -87,6 +95,24 @@ def match_pictures(
     for name, picture in draw_pages(drawn, request.settings.method):
         write_atomic(out / name, picture)
     return result
+
+
+def _reducer(request: MatchRequest, network: Backbone | None) -> Callable[[MatchSide, MatchSide], Reduce]:
+    """From a pair to what reduces its sides: one PCA of both where it is asked for.
+
+    Raises:
+        ValueError: If the request does not fit the backbone's maps, or is made together with one that knows no pair.
+    """
+    if request.pca is None:
+        return lambda source, target: lambda side: side
+    for option, given in (("adapter", request.adapter), ("labels", request.labels)):
+        if given is not None:
+            raise ValueError(f"--pca is of the backbone's own features, pair by pair; leave it or --{option} out")
+    if network is None:
+        raise ValueError("expected --backbone with --pca, whose maps it reduces; got --features: leave one out")
+    widths = part_widths(network)
+    dims = read_dims(request.pca, widths)
+    return lambda source, target: pair_basis(source, target, widths, dims).reduced
 
 
 def _token_shares(request: MatchRequest, first: Picture, labels: UInt8[np.ndarray, "h w"]) -> Float[Tensor, "n k"]:

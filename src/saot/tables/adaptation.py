@@ -17,25 +17,28 @@ from saot.adapt import (
     AdaptSettings,
     NetworkRecipe,
     for_source,
+    masks_figure,
+    open_adapted,
     recipe_differences,
     run_adaptation,
     separation_figure,
     similarity_figure,
     with_method,
 )
-from saot.data import ClassSet
+from saot.data import ClassSet, LabelledSet, fitting
 from saot.evaluate import iou_from_counts
 from saot.label import RunSettings
 from saot.recipes import BEST, RecipeDifference, with_words
-from saot.report import figure_png
-from saot.runs import load_tensors
+from saot.report import figure_png, shrink, shrink_mask
+from saot.runs import load_tensors, save_tensors
 from saot.tables.experiment import Column, Experiment, Row
 from saot.tables.label.settings import tiny
-from saot.tables.label_room import Progress, classes_of, score
+from saot.tables.label_room import Progress, classes_of, predicted_masks, score
 from saot.tables.replace import with_changes
 from saot.tables.request import Request
 from saot.tables.results import TableResult
 from saot.tables.table import Places, Planned, Table, Value, class_mean, run_name, same_names
+from saot.tables.wings import ALL_WINGS
 
 SCENES = {
     "source": "scenes:game:train",
@@ -51,6 +54,8 @@ RECORDED = {
     "encoder": "backbone",
     **same_names("weights counts set seeds device"),
 }
+SHOWN = 4  # evaluation pictures, spread over the set
+SHOWN_WIDTH = 420  # pixels of one
 OF_SOURCE = ("source_miou", "source_iou")
 TINY = replace(
     SMALL,
@@ -113,9 +118,11 @@ class Adaptation(Table):
 
     def _frozen(self, plan: Planned, folder: Path, told: Progress | None) -> Trained:
         settings, method = plan.settings, plan.method
-        store = self.places.store / f"{settings.backbone}-{settings.size or 'default'}"
-        outcome = score(settings, folder, [method], store, self.request.device, told)
+        outcome = score(settings, folder, [method], self._store_of(settings), self.request.device, told)
         return Trained(outcome.methods[method].counts, None, {}, None)
+
+    def _store_of(self, settings: RunSettings) -> Path:
+        return self.places.store / f"{settings.backbone}-{settings.size or 'default'}"
 
     def _trained(self, plan: Planned, folder: Path, told: Progress | None) -> Trained:
         outcome = run_adaptation(plan.settings, folder, device=self.request.device, progress=told)
@@ -165,6 +172,45 @@ class Adaptation(Table):
         ]
 
     def figures(self, result: TableResult) -> dict[str, bytes]:
+        """Masks side by side, of the first seed; where the table has them, what separates classes."""
+        return {**self._masks(), **self._separation()}
+
+    def _masks(self) -> dict[str, bytes]:
+        """Pictures, truth and the mask of each row that is run, figs. 4 and S2-S4."""
+        key, seed = self.experiment.columns[0].key, self.seeds[0]
+        found = {row.label: self.plans[row.label, key] for row in self.experiment.rows}
+        plans = {label: plan for label, of_row in found.items() for plan in of_row if plan and plan.seed == seed}
+        if not plans:
+            return {}
+        truth = fitting(ALL_WINGS.labelled(self.request.eval, self.classes)).data
+        shown = sorted({number * len(truth) // SHOWN for number in range(SHOWN)})
+        masks = {}
+        for number, (label, plan) in enumerate(plans.items()):
+            masks[label] = [shrink_mask(mask.numpy(), SHOWN_WIDTH) for mask in self._masks_of(plan, truth, shown)]
+            if self.places.progress is not None:
+                self.places.progress("masks", number + 1, len(plans))
+        pictures = [shrink(truth.image(number), SHOWN_WIDTH) for number in shown]
+        truths = [shrink_mask(truth.mask(number), SHOWN_WIDTH) for number in shown]
+        return {"masks.png": figure_png(masks_figure(pictures, truths, masks, self.classes))}
+
+    def _masks_of(self, plan: Planned, truth: LabelledSet, shown: Sequence[int]) -> list[Tensor]:
+        """A run's masks of these evaluation pictures, as kept or made now."""
+        folder, device = self.places.runs / plan.run, self.request.device
+        path = folder / "work" / f"shown-{plan.method}.safetensors"
+        names = [f"{truth.keys[number]} {truth.images.fingerprint(number)}" for number in shown]
+        kept = load_tensors(path)
+        if kept is None or set(kept) != set(names):
+            if isinstance(plan.settings, RunSettings):
+                store = self._store_of(plan.settings)
+                made = predicted_masks(plan.settings, folder, [plan.method], shown, store, device)[plan.method]
+                kept = {name: made[number] for name, number in zip(names, shown, strict=True)}
+            else:
+                run = open_adapted(folder, device)
+                kept = {name: run.mask(truth.image(number), name) for name, number in zip(names, shown, strict=True)}
+            save_tensors(path, kept)
+        return [kept[name] for name in names]
+
+    def _separation(self) -> dict[str, bytes]:
         """Distances and similarities class by class, means over seeds."""
         if self.experiment.figure != "separation":
             return {}

@@ -41,6 +41,7 @@ class Request:
         label_backbone: NAME or NAME=WEIGHTS of the network whose features pseudo-labels are made of; `backbone` unless
             given.
         held_out: How many training pairs choose an adapter's weights; see `AdapterPlan`.
+        pca: Of matching: what each map of the features is reduced to by a PCA of each pair; see `saot.match.read_dims`.
         limit: At most so many pairs, spread over the set; all unless given.
         device: Where networks and transport run.
         strict: Whether what does not fit (a mask of another size than its picture, a key point outside it) is an
@@ -66,6 +67,7 @@ class Request:
     masks: str | None = None
     label_backbone: str | None = None
     held_out: int = 0
+    pca: str | None = None
     limit: int | None = None
     device: str = "cpu"
     strict: bool = False

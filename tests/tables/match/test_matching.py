@@ -9,7 +9,7 @@ import pytest
 from helpers.pair_tables import NEAREST, PAIRS, REQUEST, opened, rows_of, tiny
 from PIL import Image
 
-from saot.features import load_backbone
+from saot.features import Padded, load_backbone
 from saot.match.pck import KeyPointScores
 from saot.scenes.scene import render_scene
 from saot.tables import EXPERIMENTS, Column, Experiment, Pck, Request, Row, reproduce
@@ -171,3 +171,33 @@ def test_layers_and_norm_of_the_backbone_are_asked_for_and_told(tmp_path, monkey
     found = reproduce(rows_of(Row("a", changes=NEAREST)), request, tmp_path)
     assert asked["layers"] == ["9", "11"] and asked["final_norm"] is False
     assert "Features: filterbank, layers all, without the network's final norm." in found.notes
+
+
+def test_a_pca_of_each_pair_has_answers_of_its_own_and_leaves_the_others(tmp_path):
+    experiment = rows_of(Row("a", changes=NEAREST), Row("posed", changes={**NEAREST, "pose_align": True}))
+    plain = reproduce(experiment, replace(REQUEST, seeds=(0,)), tmp_path / "plain", runs=tmp_path / "runs")
+    names = {path.name for path in (tmp_path / "runs").glob("*.jsonl")}
+    reduced = reproduce(experiment, replace(REQUEST, seeds=(0,), pca="2"), tmp_path / "pca", runs=tmp_path / "runs")
+    assert len(names) == 2 and len(set((tmp_path / "runs").glob("*.jsonl"))) == 4
+    again = reproduce(experiment, replace(REQUEST, seeds=(0,)), tmp_path / "plain", runs=tmp_path / "runs")
+    assert again.rows == plain.rows
+    assert any("Maps reduced to 2 numbers" in note for note in reduced.notes)
+    assert not any("Maps reduced" in note for note in plain.notes)
+    assert reduced.rows[0].cells["0.1"].mean != plain.rows[0].cells["0.1"].mean
+    with pytest.raises(ValueError, match="maps' own"):
+        reproduce(experiment, replace(REQUEST, pca="2+2"), tmp_path / "no")
+
+
+def test_a_padded_size_goes_from_the_request_to_the_backbone(tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, weights, **settings):
+        asked.append(settings["size"])
+        return load_backbone("filterbank", size=84)
+
+    monkeypatch.setattr("saot.tables.match.viewer.ALL_WINGS", SimpleNamespace(backbone=load))
+    request = replace(REQUEST, seeds=(0,), size="pad:84x84", backbone="dinov2-small")
+    reproduce(rows_of(Row("a", changes=NEAREST)), request, tmp_path)
+    assert asked == [Padded(84)]
+    with pytest.raises(ValueError, match=r"the side of a square, such as pad:840"):
+        replace(REQUEST, size="pad:84x90")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from saot.features import Padded
 from saot.label import RunSettings, parse_size
 from saot.recipes import (
     BEST,
@@ -109,6 +110,8 @@ def scaled_size(request: Request, size: Size, backbone: str, weights: str | None
         sides = tuple(float(side) for side in size.paper.split("x"))
     elif size.ratio == 1.0:
         return request.size
+    elif isinstance(own, Padded):
+        sides = (own.side * size.ratio,)
     elif isinstance(own, int):
         sides = (own * size.ratio,)
     else:
@@ -117,7 +120,8 @@ def scaled_size(request: Request, size: Size, backbone: str, weights: str | None
             own = grid.height, grid.width
         sides = tuple(side * size.ratio for side in own)
     patch = patch_size(backbone, weights)
-    return "x".join(str(max(1, math.floor(side / patch + 0.5)) * patch) for side in sides)
+    scaled = "x".join(str(max(1, math.floor(side / patch + 0.5)) * patch) for side in sides)
+    return f"pad:{scaled}" if isinstance(own, Padded) else scaled
 
 
 def settings_for(request: Request, experiment: Experiment, changes: Changes, seed: int) -> RunSettings:

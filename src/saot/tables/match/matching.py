@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from saot.features import Backbone, FeatureStore, PromptSegmenter
+from saot.features import Backbone, FeatureStore, PromptSegmenter, part_widths
 from saot.label import store_folder
-from saot.match import adapted, lifting_model
+from saot.match import adapted, lifting_model, pair_basis, read_dims
 from saot.match.pairs import OutsidePicture, Pair, PairSet, open_pairs
 from saot.recipes import RecipeDifference
 from saot.tables.bootstrap import PairedDifference
@@ -20,7 +20,15 @@ from saot.tables.label_room import Progress
 from saot.tables.match import drawing
 from saot.tables.match.adapter_training import trained_adapter
 from saot.tables.match.counting import bootstrap_hits, cost, counting, flow_value, hits_of, pck_value
-from saot.tables.match.pair_results import Look, append_result, flow_result, key_point_result, read_results
+from saot.tables.match.pair_results import (
+    Basis,
+    Look,
+    append_result,
+    as_it_is,
+    flow_result,
+    key_point_result,
+    read_results,
+)
 from saot.tables.match.viewer import (
     FolderLifter,
     Lifter,
@@ -40,7 +48,7 @@ RECORDED = {
     "pairs": "source",
     **same_names("backbone weights size layers final_norm"),
     "training": "target",
-    **same_names("seeds sam structure masks label_backbone counts held_out limit device"),
+    **same_names("seeds sam structure masks label_backbone counts held_out pca limit device"),
 }
 
 
@@ -94,6 +102,8 @@ class Matching(Table):
         super().__init__(of_the_set(experiment, spec, shown), request, places)
         self.viewer = _viewer(request, network, places.store, spec)
         self.label_network = label_network(request)
+        widths = part_widths(network)
+        self.dims = None if request.pca is None else read_dims(request.pca, widths)
         self.pairs: dict[int, list[Pair]] = {}
         left_out = [row.label for row in whole.rows if row not in experiment.rows]
         self.left_out = [f"Not made, since these pairs come without depth: {', '.join(left_out)}."] if left_out else []
@@ -115,6 +125,8 @@ class Matching(Table):
         made_of = [kind, self.spec, key, seed, self.viewer.models, self.annotated(seed)]
         if way.adapter is not None and self.label_network is not None:
             made_of.append(self.label_network.key.to_json())
+        if self.dims is not None and way.adapter is None:
+            made_of.append(["pca", self.dims])
         if self.request.device != "cpu" and any(c.quantity not in ("pck", "flow") for c in self.experiment.columns):
             made_of.append(self.request.device)  # another device costs something else
         return Planned(digest([way.identity(), *made_of]), way, str(column.quantity), column.of, row.label, seed)
@@ -139,13 +151,20 @@ class Matching(Table):
                 for name in names:
                     way, look = plans[name].settings, looks[name]
                     if self.flow:
-                        result = flow_result(way.settings, pair, pictures, look, self.viewer.device)
+                        result = flow_result(way.settings, pair, pictures, look, self.viewer.device, self._basis(way))
                     else:
-                        result = key_point_result(way, pair, pictures, look, self.viewer)
+                        result = key_point_result(way, pair, pictures, look, self.viewer, self._basis(way))
                     append_result(self._file(name), pair.key, result)
                     known[name][pair.key] = result
             for name, results in known.items():
                 self.finished[name] = {key: result for key, result in results.items() if key in keys}
+
+    def _basis(self, way: Way) -> Basis:
+        """What a pair's features are reduced to; an adapter takes them whole, and its own are not reduced."""
+        widths, dims = part_widths(self.viewer.network), self.dims
+        if dims is None or way.adapter is not None:
+            return as_it_is
+        return lambda source, target: pair_basis(source, target, widths, dims).reduced
 
     def _file(self, name: str) -> Path:
         return self.places.runs / f"{name}.jsonl"
@@ -216,6 +235,12 @@ class Matching(Table):
         words = [f"{label}: {way.words(viewer.mask_words)}" for label, way in self.ways.items()]
         trained = any(way.adapter is not None and way.runs for way in self.ways.values())
         other = [f"Pseudo-labels: {feature_note(labeller)}"] if labeller is not None and trained else []
+        if self.dims is not None:
+            maps = "+".join(",".join(str(k or "-") for k in part) for part in self.dims)
+            other.append(
+                f"Maps reduced to {maps} numbers (- stays) by one PCA of the tokens of both pictures of a pair; "
+                "adapters and their pseudo-labels take them whole."
+            )
         return [*self.left_out, *self.training_left_out, *words, feature_note(viewer.network), *other]
 
     def figures(self, result: TableResult) -> dict[str, bytes]:

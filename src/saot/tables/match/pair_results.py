@@ -30,6 +30,7 @@ from saot.tables.match.viewer import Seen, Viewer, symmetric_tokens
 from saot.tables.match.way import Way
 
 Look = Callable[[Seen], MatchSide]  # what the matcher sees of a picture
+Basis = Callable[[MatchSide, MatchSide], Callable[[MatchSide], MatchSide]]  # from a pair to what reduces its sides
 ALPHAS = (0.01, 0.05, 0.1, 0.15, 0.2)
 
 
@@ -52,6 +53,11 @@ class PairResult:
     places: tuple[tuple[float, ...], ...] = ()
     inside: tuple[bool, ...] = ()
     hits: tuple[int, ...] = ()
+
+
+def as_it_is(source: MatchSide, target: MatchSide) -> Callable[[MatchSide], MatchSide]:
+    """The basis of pairs whose features are not reduced."""
+    return lambda side: side
 
 
 def read_results(path: Path) -> dict[str, PairResult]:
@@ -82,7 +88,14 @@ def append_result(path: Path, key: str, result: PairResult) -> None:
         file.write(("\n" * broken + line).encode())
 
 
-def key_point_result(way: Way, pair: Pair, pictures: tuple[Seen, Seen], look: Look, viewer: Viewer) -> PairResult:
+def key_point_result(
+    way: Way,
+    pair: Pair,
+    pictures: tuple[Seen, Seen],
+    look: Look,
+    viewer: Viewer,
+    basis: Basis = as_it_is,
+) -> PairResult:
     """Where each key point of the source goes: what the nearest token of its mask says."""
     source, target = pictures
     sides = look(source), look(target)
@@ -93,6 +106,10 @@ def key_point_result(way: Way, pair: Pair, pictures: tuple[Seen, Seen], look: Lo
         flipped = viewer.mirrored(source, side)
         spent += time.perf_counter() - started
     watch = Watch(viewer.device)
+    reduced = basis(*sides)
+    side, sides = reduced(side), (reduced(sides[0]), reduced(sides[1]))
+    if flipped is not None:
+        flipped = reduced(flipped)
     if flipped is not None and mirror_is_nearer(flipped, source, target, sides, viewer):
         side = flipped
         moved, origin = mirror_points(torch.from_numpy(points), source.image.shape[1], pair.mirror)
@@ -187,13 +204,19 @@ def nearest_in_mask(tokens: Tensor, side: MatchSide) -> Tensor:
 
 
 def flow_result(
-    settings: MatchSettings, pair: Pair, pictures: tuple[Seen, Seen], look: Look, device: str
+    settings: MatchSettings,
+    pair: Pair,
+    pictures: tuple[Seen, Seen],
+    look: Look,
+    device: str,
+    basis: Basis = as_it_is,
 ) -> PairResult:
     """Flow from the target's pixels to the source, bilinear between tokens: the target asks, the source answers."""
     source, target = pictures
     sides = look(target), look(source)
     watch = Watch(device)
-    matching = match_sides(*sides, settings)
+    reduced = basis(*sides)
+    matching = match_sides(reduced(sides[0]), reduced(sides[1]), settings)
     places = to_pixels(matching.positions.cpu(), source.grid).flip(-1)
     flow = dense_flow(places.reshape(*sides[0].shape, 2), target)
     seconds, memory = watch.read()
