@@ -6,8 +6,9 @@ from helpers.matching import random_side
 from torch.testing import assert_close
 
 from saot.match.matching import MatchSettings, match_sides
-from saot.match.propagate import PropagationSettings, propagate_labels
+from saot.match.propagate import PropagationSettings, StepSettings, predict_labels, propagate_labels
 from saot.match.sides import MatchSide
+from saot.transport import solve_transport
 
 NEAREST = MatchSettings("nn")
 
@@ -93,3 +94,76 @@ def test_wrong_sequence_input():
         list(propagate_labels([random_side((2, 2))], torch.ones(3, 2)))
     with pytest.raises(ValueError, match="a frame to match with"):
         PropagationSettings(first=False, memory=0)
+
+
+def test_consistency_is_a_cost_on_other_labels_than_the_plan_before_predicts():
+    """C' = C - gamma <q, y>, with q from the plan between the last two frames."""
+    frames = [random_side((3, 3), seed) for seed in range(3)]
+    labels = torch.nn.functional.one_hot(torch.arange(9) % 4).float()
+    match = MatchSettings("uot")
+    settings = PropagationSettings(match, "mean", memory=0, consistency=0.3)
+    _, one, two = propagate_labels(frames, labels, settings)
+    for frame, before, known, got in ((frames[1], frames[0], labels, one), (frames[2], frames[1], one.probs, two)):
+        predicted = predict_labels(frame, before, known)
+        cost = 1 - frame.tokens @ frames[0].tokens.T + 0.3 * (1 - predicted @ labels.T)
+        plan = solve_transport(cost, epsilon=0.1, tau=0.3, max_iter=500, tol=1e-6).plan
+        want = plan @ labels / plan.sum(1, keepdim=True)
+        assert_close(got.probs, want, atol=1e-3, rtol=1e-3)  # two solves; a constant moves mass, and no label
+    off = list(propagate_labels(frames, labels, PropagationSettings(match, "mean", memory=0)))
+    assert (off[2].probs - two.probs).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("method", ["nn", "mutual-nn", "uot", "gwot"])
+def test_with_enough_consistency_every_label_is_the_predicted_one(method):
+    """Features of the last frame say nothing of the first; the frame between says all."""
+    first = random_side((4, 4), 1)
+    labels = torch.nn.functional.one_hot(torch.arange(16) % 3).float()
+    order = torch.arange(16).roll(1)
+    moved = MatchSide(first.tokens[order], first.shape, first.mask)
+    again = MatchSide(first.tokens[order.roll(1)], first.shape, first.mask)
+    between = StepSettings(0.01, 0.0)
+    settings = PropagationSettings(MatchSettings(method), memory=0, consistency=20.0, between=between)
+    carried = list(propagate_labels([first, moved, again], labels, settings))
+    for before, frame, one, known in ((first, moved, carried[1], labels), (moved, again, carried[2], carried[1].probs)):
+        assert one.probs.argmax(-1).tolist() == predict_labels(frame, before, known, between).argmax(-1).tolist()
+
+
+def test_a_flip_of_features_alone_changes_no_label():
+    """One damaged token looks a little more like another class; the frame before knows better."""
+    first = MatchSide.of(torch.eye(4), (1, 4))
+    labels = torch.eye(4)
+    tokens = torch.eye(4)
+    tokens[2] = torch.tensor([0.75, 0.0, 0.7, 0.0])
+    damaged = MatchSide.of(tokens, (1, 4))
+    for consistency, wanted in ((0.0, [0, 1, 0, 3]), (0.2, [0, 1, 2, 3])):
+        settings = PropagationSettings(NEAREST, memory=0, consistency=consistency)
+        *_, last = propagate_labels([first, damaged], labels, settings)
+        assert last.probs.argmax(-1).tolist() == wanted
+
+
+def test_the_plan_between_frames_is_local_and_leaves_out_what_has_no_label():
+    tokens = torch.ones(6, 2)
+    frame = MatchSide.of(tokens, (2, 3))
+    labels = torch.eye(6)
+    near = predict_labels(frame, frame, labels, StepSettings(0.1, 0.1))
+    assert_close(near[0, 1] / near[0, 0], torch.tensor(-1.0).exp())  # one token away: locality / epsilon
+    assert_close(near[0, 5] / near[0, 0], torch.tensor(-5.0).exp())
+    assert_close(near.sum(-1), torch.ones(6))
+    labels[0] = 0
+    assert float(predict_labels(frame, frame, labels)[:, 0].abs().max()) == 0
+    assert float(predict_labels(frame, frame, torch.zeros(6, 2)).abs().max()) == 0
+    wide = MatchSide.of(torch.ones(24, 2), (4, 6))  # the same picture on a grid twice as fine
+    assert predict_labels(wide, frame, torch.eye(6), StepSettings(0.1, 0.5)).argmax(-1).tolist() == [
+        *[0, 0, 1, 1, 2, 2] * 2,
+        *[3, 3, 4, 4, 5, 5] * 2,
+    ]
+
+
+def test_wrong_consistency():
+    with pytest.raises(ValueError, match="finite consistency"):
+        PropagationSettings(consistency=-1.0)
+    with pytest.raises(ValueError, match="epsilon above 0"):
+        StepSettings(0.0)
+    side = random_side((2, 2))
+    with pytest.raises(ValueError, match="takes no agreement"):
+        match_sides(side, side, MatchSettings("shape-of-you"), agreement=torch.zeros(4, 4))

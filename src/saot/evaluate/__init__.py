@@ -1,6 +1,7 @@
 """Scores from counts, pixel-level upsampling, tables of methods."""
 
 from saot.evaluate.confusion import ConfusionMatrix, iou_from_counts, mean_over
+from saot.evaluate.flicker import flicker_counts
 from saot.evaluate.table import (
     GROUPS,
     METHODS,
@@ -28,6 +29,7 @@ __all__ = [
     "Method",
     "TableRow",
     "extra_means",
+    "flicker_counts",
     "format_table",
     "interpolation_matrix",
     "iou_from_counts",

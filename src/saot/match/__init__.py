@@ -12,7 +12,14 @@ from saot.match.matching import METHODS, Matching, MatchSettings, UotSettings, m
 from saot.match.neighbours import Disk, LocalStructure
 from saot.match.pck import KeyPointScores, PckTable, flow_hits, point_hits
 from saot.match.pose_align import choose_pose, mirror_points, mirror_side
-from saot.match.propagate import Carried, PropagationSettings, propagate_labels
+from saot.match.propagate import (
+    Carried,
+    PropagationSettings,
+    StepSettings,
+    label_agreement,
+    predict_labels,
+    propagate_labels,
+)
 from saot.match.readout import Readout, from_pixels, in_mask, read_out, to_pixels
 from saot.match.reduction import PairBasis, pair_basis, read_dims
 from saot.match.run import match_pictures
@@ -48,6 +55,7 @@ __all__ = [
     "PseudoLabel",
     "Readout",
     "ShapeOfYouSettings",
+    "StepSettings",
     "UotSettings",
     "adapted",
     "beside",
@@ -56,6 +64,7 @@ __all__ = [
     "flow_hits",
     "from_pixels",
     "in_mask",
+    "label_agreement",
     "lift_depth",
     "lift_file",
     "lift_flat",
@@ -71,6 +80,7 @@ __all__ = [
     "pair_basis",
     "plan_confidence",
     "point_hits",
+    "predict_labels",
     "propagate_labels",
     "pseudo_label",
     "read_dims",

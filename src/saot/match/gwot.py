@@ -117,6 +117,7 @@ def match_gwot(
     target: MatchSide,
     settings: GwotSettings = GWOT_TSS,
     symmetric: Int64[Tensor, "pairs 2"] | None = None,
+    agreement: Float[Tensor, "n m"] | None = None,
 ) -> GwotResult:
     """Minimise Eq. (4) for two pictures; the match of a source token is the largest entry of its row.
 
@@ -125,8 +126,11 @@ def match_gwot(
         settings: Weights and steps.
         symmetric: Source tokens (i, k) of symmetric key points, such as the two eyes. Annotation at test time: what
             it brings is not comparable with methods that lack it.
+        agreement: Taken from the cost C, in its units, so under its weight; none in the paper.
     """
     cost = 1 - source.tokens @ target.tokens.T
+    if agreement is not None:
+        cost -= agreement
     pairs = None if symmetric is None else [symmetric]
     masks = (source.mask[None], target.mask[None])
     result = solve_gwot(cost[None], source.shape, target.shape, settings, masks, pairs)

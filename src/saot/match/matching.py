@@ -89,6 +89,7 @@ def match_sides(
     target: MatchSide,
     settings: MatchSettings = MatchSettings(),
     symmetric: Int64[Tensor, "pairs 2"] | None = None,
+    agreement: Float[Tensor, "n m"] | None = None,
 ) -> Matching:
     """Match every token of the source that is not masked to a position in the target.
 
@@ -96,6 +97,8 @@ def match_sides(
         source, target: The two pictures, their features from the same network.
         settings: Method and what belongs to it.
         symmetric: Source tokens of symmetric key points, for "gwot" with a symmetry weight: annotation at test time.
+        agreement: What is known of each pair beside the features, units of a cosine: added to similarities, taken from
+            costs.
 
     Raises:
         ValueError: If the pictures' features have different lengths, or the method lacks what it needs.
@@ -111,6 +114,10 @@ def match_sides(
             "from the same network with the same settings"
         )
     similarity = source.tokens @ target.tokens.T
+    if agreement is not None:
+        if settings.method == "shape-of-you":
+            raise ValueError("shape-of-you takes no agreement; take nn, mutual-nn, uot or gwot")
+        similarity = similarity + agreement
     note = ""
     match settings.method:
         case "nn" | "mutual-nn":
@@ -122,9 +129,9 @@ def match_sides(
                 confidence = confidence * mutual
             return Matching(similarity, positions, confidence, False)
         case "uot":
-            plan = _uot(source, target, settings.uot)
+            plan = _uot(source, target, settings.uot, agreement)
         case "gwot":
-            plan = match_gwot(source, target, settings.gwot, symmetric).plan
+            plan = match_gwot(source, target, settings.gwot, symmetric, agreement).plan
         case "shape-of-you":
             found = shape_of_you(source, target, settings.shape_of_you)
             plan, note = found.on_grid(), "" if found.status == "refined" else found.status
@@ -184,10 +191,12 @@ def _mutual(source: MatchSide, target: MatchSide, similarity: Tensor, positions:
     return torch.where(mutual.unsqueeze(-1), positions, shifted), mutual
 
 
-def _uot(source: MatchSide, target: MatchSide, settings: UotSettings) -> Tensor:
+def _uot(source: MatchSide, target: MatchSide, settings: UotSettings, agreement: Tensor | None) -> Tensor:
     """Transport between the tokens that take part, uniform masses."""
     rows, columns = (side.mask.nonzero()[:, 0] for side in (source, target))
     cost = cosine_cost(source.tokens[rows], target.tokens[columns])
+    if agreement is not None:
+        cost = cost - agreement[rows[:, None], columns]
     plan = solve_transport(
         cost, epsilon=settings.epsilon, tau=settings.tau, max_iter=500, tol=1e-4, gradient="none"
     ).plan

@@ -15,7 +15,7 @@ NEAR = 0.4  # metres in front of the camera where shapes are cut off
 
 @dataclass(frozen=True)
 class Camera:
-    """A level camera at (x, height, 0) of the world.
+    """A level camera at (x, height, z) of the world.
 
     A point at x, y, z of the camera's frame falls on u = 1/2 + focal x / z, v = horizon - 2 focal y / z, as
     shares of the picture's width and height: a picture twice as wide as high has square pixels, any other is
@@ -27,6 +27,7 @@ class Camera:
     yaw: float  # radians, positive to the right
     focal: float  # in picture widths
     horizon: float  # share of the picture's height
+    z: float = 0.0  # metres along the street; a picture alone is taken from its beginning
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def project(mesh: Mesh, camera: Camera) -> Projected:
 def to_camera(world: Float64[np.ndarray, "v 3"], camera: Camera) -> Float64[np.ndarray, "v 3"]:
     """World positions in the camera's frame: x right, y up, z forward."""
     cos, sin = math.cos(camera.yaw), math.sin(camera.yaw)
-    x, z = world[:, 0] - camera.x, world[:, 2]
+    x, z = world[:, 0] - camera.x, world[:, 2] - camera.z
     return np.stack([x * cos - z * sin, world[:, 1] - camera.height, x * sin + z * cos], -1)
 
 
@@ -133,7 +134,8 @@ def surfaces(mesh: Mesh, points: Projected, camera: Camera) -> Surfaces:
     normal *= np.where(reach > 0, -1.0, 1.0)[:, None]
     reach = -np.abs(reach)
     reach = np.where(np.abs(reach) < 1e-3, -1e-3, reach)
-    origin = np.where(level[:, None], np.array([0.0, -camera.height, 0.0]) - camera.x * axes[0], middle)
+    world_origin = np.array([0.0, -camera.height, 0.0]) - camera.x * axes[0] - camera.z * axes[2]
+    origin = np.where(level[:, None], world_origin, middle)
     radius = np.asarray([max(p.radius, 0.0) if p.shape in (STROKE, DISC) else 0.0 for p in mesh.primitives])
     z = points.camera[:, 2]
     ends = first + count
@@ -169,7 +171,7 @@ def object_order(mesh: Mesh, points: Projected, camera: Camera) -> Int64[np.ndar
     np.maximum.at(high, owners, points.world[:, [0, 2]])
     layer = np.asarray([p.layer for p in mesh.placements])
     middle = (low + high) / 2
-    distance = np.hypot(middle[:, 0] - camera.x, middle[:, 1])
+    distance = np.hypot(middle[:, 0] - camera.x, middle[:, 1] - camera.z)
     eps = 0.02
     harmless = low[:, None, 1] >= high[None, :, 1] - eps  # [j, i]: j cannot hide i
     harmless |= (low[:, None, 0] >= high[None, :, 0] - eps) & (low[:, None, 0] >= camera.x)
@@ -352,7 +354,7 @@ def shadow_map(
     np.minimum.at(low, owners, points.world)
     np.maximum.at(high, owners, points.world)
     for i, place in enumerate(mesh.placements):
-        if place.shadow <= 0 or high[i, 2] < 1.0 or low[i, 2] > 90:
+        if place.shadow <= 0 or high[i, 2] - camera.z < 1.0 or low[i, 2] - camera.z > 90:
             continue
         (x0, _, z0), (x1, _, z1) = low[i].tolist(), high[i].tolist()
         for h, tone in ((place.shadow, 110), (0.0, 60)):

@@ -152,8 +152,13 @@ def game_camera(color: Float32[np.ndarray, "3 h w"]) -> UInt8[np.ndarray, "h w 3
     return _pixels(np.round(vivid * 40) * np.float32(1 / 40))
 
 
-def street_camera(color: Float32[np.ndarray, "3 h w"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Colour cast, weak saturation, contrast curve, dark corners, soft focus, grain; overwrites `color`."""
+def street_camera(
+    color: Float32[np.ndarray, "3 h w"], rng: np.random.Generator, sensor: np.random.Generator | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Colour cast, weak saturation, contrast curve, dark corners, soft focus, grain; overwrites `color`.
+
+    The grain is drawn from `sensor`; from `rng`, behind the camera's settings, where there is none.
+    """
     height, width = color.shape[1:]
     cast = rng.uniform((0.95, 0.97, 0.90), (1.05, 1.03, 1.03)).astype(np.float32)
     aim, fade = float(rng.uniform(0.34, 0.48)), np.float32(rng.uniform(0.70, 1.0))
@@ -175,6 +180,7 @@ def street_camera(color: Float32[np.ndarray, "3 h w"], rng: np.random.Generator)
         np.clip(channel, 0, 1, out=channel)
         for _ in range(2):
             soften(channel, blur * width / 1008)
+    rng = rng if sensor is None else sensor
     noise = rng.standard_normal((height, width), dtype=np.float32) * np.float32(0.5 * grain)
     noise += coarse_grain(rng, height, width) * np.float32(0.9 * grain)
     extra = coarse_grain(rng, height, width) * np.float32(0.2 * grain)

@@ -67,7 +67,7 @@ def render_scene(style: str, split: str, index: int, height: int = 504, width: i
         >>> scene.image.shape, scene.labels.shape
         ((64, 128, 3), (64, 128))
     """
-    _check(style, split, index, height, width)
+    check_arguments(style, split, index, height, width)
     key = scene_key(style, split)
     world, view, light_seed, film = (np.random.default_rng(s) for s in np.random.SeedSequence([*key, index]).spawn(4))
     mix = MIXES[style]
@@ -102,7 +102,12 @@ def load_mask(style: str, split: str, index: int, height: int = 504, width: int 
     return render_scene(style, split, index, height, width).labels
 
 
-def _check(style: str, split: str, index: int, height: int, width: int) -> None:
+def check_arguments(style: str, split: str, index: int, height: int, width: int) -> None:
+    """Refuse what is no picture of the scenes.
+
+    Raises:
+        ValueError: If the style or split is unknown, the index negative or the size out of range.
+    """
     if style not in MIXES:
         raise ValueError(f"style is one of {', '.join(MIXES)}, but {style!r} came; choose one of these")
     if split not in SPLITS:
@@ -112,7 +117,7 @@ def _check(style: str, split: str, index: int, height: int, width: int) -> None:
     if not (SMALLEST[0] <= height <= LARGEST[0] and SMALLEST[1] <= width <= LARGEST[1]):
         raise ValueError(
             f"scenes go from {SMALLEST[0]}x{SMALLEST[1]} to {LARGEST[0]}x{LARGEST[1]} (height x width), "
-            f"but  {height}x{width} came; choose a size between them"
+            f"but {height}x{width} came; choose a size between them"
         )
 
 

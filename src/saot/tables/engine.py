@@ -9,6 +9,7 @@ from saot.tables.experiment import Experiment, Kind
 from saot.tables.label.labelling import Labelling
 from saot.tables.label.pictures import Pictures
 from saot.tables.label_room import Progress
+from saot.tables.match.drives import Drives
 from saot.tables.match.matching import Matching
 from saot.tables.match.sequences import Sequences
 from saot.tables.output import check_folder, write_table
@@ -22,6 +23,7 @@ ADAPTERS: Mapping[Kind, type[Table]] = {
     "pictures": Pictures,
     "matching": Matching,
     "sequences": Sequences,
+    "drives": Drives,
     "adaptation": Adaptation,
 }
 

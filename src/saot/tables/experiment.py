@@ -9,7 +9,7 @@ from saot.recipes import PAPER_PICTURES
 Number = int | float | str | None  # a paper's cell: a number, its words ("~11", "15 min"), or nothing
 Changes = Mapping[str, Any]  # dotted path of a setting -> value, `Count` or `Size`
 
-Kind = Literal["labelling", "pictures", "matching", "sequences", "adaptation"]
+Kind = Literal["labelling", "pictures", "matching", "sequences", "drives", "adaptation"]
 Quantity = Literal[
     # of every kind that scores masks, %
     "miou",  # mean IoU
@@ -42,6 +42,8 @@ Quantity = Literal[
     "flow",  # percentage of pixels whose flow is right; `of` says of which pairs
     "feature_seconds",  # of the features of a pair
     "total_seconds",  # of features and matching
+    # of drives
+    "flicker",  # pixels whose label changes along the true motion, % of those that can be followed
     # of several kinds
     "seconds",  # labelling: of scoring the evaluation set; matching: of a pair
     "memory",  # labelling: largest peak of all stages, GiB; matching: of matching, MiB

@@ -28,7 +28,7 @@ _ALL: tuple[Experiment, ...] = (
     *(ours.BUDGET, ours.BEST, ours.BEST_ABLATION, ours.BRIDGE, ours.FUSION),
     *gwot.GWOT,
     *shape_of_you.SHAPE_OF_YOU,
-    *(matching.REAL, matching.WARPS, matching.SEQUENCE),
+    *(matching.REAL, matching.WARPS, matching.SEQUENCE, matching.DRIVE),
     *t2s_da.T2S_DA,
 )
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
