@@ -145,7 +145,9 @@ def test_only_the_student_gets_a_gradient():
     batch = make_batch()
     parts = {name: getattr(batch, name).clone().requires_grad_(True) for name in ("queries", "source", "target")}
     weights = WEIGHTS.clone().requires_grad_(True)
-    pull_loss(dataclasses.replace(batch, **parts), weights, SMALL, dice()).loss.backward()
+    result = pull_loss(dataclasses.replace(batch, **parts), weights, SMALL, dice())
+    result.loss.backward()
+    assert not result.class_losses.requires_grad  # told, not trained on
     assert parts["queries"].grad is not None and parts["queries"].grad.abs().sum() > 0
     assert parts["source"].grad is None and parts["target"].grad is None and weights.grad is None
 

@@ -460,3 +460,16 @@ def test_queries_of_the_pull_loss_are_the_students_of_the_translation_and_keys_t
         assert torch.allclose(queries, seen, atol=1e-5) is of_queries
         assert torch.allclose(keys, seen, atol=1e-5) is not of_queries
     assert queries.requires_grad and not keys.requires_grad
+
+
+def test_positives_from_the_translation_are_the_teachers():
+    """The direction source -> target: the teacher, not the student, sees the translation that keys are made of."""
+    recipe = tiny_recipe()
+    recipe = replace(recipe, pull=replace(recipe.pull, queries="source", positives="pseudo_target"))
+    trainer, seen = make(recipe), {"teacher": [], "student": []}
+    for name, pictures in seen.items():
+        getattr(trainer, name).register_forward_pre_hook(lambda _, given, kept=pictures: kept.append(given[0].clone()))
+    train(trainer, 1)
+    translated = training_pictures(recipe).draw(0).translated
+    told = {name: any(torch.equal(each, translated) for each in pictures) for name, pictures in seen.items()}
+    assert told == {"teacher": True, "student": False}

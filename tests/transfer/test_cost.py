@@ -264,6 +264,17 @@ def test_the_cost_of_a_class_group_written_out():
     assert_close(sparse.values, dense[support.row.long(), support.col.long()], rtol=1e-5, atol=1e-5)
 
 
+def test_the_record_of_a_step_has_shares():
+    source, target, labels = unit(30, 8), unit(20, 8, seed=1), (torch.arange(30) % 3).byte()
+    cost = SemanticCost(8, SMALL, class_prototypes(source, labels, 3))
+    example = TargetExample(target, torch.arange(4), torch.tensor([0, 1, 2, 1]))
+    _, record = pair_loss(cost, source, labels, example, 3, TransportRecipe(k=20))
+    assert record["reached"] == 1 and record["covered"] == 1
+    absent = TargetExample(target, torch.arange(4), torch.tensor([0, 1, 3, 3]))
+    _, record = pair_loss(cost, source, labels, absent, 4, TransportRecipe(k=20))
+    assert record["reached"] == 0.5
+
+
 def test_a_grouped_cost_starts_as_equation_3_and_its_groups_learn():
     source, target, labels = unit(30, 8), unit(20, 8, seed=1), (torch.arange(30) % 3).byte()
     prototypes = class_prototypes(source, labels, 3)

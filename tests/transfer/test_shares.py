@@ -33,6 +33,13 @@ def test_the_potential_is_the_log_of_what_a_class_lacks(tau):
     assert_close(g - g[0], lacking - lacking[0], rtol=0, atol=1e-3)
 
 
+def test_the_correction_is_centred_by_what_the_network_gives_each_class():
+    """The constant that a potential leaves open: the mean correction of all probability is 0, over known classes."""
+    probs = posterior(1.0)
+    for shares in (SHARES, torch.tensor([0.4, 0.6, 0.0], dtype=torch.float64)):
+        assert_close((probs.sum(0) * class_correction(probs, shares, 1.0)).sum().item(), 0.0, rtol=0, atol=1e-9)
+
+
 def test_without_tau_nothing_moves_and_with_a_large_one_the_shares_are_met():
     probs = posterior(1.0)
     assert not class_correction(probs, SHARES, 0.0).any()
