@@ -1,6 +1,6 @@
 """Do the tests see the defining lines? Changed equations, one at a time, each beside the tests of its room.
 
-    python benchmarks/mutants.py --out runs/mutants --sample 400 --seed 0
+    python benchmarks/mutants.py --out runs/mutants --sample 400 --seed 0 --workers 2
 
 Every function of the rooms transport, transfer, match and adapt whose text names a numbered equation is listed
 (--list). Of all small changes to them (a sign, a constant, a sum for a mean, source for target, a `detach` left out)
@@ -22,13 +22,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from threading import Lock
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("transport", "transfer", "match", "adapt")
 LEFT_OUT = ("triton_kernels.py",)  # runs on a GPU
-LIMIT = 240  # seconds of one mutant's tests
+LIMIT = 1200  # seconds of one mutant's tests, twice what a room takes: longer is an endless loop, and killed
 SWAPS = [
     ("source", "target"),
     ("rows", "cols"),
@@ -90,22 +93,25 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "mutants.jsonl"
     done = {_key(row) for row in _rows(kept)}
-    for count, mutant in enumerate(mutants, 1):
-        if _key(asdict(mutant)) in done:
-            continue
+    left = [(mutant, text_of(mutant)) for mutant in mutants if _key(asdict(mutant)) not in done]
+    writing = Lock()
+
+    def try_one(mutant: Mutant, text: str) -> None:
         began = time.monotonic()
-        killer = killed_by(mutant, options.tests)
+        killer = killed_by(mutant, text, options.tests)
         row = {
             **asdict(mutant),
             "killed": killer is not None,
             "by": killer,
             "seconds": round(time.monotonic() - began, 1),
         }
-        with kept.open("a") as file:
+        with writing, kept.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        print(
-            f"{count}/{len(mutants)} {'killed' if killer else 'SURVIVES'} {mutant.file}:{mutant.line} {mutant.change}"
-        )
+            state = "killed" if killer else "SURVIVES"
+            print(f"{state} {mutant.file}:{mutant.line} {mutant.change}", flush=True)
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(lambda one: try_one(*one), left))
     print(report([row for row in _rows(kept) if _key(row) in {_key(asdict(one)) for one in mutants}]))
 
 
@@ -230,19 +236,27 @@ def _replaced(text: str, node: ast.expr, new: ast.expr) -> str | None:
         return None
 
 
-def killed_by(mutant: Mutant, tests: Path) -> str | None:
-    """The test file that fails with this change; None if all pass."""
+def text_of(mutant: Mutant) -> str:
+    """The whole file after the change."""
+    path = ROOT / "src" / "saot" / mutant.file
+    if mutant.number >= 0:
+        return _texts(path)[mutant.number]
+    _, before, after, _ = NAMED[-1 - mutant.number]
+    assert before in path.read_text(), f"{before!r} is no longer in {mutant.file}"
+    return path.read_text().replace(before, after, 1)
+
+
+@cache
+def _texts(path: Path) -> dict[int, str]:
+    return {one.number: text for one, text in changes(path)}
+
+
+def killed_by(mutant: Mutant, text: str, tests: Path) -> str | None:
+    """The test file that fails with this text of the file; None if all pass."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "saot"
         shutil.copytree(ROOT / "src" / "saot", package, ignore=shutil.ignore_patterns("__pycache__"))
-        path = package / mutant.file
-        if mutant.number < 0:
-            _, before, after, _ = NAMED[-1 - mutant.number]
-            assert before in path.read_text(), f"{before!r} is no longer in {mutant.file}"
-            path.write_text(path.read_text().replace(before, after, 1))
-        else:
-            texts = {one.number: text for one, text in changes(ROOT / "src" / "saot" / mutant.file)}
-            path.write_text(texts[mutant.number])
+        (package / mutant.file).write_text(text)
         for group in tests_of(mutant.file, tests):
             if group and not _passes(group, folder):
                 return " ".join(sorted(file.relative_to(tests).as_posix() for file in group))[:200]
@@ -283,6 +297,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/mutants"))
     parser.add_argument("--sample", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="changes tried at once, each by tests of one thread")
     parser.add_argument("--tests", type=Path, default=ROOT / "tests", help="of another build, to compare with")
     parser.add_argument("--list", action="store_true", help="name the functions that carry an equation")
     return parser.parse_args()
