@@ -26,11 +26,11 @@ def test_a_folder_of_another_table_is_refused(request_for, runs, tmp_path):
         (
             "saot-table-11",
             {"final_norm": False},
-            "--final-norm is of tables of matching and sequences, not of saot-table-11",
+            "--final-norm is of tables of matching, sequences and drives, not of saot-table-11",
         ),
         ("saot-table-1", {"source_eval": "scenes:game:val"}, "--source-eval is of tables of adaptation"),
         ("gwot-ablation", {"points": "20"}, "--points is of tables of labelling, not of gwot-ablation"),
-        ("t2s-da-roads", {"limit": 3}, "--limit is of tables of matching and sequences"),
+        ("t2s-da-roads", {"limit": 3}, "--limit is of tables of matching, sequences and drives"),
     ],
 )
 def test_what_a_table_does_not_take_is_refused(name, given, said, tmp_path):

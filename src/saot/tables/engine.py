@@ -92,6 +92,7 @@ def check_fields(request: Request, experiment: Experiment) -> None:
     taken = {*ADAPTERS[experiment.kind].recorded.values(), "device", "strict"}
     given = [name for name in request.given() if name not in taken]
     if given:
-        takers = {kind.words: None for kind in ADAPTERS.values() if given[0] in kind.recorded.values()}
+        *others, last = dict.fromkeys(kind.words for kind in ADAPTERS.values() if given[0] in kind.recorded.values())
+        takers = f"{', '.join(others)} and {last}" if others else last
         option = f"--{given[0].replace('_', '-')}"
-        raise ValueError(f"{option} is of tables of {' and '.join(takers)}, not of {experiment.name}; leave it out")
+        raise ValueError(f"{option} is of tables of {takers}, not of {experiment.name}; leave it out")
