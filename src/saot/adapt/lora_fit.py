@@ -12,7 +12,7 @@ from saot.data import PatchGrid
 from saot.features import Trainable, fitted, patch_grid
 from saot.label import Domain, Source, TrainingData, pair_data
 from saot.recipes import Checked, CostRecipe, Count, Dropped, Positive, TransportRecipe
-from saot.runs import Checkpoint, History, Progress, check_finite, generator_for, train_steps
+from saot.runs import Checkpoint, History, Progress, descend, generator_for, train_steps
 from saot.transfer import SemanticCost, pair_support, plan_loss, solve_pair
 
 _JUDGED = 200  # source pictures among whose tokens held-out points look for their nearest
@@ -140,11 +140,7 @@ def fit_adapters(
         places = None if pairs.places is None or transport.alpha == 0 else pairs.places(chosen)
         result = solve_pair(source, labels, example.tokens, cost, transport, support, (places, example.places))
         loss, record = plan_loss(result, labels, example, data.num_classes, config)
-        check_finite(loss, number, "the adapter")
-        optimizer.zero_grad(set_to_none=True)
-        if loss.requires_grad:
-            loss.backward()
-            optimizer.step()
+        descend(loss, optimizer, number, "the adapter")
         return record
 
     history = train_steps(step, config.steps, {**state, "optimizer": optimizer}, checkpoint, progress)

@@ -21,8 +21,8 @@ from saot.runs import (
     Checkpoint,
     History,
     Progress,
-    check_finite,
     cosine_rate,
+    descend,
     generator_for,
     set_rate,
     train_steps,
@@ -262,10 +262,7 @@ def fit_decoder(
         with noise(generator_for(seed, "dropout", number).initial_seed(), device):
             losses = [loss_of(number) for loss_of in losses_of]
         loss = torch.stack([weight * part for weight, part in zip(weights, losses, strict=True)]).sum()
-        check_finite(loss, number, "the decoder")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descend(loss, optimizer, number, "the decoder")
         record = {name: float(part.detach()) for name, part in zip(names, losses, strict=True)}
         return {"loss": float(loss.detach()), **record}
 

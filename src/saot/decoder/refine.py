@@ -17,8 +17,8 @@ from saot.recipes import DecoderRecipe, RefineRecipe
 from saot.runs import (
     Checkpoint,
     Progress,
-    check_finite,
     cosine_rate,
+    descend,
     generator_for,
     set_rate,
     train_steps,
@@ -188,10 +188,7 @@ def refine_decoder(
             loss = pseudo_loss(number)
             for term, other in zip(terms, extra, strict=True):
                 loss = loss + term.weight * other(number)
-        check_finite(loss, number, "the student")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descend(loss, optimizer, number, "the student")
         update_teacher(teacher, student, config.ema_decay)
         return {"loss": float(loss.detach())}
 

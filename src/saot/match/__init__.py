@@ -21,7 +21,7 @@ from saot.match.propagate import (
     propagate_labels,
 )
 from saot.match.readout import Readout, from_pixels, in_mask, read_out, to_pixels
-from saot.match.reduction import PairBasis, pair_basis, read_dims
+from saot.match.reduction import Basis, PairBasis, as_it_is, pair_basis, read_dims
 from saot.match.run import match_pictures
 from saot.match.shape_of_you import PseudoLabel, ShapeOfYouSettings, nearest_label, pseudo_label, shape_of_you
 from saot.match.sides import MatchSide
@@ -35,6 +35,7 @@ __all__ = [
     "Adapter",
     "AdapterPair",
     "AdapterSettings",
+    "Basis",
     "Camera",
     "Carried",
     "Disk",
@@ -58,6 +59,7 @@ __all__ = [
     "StepSettings",
     "UotSettings",
     "adapted",
+    "as_it_is",
     "beside",
     "choose_pose",
     "fit_adapter",

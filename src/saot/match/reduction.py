@@ -1,5 +1,6 @@
 """Feature maps of a pair reduced by one PCA: sd-dino's "co-PCA" of Stable Diffusion's layers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +10,14 @@ from torch import Tensor
 
 from saot.match.sides import MatchSide
 
+Reduce = Callable[[MatchSide], MatchSide]
+Basis = Callable[[MatchSide, MatchSide], Reduce]  # from a pair to what reduces its sides
 Widths = tuple[tuple[int, ...], ...]  # numbers of each map, network by network
+
+
+def as_it_is(source: MatchSide, target: MatchSide) -> Reduce:
+    """The basis of pairs whose features are not reduced."""
+    return lambda side: side
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,10 @@ from saot.match.inputs import MatchRequest, Picture, Progress, key_points, prepa
 from saot.match.matching import Matching, MatchSettings, match_sides
 from saot.match.propagate import PropagationSettings, propagate_labels
 from saot.match.readout import from_pixels, to_pixels
-from saot.match.reduction import pair_basis, read_dims
-from saot.match.sides import MatchSide
+from saot.match.reduction import Basis, as_it_is, pair_basis, read_dims
 from saot.recipes import as_dict
 from saot.runs import check_device
 
-Reduce = Callable[[MatchSide], MatchSide]
 FORMAT = 1
 BESIDE = 1.5  # tokens beyond the mask from which a key point's answer counts for nothing
 LINES = 40  # shown where no key points are given
@@ -97,14 +95,14 @@ def match_pictures(
     return result
 
 
-def _reducer(request: MatchRequest, network: Backbone | None) -> Callable[[MatchSide, MatchSide], Reduce]:
+def _reducer(request: MatchRequest, network: Backbone | None) -> Basis:
     """From a pair to what reduces its sides: one PCA of both where it is asked for.
 
     Raises:
         ValueError: If the request does not fit the backbone's maps, or is made together with one that knows no pair.
     """
     if request.pca is None:
-        return lambda source, target: lambda side: side
+        return as_it_is
     for option, given in (("adapter", request.adapter), ("labels", request.labels)):
         if given is not None:
             raise ValueError(f"--pca is of the backbone's own features, pair by pair; leave it or --{option} out")

@@ -200,6 +200,19 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer, step: int, what: str) -> None:
+    """One step of the optimiser down a loss; none where nothing that is trained has a part in it.
+
+    Raises:
+        FloatingPointError: If the loss is infinite or NaN.
+    """
+    check_finite(loss, step, what)
+    optimizer.zero_grad(set_to_none=True)
+    if loss.requires_grad:
+        loss.backward()
+        optimizer.step()
+
+
 def check_finite(loss: torch.Tensor, step: int, what: str) -> None:
     """Stop a training whose loss is not a number, naming the step.
 

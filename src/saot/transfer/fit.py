@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from saot.recipes import CostRecipe, TransportRecipe
-from saot.runs import Checkpoint, History, Progress, check_finite, generator_for, train_steps
+from saot.runs import Checkpoint, History, Progress, descend, generator_for, train_steps
 from saot.transfer.cost import Prototypes, SemanticCost
 from saot.transfer.labels import LabelTransfer, diversity_loss, entropy_loss, point_loss, transfer_labels
 from saot.transfer.supports import SupportKeeper, pair_support
@@ -267,11 +267,7 @@ def fit_cost(
         support = supports.get(pair, source, example.tokens, labels)
         places = None if data.places is None or transport.alpha == 0 else data.places(pair[0])
         loss, record = pair_loss(cost, source, labels, example, num_classes, transport, support, places)
-        check_finite(loss, number, "the cost")
-        optimizer.zero_grad(set_to_none=True)
-        if loss.requires_grad:
-            loss.backward()
-            optimizer.step()
+        descend(loss, optimizer, number, "the cost")
         return record
 
     state = {"cost": cost, "optimizer": optimizer, "searcher": supports.searcher}
@@ -363,10 +359,7 @@ def fit_prior(
             return {"loss": 0.0, "skipped": 1.0}
         log_probs = cost.class_log_probs(tokens[keep], prototypes)
         loss = torch.nn.functional.nll_loss(log_probs, classes[keep])
-        check_finite(loss, number, "the semantic prior")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descend(loss, optimizer, number, "the semantic prior")
         return {"loss": float(loss.detach())}
 
     history = train_steps(step, config.steps, {"cost": cost, "optimizer": optimizer}, checkpoint, progress)

@@ -11,6 +11,7 @@ from .candidates import exact_product, row_blocks
 from .cost import unit
 
 TRAINING_ROWS, TRAINING_ROUNDS = 32, 6  # tokens a cell and rounds of k-means
+_CELLS_PER_ROOT = 2
 _SMALLEST, _LARGEST = 1 / 8, 4  # size of a cell over the mean size
 _PRODUCT_ELEMENTS = 2**18  # similarities at one time: they stay in the cache between product and selection
 _PAD = 32  # rows of a product come in powers of two and columns in multiples of this: few shapes to compile for
@@ -19,10 +20,17 @@ _WAITING = 2**22  # targets set aside before they are merged
 
 @dataclass(frozen=True, eq=False)
 class Cells:
+    """A partition of tokens into cells of alike features."""
+
     centres: Tensor  # (cells, d), unit rows
     member: Tensor  # (m,) targets, cell by cell
     label: Tensor  # (m,) cell of each target
     sizes: list[int]
+
+
+def usual_cells(tokens: int) -> int:
+    """How many cells to aim at: 2 sqrt(m), of about sqrt(m) / 2 tokens."""
+    return round(_CELLS_PER_ROOT * math.sqrt(tokens))
 
 
 def make_cells(y: Tensor, clusters: int, generator: torch.Generator) -> Cells:

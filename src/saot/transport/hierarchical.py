@@ -1,6 +1,5 @@
 """Regions first, then tokens: the plan between regions says which tokens may match, SAOT appendix P."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,13 +7,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .candidates import Recall, check_features, measure_recall, unit_features
-from .cells import Cells, Scan, make_cells
+from .cells import Cells, Scan, make_cells, usual_cells
 from .problem import SolveSettings
 from .sinkhorn import solve_quietly
-from .support import Support, assemble
+from .support import Support
 
 _SAMPLE = 512  # sources on which recall is measured
-_REGIONS_PER_ROOT = 2  # regions of about sqrt(n) / 2 tokens
 _ITERATIONS, _TOLERANCE = 500, 1e-6  # of the region problem, which is small
 _FIRST = 2  # regions with this many times k targets give a threshold, which few of the others pass
 
@@ -115,20 +113,15 @@ def hierarchical_support(
     k, cover = min(k, m), None if cover is None else min(cover, n)
     with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
         x, y = unit_features(source, target)
-        cells = tuple(make_cells(z, regions or round(_REGIONS_PER_ROOT * math.sqrt(len(z))), generator) for z in (x, y))
-        mine, theirs = regions_of(x, cells[0]), regions_of(y, cells[1])
+        own, their = (make_cells(z, regions or usual_cells(len(z)), generator) for z in (x, y))
+        mine, theirs = regions_of(x, own), regions_of(y, their)
         plan = region_plan(mine, theirs, epsilon=epsilon, tau=tau, line=line)
         order, count = _followed(plan, share, theirs.weights * m, k)
         back, back_count = _followed(plan.T, share, mine.weights * n, cover or 1)
         kept = _mask(order, count) | _mask(back, back_count).T
-        col = _search(x, y, cells[0], cells[1], kept, order, k).sort(dim=1).values.reshape(-1)
-        row = torch.arange(n, dtype=torch.int32, device=col.device).repeat_interleave(k)
-        if cover is None:
-            support = assemble(row, col, (n, m))
-        else:
-            sources = _search(y, x, cells[1], cells[0], kept.T, back, cover)
-            targets = torch.arange(m, dtype=torch.int32, device=col.device).repeat_interleave(cover)
-            support = Support.from_pairs(torch.cat([row, sources.reshape(-1)]), torch.cat([col, targets]), (n, m))
+        chosen = _search(x, y, own, their, kept, order, k)
+        sources = None if cover is None else _search(y, x, their, own, kept.T, back, cover)
+        support = Support.from_choices(chosen, sources, (n, m))
         scanned = float((mine.weights[:, None] * theirs.weights * kept).sum())
     recall = measure_recall(support, source, target, k, _SAMPLE, generator)
     return HierarchicalSupport(support, plan, kept, mine, theirs, scanned, recall)

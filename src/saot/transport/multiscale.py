@@ -9,11 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .candidates import Recall, check_features, exact_product, measure_recall, row_blocks, unit_features
-from .cells import TRAINING_ROUNDS, TRAINING_ROWS, Cells, Scan, make_cells, nearest_centre
-from .support import Support, assemble
+from .cells import TRAINING_ROUNDS, TRAINING_ROWS, Cells, Scan, make_cells, nearest_centre, usual_cells
+from .support import Support
 
 _SAMPLE = 512  # sources on which the number of probes is chosen, and as many others to measure recall
-_CELLS_PER_ROOT = 2  # cells of about sqrt(m) / 2 targets
 
 _VISITS = 2**22  # (source, cell) pairs sorted at one time
 _FIRST_SHARE = 1 / 16  # of the cells of each source, the nearest ones, for a threshold
@@ -94,7 +93,7 @@ def multiscale_support(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
     def search(x: Tensor, y: Tensor, count: int) -> _Found:
-        cells = make_cells(y, clusters or round(_CELLS_PER_ROOT * math.sqrt(y.shape[0])), generator)
+        cells = make_cells(y, clusters or usual_cells(y.shape[0]), generator)
         visited = probes
         if visited is None:
             visited = _probes_needed(x, y, count, recall, generator, cells.centres, cells.label.__getitem__)
@@ -145,7 +144,7 @@ def faiss_support(
 
     def search(x: Tensor, y: Tensor, count: int) -> _Found:
         x, y = x.float(), y.float()
-        lists = min(clusters or round(_CELLS_PER_ROOT * math.sqrt(y.shape[0])), y.shape[0])
+        lists = min(clusters or usual_cells(y.shape[0]), y.shape[0])
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(y.shape[1]), y.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.niter, index.cp.min_points_per_centroid = TRAINING_ROUNDS, 1
         index.cp.max_points_per_centroid = TRAINING_ROWS
@@ -197,15 +196,8 @@ def _both_sides(
     with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
         x, y = unit_features(source, target)
         found = search(x, y, min(k, m))
-        col = found.index.sort(dim=1).values.reshape(-1)
-        row = torch.arange(n, dtype=torch.int32, device=col.device).repeat_interleave(min(k, m))
-        if cover is None:
-            support = assemble(row, col, (n, m))
-        else:
-            sources = search(y, x, min(cover, n)).index
-            targets = torch.arange(m, dtype=torch.int32, device=col.device).repeat_interleave(sources.shape[1])
-            rows, cols = torch.cat([row, sources.reshape(-1)]), torch.cat([col, targets])
-            support = Support.from_pairs(rows, cols, (n, m))
+        sources = None if cover is None else search(y, x, min(cover, n)).index
+        support = Support.from_choices(found.index, sources, (n, m))
     # a new sample: the one that chose the probes would flatter them
     share = measure_recall(support, source, target, k, _SAMPLE, generator)
     return SearchedSupport(support, share, found.clusters, found.probes)

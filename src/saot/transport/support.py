@@ -87,6 +87,31 @@ class Support:
         row = torch.div(key, max(shape[1], 1), rounding_mode="floor").to(torch.int32)
         return assemble(row, key.remainder_(max(shape[1], 1)).to(torch.int32), shape)
 
+    @classmethod
+    def from_choices(
+        cls, targets: Int[Tensor, "n k"], sources: Int[Tensor, "m c"] | None, shape: tuple[int, int]
+    ) -> "Support":
+        """Each source with the targets it chose and, if given, each target with the sources it chose.
+
+        Args:
+            targets: Distinct targets of each source, in any order.
+            sources: Sources of each target; None adds none.
+            shape: Number of sources and of targets.
+
+        Example:
+            >>> Support.from_choices(torch.tensor([[1, 0], [0, 1]]), None, (2, 2)).col.tolist()
+            [0, 1, 0, 1]
+        """
+
+        def asking(index: Tensor) -> Tensor:
+            each = torch.arange(index.shape[0], dtype=torch.int32, device=index.device)
+            return each.repeat_interleave(index.shape[1])
+
+        row, col = asking(targets), targets.sort(dim=1).values.reshape(-1)
+        if sources is None:
+            return assemble(row, col, shape)
+        return cls.from_pairs(torch.cat([row, sources.reshape(-1)]), torch.cat([col, asking(sources)]), shape)
+
     @property
     def nnz(self) -> int:
         """Number of pairs."""

@@ -1,6 +1,5 @@
 """Labels carried through drives of the built-in scenes: how right they are, and how steady along the true motion."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,28 +10,25 @@ from jaxtyping import Int64
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from saot.data import parse_spec, soft_patch_labels, write_atomic
-from saot.evaluate import ConfusionMatrix, flicker_counts, iou_from_counts, mean_over, predict_mask
+from saot.data import parse_spec, write_atomic
+from saot.evaluate import ConfusionMatrix, flicker_counts, iou_from_counts, mean_over
 from saot.features import FeatureStore
-from saot.label import store_folder
-from saot.match import MatchSide, PropagationSettings, propagate_labels
-from saot.recipes import RecipeDifference, as_dict
+from saot.match import PropagationSettings
+from saot.recipes import as_dict
 from saot.scenes import DriveSet, Frame, drives_of
 from saot.tables.bootstrap import PairedDifference, paired_bootstrap
 from saot.tables.experiment import Column, Experiment, Row
-from saot.tables.match.matching import RECORDED
-from saot.tables.match.sequences import propagation_of
-from saot.tables.match.viewer import feature_note, network_of
+from saot.tables.match.sequences import Carried, propagation_of
+from saot.tables.match.viewer import network_of
 from saot.tables.request import Request
-from saot.tables.table import Places, Planned, Table, Value, digest
+from saot.tables.table import Places, Planned, Value, digest
 from saot.tables.wings import ALL_WINGS
 
 
-class Drives(Table):
+class Drives(Carried):
     """A table of labels carried through drives. Each seed draws other drives; a run is a folder of counts, by drive."""
 
     words = "drives"
-    recorded = RECORDED
     counted = "drives"
     digits: ClassVar[Mapping[str, int]] = {"flicker": 2}
 
@@ -56,12 +52,10 @@ class Drives(Table):
         return Planned(run, settings, str(column.quantity), column.of, row.label, seed)
 
     def make(self, wanted: Mapping[str, Sequence[Planned]]) -> None:
-        key, places, told = self.network.key, self.places, self.places.progress
-        folder = places.store / hashlib.sha256(key.to_json().encode()).hexdigest()[:8]
+        places, told = self.places, self.places.progress
         for seed, frames in self.sets.items():
             drives = self.drives[seed]
-            store = FeatureStore(store_folder(folder, self.specs[seed]), key)
-            store.ensure(frames.images, self.network, None if told is None else lambda d, t: told("features", d, t))
+            store = self.extracted(self.specs[seed], frames.images)
             mine = {name: plans[0] for name, plans in wanted.items() if plans[0].seed == seed}
             for number in range(len(drives.drives)):
                 render = lru_cache(maxsize=drives.frames)(drives.frame)  # once for all rows
@@ -85,22 +79,11 @@ class Drives(Table):
         if path.is_file():
             return load_file(path)
         clip = range(number * drives.frames, (number + 1) * drives.frames)
-        grids = [store.grid(drives.key(frame)) for frame in clip]
-        num_classes = len(self.classes.names)
-        labels, _ = soft_patch_labels(render(clip[0]).labels, grids[0], num_classes=num_classes)
-
-        def sides():
-            for frame, grid in zip(clip, grids, strict=True):
-                tokens = store.read(drives.key(frame)).tokens.to(self.request.device)
-                yield MatchSide.of(tokens, (grid.height, grid.width))
-
-        matrix, flicker = ConfusionMatrix(num_classes), torch.zeros(2, dtype=torch.int64)
+        matrix, flicker = ConfusionMatrix(self.classes.num_classes), torch.zeros(2, dtype=torch.int64)
         before = None
-        carried = propagate_labels(sides(), labels.to(self.request.device), settings)
-        for index, grid, one in zip(clip, grids, carried, strict=True):
-            if index == clip[0]:
-                continue
-            frame, mask = render(index), predict_mask(one.probs.cpu(), grid)
+        masks = self.carried(store, [drives.key(index) for index in clip], render(clip[0]).labels, settings)
+        for index, mask in zip(clip[1:], masks, strict=True):
+            frame = render(index)
             truth = torch.from_numpy(frame.labels)
             matrix.update(mask, truth)
             if before is not None:
@@ -128,15 +111,3 @@ class Drives(Table):
     @property
     def images(self) -> int:
         return sum(len(drives.drives) for drives in self.drives.values())
-
-    def notes(self) -> list[str]:
-        return [feature_note(self.network)]
-
-    def runs(self) -> dict[str, dict]:
-        return {}
-
-    def differences(self) -> list[RecipeDifference]:
-        return [
-            RecipeDifference("data", "ours", self.request.source, "as asked"),
-            RecipeDifference("features", "ours", self.network.key.to_json(), "as asked"),
-        ]

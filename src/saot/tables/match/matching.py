@@ -11,7 +11,7 @@ import numpy as np
 
 from saot.features import Backbone, FeatureStore, PromptSegmenter, part_widths
 from saot.label import store_folder
-from saot.match import adapted, lifting_model, pair_basis, read_dims
+from saot.match import Basis, adapted, as_it_is, lifting_model, pair_basis, read_dims
 from saot.match.pairs import OutsidePicture, Pair, PairSet, open_pairs
 from saot.recipes import RecipeDifference
 from saot.tables.bootstrap import PairedDifference
@@ -21,10 +21,8 @@ from saot.tables.match import drawing
 from saot.tables.match.adapter_training import trained_adapter
 from saot.tables.match.counting import bootstrap_hits, cost, counting, flow_value, hits_of, pck_value
 from saot.tables.match.pair_results import (
-    Basis,
     Look,
     append_result,
-    as_it_is,
     flow_result,
     key_point_result,
     read_results,

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from saot.data import point_tokens
 from saot.match import (
+    Basis,
     MatchSettings,
     MatchSide,
+    as_it_is,
     choose_pose,
     flow_hits,
     in_mask,
@@ -30,7 +32,6 @@ from saot.tables.match.viewer import Seen, Viewer, symmetric_tokens
 from saot.tables.match.way import Way
 
 Look = Callable[[Seen], MatchSide]  # what the matcher sees of a picture
-Basis = Callable[[MatchSide, MatchSide], Callable[[MatchSide], MatchSide]]  # from a pair to what reduces its sides
 ALPHAS = (0.01, 0.05, 0.1, 0.15, 0.2)
 
 
@@ -53,11 +54,6 @@ class PairResult:
     places: tuple[tuple[float, ...], ...] = ()
     inside: tuple[bool, ...] = ()
     hits: tuple[int, ...] = ()
-
-
-def as_it_is(source: MatchSide, target: MatchSide) -> Callable[[MatchSide], MatchSide]:
-    """The basis of pairs whose features are not reduced."""
-    return lambda side: side
 
 
 def read_results(path: Path) -> dict[str, PairResult]:

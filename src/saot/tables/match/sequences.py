@@ -2,18 +2,19 @@
 
 import hashlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from saot.data import soft_patch_labels, write_atomic
+from saot.data import ImageSet, soft_patch_labels, write_atomic
 from saot.evaluate import ConfusionMatrix, iou_from_counts, mean_over, predict_mask
-from saot.features import FeatureStore
+from saot.features import Backbone, FeatureStore
 from saot.label import store_folder
 from saot.match import MatchSide, PropagationSettings, propagate_labels
 from saot.recipes import RecipeDifference, as_dict
@@ -28,11 +29,57 @@ from saot.tables.wings import ALL_WINGS
 EVERY = 10  # a new first frame after so many: clips that overlap would count frames twice, and a bootstrap be fooled
 
 
-class Sequences(Table):
+class Carried(Table):
+    """A table of labels that are carried along frames: what its kinds share."""
+
+    recorded = RECORDED
+    network: Backbone
+
+    def extracted(self, spec: str, images: ImageSet) -> FeatureStore:
+        """The features of all frames of a SPEC; those that are kept are not made again."""
+        key, told = self.network.key, self.places.progress
+        folder = self.places.store / hashlib.sha256(key.to_json().encode()).hexdigest()[:8]
+        store = FeatureStore(store_folder(folder, spec), key)
+        store.ensure(images, self.network, None if told is None else lambda d, t: told("features", d, t))
+        return store
+
+    def carried(
+        self,
+        store: FeatureStore,
+        keys: Sequence[str],
+        mask: UInt8[np.ndarray, "h w"],
+        settings: PropagationSettings,
+    ) -> Iterator[UInt8[Tensor, "h w"]]:
+        """The predicted mask of each frame after the first, whose true one is given."""
+        device, classes = self.request.device, self.classes.num_classes
+        grids = [store.grid(key) for key in keys]
+        labels, _ = soft_patch_labels(mask, grids[0], num_classes=classes)
+        sides = (
+            MatchSide.of(store.read(key).tokens.to(device), (grid.height, grid.width))
+            for key, grid in zip(keys, grids, strict=True)
+        )
+        found = propagate_labels(sides, labels.to(device), settings)
+        for place, (one, grid) in enumerate(zip(found, grids, strict=True)):
+            if place:
+                yield predict_mask(one.probs.cpu(), grid)
+
+    def notes(self) -> list[str]:
+        return [feature_note(self.network)]
+
+    def runs(self) -> dict[str, dict]:
+        return {}
+
+    def differences(self) -> list[RecipeDifference]:
+        return [
+            RecipeDifference("data", "ours", self.request.source or "", "as asked"),
+            RecipeDifference("features", "ours", self.network.key.to_json(), "as asked"),
+        ]
+
+
+class Sequences(Carried):
     """A table of labels carried forward. A run is one folder of confusion counts, clip by clip."""
 
     words = "sequences"
-    recorded = RECORDED
     counted = "clips"
 
     def __init__(self, experiment: Experiment, request: Request, places: Places) -> None:
@@ -58,11 +105,8 @@ class Sequences(Table):
         return Planned(run, settings, str(column.quantity), column.of, row.label)
 
     def make(self, wanted: Mapping[str, Sequence[Planned]]) -> None:
-        key, places = self.network.key, self.places
-        folder = places.store / hashlib.sha256(key.to_json().encode()).hexdigest()[:8]
-        store = FeatureStore(store_folder(folder, self.request.source), key)
-        told = places.progress
-        store.ensure(self.frames.images, self.network, None if told is None else lambda d, t: told("features", d, t))
+        told, places = self.places.progress, self.places
+        store = self.extracted(self.frames.images.spec, self.frames.images)
         for name, plans in wanted.items():
             parts = []
             for number, clip in enumerate(self.clips):
@@ -78,21 +122,13 @@ class Sequences(Table):
         path = folder / f"{clip[0]:06d}-{len(clip)}.safetensors"
         if path.is_file():
             return load_file(path)["counts"]
-        frames, device, num_classes = self.frames, self.request.device, len(self.classes.names)
-        grids = [store.grid(frames.keys[frame]) for frame in clip]
-        labels, _ = soft_patch_labels(frames.mask(clip[0]), grids[0], num_classes=num_classes)
-
-        def sides():
-            for frame, grid in zip(clip, grids, strict=True):
-                yield MatchSide.of(store.read(frames.keys[frame]).tokens.to(device), (grid.height, grid.width))
-
+        frames, num_classes = self.frames, self.classes.num_classes
         counts = torch.zeros(self.length, num_classes, num_classes, dtype=torch.int64)
-        for step, carried in enumerate(propagate_labels(sides(), labels.to(device), settings)):
-            if step == 0:
-                continue
+        masks = self.carried(store, [frames.keys[frame] for frame in clip], frames.mask(clip[0]), settings)
+        for step, mask in enumerate(masks):
             matrix = ConfusionMatrix(num_classes)
-            matrix.update(predict_mask(carried.probs.cpu(), grids[step]), torch.from_numpy(frames.mask(clip[step])))
-            counts[step - 1] = matrix.counts
+            matrix.update(mask, torch.from_numpy(frames.mask(clip[step + 1])))
+            counts[step] = matrix.counts
         write_atomic(path, save({"counts": counts}))
         return counts
 
@@ -108,18 +144,6 @@ class Sequences(Table):
     @property
     def images(self) -> int:
         return len(self.clips)
-
-    def notes(self) -> list[str]:
-        return [feature_note(self.network)]
-
-    def runs(self) -> dict[str, dict]:
-        return {}
-
-    def differences(self) -> list[RecipeDifference]:
-        return [
-            RecipeDifference("data", "ours", self.request.source, "as asked"),
-            RecipeDifference("features", "ours", self.network.key.to_json(), "as asked"),
-        ]
 
 
 def propagation_of(experiment: Experiment, row: Row) -> PropagationSettings:
