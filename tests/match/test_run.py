@@ -179,6 +179,23 @@ def test_wrong_input_gets_a_sentence(pictures, tmp_path, capsys, monkeypatch, mo
     assert "Traceback" not in told
 
 
+def test_place_is_removed_of_the_backbones_features(pictures, tmp_path, capsys):
+    whole = matched(pictures, tmp_path / "whole", capsys, "--method", "nn")
+    less = matched(pictures, tmp_path / "less", capsys, "--method", "nn", "--remove-position", "1")
+    assert less["remove_position"] == "1" and "remove_position" not in whole
+    assert less["pairs"][0]["matches"] != whole["pairs"][0]["matches"]
+    for more, said in (
+        (("--remove-position", "0"), "expected --remove-position as a share"),
+        (("--remove-position", "95%", "--adapter", "a.safetensors"), "leave it or --adapter"),
+        (("--remove-position", "95%", "--features", "a,b"), "leave it or --features"),
+    ):
+        code, _, told = run(
+            ["match", pictures / "1.png", pictures / "5.png", "--size", "126x252", "--out", tmp_path / "no", *more],
+            capsys,
+        )
+        assert code != 0 and said in " ".join(told.split()), told
+
+
 def test_maps_are_reduced_by_a_pca_of_the_pair(pictures, tmp_path, capsys):
     whole = matched(pictures, tmp_path / "whole", capsys, "--method", "nn")
     width = whole["backbone"]["dim"]

@@ -29,6 +29,7 @@ def match(
     labels: Path | None = None,
     adapter: Path | None = None,
     pca: str | None = None,
+    remove_position: str | None = None,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -62,6 +63,8 @@ def match(
         pca: Reduce maps of the features by one PCA of each pair, as sd-dino does with Stable Diffusion's: a number for
             each map, networks apart by +, maps by commas, empty for what stays, such as 256+ for
             stable-diffusion+dinov2-base.
+        remove_position: Take a token's place out of the features: 95% of what place changes in noise pictures, or a
+            number of directions; for DINOv3 and its like.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...
     """
     from saot.match import MatchRequest, MatchSettings, match_pictures
@@ -84,6 +87,7 @@ def match(
         labels=None if labels is None else str(labels),
         adapter=None if adapter is None else str(adapter),
         pca=pca,
+        remove_position=remove_position,
         device=resolve_device(device),
     )
     with Bars() as bars:
@@ -140,6 +144,7 @@ def reproduce(
     label_backbone: str | None = None,
     held_out: Whole = 0,
     pca: str | None = None,
+    remove_position: str | None = None,
     out: Path | None = None,
     runs: Path | None = None,
     store: Path | None = None,
@@ -190,6 +195,8 @@ def reproduce(
         held_out: Of soy-...: how many training pairs choose an adapter's weights by their loss; 0 takes the last ones.
         pca: Of gwot-... and soy-...: reduce maps of the features by one PCA of each pair, as in `saot match`, such as
             256+ for stable-diffusion+dinov2-base: sd-dino's. Adapters and their pseudo-labels take the maps whole.
+        remove_position: Of the same tables: take a token's place out of the features of every row but adapters, as in
+            `saot match`, such as 95%.
         out: Where table.json, table.md, table.html and figures go; runs/reproduce/TABLE unless given, with
             --set a folder of its own beside it.
         runs: Where the runs lie; tables that share it share trainings. OUT/runs unless given.
@@ -233,6 +240,7 @@ def reproduce(
         label_backbone=label_backbone,
         held_out=held_out,
         pca=pca,
+        remove_position=remove_position,
         limit=limit,
         device=resolve_device(device),
         strict=strict,

@@ -23,6 +23,7 @@ from saot.features.base import (
 from saot.features.flow import Extracted, Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 from saot.features.load import load_backbone
+from saot.features.position import PositionSubspace, position_subspace, read_keep
 from saot.features.published import (
     OneSentence,
     Statistics,
@@ -58,6 +59,7 @@ __all__ = [
     "Padded",
     "Picture",
     "PictureMasks",
+    "PositionSubspace",
     "Prompt",
     "PromptSegmenter",
     "Provenance",
@@ -82,6 +84,8 @@ __all__ = [
     "part_widths",
     "patch_grid",
     "pixel_statistics",
+    "position_subspace",
+    "read_keep",
     "read_weights",
     "require_libraries",
     "resize_image",

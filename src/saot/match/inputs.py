@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,15 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from saot.data import IGNORE_INDEX, PatchGrid, read_mask, sha256_file
-from saot.features import Backbone, FeatureGrid, Prompt, PromptSegmenter, extract
+from saot.features import (
+    Backbone,
+    FeatureGrid,
+    Prompt,
+    PromptSegmenter,
+    extract,
+    position_subspace,
+    read_keep,
+)
 from saot.match.adapter_file import adapted, load_adapter
 from saot.match.lift import LiftedTokens, lift_file, lift_flat, read_arrays
 from saot.match.lift_models import lifting_model
@@ -47,6 +55,8 @@ class MatchRequest:
         adapter: File or folder of a trained adapter, whose features are matched in place of the backbone's.
         layers: Of the backbone, with commas; its own unless given.
         pca: What each map of the features is reduced to by a PCA of each pair, as `read_dims` reads it.
+        remove_position: How much of a token's place is taken out of the backbone's features: "95%" of what place
+            changes, or a number of directions; see `saot.features.position_subspace`.
     """
 
     source: Path
@@ -65,6 +75,7 @@ class MatchRequest:
     adapter: str | None = None
     layers: str | None = None
     pca: str | None = None
+    remove_position: str | None = None
 
     @property
     def pictures(self) -> tuple[Path, ...]:
@@ -116,11 +127,17 @@ def prepare(
 
 
 def _refiner(request: MatchRequest, network: Backbone | None) -> Callable[[MatchSide], MatchSide]:
-    """What an adapter makes of a side; the side itself without one.
+    """What is made of a side before it is matched: its place removed, or an adapter's features; else the side itself.
 
     Raises:
-        ValueError: If the adapter cannot be read, or was trained on other features.
+        ValueError: If the adapter cannot be read, or was trained on other features, or both are asked for.
     """
+    if request.remove_position is not None:
+        if request.adapter is not None or network is None:
+            other = "adapter, which was trained on whole features" if request.adapter is not None else "features"
+            raise ValueError(f"--remove-position is of the backbone's own features; leave it or --{other}, out")
+        subspace = position_subspace(network, read_keep(request.remove_position, network.dim))
+        return lambda side: replace(side, tokens=subspace.removed(side.tokens))
     if request.adapter is None:
         return lambda side: side
     kept = load_adapter(Path(request.adapter))

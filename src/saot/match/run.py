@@ -79,7 +79,7 @@ def match_pictures(
         "settings": _used(request.settings),
         "backbone": {"files": request.features} if network is None else json.loads(network.key.to_json()),
         "adapter": request.adapter,
-        **({} if request.pca is None else {"pca": request.pca}),
+        **{name: value for name in ("pca", "remove_position") if (value := getattr(request, name)) is not None},
         "masks": "the whole picture" if request.masks == "all" else request.masks,
         "structure": first.structure if shaped or request.settings.method == "gwot" else "not used",
         "source": _described(first),

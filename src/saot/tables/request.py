@@ -42,6 +42,8 @@ class Request:
             given.
         held_out: How many training pairs choose an adapter's weights; see `AdapterPlan`.
         pca: Of matching: what each map of the features is reduced to by a PCA of each pair; see `saot.match.read_dims`.
+        remove_position: Of matching: how much of a token's place is taken out of the features of rows without an
+            adapter; see `saot.features.position_subspace`. Rows of their own keep theirs.
         limit: At most so many pairs, spread over the set; all unless given.
         device: Where networks and transport run.
         strict: Whether what does not fit (a mask of another size than its picture, a key point outside it) is an
@@ -68,6 +70,7 @@ class Request:
     label_backbone: str | None = None
     held_out: int = 0
     pca: str | None = None
+    remove_position: str | None = None
     limit: int | None = None
     device: str = "cpu"
     strict: bool = False

@@ -188,6 +188,19 @@ def test_a_pca_of_each_pair_has_answers_of_its_own_and_leaves_the_others(tmp_pat
         reproduce(experiment, replace(REQUEST, pca="2+2"), tmp_path / "no")
 
 
+def test_place_is_removed_in_the_rows_that_ask_and_by_request_in_all(tmp_path):
+    posed = {**NEAREST, "pose_align": True}
+    experiment = rows_of(Row("a", changes=NEAREST), Row("less", changes={**posed, "position": "1"}))
+    plain = reproduce(experiment, replace(REQUEST, seeds=(0,)), tmp_path / "plain", runs=tmp_path / "runs")
+    note = next(note for note in plain.notes if note.startswith("Position removed"))
+    assert note.startswith("Position removed (less): the 1 of ")
+    asked = replace(REQUEST, seeds=(0,), remove_position="20")
+    less = reproduce(experiment, asked, tmp_path / "less", runs=tmp_path / "runs")
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 3  # the row that asks keeps its own
+    assert less.rows[1].cells["0.1"].values == plain.rows[1].cells["0.1"].values
+    assert less.rows[0].cells["0.1"].mean != plain.rows[0].cells["0.1"].mean
+
+
 def test_a_padded_size_goes_from_the_request_to_the_backbone(tmp_path, monkeypatch):
     asked = []
 

@@ -46,7 +46,7 @@ RECORDED = {
     "pairs": "source",
     **same_names("backbone weights size layers final_norm"),
     "training": "target",
-    **same_names("seeds sam structure masks label_backbone counts held_out pca limit device"),
+    **same_names("seeds sam structure masks label_backbone counts held_out pca remove_position limit device"),
 }
 
 
@@ -239,7 +239,17 @@ class Matching(Table):
                 f"Maps reduced to {maps} numbers (- stays) by one PCA of the tokens of both pictures of a pair; "
                 "adapters and their pseudo-labels take them whole."
             )
+        positions = {way.position for way in self.ways.values() if way.runs and way.position is not None}
+        other += [self._position_note(position) for position in sorted(positions)]
         return [*self.left_out, *self.training_left_out, *words, feature_note(viewer.network), *other]
+
+    def _position_note(self, position: str) -> str:
+        found = self.viewer.subspace(position)
+        rows = ", ".join(label for label, way in self.ways.items() if way.position == position)
+        return (
+            f"Position removed ({rows}): the {found.directions.shape[1]} of {found.directions.shape[0]} directions "
+            f"that carry {100 * found.share:.1f} % of what place changes in tokens of noise pictures."
+        )
 
     def figures(self, result: TableResult) -> dict[str, bytes]:
         """Of key points and the first seed: curves over the threshold, what a pair costs, answers right or wrong."""

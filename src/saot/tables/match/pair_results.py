@@ -99,7 +99,7 @@ def key_point_result(
     spent, flipped = source.seconds + target.seconds, None
     if way.pose_align:
         started = time.perf_counter()
-        flipped = viewer.mirrored(source, side)
+        flipped = viewer.mirrored(source, side, way)
         spent += time.perf_counter() - started
     watch = Watch(viewer.device)
     reduced = basis(*sides)

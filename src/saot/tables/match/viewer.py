@@ -6,7 +6,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -16,7 +16,17 @@ from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
 from saot.data import PatchGrid, sha256_file
-from saot.features import Backbone, FeatureGrid, FeatureStore, Prompt, PromptSegmenter, extract
+from saot.features import (
+    Backbone,
+    FeatureGrid,
+    FeatureStore,
+    PositionSubspace,
+    Prompt,
+    PromptSegmenter,
+    extract,
+    position_subspace,
+    read_keep,
+)
 from saot.label import parse_size
 from saot.match import (
     Camera,
@@ -198,6 +208,7 @@ class Viewer:
         self.network, self.store, self.sam, self.lifter, self.device = network, store, sam, lifter, device
         self._kept = set() if store is None else set(store.keys())
         self._masks: OrderedDict[str, Bool[np.ndarray, "h w"]] = OrderedDict()
+        self._subspaces: dict[str, PositionSubspace] = {}
         self._points: OrderedDict[tuple[str, str, Space, bool, int], Tensor] = OrderedDict()
 
     def beside(self, store: FeatureStore | None, network: Backbone | None = None) -> "Viewer":
@@ -233,14 +244,33 @@ class Viewer:
         """Of the network that makes the features."""
         return num_parameters(self.network)
 
-    def mirrored(self, seen: Seen, side: MatchSide) -> MatchSide:
+    def mirrored(self, seen: Seen, side: MatchSide, way: Way) -> MatchSide:
         """What the matcher sees of the mirrored picture."""
         flipped = np.ascontiguousarray(seen.image[:, ::-1])
-        return mirror_side(side, extract(self.network, flipped, f"{seen.picture.name} mirrored").tokens.to(self.device))
+        tokens = extract(self.network, flipped, f"{seen.picture.name} mirrored").tokens.to(self.device)
+        return mirror_side(side, self._placeless(tokens, way))
 
     def side(self, seen: Seen, way: Way, seed: int) -> MatchSide:
         """What the matcher sees of the picture."""
-        return self.side_of(seen, way.masks, way.space, seed)
+        side = self.side_of(seen, way.masks, way.space, seed)
+        return replace(side, tokens=self._placeless(side.tokens, way))
+
+    def _placeless(self, tokens: Float32[Tensor, "n d"], way: Way) -> Float32[Tensor, "n d"]:
+        """The tokens without what their place makes, as far as the way wants it."""
+        return tokens if way.position is None else self.subspace(way.position).removed(tokens)
+
+    def subspace(self, position: str) -> PositionSubspace:
+        """What is removed of the network's tokens; estimated once, and kept beside other outputs of networks."""
+        if position not in self._subspaces:
+            removed, key = read_keep(position, self.network.dim), self.network.key.to_json()
+
+            def make() -> Mapping[str, Tensor]:
+                found = position_subspace(self.network, removed)
+                return {"directions": found.directions, "share": torch.tensor(found.share, dtype=torch.float64)}
+
+            kept = self.outputs.get(["position", key, removed], make)
+            self._subspaces[position] = PositionSubspace(kept["directions"], float(kept["share"]))
+        return self._subspaces[position]
 
     def side_of(self, seen: Seen, masks: Masks, space: Space, seed: int) -> MatchSide:
         """The picture with this mask and these places in space.

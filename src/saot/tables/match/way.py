@@ -82,6 +82,8 @@ class Way:
         pose_align: Whether the mirrored source may be taken instead; uses annotation at test time.
         symmetric: Whether symmetric key points of the source are given; annotation at test time.
         adapter: Trained on pseudo-labels of other pairs; its features are matched in place of the backbone's.
+        position: How much of a token's place is taken out of its features, "95%" or a number of directions; None
+            for nothing. See `saot.features.position_subspace`.
         counted: "mask" counts only targets within the object's mask (PCK_label of Shape-of-You).
     """
 
@@ -91,6 +93,7 @@ class Way:
     pose_align: bool = False
     symmetric: bool = False
     adapter: AdapterPlan | None = None
+    position: str | None = None
     counted: Literal["all", "mask"] = "all"
 
     @property
@@ -124,6 +127,8 @@ class Way:
         known = [self.masks, self.space, self.pose_align, self.symmetric, adapter]
         if self.counted == "mask":
             known.append("with what lies on the mask")  # kept beside the places
+        if self.position is not None:
+            known.append(f"without {self.position} of place")
         return json.dumps([as_dict(self.settings), known], sort_keys=True, default=str)
 
 
@@ -162,4 +167,6 @@ def way_of(experiment: Experiment, row: Row, request: Request) -> Way:
         ValueError: If a change names no setting.
     """
     way = with_changes(Way(), {**experiment.base, **row.changes}, "settings")
-    return way if way.adapter is None else replace(way, adapter=way.adapter.asked(request))
+    if way.adapter is not None:
+        return replace(way, adapter=way.adapter.asked(request))
+    return replace(way, position=way.position or request.remove_position)

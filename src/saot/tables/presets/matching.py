@@ -75,6 +75,7 @@ REAL = table(
         Row("Unbalanced OT", changes={"method": "uot"}),
         Row("GWOT", changes=TSS_GWOT),
         Row("GWOT, weights of SPair-71k", changes=SPAIR_GWOT),
+        Row("Nearest neighbour, position removed", changes={**NEAREST, "position": "95%"}),
         Row("Nearest neighbour, masked", changes={**NEAREST, **_IN_MASKS}, section=_WITHIN),
         Row("GWOT, masked", changes={**TSS_GWOT, **_IN_MASKS}, section=_WITHIN),
         Row("Shape-of-You's labels, structure of the grid", changes={**_GRID, **_IN_MASKS}, section=_WITHIN),
