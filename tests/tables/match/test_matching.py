@@ -14,7 +14,7 @@ from saot.match.pck import KeyPointScores
 from saot.scenes.scene import render_scene
 from saot.tables import EXPERIMENTS, Column, Experiment, Pck, Request, Row, reproduce
 from saot.tables.match.matching import seeded
-from saot.tables.match.pair_results import read_results
+from saot.tables.match.pair_results import PairResult, append_result, key_point_result, read_results
 from saot.tables.match.sequences import propagation_of
 from saot.tables.match.way import AdapterPlan, way_of
 
@@ -60,8 +60,8 @@ def test_numbers_are_those_of_the_answers_on_disk_and_are_not_made_again(tmp_pat
     by_row = {row.label: row.cells["0.1"].values for row in first.rows}
     assert by_row["a"] == by_row["the same"]
     for path in files:
-        results = read_results(path)
-        seed = int(next(iter(results)).split("/")[2])
+        seed = int(json.loads(path.read_text().splitlines()[0])["key"].split("/")[2])
+        results = read_results(path, opened(seeded(PAIRS, seed)))
         scores = KeyPointScores((0.1,))
         for pair in opened(seeded(PAIRS, seed)):
             scores.add(pair, np.array(results[pair.key].places))
@@ -80,7 +80,22 @@ def test_a_line_cut_off_by_a_kill_is_made_anew(tmp_path):
     path.write_text(whole[: len(whole) - 20])
     again = reproduce(experiment, REQUEST, tmp_path / "two", runs=tmp_path / "runs")
     assert again.rows == first.rows
-    assert len(read_results(path)) == 3
+    seed = int(json.loads(path.read_text().splitlines()[0])["key"].split("/")[2])
+    assert len(read_results(path, opened(seeded(PAIRS, seed)))) == 3
+
+
+def test_more_pairs_of_a_set_ask_only_for_those_that_are_new(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "saot.tables.match.matching.key_point_result",
+        lambda way, pair, *rest: asked.append(pair.key) or key_point_result(way, pair, *rest),
+    )
+    experiment, runs = rows_of(Row("a", changes=NEAREST)), tmp_path / "runs"
+    for limit, new in ((1, 1), (None, 2), (2, 0)):
+        asked.clear()
+        found = reproduce(experiment, replace(REQUEST, seeds=(0,), limit=limit), tmp_path / "out", runs=runs)
+        assert len(asked) == new and found.images == (limit or 3)
+    assert len(list(runs.glob("*.jsonl"))) == 1
 
 
 def test_pairs_without_depth_or_masks_say_so(tmp_path):
@@ -106,11 +121,14 @@ def test_flow_of_a_known_warp(tmp_path):
     assert value is not None and value > 60  # hand-made features, hardly a warp
 
 
-def test_answers_of_other_models_or_annotations_are_not_taken(tmp_path):
+def test_answers_under_another_annotation_are_not_taken(tmp_path):
+    pairs, path = list(opened(seeded(PAIRS, 0)))[:2], tmp_path / "a.jsonl"
+    for pair in pairs:
+        append_result(path, pair, PairResult(1.0))
+    assert list(read_results(path, pairs)) == [pair.key for pair in pairs]
+    moved = replace(pairs[0], source=replace(pairs[0].source, points=pairs[0].source.points + 1))
+    assert list(read_results(path, [moved, pairs[1]])) == [pairs[1].key]
     experiment = rows_of(Row("a", changes=NEAREST))
-    reproduce(experiment, replace(REQUEST, seeds=(0,)), tmp_path / "one", runs=tmp_path / "runs")
-    reproduce(experiment, replace(REQUEST, seeds=(0,), limit=2), tmp_path / "two", runs=tmp_path / "runs")
-    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 2  # other pairs, other annotations
     with pytest.raises(ValueError, match="--seeds gives it"):
         reproduce(experiment, replace(REQUEST, source=PAIRS + ",seed=3"), tmp_path / "three")
 

@@ -1,9 +1,8 @@
 """Tables of matching: rows are ways of matching, columns how many key points or pixels came right, and the cost."""
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -110,7 +109,6 @@ class Matching(Table):
             numbers = _told(range(len(pairs)), f"opening, seed {seed}", places.progress)
             self.pairs[seed], sentence = usable(pairs, numbers, request.strict)
             self.left_out += [sentence] if sentence and sentence not in self.left_out else []
-        self.annotated = cache(lambda seed: annotated(self.pairs[seed]))
         self.flow = any(column.quantity == "flow" for column in experiment.columns)
 
     def plan(self, row: Row, column: Column, seed: int) -> Planned | None:
@@ -120,7 +118,7 @@ class Matching(Table):
         if not self._draws(way):
             seed = self.request.seeds[0]  # another seed would be the same
         kind, key = "flow" if self.flow else "points", self.viewer.network.key.to_json()
-        made_of = [kind, self.spec, key, seed, self.viewer.models, self.annotated(seed)]
+        made_of = [kind, self.spec, key, seed, self.viewer.models]
         if way.adapter is not None and self.label_network is not None:
             made_of.append(self.label_network.key.to_json())
         if self.dims is not None and way.adapter is None:
@@ -137,7 +135,7 @@ class Matching(Table):
         """Results of each way of matching; what is on disk is not made again."""
         for seed, pairs in self.pairs.items():
             plans = {name: group[0] for name, group in wanted.items() if group[0].seed == seed}
-            known = {name: read_results(self._file(name)) for name in plans}
+            known = {name: read_results(self._file(name), pairs) for name in plans}
             keys = {pair.key for pair in pairs}
             lacking = {name: plan for name, plan in plans.items() if not keys <= set(known[name])}
             looks = {name: self._look(plan.settings, seed) for name, plan in lacking.items()}
@@ -152,10 +150,10 @@ class Matching(Table):
                         result = flow_result(way.settings, pair, pictures, look, self.viewer.device, self._basis(way))
                     else:
                         result = key_point_result(way, pair, pictures, look, self.viewer, self._basis(way))
-                    append_result(self._file(name), pair.key, result)
+                    append_result(self._file(name), pair, result)
                     known[name][pair.key] = result
             for name, results in known.items():
-                self.finished[name] = {key: result for key, result in results.items() if key in keys}
+                self.finished[name] = results
 
     def _basis(self, way: Way) -> Basis:
         """What a pair's features are reduced to; an adapter takes them whole, and its own are not reduced."""
@@ -320,16 +318,6 @@ def seeded(spec: str, seed: int) -> str:
     if "seed=" in spec:
         raise ValueError(f"expected pairs without a seed of their own, since --seeds gives it; got {spec}")
     return f"{spec}{',' if spec.count(':') > 1 else ':tps,' if spec.startswith('warps') else ':train,'}seed={seed}"
-
-
-def annotated(pairs: Sequence[Pair]) -> str:
-    """Stands for what is known of the pairs: places, boxes and sizes. Other annotations are other results."""
-    found = hashlib.sha256()
-    for pair in pairs:
-        for side in (pair.source, pair.target):
-            found.update(f"{pair.key} {side.name} {side.size} {side.box}".encode())
-            found.update(side.points.tobytes() + side.visible.tobytes())
-    return found.hexdigest()
 
 
 def usable(pairs: PairSet, numbers: Iterable[int], strict: bool) -> tuple[list[Pair], str]:

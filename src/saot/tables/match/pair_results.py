@@ -1,9 +1,10 @@
 """What a way of matching says of a pair, and the file that keeps it."""
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -56,31 +57,44 @@ class PairResult:
     hits: tuple[int, ...] = ()
 
 
-def read_results(path: Path) -> dict[str, PairResult]:
-    """Results of an earlier run, by key of the pair; a last line that was cut off is left out."""
+def annotation(pair: Pair) -> str:
+    """Stands for what is known of a pair: its names, places, boxes and sizes. Another annotation is another result."""
+    found = hashlib.sha256()
+    for side in (pair.source, pair.target):
+        found.update(f"{pair.key} {side.name} {side.size} {side.box}".encode())
+        found.update(side.points.tobytes() + side.visible.tobytes())
+    return found.hexdigest()[:32]
+
+
+def read_results(path: Path, pairs: Sequence[Pair]) -> dict[str, PairResult]:
+    """What an earlier run found for these pairs as they are annotated now, by their keys.
+
+    A last line that was cut off is left out.
+    """
     found: dict[str, PairResult] = {}
-    if not path.exists():
-        return found
-    for line in path.read_text().splitlines():
+    known = {pair.key: annotation(pair) for pair in pairs} if path.exists() else {}
+    for line in path.read_text().splitlines() if known else ():
         try:
             record = json.loads(line)
         except ValueError:
             continue  # killed while writing
         key = record.pop("key")
+        if record.pop("annotation", "") != known.get(key):
+            continue  # of other pairs of the set, or annotated anew
         places = tuple(tuple(place) for place in record.pop("places"))
         lists = {name: tuple(record.pop(name)) for name in ("inside", "hits")}
         found[key] = PairResult(places=places, **lists, **record)
     return found
 
 
-def append_result(path: Path, key: str, result: PairResult) -> None:
+def append_result(path: Path, pair: Pair, result: PairResult) -> None:
     """Add one line; one that was cut off before it stays apart."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         broken = end > 0 and file.read(1) != b"\n"
-        line = json.dumps({"key": key, **asdict(result)}) + "\n"
+        line = json.dumps({"key": pair.key, "annotation": annotation(pair), **asdict(result)}) + "\n"
         file.write(("\n" * broken + line).encode())
 
 
