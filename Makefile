@@ -4,9 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels lint bench-transport bench-job random-problems adapt camvid kill-test memory clean
+.PHONY: demo test test-kernels test-wheel many-processes sbom audit lint bench-transport bench-job random-problems adapt camvid \
+  kill-test mutations kills crowd memory soak clean
 
+NEEDED := expected Python 3.11 or later with venv and pip; give another one: make demo PYTHON=python3.12
 $(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' || { echo "$(NEEDED)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) -e .
@@ -31,6 +34,30 @@ test-kernels: $(VENV)/.ready-test  ## what CI checks besides, a few minutes
 	  echo "kernels $$kernels, threads $$threads"; \
 	  ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=$$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m training || exit; \
 	done; done
+
+# The wheel in an environment of its own, which has none of the extras, called from an empty folder.
+WHEEL := runs/wheel
+WHEELPIP := $(WHEEL)/.venv/bin/python -m pip --quiet --disable-pip-version-check
+test-wheel:                   ## what CI checks besides: that the package works where it is installed, a few minutes
+	rm -rf $(WHEEL) build
+	mkdir -p $(WHEEL)/empty
+	$(PYTHON) -m venv $(WHEEL)/.venv
+	$(WHEELPIP) wheel --no-deps --wheel-dir $(WHEEL) .
+	$(WHEELPIP) install -c constraints.txt $(WHEEL)/*.whl
+	cd $(WHEEL)/empty && ../.venv/bin/python -I ../../../benchmarks/installed.py ../../..
+
+PROCESSES ?= 50
+many-processes: $(VENV)/.ready  ## so many processes of two containers on one store: make many-processes SEED=1
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/many_processes.py --processes $(PROCESSES) --seed $(SEED)
+
+sbom: $(VENV)/.ready-test     ## runs/sbom.json: what the package and its extras bring, CycloneDX
+	$(BIN)/python benchmarks/supply_chain.py sbom --out runs/sbom.json
+
+AUDIT := .venv-audit
+audit:                        ## known holes of the pinned versions; an error if there is no answer for some
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+	  $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	$(PYTHON) benchmarks/supply_chain.py audit --pip-audit $(AUDIT)/bin/pip-audit
 
 lint: $(VENV)/.ready-test     ## style, types, import rules
 	$(BIN)/ruff check .
@@ -94,8 +121,27 @@ kill-test: demo               ## kill -9 at five random moments; the metrics mus
 	rm -rf runs/killed
 	$(BIN)/python benchmarks/kill_run.py --undisturbed runs/demo --out runs/killed --kills 5 -- demo
 
+# How spoilt files, kills and crowds end, with any seed: make mutations SEED=1 (docs/reliability.md)
+MUTATIONS ?= 1000
+mutations: $(VENV)/.ready-test  ## spoilt inputs, half an hour on two cores; goes on where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability/mutations.py --out runs/mutations --seed $(SEED) --count $(MUTATIONS) \
+	  --workers $(WORKERS)
+
+KILLS ?= 100
+kills: $(VENV)/.ready-test    ## kill -9, a full disk, a store that vanishes, a clock set back; goes on where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability/kills.py --out runs/kills --seed $(SEED) --kills $(KILLS)
+
+PROCESSES ?= 50
+crowd: $(VENV)/.ready-test    ## processes at once on one store and on one run folder
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability/crowd.py --out runs/crowd --seed $(SEED) --processes $(PROCESSES)
+
 memory: $(VENV)/.ready        ## peak memory with 40 and with 160 pictures
 	$(BIN)/python benchmarks/memory_run.py --out runs/memory 40 160
 
+# Memory of `predict` over thousands of small pictures, some minutes: make soak SEED=1 PICTURES=5000
+PICTURES ?= 5000
+soak: $(VENV)/.ready          ## fails if it grows by 1 MiB or more per 1,000 pictures
+	$(BIN)/python benchmarks/soak_predict.py --out runs/soak --count $(PICTURES) --seed $(SEED)
+
 clean:
-	rm -rf $(VENV) $(PEERS) runs build *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(PEERS) $(AUDIT) runs build *.egg-info src/*.egg-info

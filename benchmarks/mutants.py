@@ -13,19 +13,21 @@ import argparse
 import ast
 import copy
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Lock
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,7 +100,9 @@ def main() -> None:
 
     def try_one(mutant: Mutant, text: str) -> None:
         began = time.monotonic()
-        killer = killed_by(mutant, text, options.tests)
+        folder = free.get()
+        killer = killed_by(mutant, text, options.tests, folder)
+        free.put(folder)
         row = {
             **asdict(mutant),
             "killed": killer is not None,
@@ -110,7 +114,10 @@ def main() -> None:
             state = "killed" if killer else "SURVIVES"
             print(f"{state} {mutant.file}:{mutant.line} {mutant.change}", flush=True)
 
-    with ThreadPoolExecutor(options.workers) as pool:
+    free: SimpleQueue[Path] = SimpleQueue()
+    with ExitStack() as stack, ThreadPoolExecutor(options.workers) as pool:
+        for _ in range(options.workers):
+            free.put(stack.enter_context(copied_package(options.tests)))
         list(pool.map(lambda one: try_one(*one), left))
     print(report([row for row in _rows(kept) if _key(row) in {_key(asdict(one)) for one in mutants}]))
 
@@ -251,16 +258,27 @@ def _texts(path: Path) -> dict[int, str]:
     return {one.number: text for one, text in changes(path)}
 
 
-def killed_by(mutant: Mutant, text: str, tests: Path) -> str | None:
-    """The test file that fails with this text of the file; None if all pass."""
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "saot"
-        shutil.copytree(ROOT / "src" / "saot", package, ignore=shutil.ignore_patterns("__pycache__"))
-        (package / mutant.file).write_text(text)
+def killed_by(mutant: Mutant, text: str, tests: Path, folder: Path) -> str | None:
+    """The test file that fails with this text of the file in the copy of the package; None if all pass."""
+    changed, original = folder / "saot" / mutant.file, ROOT / "src" / "saot" / mutant.file
+    changed.write_text(text)
+    try:
         for group in tests_of(mutant.file, tests):
             if group and not _passes(group, folder):
                 return " ".join(sorted(file.relative_to(tests).as_posix() for file in group))[:200]
+    finally:
+        shutil.copy2(original, changed)
     return None
+
+
+@contextmanager
+def copied_package(tests: Path) -> Iterator[Path]:
+    """A folder with a copy of the package and its byte code, which is read and never written by what is tried in it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(ROOT / "src" / "saot", folder / "saot", ignore=shutil.ignore_patterns("__pycache__"))
+        _passes([tests / room for room in ROOMS], folder, "--collect-only")
+        yield folder
 
 
 def tests_of(file: str, tests: Path) -> list[list[Path]]:
@@ -272,16 +290,32 @@ def tests_of(file: str, tests: Path) -> list[list[Path]]:
     return [own, rest]
 
 
-def _passes(files: list[Path], folder: str) -> bool:
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--durations=0", *map(str, files)]
-    environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    process = subprocess.Popen(words, cwd=ROOT, env=environment, **quiet)  # type: ignore[call-overload]
-    try:
-        return process.wait(LIMIT) == 0
-    except subprocess.TimeoutExpired:
+def _passes(files: list[Path], folder: Path, *options: str) -> bool:
+    """In a process of its own, forked from one that has loaded the libraries but nothing of `saot`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision", "pytest", "numpy", "PIL.Image", "jaxtyping", "beartype"])
+    process = context.Process(target=_test, args=(files, folder, options))
+    process.start()
+    process.join(LIMIT)
+    if process.exitcode is None:
         os.killpg(process.pid, signal.SIGKILL)
-        return False
+        process.join()
+    return process.exitcode == 0
+
+
+def _test(files: list[Path], folder: Path, options: tuple[str, ...]) -> None:
+    import pytest  # here: the parent of all needs neither this nor torch
+    import torch
+
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(folder))
+    sys.pycache_prefix, sys.dont_write_bytecode = str(folder / "bytecode"), not options
+    os.environ.update(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
+    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *options, *map(str, files)]))
 
 
 def _key(row: dict) -> tuple:

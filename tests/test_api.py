@@ -89,6 +89,19 @@ def test_what_is_no_picture_is_refused(wrong, said):
         picture_of(wrong)
 
 
+@pytest.mark.parametrize("kind", ["deep grey", "palette", "alpha", "one bit"])
+def test_a_pil_picture_is_read_as_its_file_is(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    picture = {
+        "deep grey": lambda: Image.fromarray(rng.integers(0, 65535, (4, 6)).astype(np.uint16)),
+        "palette": lambda: Image.fromarray(rng.integers(0, 255, (4, 6, 3), dtype=np.uint8)).quantize(5),
+        "alpha": lambda: Image.fromarray(rng.integers(0, 255, (4, 6, 4), dtype=np.uint8)),
+        "one bit": lambda: Image.fromarray(rng.random((4, 6)) > 0.5),
+    }[kind]()
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(picture_of(picture), picture_of(tmp_path / "a.png"))
+
+
 def test_a_photo_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[274] = 6

@@ -88,6 +88,7 @@ def label(
     weights: str | Path | None = None,
     size: str | None = None,
     precision: str = "float32",
+    mask_map: str | None = None,
     source_pictures: int | None = None,
     target_pictures: int | None = None,
     seed: int = 0,
@@ -113,6 +114,7 @@ def label(
         weights: File or folder of the backbone's weights, where it needs one.
         size: Input size, "HEIGHTxWIDTH" or the long side in pixels; several with commas are joined, as in `saot run`.
         precision: Of the backbone: "float32", or "bf16", faster where the processor has it.
+        mask_map: What values in the masks of a folder: mean, such as "0=background,255=foreground".
         source_pictures: How many source pictures to use, drawn as in the paper; all unless given.
         target_pictures: How many target pictures to use, the first ones; all unless given.
         seed: Fixes every draw.
@@ -143,6 +145,7 @@ def label(
         backbone=backbone,
         weights=weights,
         precision=precision,
+        mask_map=mask_map,
         seed=seed,
         recipe=recipe,
         **{**usual, **given},

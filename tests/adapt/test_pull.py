@@ -173,6 +173,8 @@ def test_prototypes_by_loop(form):
         expected = prototype_by_loop(batch.source.tolist(), LABELS, label, form)
         assert_close(made.means[label], torch.tensor(expected, dtype=DOUBLE))
     assert (made.means[[2, 4]] == 0).all()
+    alone = source_prototypes(batch.source[:1], torch.tensor([4]), CLASSES, form).means[4]  # of one pixel: itself
+    assert_close(alone, torch.tensor(unit(batch.source[0].tolist()), dtype=DOUBLE))
     # a mean of unit vectors is shorter than 1, and is not scaled again
     assert ((made.means[[0, 1, 3]].norm(dim=1) < 1 - 1e-9) == (form == "unit_then_mean")).all()
 
@@ -246,6 +248,8 @@ def test_what_cancels_in_the_weights():
     for divisor, power in (("max", 0.5), ("min", 0.5), ("max", 0.0), ("min", 0.0)):  # power 0 turns them off
         made = class_weights(means, counts, dataclasses.replace(SMALL, weight_divisor=divisor, weight_power=power))
         assert_close(made, plain**power / (plain**power).sum())
+    off = PullSettings(weight_power=0.0, weight_form="product")  # a factor of 0 leaves nothing to scale: uniform
+    assert_close(class_weights(means, counts, off), torch.full_like(means, 1 / 3))
 
 
 @pytest.mark.parametrize("absent", ["max", "skip"])

@@ -71,6 +71,13 @@ def test_pseudo_labels_by_loop(share_of, top, bottom):
                 assert_close(float(made.weights[i, r, c]), weight)
 
 
+def test_columns_of_either_side_are_left_out_where_wanted():
+    logits = 9 * torch.nn.functional.one_hot(torch.zeros(1, 2, 5, dtype=torch.long), 3).permute(0, 3, 1, 2).double()
+    for sides, row in ((0, [1, 1, 1, 1, 1]), (1, [0, 1, 1, 1, 0]), (2, [0, 0, 1, 0, 0]), (9, [0] * 5)):
+        settings = TeacherSettings(threshold=0.9, ignore_top=0, ignore_bottom=0, ignore_sides=sides)
+        assert pseudo_labels(logits, settings).weights.tolist() == [[row, row]]
+
+
 def test_the_threshold_itself_is_sure():
     logits = torch.zeros(1, 2, 1, 1)  # p = 0.5 exactly
     assert pseudo_labels(logits, TeacherSettings(threshold=0.5, ignore_top=0, ignore_bottom=0)).share == 1

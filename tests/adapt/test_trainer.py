@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from saot.adapt import trainer as module
 from saot.adapt.contrast import pixel_weights
 from saot.adapt.crops import Crop
+from saot.adapt.mixing import MixSettings
 from saot.adapt.networks import Prediction, build_segmenter
 from saot.adapt.pull import class_confidence, class_weights
 from saot.adapt.recipe import OptimizerRecipe
@@ -243,6 +244,19 @@ def test_pseudo_labels_weigh_what_the_recipe_says(monkeypatch, reweight, mixed):
     else:
         assert torch.equal(labels, told[0].labels)
     assert_close(weights, wanted)
+
+
+def test_the_student_sees_source_pixels_where_they_are_pasted_and_the_targets_elsewhere(monkeypatch):
+    """Both on the scale of pictures, 0 to 255, though colours are changed between 0 and 1."""
+    recipe = tiny_recipe(mix=MixSettings(jitter_above=1.0, blur_above=1.0))  # never
+    trainer, pasted, seen, real = make(recipe), [], [], module.class_masks
+    monkeypatch.setattr(module, "class_masks", lambda *words: pasted.append(real(*words)) or pasted[-1])
+    trainer.student.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+    train(trainer, 1)
+    batch = training_pictures(recipe).draw(0)
+    assert 0 < float(pasted[0].float().mean()) < 1
+    wanted = torch.where(pasted[0].unsqueeze(1), batch.source, batch.target)
+    assert_close(seen[1], wanted, rtol=0, atol=1e-3)  # first is the source, third the translation
 
 
 def test_the_translation_can_be_supervised_in_the_sources_place():

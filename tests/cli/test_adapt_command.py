@@ -11,6 +11,7 @@ from helpers.adapt import save_segformer
 from PIL import Image
 
 from saot import cli
+from saot.data import how_to_install
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -153,7 +154,7 @@ def test_too_few_pixels_of_every_class(capsys, made, tmp_path):
 def test_without_accelerate(capsys, made, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     said = refused(capsys, *request(made, tmp_path / "run"))
-    assert said == 'training end to end needs accelerate: pip install "saot[adapt]"'
+    assert said == f"training end to end needs accelerate; {how_to_install('adapt')}"
 
 
 def test_a_loss_that_is_not_finite(capsys, made, tmp_path):

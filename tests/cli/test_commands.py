@@ -1,11 +1,17 @@
 """Every command through its front door: results on standard output, trouble in one sentence with exit code 2."""
 
+import errno
 import json
+import platform
+import re
+import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from saot import cli
@@ -48,11 +54,52 @@ def quick(monkeypatch):
 
 
 def test_help_has_an_example_for_every_command(capsys):
-    for command in ("demo", "run", "extract", "predict", "evaluate"):
+    for command in ("demo", "run", "check", "extract", "predict", "evaluate", "completion"):
         code, out, err = call(capsys, command, "--help")
         assert code == 0
         assert f"saot {command}" in out + err, command
         assert "xample" in out + err, command
+
+
+def test_check_says_what_a_set_holds(capsys, pictures):
+    code, out, _ = call(capsys, "check", f"folder:{pictures / 'source'}")
+    assert code == 0 and "2 pictures, 2 masks, 2 classes" in out and "84x56 (2)" in out
+    assert "features with filterbank" in out and "MB of disk" in out
+    _, out, _ = call(capsys, "check", f"folder:{pictures / 'source'}", "--json")
+    found = json.loads(out)
+    assert found["pixels"] == {"sky": 2 * 56 * 30 + 56 * 5, "roof": 2 * 56 * 54 - 56 * 5}
+    assert found["features"]["seconds"] > 0 and found["features"]["bytes"] > 0
+
+
+def test_check_lists_bad_files_and_ends_with_1(capsys, pictures):
+    root = pictures / "source"
+    (root / "masks" / "1.png").write_bytes(b"junk")
+    (root / "classes.txt").write_text("Sky,\nroof\n")
+    code, out, err = call(capsys, "check", f"folder:{root}")
+    assert code == 1 and "bad: mask" in out and "1.png is no picture" in out and "warning: line 1 of" in out
+    code, out, err = call(capsys, "check", f"folder:{root}", "--json")
+    found = json.loads(out)
+    assert code == 1 and len(found["bad"]) == 1 and found["features"]["bytes"] is None
+    code, out, err = call(capsys, "check", f"folder:{pictures / 'none'}")
+    assert code == 2 and err.strip().count("\n") == 0
+
+
+def test_check_and_run_take_a_mask_map(capsys, pictures, quick):
+    for path in (pictures / "source" / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
+    code, out, err = call(capsys, "check", f"folder:{pictures / 'source'}", "--mask-map", "0=sky,255=roof", "--json")
+    assert code == 0 and min(json.loads(out)["pixels"].values()) > 0
+    for words in (["--mask-map", "0=sky,255=door"], ["--mask-map", "sky"]):
+        code, out, err = call(
+            capsys,
+            *("run", "--source", f"folder:{pictures / 'source'}", "--target", f"folder:{pictures / 'target'}"),
+            *("--out", str(pictures / "run"), "--backbone", "filterbank", *words),
+        )
+        assert (
+            code == 2
+            and "mask-map" in err.replace("VALUE=CLASS", "mask-map")
+            and not (pictures / "run" / "features").exists()
+        )
 
 
 def test_run_predict_evaluate_and_extract(capsys, pictures, quick):
@@ -87,6 +134,18 @@ def test_run_predict_evaluate_and_extract(capsys, pictures, quick):
     assert code == 0 and json.loads(out)["images"] == 2
 
 
+def test_extract_in_a_shell_of_another_launch_makes_everything_and_says_so(capsys, pictures, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    words = ["extract", f"folder:{pictures / 'target'}", "--backbone", "filterbank", "--size", "56x84"]
+    words += ["--out", str(pictures / "store")]
+    code, out, _ = call(capsys, *words)
+    assert code == 0 and out.startswith("2 pictures in ")
+    assert len(list((pictures / "store").rglob("*.safetensors"))) == 2
+    code, out, _ = call(capsys, *words, "--json")
+    assert code == 0 and json.loads(out)["made"] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -113,6 +172,7 @@ def test_wrong_input_ends_with_one_sentence_and_code_2(capsys, tmp_path, monkeyp
     assert out == ""
     assert said.lower() in err.lower()
     assert "Traceback" not in err and len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_device_that_is_not_there(capsys, pictures):
@@ -121,6 +181,96 @@ def test_a_device_that_is_not_there(capsys, pictures):
         "--out", str(pictures / "run"), "--device", "cuda:77",
     )  # fmt: skip
     assert code == 2 and "cuda:77" in err
+
+
+@pytest.mark.parametrize("command", ["run", "extract"])
+def test_a_place_that_cannot_be_used_is_told_in_plain_words(capsys, pictures, command):
+    spec = f"folder:{pictures / 'source'}"
+    specs = ("--source", spec, "--target", spec) if command == "run" else (spec,)
+    file = pictures / "source" / "classes.txt"
+    for out in (file, file / "deep"):
+        code, _, err = call(capsys, command, *specs, "--backbone", "filterbank", "--out", str(out))
+        assert code == 2 and "is a file: choose another --out" in err and "Errno" not in err
+
+
+def test_errors_of_the_system_come_without_numbers(capsys, pictures, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(pictures / "run" / "a.npz.tmp-77-host"))
+
+    monkeypatch.setattr("saot.label.run.open_inputs", full)
+    spec = f"folder:{pictures / 'source'}"
+    code, _, err = call(capsys, "run", "--source", spec, "--target", spec, "--out", str(pictures / "run"))
+    place = pictures / "run" / "a.npz"
+    assert code == 2 and err == f"saot: {place} lies on a disk that can only be read: choose another place\n"
+
+
+def test_weights_that_are_cut_off_are_told_without_inner_words(capsys, tmp_path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:2000])
+    (tmp_path / "junk.pt").write_bytes(b"no weights at all")
+    for name in ("cut.pt", "junk.pt"):
+        code, _, err = call(
+            capsys, "extract", "scenes:game:train,count=1", "--backbone", "mobile-sam",
+            "--weights", str(tmp_path / name), "--out", str(tmp_path / "store"),
+        )  # fmt: skip
+        assert code == 2 and f"{name} cannot be read as plain weights (it is cut off, damaged or no such file)" in err
+    assert not (tmp_path / "store").exists()
+
+
+def test_warnings_come_without_the_line_of_the_program(capsys, monkeypatch, pictures):
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn("the plan did not converge", stacklevel=1)
+        warnings.warn("inner", DeprecationWarning, stacklevel=1)
+        raise ValueError("expected another picture")
+
+    monkeypatch.setattr("saot.label.evaluate_run", warn)
+    code, _, err = call(capsys, "evaluate", "run", "folder:x")
+    assert code == 2 and err == "note: the plan did not converge\nsaot: expected another picture\n"
+
+
+def test_version_says_what_a_report_of_a_fault_needs(capsys):
+    code, out, err = call(capsys, "--version")
+    assert code == 0 and err == ""
+    assert re.fullmatch(
+        rf"saot \S+ .*Python {platform.python_version()}, torch {re.escape(torch.__version__)}, device \w+ \(.+\)\n",
+        out,
+    )
+    code, out, _ = call(capsys, "--version", "--json")
+    assert code == 0 and {"saot", "commit", "python", "torch", "device", "device_name"} == set(json.loads(out))
+
+
+def test_version_of_a_torch_that_cannot_be_loaded(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, out, _ = call(capsys, "--version")
+    assert code == 0 and "device None (" in out and "torch" in out.split("device None")[1]
+
+
+COMPLETE = """
+source /dev/stdin
+COMP_WORDS=({words}) COMP_CWORD={last}
+_saot
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("saot ex", "extract"), ("saot extract scenes:game --back", "--backbone"), ("saot run --compare po", "points")],
+)
+def test_bash_completes_commands_options_and_choices(capsys, words, found):
+    code, script, _ = call(capsys, "completion", "bash")
+    assert code == 0
+    asked = COMPLETE.format(words=words, last=len(words.split()) - 1)
+    if (bash := shutil.which("bash")) is None:
+        pytest.skip("no bash here")
+    answer = subprocess.run([bash, "-c", asked], input=script, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == [found]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_a_script_of_their_own(capsys, shell):
+    code, out, _ = call(capsys, "completion", shell, "--json")
+    assert code == 0 and json.loads(out)["shell"] == shell and "extract" in json.loads(out)["script"]
 
 
 def test_importing_saot_stays_light():
@@ -138,3 +288,10 @@ def test_every_public_name_is_there():
         assert getattr(saot, name).__name__.removeprefix("saot.") == name  # a room can be called: saot.label
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = saot.nonsense
+
+
+def test_a_refusal_stays_short_whatever_word_of_the_users_it_names(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("x" * 1_000_000)
+    code, _, err = call(capsys, "extract", "camvid:.:list.txt", "--backbone", "filterbank", "--out", "store")
+    assert code == 2 and err.startswith("saot: ") and " ... " in err and len(err) < 4000

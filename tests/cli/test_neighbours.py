@@ -11,7 +11,7 @@ SHOW = f"import os, sys; print({{n: os.environ[n] for n in {WAITING} if n in os.
 SET = "{'OMP_WAIT_POLICY': 'passive', 'GOMP_SPINCOUNT': '2000'} False"
 COMMAND = """
 import contextlib, runpy, sys
-sys.argv = ["saot", "--version"]
+sys.argv = ["saot", "--help"]
 with contextlib.suppress(SystemExit):
     runpy.run_module("saot.cli", run_name="__main__")
 """

@@ -1,5 +1,7 @@
 """Check sums that are remembered: what has not changed is not read, what has is."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -150,6 +152,16 @@ def test_several_processes_add_to_one_file(tmp_path, at_once):
     assert len(lines) == 300
     sums, read = started(file, folder)
     assert read == [] and sums == {path.name: sha256_file(path) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_keeps_them_all_the_same(pictures, tmp_path, at_once, monkeypatch, number):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    started(tmp_path / "fingerprints.jsonl", pictures)
+    assert started(tmp_path / "fingerprints.jsonl", pictures)[1] == []
 
 
 def test_a_missing_file_is_an_error(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from helpers.runs import open_labelled
 from PIL import Image
 
-from saot.data import fitting, images, restrict_labelled, stored_size
+from saot.data import fitting, images, mask_size, restrict_labelled
 
 
 @pytest.fixture
@@ -66,4 +66,4 @@ def test_many_are_counted_and_the_first_named(folder):
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_the_size_of_a_mask_is_that_it_is_read_with(tmp_path, name):
     Image.fromarray(np.zeros((3, 7), np.uint8)).save(tmp_path / name)
-    assert stored_size(tmp_path / name) == (3, 7) == images.read_mask(tmp_path / name).shape
+    assert mask_size(tmp_path / name) == (3, 7) == images.read_mask(tmp_path / name).shape

@@ -1,14 +1,14 @@
 """Reading pictures and masks as people really store them."""
 
 import os
-import struct
 import zlib
 
 import numpy as np
 import pytest
+from helpers.few_bits import few_bits, png_chunk, png_head
 from PIL import Image
 
-from saot.data import image_size, read_image, read_mask
+from saot.data import image_size, mask_size, read_image, read_mask
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -17,15 +17,6 @@ def save(path, array, mode=None, **options):
     picture = Image.fromarray(array) if mode is None else Image.fromarray(array).convert(mode)
     picture.save(path, **options)
     return path
-
-
-def png_chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png_head(width, height, bits=8, color=0):
-    head = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm"])
@@ -184,6 +175,69 @@ def test_masks_keep_their_numbers(tmp_path):
     assert read_mask(tmp_path / "b.png").dtype == np.uint8
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("name", ["m.png", "m.tiff", "white-is-0.tiff"])
+def test_grey_of_few_bits_keeps_its_numbers(tmp_path, bits, name):
+    values = np.arange(64).reshape(4, 16) % 2**bits
+    path = few_bits(tmp_path / name, values, bits, photometric=0 if "white" in name else 1)
+    np.testing.assert_array_equal(read_mask(path), values)
+    assert read_mask(path).dtype == np.uint8
+    assert mask_size(path) == (4, 16)
+
+
+@pytest.mark.parametrize("head", [b"P5 4 1 3\n\0\1\2\3", b"P2 4 1 3\n0 1 2 3\n", b"P5 4 1 1000\n\0\0\0\1\0\2\0\3"])
+def test_a_grey_map_keeps_its_numbers_whatever_its_largest(tmp_path, head):
+    (tmp_path / "m.pgm").write_bytes(head)
+    assert read_mask(tmp_path / "m.pgm").tolist() == [[0, 1, 2, 3]]
+
+
+def test_a_bitmap_keeps_its_bits(tmp_path):
+    (tmp_path / "m.pgm").write_bytes(b"P4 8 1\n\x1b")
+    assert read_mask(tmp_path / "m.pgm").tolist() == [[0, 0, 0, 1, 1, 0, 1, 1]]
+    bits = np.array([[0, 1, 1, 0]], np.uint8)
+    for name in ("m.tiff", "g4.tiff"):
+        save(tmp_path / name, bits > 0, **({"compression": "group4"} if name == "g4.tiff" else {}))
+        np.testing.assert_array_equal(read_mask(tmp_path / name), bits)
+
+
+def test_what_the_head_of_a_mask_says_is_known_from_its_size(tmp_path):
+    grey = RGB[..., 0]
+    save(tmp_path / "lossy.jpg", grey)
+    save(tmp_path / "inside.tiff", grey, compression="jpeg")
+    save(tmp_path / "wave.jp2", grey)
+    save(tmp_path / "colour.png", RGB)
+    whole = save(tmp_path / "whole.png", grey).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:-14])
+    (tmp_path / "more.png").write_bytes(whole + b"some bytes behind the end")
+    Image.fromarray(grey).save(tmp_path / "stack.tiff", save_all=True, append_images=[Image.fromarray(grey)])
+    said = {"lossy.jpg": "JPEG", "inside.tiff": "JPEG", "wave.jp2": "JPEG 2000", "colour.png": "mode RGB"}
+    for name, word in {**said, "cut.png": "its end is missing", "stack.tiff": "a TIFF of 2 pages"}.items():
+        for read in (mask_size, read_mask):
+            with pytest.raises(ValueError, match=rf"mask \S+{name} .*{word}"):
+                read(tmp_path / name)
+    assert mask_size(tmp_path / "whole.png") == mask_size(tmp_path / "more.png") == (4, 6)
+
+
+def test_pictures_of_several_pages_and_cut_off_are_known_from_their_heads(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "stack.tiff", save_all=True, append_images=[Image.fromarray(RGB)])
+    (tmp_path / "cut.png").write_bytes(save(tmp_path / "whole.png", RGB).read_bytes()[:-14])
+    save(tmp_path / "real.tiff", np.array([[0.5]], np.float32))
+    words = {"stack.tiff": "2 pages.*file of its own", "cut.png": "its end is missing", "real.tiff": "floating-point"}
+    for name, word in words.items():
+        for read in (image_size, read_image):
+            with pytest.raises(ValueError, match=f"{name} .*{word}"):
+                read(tmp_path / name)
+
+
+def test_a_smaller_copy_in_a_tiff_is_no_second_page(tmp_path):
+    small = Image.fromarray(RGB[::2, ::2])
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    Image.fromarray(RGB).save(tmp_path / "a.tiff", save_all=True, append_images=[small])
+    assert Image.open(tmp_path / "a.tiff").n_frames == 2
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tiff"), RGB)
+    assert image_size(tmp_path / "a.tiff") == (4, 6)
+
+
 def test_rotation_tags_of_masks_are_not_applied(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
@@ -225,3 +279,23 @@ def test_the_size_of_a_png_is_found_without_reading_its_pixels(tmp_path, place):
         size = image_size(tmp_path / "x.png")
     assert size == read_image(tmp_path / "x.png").shape[:2] == ((600, 400) if place == "none" else (400, 600))
     assert 0 < sum(read) < 2000
+
+
+def test_postscript_is_not_handed_to_ghostscript(tmp_path, monkeypatch):
+    tools, canary = tmp_path / "tools", tmp_path / "canary"
+    tools.mkdir()
+    (tools / "gs").write_text(f"#!/bin/sh\ntouch {canary}\n")
+    (tools / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(ValueError, match="is no picture that can be read"):
+        read_image(path)
+    assert not canary.exists()
+
+
+def test_what_follows_a_png_is_not_searched_for_tags(tmp_path, monkeypatch):
+    path, reads, pread = save(tmp_path / "a.png", RGB), [], os.pread
+    os.truncate(path, 12_000_000)  # zeros, as a download that was given its room leaves
+    monkeypatch.setattr(os, "pread", lambda *words: reads.append(words) or pread(*words))
+    assert image_size(path) == (4, 6) and len(reads) < 10

@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 import torch
+from helpers.few_bits import few_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,6 +22,7 @@ from saot.data import (
     open_labelled,
     patch_labels,
     point_tokens,
+    points_said,
     read_points_csv,
     read_scribbles,
     write_points_csv,
@@ -269,6 +271,57 @@ def test_csv_as_spreadsheets_write_it(clicked):
     assert rows(clicked("image,x,y,class\ntrain\\a.png,0,0,0\n")) == [("train/a.png", 0, 0, 0)]
 
 
+@pytest.mark.parametrize(
+    "name", ["b.png", "./train/b.png", "/data/new/images/train/b.png", r"C:\new\train\b.png", "/x/train/b"]
+)
+def test_csv_a_path_that_ends_with_a_key_names_its_picture(clicked, name):
+    assert rows(clicked(f"image,x,y,class\n{name},1,2,0\n")) == [("train/b.png", 2, 1, 0)]
+
+
+def test_csv_the_longest_end_of_a_path_counts(tmp_path):
+    labelled, _ = labelled_set(
+        {"a.png": np.zeros((4, 6)), "sub/a.png": np.zeros((4, 6)), "c/d/e.png": np.zeros((4, 6))}
+    )
+    (tmp_path / "p.csv").write_text("image,x,y,class\n/x/sub/a.png,1,0,0\n/x/a.png,2,0,0\nd/e.png,3,0,0\n")
+    found = read_points_csv(tmp_path / "p.csv", labelled.images, CLASSES)
+    assert rows(found) == [("a.png", 0, 2, 0), ("c/d/e.png", 0, 3, 0), ("sub/a.png", 0, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image;x;y;class\nb;1,5;2;Sky\n",
+        "sep=;\nimage;x;y;class\nb;1,5;2,0;0\n",
+        "File Name\tX\tY\tLabel\n b\t1.0\t2.0\tSKY\n",
+        "image_path,col,row,class_id,score\nb,1.0,2.0,0.0,9\n",
+        '"filename","px","py","category"\n"b.png",1,2,"sky"\n',
+        "row,class,image,x,y\n77,sky,b,1,2\n",
+    ],
+)
+def test_csv_as_other_programs_write_it(clicked, text):
+    assert rows(clicked(text)) == [("train/b.png", 2, 1, 0)]
+
+
+def test_csv_class_names_in_other_letters(tmp_path):
+    classes = folder_class_set(["traffic light", "Car", "car"])
+    labelled, _ = labelled_set({"a.png": np.zeros((2, 2))}, classes)
+    (tmp_path / "p.csv").write_text("image,x,y,class\na,0,0,Traffic_Light\na,1,0,car\na,0,1,Car\n")
+    assert read_points_csv(tmp_path / "p.csv", labelled.images, classes).classes == (0, 2, 1)
+    (tmp_path / "p.csv").write_text("image,x,y,class\na,0,0,CAR\n")
+    with pytest.raises(ValueError, match="no class 'CAR'"):  # of two that differ in letters alone, one must be named
+        read_points_csv(tmp_path / "p.csv", labelled.images, classes)
+
+
+def test_what_was_read_is_said(tmp_path, clicked):
+    labelled, _ = labelled_set({"train/b.png": np.zeros((5, 5)), "c.png": np.zeros((5, 5))})
+    points = clicked("file;x;y;Class\nb;1;2;sky\nb;2;2;0\nb;3;3;road\n")
+    said = points_said(tmp_path / "points.csv", points, labelled.images, CLASSES)
+    assert said.startswith(f"{tmp_path / 'points.csv'}: 3 points in 1 of 2 pictures: sky 2, road 1; none of ")
+    assert said.endswith("(image from the column 'file', parted by semicolons)")
+    points = clicked("image,x,y,class\nb,1,2,sky\n")
+    assert not points_said(tmp_path / "points.csv", points, labelled.images, CLASSES).endswith(")")
+
+
 def test_csv_same_point_twice_counts_once(clicked):
     assert len(clicked("image,x,y,class\nb,1,1,0\nb.png,1,1,sky\n")) == 1
 
@@ -296,7 +349,10 @@ def test_csv_same_point_twice_counts_once(clicked):
         ("image,x,y,class\nb,,0,0\n", r"'' is no pixel coordinate"),
         ("image,x,y,class\nb,0,0\n", r"line 2 .* has 3 columns, but its header has 4"),
         ("image,x,y,class\nb,1,1,0\nb,1,1,1\n", r"line 3 .* says 'road' for a pixel that line 2 calls 'sky'"),
-        ("image;x;y;class\nb;0;0;0\n", r"must name the columns image,x,y,class, separated by commas"),
+        ("image;x;y;kind\nb;0;0;0\n", r"must name the columns image,x,y,class, .*class may be called class_name"),
+        ("file,x,y,label\nb,0,0,3.5\n", r"no class '3.5'"),
+        ("file,x,y,label\nelse/a.png,0,0,0\n", r"no picture 'else/a\.png'"),
+        ("label,Label,x,y,image\n0,0,0,0,b\n", r"which has 'label' twice"),
         ("b,0,0,0\n", r"must name the columns"),
         ("image,x,x,y,class\nb,0,0,0,0\n", r"must name the columns"),
         ("image,x,y,class\n", r"has no points"),
@@ -359,6 +415,15 @@ def test_scribbles_are_thinned_by_seed(scribbled):
     assert points == read_scribbles(root / "scribbles", images, CLASSES, per_class=5)
     assert points != read_scribbles(root / "scribbles", images, CLASSES, per_class=5, seed=1)
     assert len(read_scribbles(root / "scribbles", images, CLASSES)) == 22
+
+
+def test_scribbles_of_few_bits_keep_their_classes(scribbled):
+    """In 2 bits there is no 255 for "unmarked", so every pixel is marked."""
+    root, strokes = scribbled
+    few_bits(root / "scribbles" / "sub" / "b.png", np.where(strokes == 255, 0, strokes), 2)
+    points = read_scribbles(root / "scribbles", open_images(f"folder:{root}"), CLASSES, per_class=2)
+    assert collections.Counter(points.classes) == {0: 2, 1: 2, 3: 2}
+    assert all(strokes[y, x] in (label, 255) for _, y, x, label in rows(points))
 
 
 def test_scribble_errors(scribbled):

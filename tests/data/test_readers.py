@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.few_bits import few_bits
 from PIL import Image
 
 from saot.data import class_set, open_images, open_labelled
@@ -67,6 +68,12 @@ def test_gta5_list_chooses_pictures(tmp_path):
     (tmp_path / "some.txt").write_text("00007\n")
     with pytest.raises(ValueError, match=r"some\.txt names 00007, of which there is no picture"):
         open_labelled(f"gta5:{tmp_path}:some.txt")
+
+
+def test_ids_in_four_bits_are_not_stretched(tmp_path):
+    gta5(tmp_path)
+    few_bits(tmp_path / "labels" / "00001.png", np.full(SIZE, 7), 4)  # road
+    assert np.unique(open_labelled(f"gta5:{tmp_path}").mask(0)).tolist() == [0]
 
 
 def test_gta5_without_any_pair(tmp_path):
@@ -158,7 +165,7 @@ def test_synthia_serves_cityscapes_as_evaluation(tmp_path):
 def test_synthia_says_what_to_install(tmp_path, monkeypatch):
     synthia(tmp_path)
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ValueError, match=r"pip install 'saot\[synthia\]'"):
+    with pytest.raises(ValueError, match=r"the extra 'synthia' needs: .*opencv-python-headless"):
         open_labelled(f"synthia:{tmp_path}")
     assert len(open_images(f"synthia:{tmp_path}")) == 1
 

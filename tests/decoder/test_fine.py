@@ -26,7 +26,7 @@ from saot.recipes import DecoderRecipe
 pytestmark = pytest.mark.training
 
 ROWS, COLUMNS, DIM, CLASSES, PARTS = 3, 4, 5, 3, 2
-FINE = DecoderRecipe(architecture="fine", hidden=32, blocks=1, steps=150, batch=64, subdivision=PARTS)
+FINE = DecoderRecipe(architecture="fine", hidden=32, blocks=1, steps=150, batch=64, subdivision=PARTS, smooth=0)
 
 
 def fine() -> FineDecoder:
@@ -83,6 +83,19 @@ def test_a_whole_picture_gets_the_logits_of_its_cells_row_by_row():
     whole = picture_logits(decoder, tokens, ROWS, COLUMNS).view(ROWS * PARTS, COLUMNS * PARTS, CLASSES)
     one = decoder(cross_tokens(tokens, ROWS, COLUMNS)[COLUMNS + 2]).view(PARTS, PARTS, CLASSES)
     assert_close(whole[PARTS : 2 * PARTS, 2 * PARTS : 3 * PARTS], one)
+
+
+def test_scores_of_cells_are_means_over_those_around():
+    plain, decoder = fine(), decoder_of_shape({**fine().shape, "smooth": 1})
+    decoder.load_state_dict(plain.state_dict())
+    torch.nn.init.normal_(decoder.head.bias)  # cells that differ
+    plain.load_state_dict(decoder.state_dict())
+    tokens, height, width = torch.randn(ROWS * COLUMNS, DIM), ROWS * PARTS, COLUMNS * PARTS
+    alone = picture_logits(plain, tokens, ROWS, COLUMNS).view(height, width, CLASSES)
+    means = picture_logits(decoder.eval(), tokens, ROWS, COLUMNS).view(height, width, CLASSES)
+    assert_close(means[2, 3], alone[1:4, 2:5].mean((0, 1)))
+    assert_close(means[0, 0], alone[:2, :2].mean((0, 1)))
+    assert_close(means[height - 1, 4], alone[height - 2 :, 3:6].mean((0, 1)))
 
 
 def test_it_is_built_again_from_its_shape():
@@ -155,3 +168,48 @@ def test_surroundings_are_dropped_in_training_alone():
     assert 0.4 < float(dropped.double().mean()) < 0.6
     assert_close(decoder(seen), decoder(seen[:1]).expand(400, -1, -1))
     assert not bool(((decoder(seen) - decoder(alone)).abs().amax((1, 2)) < 1e-5).any())
+
+
+def test_all_cells_of_a_token_start_alike():
+    made = make_decoder(DIM, CLASSES, replace(FINE, subdivision=3, start="alike"))
+    assert isinstance(made, FineDecoder)
+    answers = made.eval()(torch.randn(7, seen_width(DIM, 0)))
+    assert_close(answers, answers[:, :1].expand(-1, 9, -1), rtol=1e-5, atol=1e-6)
+    assert float(answers.std(0).min()) > 0, "tokens differ all the same"
+
+
+def halves(seed: int, rows: int, columns: int, parts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture of two classes under a slanted border: features (n, 16) of its tokens, labels of their cells."""
+    generator = torch.Generator().manual_seed(seed)
+    height, slope = torch.rand(2, generator=generator).tolist()
+    y, x = (torch.arange(size * parts) + 0.5 for size in (rows, columns))
+    below = y[:, None] > rows * parts * (0.3 + 0.4 * height) + (x - columns * parts / 2) * (slope - 0.5)
+    cells = cells_of_tokens(below.flatten().to(torch.uint8), len(y), len(x), rows, columns, parts)
+    shown = torch.randn(parts**2, 16, generator=torch.Generator().manual_seed(99))
+    noise = torch.randn(rows * columns, 16, generator=generator)
+    return torch.nn.functional.normalize(cells.float() @ shown / parts + 0.7 * noise, dim=-1), cells
+
+
+def test_no_checkerboard_of_cells_within_a_region():
+    """Where truth has one class, a noisy token shows one too; without means over cells 20 % are not."""
+    shape, parts = (12, 16), 4
+    made = [halves(seed, *shape, parts) for seed in range(10)]
+    recipe = replace(FINE, subdivision=parts, steps=80, batch=128, smooth=1)
+    rows = seen_rows(lambda picture, chosen: made[picture][0][chosen].half(), lambda picture: shape)
+    labels = [cells[:, 0] for _, cells in made[:4]]
+    pool = token_pool(labels, 2, rows, seen_width(16, 0), lambda picture, chosen: made[picture][1][chosen])
+    torch.manual_seed(0)
+    decoder = fit_decoder(make_decoder(16, 2, recipe), [Term("source", pool)], recipe).decoder
+    mixed, right = [], []
+    for features, cells in made[4:]:
+        answers = picture_logits(decoder, features, *shape).argmax(-1)
+        answers = cells_of_tokens(answers.to(torch.uint8), shape[0] * parts, shape[1] * parts, *shape, parts)
+        one = (cells == cells[:, :1]).all(1)
+        grid = torch.where(one, cells[:, 0].float(), torch.nan).view(1, 1, *shape)
+        spread = torch.nn.functional.unfold(torch.nn.functional.pad(grid, (1,) * 4, mode="replicate"), 3)[0]
+        inside = (spread == spread[:1]).all(0)  # all nine tokens around show one class, and the same
+        mixed.append((answers != answers[:, :1]).any(1)[inside])
+        right.append((answers == cells).float().mean())
+    assert int(torch.cat(mixed).numel()) > 300
+    assert float(torch.cat(mixed).float().mean()) < 0.05
+    assert float(torch.stack(right).mean()) > 0.96

@@ -43,9 +43,32 @@ def test_entry_counts_only_scored_classes():
 def test_entry_without_labels_is_null():
     for confusion in (None, ConfusionMatrix(2)):
         entry = method_entry(confusion, folder_class_set(["a", "b"]), 0)
-        assert entry == {"miou": None, "iou": {"a": None, "b": None}, "label_budget": 0}
+        means = {"miou": None, "miou_predicted_too": None}
+        assert entry == {**means, "iou": {"a": None, "b": None}, "label_budget": 0}
     with pytest.raises(ValueError, match="3 classes but folder has 2"):
         method_entry(ConfusionMatrix(3), folder_class_set(["a", "b"]), 0)
+
+
+def test_a_class_that_is_predicted_but_absent_gives_two_figures():
+    classes = folder_class_set(["a", "b", "c"])
+    matrix = ConfusionMatrix.from_list([[3, 1, 0], [0, 0, 0], [0, 0, 4]])
+    entry = method_entry(matrix, classes, 0)
+    assert (entry["miou"], entry["miou_predicted_too"]) == ((0.75 + 1) / 2, (0.75 + 0 + 1) / 3)
+    assert entry["iou"]["b"] is None
+    text = format_table({"methods": {"saot": entry}})
+    assert text.splitlines()[0].split() == ["method", "mIoU", "%", "target", "labels"]
+    assert text.splitlines()[-1] == "If classes that are predicted but absent from the truth counted as 0: SAOT 58.3"
+    agreed = method_entry(ConfusionMatrix.from_list([[3, 1, 0], [1, 2, 0], [0, 0, 0]]), classes, 0)
+    assert agreed["miou"] == agreed["miou_predicted_too"]
+    assert "counted as 0" not in format_table({"methods": {"saot": agreed}})
+
+
+def test_classes_that_are_not_scored_do_not_count_as_zero():
+    classes = class_set("synthia16")
+    matrix = ConfusionMatrix(19)
+    matrix.update(torch.tensor([0, 9]), torch.tensor([0, 0]))  # terrain is not scored
+    entry = method_entry(matrix, classes, 0)
+    assert entry["miou"] == entry["miou_predicted_too"] == 0.5
 
 
 def test_rows_are_grouped_and_words_are_right():

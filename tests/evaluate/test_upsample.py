@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,3 +138,22 @@ def test_cells_in_padding_are_dropped():
 def test_a_number_of_scores_that_fits_neither_tokens_nor_cells_is_refused():
     with pytest.raises(ValueError, match="tokens"):
         predict_mask(torch.zeros(12, 2), PatchGrid(8, 12, 8, 12, 4, 2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_likeliest_class_is_the_first_of_the_largest(dtype):
+    scores = torch.randint(-2, 3, (6, 3 * 4), generator=torch.Generator().manual_seed(0)).to(dtype).T  # many ties
+    grid = PatchGrid(3, 4, 3, 4, 1, 3, 4)
+    forbidden = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, -math.inf], dtype=dtype)
+    for bias in (None, forbidden):
+        moved = upsample_scores(scores, grid) + (0 if bias is None else bias[:, None, None])
+        assert torch.equal(predict_mask(scores, grid, bias), moved.argmax(0).to(torch.uint8))
+
+
+def test_pixels_below_the_threshold_are_ignored():
+    scores = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    grid = PatchGrid(30, 40, 3, 4, 1, 3, 4)
+    whole, confidence = predict_mask(scores, grid), predict_confidence(scores, grid)
+    found = predict_mask(scores, grid, threshold=0.5)
+    assert torch.equal(found == 255, confidence < 0.5) and 0 < int((found == 255).sum()) < found.numel()
+    assert torch.equal(found[found < 255], whole[found < 255])

@@ -142,3 +142,26 @@ def test_what_reaches_the_network_was_moved_to_its_device(weights, monkeypatch):
     monkeypatch.setattr(network, "normalised", normalised)
     network.tokens(image(0, 32, 32))
     assert moved == ["elsewhere"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_who_hears_of_broken_pictures_gets_the_others(device):
+    """In batches too, whose pictures before a broken one come before it is told."""
+
+    def broken() -> np.ndarray:
+        raise OSError(5, "Input/output error", "b.png")
+
+    network = load_backbone("filterbank", size=56)
+    network = OnADevice(network) if device == "cuda" else network
+    good, told = pictures(image(0), image(1), image(2)), []
+    asked = [
+        good[0],
+        Picture("b.png", broken, ""),
+        good[1],
+        Picture("c.png", lambda: np.zeros((0, 4, 3), np.uint8), ""),
+    ]
+    heard = lambda picture, why: told.append((picture.name, why))  # noqa: E731
+    found = [one.picture.name for one in extract_each(network, [*asked, good[2]], failed=heard)]
+    assert found == ["0.png", "1.png", "2.png"]
+    assert [name for name, _ in told] == ["b.png", "c.png"]
+    assert "b.png cannot be read from" in told[0][1] and told[1][1].startswith("picture c.png: expected an RGB picture")

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from saot.data import LARGEST_RECORD
 from saot.features.published import (
     OneSentence,
     WeightReader,
@@ -41,9 +43,11 @@ def test_any_error_becomes_one_sentence_and_stays_its_cause():
 
 def test_a_library_that_is_absent_is_named_with_its_extra():
     require_libraries("backbone x", "json", "hashlib")
-    with pytest.raises(ValueError, match=r"^backbone x needs no_such, which is not .*; pip install 'saot\[vit\]'$"):
+    with pytest.raises(
+        ValueError, match=r"^backbone x needs no_such, which is not .* the extra 'vit' needs: .*transformers"
+    ):
         require_libraries("backbone x", "json", "no_such", "nor_such")
-    with pytest.raises(ValueError, match=r"'saot\[diffusion\]'"):
+    with pytest.raises(ValueError, match=r"the extra 'diffusion' needs: .*diffusers"):
         require_libraries("backbone x", "no_such", extra="diffusion")
 
 
@@ -196,3 +200,10 @@ def test_files_that_are_no_weights(tmp_path, monkeypatch):
             read_weights(Path(name))
         assert "\n" not in str(caught.value)
     assert not Path("pickle-was-run").exists()
+
+
+def test_a_configuration_of_unlikely_size_is_not_read(tmp_path):
+    (tmp_path / "config.json").touch()
+    os.truncate(tmp_path / "config.json", LARGEST_RECORD + 1)  # a hole: it takes no room
+    with pytest.raises(ValueError, match=r"config\.json has 268,435,457 bytes, which no configuration has"):
+        local_folder(tmp_path)

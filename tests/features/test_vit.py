@@ -133,10 +133,10 @@ def test_dinov2_resizes_positions_as_its_authors_do(folders):
         return matrix
 
     wanted = torch.einsum("yj,xk,jkd->yxd", weights(3), weights(7), patches).flatten(0, 1)
-    resized = resize_positions(table, 3, 7)
+    resized = resize_positions(table, 3, 7, trained=(5, 5))
     torch.testing.assert_close(resized[0, 1:], wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(resized[:, 0], table[:, 0], rtol=0, atol=0)
-    assert resize_positions(table, 5, 5) is table
+    assert resize_positions(table, 5, 5, trained=(5, 5)) is table
 
     backbone = load_backbone("dinov2-small", folders["dinov2-small"], size=(42, 98), l2_norm=False)
     tokens = extract(backbone, image, "").tokens
@@ -161,6 +161,89 @@ def test_registers_resize_with_antialias_and_without_offset(folders):
         ours = model(pixels(image)).last_hidden_state[0, 5:]
     tokens = extract(load_backbone(name, folders[name], size=(42, 98), l2_norm=False), image, "").tokens
     torch.testing.assert_close(tokens, ours, rtol=1e-4, atol=1e-4)
+
+
+WITH_TABLE = [name for name in FAMILIES if name != "dinov3-small"]
+
+
+@pytest.fixture(scope="module", params=[(4, 9), (4, 6)], ids=["4x9", "4x6"])
+def rectangles(request, tmp_path_factory) -> tuple[tuple[int, int], dict[str, Path]]:
+    """Models with a table of positions that is no square, one of as many positions as 6 x 6 has, and their folders."""
+    (rows, columns), root = request.param, tmp_path_factory.mktemp("rectangles")
+    for name in WITH_TABLE:
+        family, settings = FAMILIES[name]
+        patch = settings["patch_size"]
+        size = {"image_size": [rows * patch, columns * patch]}
+        model = getattr(transformers, f"{family}Model")(
+            getattr(transformers, f"{family}Config")(**SMALL, **settings | size)
+        )
+        with torch.no_grad():
+            model.embeddings.position_embeddings.normal_()
+        model.save_pretrained(root / name)
+    return request.param, {name: root / name for name in WITH_TABLE}
+
+
+@pytest.mark.parametrize("name", WITH_TABLE)
+def test_positions_of_a_rectangle_stay_where_they_were_trained(rectangles, name):
+    """At the trained grid the table is used as it is; at other sizes each axis is resized by its own factor."""
+    (rows, columns), folders = rectangles
+    patch, folder = FAMILIES[name][1]["patch_size"], folders[name]
+    model = direct(folder, name)
+    table = model.embeddings.position_embeddings.detach()
+    extra = 1 + FAMILIES[name][1].get("num_register_tokens", 0)
+    statistics = ((0.5,) * 3, (0.5,) * 3) if name == "vit-base" else ()
+    more = {"interpolate_pos_encoding": True} if name == "vit-base" else {}
+    for height, width in ((rows, columns), (6, 5)):
+        positions = table
+        if (height, width) != (rows, columns):
+            grid = table[:, 1:].view(1, rows, columns, 32).permute(0, 3, 1, 2)
+            options = {"size": (height, width), "antialias": name == "dinov2-small-reg"}
+            if name == "dinov2-small":
+                options = {"scale_factor": ((height + 0.1) / rows, (width + 0.1) / columns)}
+            grid = torch.nn.functional.interpolate(grid, mode="bicubic", **options)
+            positions = torch.cat([table[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+        model.embeddings.interpolate_pos_encoding = lambda *_, wanted=positions: wanted
+        size = height * patch, width * patch
+        image = picture(*size)
+        with torch.no_grad():
+            wanted = model(pixels(image, *statistics), **more).last_hidden_state[0, extra:]
+        tokens = extract(load_backbone(name, folder, size=size, l2_norm=False), image, "").tokens
+        torch.testing.assert_close(tokens, wanted, rtol=1e-4, atol=1e-4)  # float32, another order of sums
+
+
+def test_the_sides_of_a_rectangle_belong_to_the_weights(rectangles, tmp_path):
+    """4 x 9 and 9 x 4 have equal weight files; their features are others, and so are those read as a square."""
+    folder = shutil.copytree(rectangles[1]["vit-base"], tmp_path / "turned")
+    keys = [load_backbone("vit-base", folder).key]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"image_size": config["image_size"][::-1]}))
+    keys.append(load_backbone("vit-base", folder).key)
+    assert keys[0].differences(keys[1]) == ("weights_sha256",)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"patch_size": [16, 8]}, "expected square patches; .* has patch_size 16 x 8"),
+        ({"image_size": [64, 64, 3]}, r"expected image_size .* two, height and width; got \[64, 64, 3\]"),
+        ({"image_size": 8}, "at least a patch of 16 pixels; .* has 8 x 8"),
+        ({"image_size": [64, 96]}, "cannot be read as vit-base"),  # the table in the file is of 4 x 4
+    ],
+)
+def test_a_configuration_with_sides_that_cannot_be(folders, tmp_path, change, said):
+    folder = shutil.copytree(folders["vit-base"], tmp_path / "vit")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=said):
+        extract(load_backbone("vit-base", folder, size=32), picture(32, 32), "")
+
+
+def test_a_patch_of_two_equal_sides_is_square(folders, tmp_path):
+    folder = shutil.copytree(folders["vit-base"], tmp_path / "vit")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"patch_size": [16, 16]}))
+    one, other = (load_backbone("vit-base", each, size=32) for each in (folder, folders["vit-base"]))
+    assert torch.equal(extract(one, picture(32, 48), "").tokens, extract(other, picture(32, 48), "").tokens)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

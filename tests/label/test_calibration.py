@@ -142,7 +142,7 @@ def test_predict_abstains_below_the_threshold(finished, tmp_path):
     seen = []
     for value in (1e-6, 0.08, 0.11, 0.14, 1.1):
         folder = with_threshold(finished, tmp_path, value)
-        records = predict_pictures(folder, [picture], tmp_path / f"masks-{value}", abstain=0.1)
+        records = predict_pictures(folder, [picture], tmp_path / f"masks-{value}", abstain=0.1).records()
         mask = np.asarray(Image.open(tmp_path / f"masks-{value}" / "a.png"))
         assert ((mask == full) | (mask == 255)).all()
         assert records[0]["labelled"] == pytest.approx((mask != 255).mean())

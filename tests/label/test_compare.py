@@ -1,6 +1,7 @@
 """Only what is asked for is trained: the decoder, then what it is compared with."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -56,3 +57,16 @@ def test_a_later_call_may_ask_for_more_and_the_decoder_stays(alone, store, tmp_p
 def test_what_sees_other_labels_is_not_among_the_rivals_with_the_same(tmp_path, store):
     outcome = run_job(SETTINGS, tmp_path, store=store, compare="points")
     assert {entry["label_budget"] for entry in outcome.metrics["methods"].values()} == {outcome.run["label_budget"]}
+
+
+def test_an_added_evaluation_set_trains_nothing_again(alone, store, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(alone, folder)
+    before, told = (folder / "decoder.safetensors").read_bytes(), []
+    outcome = run_job(SETTINGS, folder, store=store, compare="none", progress=lambda *said: told.append(said[0]))
+    assert not outcome.resumed and outcome.metrics["methods"]["saot_decoder"]["miou"] is not None
+    assert (folder / "decoder.safetensors").read_bytes() == before
+    assert not {name for name in told if name.startswith(("train", "points", "source", "plan", "labels"))}
+    assert run_job(SETTINGS, folder, store=store, compare="none").resumed
+    with pytest.raises(ValueError, match="eval is None now but was"):
+        run_job(replace(SETTINGS, eval=None), folder, store=store)

@@ -11,8 +11,10 @@ from PIL import Image
 from saot import label
 from saot.data import read_points_csv
 from saot.label import TrainingData
+from saot.label.data import check_masks, open_points
 from saot.label.inputs import Inputs, source_choice, target_choice
 from saot.label.settings import RunSettings
+from saot.runs import Workspace
 from saot.tables import ALL_WINGS
 
 
@@ -52,8 +54,8 @@ def test_target_pictures_are_the_first_and_points_are_drawn_on_them_alone(tmp_pa
     assert open_inputs(tiny_settings(target_pictures=2)).target_masks().keys == whole[:2]
     kept = json.loads((tmp_path / "run" / "work" / "settings.json").read_text())
     assert kept["target_pictures"] == 2 and kept["source_pictures"] is None
-    with pytest.raises(ValueError, match="target_pictures is 1 now but was 2"):
-        opened(tiny_settings(target_pictures=1), tmp_path / "run")
+    fewer = opened(tiny_settings(target_pictures=1), tmp_path / "run")  # nothing was trained yet
+    assert fewer.target.images.keys == whole[:1]
 
 
 def test_masks_of_pictures_out_of_use_stay_closed(tmp_path):
@@ -92,6 +94,77 @@ def test_a_missing_target_mask_is_named_where_all_are_needed(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png has none"):
         inputs.target_masks(all_of_them=True)
     assert torch.equal(torch.tensor(inputs.target.image(0).shape), torch.tensor([28, 56, 3]))
+
+
+@pytest.mark.parametrize("asked", ["5", "total:5", "patches:5", "resample:5"])
+def test_points_to_draw_from_a_target_without_masks(tmp_path, asked):
+    """Why masks are needed, where they would lie, and what to give instead; no feature is made before."""
+    settings = tiny_settings(
+        source=make_folder(tmp_path / "old", 0), target=make_folder(tmp_path / "new", 1, False), eval=None, points=asked
+    )
+    with pytest.raises(ValueError, match=rf"--points {asked} draws points from masks.*no masks.*FILE\.csv.*scribbles"):
+        opened(settings, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_what_was_read_of_clicks_is_told(tmp_path):
+    (tmp_path / "clicks.csv").write_text("file;x;y;label\n0.png;3;4;SKY\nimages/1.png;5,5;50;roof\n")
+    settings = tiny_settings(
+        source=make_folder(tmp_path / "old", 0),
+        target=make_folder(tmp_path / "new", 1, False),
+        eval=None,
+        points=str(tmp_path / "clicks.csv"),
+    )
+    told: list[str] = []
+    inputs = label.open_inputs(settings, "cpu", replace(ALL_WINGS, say=told.append))
+    space = Workspace(tmp_path / "run", settings.to_dict())
+    try:
+        points = open_points(settings, inputs, inputs.target_masks, space, fresh=True)
+    finally:
+        space.close()
+    assert points.classes == (0, 1) and points.x == (3, 5)
+    assert [one for one in told if "clicks.csv: 2 points in 2 of 2 pictures: sky 1, roof 1 (image from" in one]
+
+
+def test_a_mask_map_is_kept_by_what_it_says_and_used_for_every_folder(tmp_path):
+    for number, name in enumerate(("old", "checked")):
+        make_folder(tmp_path / name, number)
+        (tmp_path / name / "classes.txt").unlink()
+        for path in (tmp_path / name / "masks").iterdir():
+            Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
+    (tmp_path / "map.txt").write_text("0 sky\n255 roof\n")
+    settings = tiny_settings(
+        source=f"folder:{tmp_path / 'old'}",
+        target=make_folder(tmp_path / "new", 1, False),
+        eval=f"folder:{tmp_path / 'checked'}",
+        points="0",
+        mask_map=str(tmp_path / "map.txt"),
+    )
+    assert settings.mask_map == settings.to_dict()["mask_map"] == "0=sky,255=roof"
+    inputs = open_inputs(settings)
+    assert inputs.classes.names == ("sky", "roof")
+    for labelled in (inputs.source, inputs.truth):
+        assert np.unique(labelled.mask(0)).tolist() == [0, 1]
+    assert "mask_map" not in replace(settings, mask_map=None).to_dict()  # as in runs of earlier versions
+    with pytest.raises(ValueError, match="expected a mask map with a folder: set"):
+        tiny_settings(mask_map="binary")
+
+
+def test_a_source_of_one_class_is_told(tmp_path):
+    spec = make_folder(tmp_path / "old", 0)
+    for path in (tmp_path / "old" / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
+    told: list[str] = []
+    settings = tiny_settings(source=spec, target=make_folder(tmp_path / "new", 1, False), eval=None, points="0")
+    inputs = label.open_inputs(settings, "cpu", replace(ALL_WINGS, say=told.append))
+    space = Workspace(tmp_path / "run", settings.to_dict())
+    try:
+        check_masks(inputs, space)
+    finally:
+        space.close()
+    assert [
+        one for one in told if "every labelled pixel of" in one and "is 'sky'" in one and "--mask-map binary" in one
+    ]
 
 
 def test_the_precision_of_the_backbone_is_asked_of_it_and_kept(tmp_path, monkeypatch):

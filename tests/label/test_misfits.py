@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.runs import make_folder, run_job, tiny_settings
 from PIL import Image
@@ -63,3 +65,40 @@ def test_a_set_whose_masks_all_fit_says_nothing(tmp_path):
     spec = make_folder(tmp_path / "one", 0)
     settings = tiny_settings(source=spec, target=make_folder(tmp_path / "two", 1, masked=False), eval=None, points="0")
     assert not any("another size" in note for note in run_job(settings, tmp_path / "run", strict=True).run["notes"])
+
+
+def spoiled(path: Path, kind: str) -> str:
+    """Spoil a mask in a way that is told from its head or its content; what is said of it."""
+    mask = np.asarray(Image.open(path))
+    if kind == "colour":
+        Image.fromarray(np.repeat(mask[..., None], 3, 2)).save(path)
+        return "colour picture"
+    if kind == "lossy":
+        Image.fromarray(mask).save(path, format="JPEG")
+        return "JPEG"
+    if kind == "cut off":
+        path.write_bytes(path.read_bytes()[:-20])
+        return "broken or cut off"
+    Image.fromarray(np.where(mask == 1, 7, mask).astype(np.uint8)).save(path)
+    return "has the value 7"
+
+
+@pytest.mark.parametrize("kind", ["colour", "lossy", "cut off", "value"])
+@pytest.mark.parametrize("role", ["source", "eval"])
+def test_a_bad_mask_is_known_before_any_feature_is_made(tmp_path, role, kind):
+    """What a head tells, before there is a run folder at all."""
+    sets = {name: make_folder(tmp_path / name, seed) for seed, name in enumerate(("source", "target", "eval"))}
+    said = spoiled(tmp_path / role / "masks" / "1.png", kind)
+    with pytest.raises(ValueError, match=rf"{role}/masks/1\.png .*{said}"):
+        run_job(tiny_settings(**sets, points="2"), tmp_path / "run")
+    assert not list(tmp_path.glob("run/features/*/*.safetensors"))
+    assert kind == "value" or not (tmp_path / "run").exists()
+
+
+def test_a_bad_picture_is_known_before_any_feature_is_made(tmp_path):
+    sets = {name: make_folder(tmp_path / name, seed) for seed, name in enumerate(("source", "target"))}
+    path = tmp_path / "target" / "images" / "1.png"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"target/images/1\.png is broken or cut off \(its end is missing\)"):
+        run_job(tiny_settings(**sets, eval=None, points="0"), tmp_path / "run")
+    assert not list(tmp_path.glob("run/features/*/*.safetensors"))

@@ -30,7 +30,7 @@ def test_a_run_with_points_has_an_estimate_with_its_basis(tmp_path, store, share
     if basis == "cross-fitted":
         assert estimate["points"] == outcome.run["label_budget"]
     page = (tmp_path / "report.html").read_text()
-    assert page.index("mIoU %, expected") < page.index("What this run is")
+    assert page.index("%, expected") < page.index('id="pictures"')
     assert f"{100 * estimate['miou']:.1f} %" in said(estimate)
     for values in estimate["classes"].values():
         assert values is None or 0 <= values[1] <= values[0] <= values[2] <= 1

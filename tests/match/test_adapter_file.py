@@ -22,6 +22,7 @@ from saot.match import (
     save_adapter,
     token_maps,
 )
+from saot.runs import read_kept, write_kept
 
 
 @pytest.fixture
@@ -99,3 +100,15 @@ def test_saot_match_uses_a_trained_adapter(tmp_path, network):
     assert told["pairs"][0]["matches"] != plain["pairs"][0]["matches"]
     with pytest.raises(ValueError, match="leave one out"):
         match_pictures(replace(request, adapter=str(tmp_path), features="a,b"), tmp_path / "files")
+
+
+@pytest.mark.parametrize(
+    "about", [{"adapter": {}}, {"adapter": {"widths": [0], "out": 8, "hidden": 2}}, {"adapter": 3}, {"features": "[]"}]
+)
+def test_an_adapter_that_says_something_else_of_itself_is_refused(tmp_path, network, about):
+    path = tmp_path / "adapter-1.safetensors"
+    save_adapter(path, Adapter((network.dim,), out=8), network.key)
+    kept = read_kept(path)
+    write_kept(path, replace(kept, about={**kept.about, **about}))
+    with pytest.raises(ValueError):
+        load_adapter(path)

@@ -161,6 +161,19 @@ def test_a_batch_is_its_singles():
         assert_close(together.plan[number], alone.plan[0], rtol=0, atol=0)
 
 
+def test_two_pictures_are_matched_on_their_own_grids_and_masks():
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.nn.functional.normalize(torch.randn(N + 12, 6, generator=generator, dtype=torch.float64), dim=-1)
+    masks = torch.arange(N) >= 5, torch.arange(12) < 9
+    source, target = MatchSide(tokens[:N], SOURCE, masks[0]), MatchSide(tokens[N:], (3, 4), masks[1])
+    cost = 1 - tokens[:N] @ tokens[N:].T
+    wanted = solve_gwot(cost[None], SOURCE, (3, 4), masks=(masks[0][None], masks[1][None]))
+    found = match_gwot(source, target)
+    assert_close(found.plan, wanted.plan[0], rtol=1e-9, atol=0)
+    assert_close(found.objective, wanted.objective[:, 0], rtol=1e-9, atol=0)
+    assert torch.equal(found.plan > 0, masks[0].unsqueeze(1) & masks[1])
+
+
 def test_structure_mends_a_wrong_feature():
     generator = torch.Generator().manual_seed(0)
     tokens = torch.nn.functional.normalize(torch.randn(100, 16, generator=generator), dim=-1)

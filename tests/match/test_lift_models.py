@@ -1,6 +1,8 @@
 """Networks that lift a picture, on tiny ones and stand-ins."""
 
+import json
 import math
+import shutil
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -94,6 +96,31 @@ class Focal:
         return [{"predicted_depth": outputs, "focal_length": torch.tensor(130.0)}]
 
 
+@pytest.mark.parametrize("name", ["relative", "dpt"])
+def test_a_network_trained_on_a_rectangle_is_refused(folders, tmp_path, name):
+    """transformers reads its 4 x 9 positions as 6 x 6."""
+    from transformers import AutoModelForDepthEstimation
+
+    config = AutoModelForDepthEstimation.from_pretrained(folders / name).config
+    part, patch = (config, 16) if name == "dpt" else (config.backbone_config, 14)
+    part.image_size = [4 * patch, 9 * patch]
+    shutil.copytree(folders / name, tmp_path / name)
+    AutoModelForDepthEstimation.from_config(config).save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"trained on squares; .* has image_size {4 * patch} x {9 * patch}, whose"):
+        DepthModel(tmp_path / name, predicts="disparity")
+
+
+def test_an_input_that_is_no_square_is_refused_where_tokens_come_back_as_one(folders, tmp_path):
+    """4 x 9 tokens would come back as 6 x 6."""
+    shutil.copytree(folders / "dpt", tmp_path / "dpt")
+    said = json.loads((tmp_path / "dpt" / "preprocessor_config.json").read_text())
+    (tmp_path / "dpt" / "preprocessor_config.json").write_text(
+        json.dumps(said | {"keep_aspect_ratio": True, "ensure_multiple_of": 16})
+    )
+    with pytest.raises(ValueError, match=r"to make squares; it makes 64 x \d+, .* keep_aspect_ratio"):
+        DepthModel(tmp_path / "dpt", predicts="disparity").lift(picture(), GRID)
+
+
 class Network(torch.nn.Module):
     config = SimpleNamespace(model_type="depth_pro")
 
@@ -113,8 +140,6 @@ def test_the_networks_own_focal_length_counts_unless_a_view_is_given(monkeypatch
 
 
 def test_depth_networks_that_cannot_be_used(folders, tmp_path, monkeypatch):
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     for name, predicts in (("relative", "depth"), ("metric", "disparity")):
@@ -142,7 +167,7 @@ def test_depth_networks_that_cannot_be_used(folders, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"head\.head\.0\.weight is missing"):
         DepthModel(tmp_path / "short", predicts="disparity")
     monkeypatch.setattr("saot.features.published.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs transformers.*pip install 'saot\[vit\]'"):
+    with pytest.raises(ValueError, match=r"needs transformers.*the extra 'vit' needs: "):
         DepthModel(folders / "dpt", predicts="disparity")
 
 

@@ -153,6 +153,11 @@ def test_dense_loss_by_loop(masked):
     assert_close(found, torch.tensor(total / 4, dtype=DOUBLE))
 
 
+def test_the_dense_loss_of_one_pair_is_its_distance():
+    even, place = torch.zeros(1, 6, dtype=DOUBLE), torch.tensor([[3.5, 5.0]], dtype=DOUBLE)
+    assert_close(dense_loss(even, place, (2, 3)), torch.tensor(5.0, dtype=DOUBLE))  # from the middle, (0.5, 1)
+
+
 def test_gradients_of_the_dense_loss():
     similarity, places = similarity_of(4, 6).requires_grad_(True), 2 * torch.rand(4, 2, dtype=DOUBLE)
     assert torch.autograd.gradcheck(lambda s: dense_loss(s, places, (2, 3), 0.5), (similarity,))

@@ -1,6 +1,7 @@
 """saot match on files: what it writes, and what it says to wrong input."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from saot.cli import main
+from saot.data import LARGEST_RECORD
+from saot.match.inputs import key_points
 from saot.scenes.scene import render_scene
 
 
@@ -122,8 +125,9 @@ def test_features_from_files(pictures, tmp_path, capsys):
     assert code == 2 and "must hold `features`" in " ".join(told.split())
 
 
-def test_points_from_a_spreadsheet_with_a_byte_order_mark(pictures, tmp_path, capsys):
-    (tmp_path / "points.csv").write_text("x,y,name\n120,80,nose\n", encoding="utf-8-sig")
+@pytest.mark.parametrize("text", ["x,y,name\n120,80,nose\n", "X;Y;Label\n120,0;80;nose\n"])
+def test_points_from_a_spreadsheet_with_a_byte_order_mark(pictures, tmp_path, capsys, text):
+    (tmp_path / "points.csv").write_text(text, encoding="utf-8-sig")
     found = matched(pictures, tmp_path / "out", capsys, "--points", tmp_path / "points.csv", "--method", "nn")
     assert [point["name"] for point in found["pairs"][0]["points"]] == ["nose"]
 
@@ -156,7 +160,7 @@ def test_labels_are_carried(pictures, tmp_path, capsys):
         (["--labels", "deep.png"], "expected class indices from 0 to 254 in deep.png, and 255 for none; got 0 to 300"),
         (["--labels", "half.png", "--masks", "right.png,-"], "no label of half.png lies within the source's mask"),
         (["--points", "none.csv"], "expected at least one point in none.csv"),
-        (["--points", "latin.csv"], "expected latin.csv as a CSV file in UTF-8"),
+        (["--points", "latin.csv"], "latin.csv is no CSV table in UTF-8"),
         (["--device", "toaster"], "expected a device torch can use, such as auto, cpu or cuda; 'toaster' is none here"),
         (["--readout", "guess"], "expected a read-out among"),
     ],
@@ -213,3 +217,11 @@ def test_maps_are_reduced_by_a_pca_of_the_pair(pictures, tmp_path, capsys):
             capsys,
         )
         assert code != 0 and said in " ".join(told.split()), told
+
+
+def test_key_points_are_not_read_from_a_file_that_no_table_is(tmp_path):
+    path = tmp_path / "keys.csv"
+    path.touch()
+    os.truncate(path, LARGEST_RECORD + 1)  # a hole: it takes no room
+    with pytest.raises(ValueError, match=r"expected a CSV file with a line a point; .* has 268,435,457 bytes"):
+        key_points(str(path), np.zeros((2, 2, 3), np.uint8))

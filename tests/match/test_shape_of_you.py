@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_the_loop_step_by_step(unbalanced):
     tau = 0.75 if unbalanced else math.inf
     plan = solve_transport(cost, epsilon=0.1, tau=tau, tol=1e-5).plan
     scaled = (cost - cost.min()) / (cost.max() - cost.min())
-    means, chosen = [], []
+    means, chosen, best = [], [], [plan.argmax(1)]
     for _ in range(3):
         pairs = anchors_by_loop(plan, near, far, 5, 0.5, "confidence", 1)
         chosen.append(sorted(pairs))
@@ -87,10 +88,13 @@ def test_the_loop_step_by_step(unbalanced):
         total = 0.6 * scaled + 0.4 * (geo - geo.min()) / (geo.max() - geo.min())
         plan = solve_transport(total, epsilon=0.1, tau=tau, tol=1e-5).plan
         means.append(float((plan * geo).sum() / plan.sum()))
+        best.append(plan.argmax(1))
     assert chosen[0] != chosen[-1]  # anchors are taken anew of each plan, else this would not see it
     found = shape_of_you(one, other, settings)
     assert_close(found.plan, plan, rtol=1e-6, atol=0)  # roundings, through the solver
     assert [round(one.geometric, 6) for one in found.history[1:]] == [round(mean, 6) for mean in means]
+    moved = [float((before != after).float().mean()) for before, after in pairwise(best)]
+    assert [one.moved for one in found.history[1:]] == moved and 0 < moved[0] < 1
     assert found.status == "refined" and found.converged and len(found.history) == 4
     assert found.source_tokens.tolist() == torch.nonzero(one.mask).flatten().tolist()
     assert found.target_tokens.tolist() == torch.nonzero(other.mask).flatten().tolist()

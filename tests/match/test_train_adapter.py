@@ -6,6 +6,7 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from saot.match.adapter import Adapter, token_map
+from saot.match.losses import current_plan, dense_loss, noisy_places, soft_contrastive_loss
 from saot.match.shape_of_you import PseudoLabel, ShapeOfYouSettings, nearest_label, pseudo_label, shape_of_you
 from saot.match.sides import MatchSide
 from saot.match.train_adapter import (
@@ -284,6 +285,27 @@ def test_grids_of_two_sizes_and_a_pair_without_labels():
     fit = fit_adapter(adapter_of(), [small, small], [full, nothing], replace(SMALL, steps=2, batch=1))
     losses = sorted(step["loss"] for step in fit.history)
     assert losses[0] == 0.0 and losses[1] > 0.0
+
+
+def test_both_losses_of_a_pair_are_those_of_its_features_on_grids_of_two_sizes():
+    one, tokens = PAIRS[0], normalize(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    other = MatchSide(tokens, (2, 3), torch.arange(6) != 1, None)
+    pair = AdapterPair(one.source, other, one.source_maps, (token_map(tokens, (2, 3)), torch.ones(3, 2, 2)))
+    label = nearest_label(one.source, other, ShapeOfYouSettings(cycle="none"))
+    assert len(set(label.target.tolist())) > 2
+    settings, adapter = replace(SMALL, feature_dropout=0.0, dense_pairs=5, noise=0.2), adapter_of()
+    soft, dense = pair_losses(adapter, pair, label, settings, torch.Generator().manual_seed(0))
+    source, target = adapter.tokens(pair.source_maps, SHAPE), adapter.tokens(pair.target_maps, (2, 3))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randperm(len(label), generator=generator)[:5]
+    places = torch.tensor([divmod(column, 3) for column in label.target[drawn].tolist()]).float()
+    places = noisy_places(places, 0.2 * 3 / 2, generator)  # the object is three patches wide
+    wanted = dense_loss(source[label.source[drawn]] @ target.T, places, (2, 3), settings.dense_temperature)
+    assert_close(dense, wanted)
+    cosines = (source @ target.T)[pair.source.mask][:, other.mask]
+    hard = label.multi_hot()[pair.source.mask][:, other.mask]
+    current = current_plan(cosines, settings.current_epsilon, settings.current_tau)
+    assert_close(soft, soft_contrastive_loss(cosines, hard, current, adapter.scale, settings.beta))
 
 
 def test_what_is_refused():

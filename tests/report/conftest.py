@@ -147,6 +147,6 @@ def made_up_report(seed: int = 0, *, labels: bool = True, panels: int = 3, size:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def made_up() -> Callable[..., ReportData]:
     return made_up_report

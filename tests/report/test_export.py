@@ -6,7 +6,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from saot.data.classes import class_set, folder_class_set
-from saot.report import CocoItem, coco_document, overlay, write_coco, write_color_overlay, write_index_png
+from saot.report import CocoItem, coco_document, overlay, png_mark, write_coco, write_color_overlay, write_index_png
 
 CLASSES = class_set("cityscapes19")
 
@@ -101,3 +101,23 @@ def test_coco_is_plain_json_with_unique_ids_and_scores():
         coco_document([CocoItem("a.png", item.mask, confidence[:, :2])], CLASSES)
     with pytest.raises(ValueError, match="two pictures are called"):
         coco_document([item, item], CLASSES)
+
+
+@pytest.mark.parametrize("strip", [1, 7 * 11, 1 << 20])
+def test_strips_change_nothing(tmp_path, monkeypatch, strip):
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (23, 11, 3), dtype=np.uint8), rng.integers(0, 20, (23, 11), dtype=np.uint8)
+    mask[mask == 19] = 255
+    classes = class_set("cityscapes19")
+    wanted = overlay(image, mask, classes.colors)
+    monkeypatch.setattr("saot.data.images.STRIP", strip)
+    write_index_png(tmp_path / "a.png", mask, classes, '{"of": "b"}')
+    write_color_overlay(tmp_path / "c.png", image, mask, classes, mark="d")
+    for name, pixels, mark in (("a.png", mask, '{"of": "b"}'), ("c.png", wanted, "d")):
+        with Image.open(tmp_path / name) as picture:
+            picture.verify()  # check sums
+        assert np.array_equal(np.asarray(Image.open(tmp_path / name)), pixels)
+        assert png_mark(tmp_path / name) == mark
+    colored = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    assert colored[mask == 4].tolist() == [list(classes.colors[4])] * int((mask == 4).sum())
+    assert png_mark(tmp_path / "nowhere.png") is None

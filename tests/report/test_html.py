@@ -14,7 +14,7 @@ from saot.evaluate import ConfusionMatrix, method_entry
 from saot.report import Panel, ReportData, html, render_report, write_report
 from saot.report.pictures import _crop
 
-VOID = {"meta", "img", "input", "br", "path", "use"}
+VOID = {"meta", "img", "input", "br", "wbr", "path", "use"}
 
 
 class Checker(HTMLParser):
@@ -59,15 +59,17 @@ def test_full_report(made_up, tmp_path):
     text = (tmp_path / "report.html").read_text()
     checker, words = checked(text)
     assert checker.sections == [
-        "run",
-        "methods",
-        "differences",
+        "quality",
         "pictures",
         "classes",
+        "methods",
         "training",
         "stories",
         "mass",
+        "run",
+        "differences",
         "reading",
+        "use",
     ]
     assert len(text) < html.MAX_BYTES
     best = data.metrics["methods"]["saot_decoder"]["miou"]
@@ -87,7 +89,7 @@ def test_masks_in_the_report_are_the_predictions(made_up):
     data = made_up(panels=1)
     text = render_report(data)
     match = re.search(
-        r'<figure data-method="saot_decoder"><div class="pic"><img src="data:image/png;base64,([^"]+)"', text
+        r'<figure data-method="saot_decoder"><div class="pic photo-1"><img src="data:image/png;base64,([^"]+)"', text
     )
     assert match
     mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(match[1]))))
@@ -110,8 +112,16 @@ def test_without_evaluation_labels(made_up):
 
 def test_nearly_empty_run():
     data = ReportData("empty", {}, {"classes": ["a"], "methods": {}}, folder_class_set(["a"]))
-    checker, _ = checked(render_report(data))
-    assert checker.sections == ["run", "methods", "reading"]
+    checker, words = checked(render_report(data))
+    assert "saot predict RUN new/" in words  # nothing says where the run lies
+    assert checker.sections == ["quality", "methods", "run", "reading", "use"]
+
+
+def test_a_class_that_is_predicted_but_absent_is_told_with_the_other_mean():
+    classes, matrix = folder_class_set(["a", "b"]), ConfusionMatrix.from_list([[3, 1], [0, 0]])
+    metrics = {"classes": ["a", "b"], "methods": {"saot": method_entry(matrix, classes, 0)}}
+    _, words = checked(render_report(ReportData("run", {}, metrics, classes)))
+    assert "counted as 0, as in some evaluators, the means would be: SAOT 37.5." in " ".join(words.split())
 
 
 def test_names_cannot_break_the_page():
@@ -143,7 +153,7 @@ def test_report_stays_under_its_size(made_up, monkeypatch):
     monkeypatch.setattr(html, "MAX_BYTES", full - 1)
     text = render_report(data)
     assert len(text.encode()) < full
-    assert "left out" not in text.split("<section", 1)[0]  # smaller pictures were enough
+    assert "to keep this file small" not in text  # smaller pictures were enough
     monkeypatch.setattr(html, "MAX_BYTES", int(bare + 0.6 * (full - bare)))
     monkeypatch.setattr(html, "WIDTHS", (288,))
     text = render_report(data)
@@ -157,12 +167,96 @@ def test_confusion_falls_back_to_what_there_is(made_up):
     assert "Confusion of Oracle" in render_report(renamed)
 
 
-def test_mask_of_other_size_is_refused():
-    image = np.zeros((20, 30, 3), np.uint8)
-    panel = Panel("a.png", image, None, {"saot": np.zeros((20, 29), np.uint8)})
-    data = ReportData("t", {}, {"methods": {}}, folder_class_set(["a"]), panels=(panel,))
-    with pytest.raises(ValueError, match="mask saot of a"):
-        render_report(data)
+UNITS = {"GiB", "MiB"}
+
+
+@pytest.fixture(scope="module")
+def small(made_up):
+    title = "Labels carried from scenes:game:train,count=32 to a_b"
+    return dataclasses.replace(made_up(panels=3, size=(64, 128)), title=title, folder="my runs/a")
+
+
+@pytest.fixture(scope="module")
+def page(small):
+    return render_report(small)
+
+
+def test_every_abbreviation_is_explained_where_it_stands(page):
+    text = page
+    body = re.sub(r"(?s)<(script|style|pre|code|svg|abbr)\b.*?</\1>", " ", text.split("<body>")[1])
+    words = set(re.findall(r"\b\w*[A-Z]\w*[A-Z]\w*\b", re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<dl>.*?</dl>", " ", body))))
+    assert words <= UNITS
+    meanings = dict(re.findall(r'<abbr title="([^"]+)">([^<]+)</abbr>', text))
+    assert {"mIoU", "IoU", "SAOT", "OT", "UOT", "RWOT", "kNN", "MLP", "EMA", "mIoU-13"} <= set(meanings.values())
+    listed = text.split('<section id="reading">')[1]
+    for name in set(meanings.values()) - {"mIoU-13", "mIoU-16"}:
+        assert f"<dt>{name}</dt><dd>{html.ABBREVIATIONS[name]}</dd>" in listed
+    assert "<abbr" not in "".join(re.findall(r"(?s)<svg.*?</svg>|<script.*?</script>|<pre.*?</pre>", text))
+
+
+def test_the_papers_differences_and_the_stages_are_folded(page):
+    assert re.search(r'<section id="differences">\s*<details><summary><h2>[^<]*\(3\)</h2></summary>', page)
+    assert "<details open" not in page
+
+
+def test_rows_lead_to_pictures(small, page):
+    data, text = small, page
+    table = text.split('<section id="classes">')[1].split("</table>")[0]
+    for index, name in enumerate(data.classes.names):
+        pixels = [int((panel.truth == index).sum()) for panel in data.panels]
+        link = re.search(rf'<a href="#panel-(\d)">{name}</a>', table)
+        assert (link is None) == (max(pixels) == 0), name
+        assert link is None or pixels[int(link[1]) - 1] == max(pixels)
+    methods = text.split('<section id="methods">')[1].split("</table>")[0]
+    shown = re.findall(r'<a href="#pictures" data-show="(\w+)">', methods)
+    assert sorted(shown) == sorted(data.panels[0].predictions)
+    assert all(f'<input type="checkbox" data-method="{name}"' in text for name in shown)
+
+
+def test_pictures_can_be_enlarged_and_ours_come_first(page):
+    text = page
+    assert '<dialog id="large"' in text
+    panel = text.split('id="panel-1"')[1].split("</section>")[0]
+    assert re.findall(r'data-method="(\w+)"', panel)[0] == "saot_decoder"
+    assert 'alt="mask of SAOT + decoder"' in text.split('<section id="pictures">')[0]  # one beside the verdict
+
+
+def test_the_verdict_in_plain_words():
+    classes = folder_class_set(["road", "pole", "sky"])
+    matrix = ConfusionMatrix(3)
+    matrix.counts += torch.tensor([[80, 0, 0], [10, 5, 0], [0, 0, 5]])
+    metrics = {"images": 1, "methods": {"saot_decoder": method_entry(matrix, classes, 3)}}
+    calibration = {"methods": {"saot_decoder": {"abstain": {
+        "0.01": {"threshold": None, "basis": None},
+        "0.1": {"threshold": 0.9, "basis": "points", "points": {"coverage": 0.48}},
+    }}}}  # fmt: skip
+    data = ReportData("t", {}, metrics, classes, confusions={"saot_decoder": matrix.counts}, calibration=calibration)
+    verdict = html._verdict(html.table_rows(metrics), data)
+    assert verdict["right"] == 0.9
+    names = [[name for name, _, _ in found] for _, found in verdict["strengths"]]
+    assert names == [["sky", "road"], [], ["pole"]]  # IoU 5/5, 80/90 and 5/15
+    assert verdict["sure"] == [("0.1", 0.48)]
+
+
+def test_without_truth_the_verdict_speaks_of_what_is_expected():
+    classes = folder_class_set(["road", "pole"])
+    estimate = {"miou": 0.55, "low": 0.5, "high": 0.6, "level": 0.9, "points": 9, "basis": "held-out", "pictures": 2}
+    run = {"estimate": {**estimate, "classes": {"road": [0.8, 0.7, 0.9], "pole": [0.3, 0.2, 0.4]}}}
+    _, words = checked(render_report(ReportData("t", run, {"methods": {}}, classes)))
+    assert "Strong ( IoU of 70% or more, as expected): road 80." in words
+    assert "Weak (below 40%, as expected): pole 30." in words
+    assert "no mIoU was measured" in words
+
+
+def test_the_page_ends_with_the_line_that_labels_more_pictures(page):
+    last = page.split("<section")[-1].replace("&#39;", "'")
+    assert last.startswith(' id="use">')
+    assert "saot predict 'my runs/a' new/ --out masks --format png,color<" in last
+
+
+def test_long_titles_may_break_on_a_phone(page):
+    assert "scenes:<wbr>game:<wbr>train,<wbr>count=<wbr>32 to a_<wbr>b</h1>" in page
+    assert re.search(r"h1[^{}]*\{[^}]*overflow-wrap: anywhere", page)
 
 
 @pytest.mark.parametrize("box", [(0.0, 0.0, 16.0, 16.0), (90.0, 44.0, 100.0, 50.0), (40.0, 20.0, 56.0, 36.0)])

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from saot.runs import (
     Checkpoint,
@@ -220,3 +221,57 @@ def test_equal_values_are_equal_bytes(tmp_path):
     for number in range(6):
         write_kept(tmp_path / f"{number}", kept, "me")
     assert len({(tmp_path / f"{number}").read_bytes() for number in range(6)}) == 1
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    """safetensors has no check sum of its own."""
+    path, weights = tmp_path / "a.safetensors", torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    kept = Kept(
+        {"w": weights, "n": torch.tensor(3), "b": torch.tensor([True])}, {"a": {10: 1, 9: (2, 3)}}, {"of": ["x"]}
+    )
+    write_kept(path, kept, "i")
+    found = read_kept(path, "i")
+    assert torch.equal(found.tensors["w"], weights) and (found.facts, found.about) == (
+        {"a": {"10": 1, "9": [2, 3]}},
+        {"of": ["x"]},
+    )
+    whole = path.read_bytes()
+    for place in (-1, -30, whole.index(b"2, 3")):  # two tensors, a fact
+        data = bytearray(whole)
+        data[place] ^= 1
+        path.write_bytes(data)
+        assert read_kept(path, "i") is None
+
+
+def test_files_of_earlier_versions_have_no_check_sum_and_are_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.ones(2)}, path, {"saot": json.dumps({"facts": {"a": 1}, "identity": "i", "of": "x"})})
+    found = read_kept(path, "i")
+    assert (dict(found.facts), dict(found.about), found.tensors["w"].tolist()) == ({"a": 1}, {"of": "x"}, [1, 1])
+
+
+@pytest.mark.parametrize("said", ["[]", "null", "3", "[" * 100_000, "{"])
+def test_a_file_that_says_nonsense_of_itself_is_damaged(tmp_path, said):
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors", {"saot": said})
+    assert read_kept(tmp_path / "a.safetensors") is None
+
+
+@pytest.mark.parametrize("name", ["work/settings.json", "work/facts/stages.json"])
+def test_a_damaged_record_of_a_run_is_refused_in_a_sentence(tmp_path, name):
+    space = Workspace(tmp_path / "run", {"format": 2})
+    space.set_facts("stages", {})
+    space.path("points.csv").write_text("image,x,y,class\n")  # a folder without anything is taken away
+    space.close()
+    (tmp_path / "run" / name).write_text('{"format"')
+
+    def go_on() -> None:
+        again = Workspace(tmp_path / "run", {"format": 2})
+        try:
+            again.facts("stages")
+        finally:
+            again.close()
+
+    with pytest.raises(
+        ValueError, match=f"{name} is damaged, it is no JSON: put it back from a copy, or delete the run"
+    ):
+        go_on()

@@ -174,3 +174,33 @@ def test_a_full_disk_is_told_and_leaves_the_state_before(tmp_path, monkeypatch):
     again = Walk()
     again.train(10, checkpoint)
     assert again.taken == [5, 6, 7, 8, 9]
+
+
+def test_a_flipped_bit_in_a_checkpoint_starts_the_training_anew(tmp_path):
+    """torch's reader does not look at the check sums of a zip archive."""
+    undisturbed = Walk()
+    undisturbed.train(7, None)
+    checkpoint = Checkpoint(tmp_path / "walk.pt", every=3)
+    with pytest.raises(KeyboardInterrupt):
+        Walk().train(7, checkpoint, stop=4)
+    whole = checkpoint.path.read_bytes()
+    assert torch.load(checkpoint.path, weights_only=True).keys() == {"records", "net", "optimizer"}
+    weights = whole.index(checkpoint.load()["net"]["weight"].numpy().tobytes())
+    for place in (weights, len(whole) - 1, 40):
+        data = bytearray(whole)
+        data[place] ^= 1
+        checkpoint.path.write_bytes(data)
+        assert checkpoint.load() is None
+    again = Walk()
+    again.train(7, checkpoint)
+    assert same(again, undisturbed) and again.taken == list(range(7))
+
+
+@pytest.mark.parametrize("state", [torch.zeros(2), [1], None, 3])
+def test_a_checkpoint_that_holds_something_else_is_none(tmp_path, state):
+    torch.save(state, tmp_path / "a.pt")
+    assert Checkpoint(tmp_path / "a.pt").load() is None
+
+
+def test_a_folder_in_a_checkpoints_place_is_none(tmp_path):
+    assert Checkpoint(tmp_path).load() is None

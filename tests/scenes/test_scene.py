@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saot.data import open_images
+from saot.scenes import READERS
 from saot.scenes import mesh as scene_mesh
 from saot.scenes.cycles import park
 from saot.scenes.paint import Camera, object_order, project
@@ -276,3 +278,16 @@ def test_one_looks_through_a_wheel_but_not_through_its_rim():
     s_values = np.array([s, s + 0.5 * radius, s + 0.97 * radius], np.float32)
     t_values = np.full(3, t, np.float32)
     assert open_pattern(scene_mesh.SPOKES, radius, s_values, t_values).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("count=1000001", "count= of at most 1,000,000"),
+        ("count=1,height=8193", "height= of at most 8,192"),
+        ("drives=1,first=99999999999", "first= of at most 1,000,000"),
+    ],
+)
+def test_more_than_anyone_wants_is_refused_before_its_names_are_made(options, said):
+    with pytest.raises(ValueError, match=said):
+        open_images(f"scenes:game:train,{options}", readers=READERS)

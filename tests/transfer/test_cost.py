@@ -13,13 +13,15 @@ from saot.transfer import (
     SemanticCost,
     TargetExample,
     class_prototypes,
+    diversity_loss,
+    entropy_loss,
     fit_cost,
     fit_prior,
     supports,
     transfer_labels,
     transfer_pair,
 )
-from saot.transfer.fit import pair_loss, solve_pair
+from saot.transfer.fit import pair_loss, plan_loss, solve_pair
 from saot.transport import SparseCost, solve_transport, topk_support
 
 pytestmark = pytest.mark.training
@@ -189,6 +191,21 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, space):
         assert torch.equal(mine, theirs)
 
 
+def test_each_step_draws_its_source_and_its_target_one_without_the_other():
+    drawn, nothing = [], torch.zeros(0, dtype=torch.uint8)
+    example = TargetExample(unit(4, 8), torch.tensor([0]), torch.tensor([0]))
+    data = PairData(
+        3,
+        2,
+        lambda number: drawn.append([number]) or (unit(4, 8)[:0], nothing),  # without a label it is passed over
+        lambda number, _: drawn[-1].append(number) or example,
+    )
+    fit = fit_cost(SemanticCost(8, replace(SMALL, steps=80)), data, 3, TransportRecipe())
+    counts = [drawn.count([source, target]) for source in range(3) for target in range(2)]
+    assert sum(counts) == 80 and min(counts) >= 5  # 13 on average
+    assert all(record["skipped"] == 1 for record in fit.history)
+
+
 def test_the_prior_alone_learns_without_transport():
     source, labels = pairs().source(0)
     prototypes = class_prototypes(source, labels, 3)
@@ -275,6 +292,21 @@ def test_the_record_of_a_step_has_shares():
     assert record["reached"] == 0.5
 
 
+def test_equation_9_is_the_sum_of_its_three_terms():
+    source, target, labels = unit(30, 8), unit(20, 8, seed=1), (torch.arange(30) % 3).byte()
+    config = replace(SMALL, lambda_ent=0.3, lambda_div=0.7)
+    cost = SemanticCost(8, config, class_prototypes(source, labels, 3))
+    example = TargetExample(target, torch.tensor([4]), torch.tensor([1]))
+    result = solve_pair(source, labels, target, cost, TransportRecipe(k=20))
+    loss, record = plan_loss(result, labels, example, 3, config)
+    transfer = transfer_labels(result, labels, 3)
+    terms = -transfer.probs[4, 1].log(), entropy_loss(transfer), diversity_loss(transfer)
+    for name, term in zip(("points", "entropy", "diversity"), terms, strict=True):
+        assert_close(record[name], term.item(), rtol=1e-5, atol=1e-6)
+    assert_close(loss, terms[0] + 0.3 * terms[1] + 0.7 * terms[2], rtol=1e-5, atol=1e-6)
+    assert record["loss"] == float(loss.detach()) and record["reached"] == 1
+
+
 def test_a_grouped_cost_starts_as_equation_3_and_its_groups_learn():
     source, target, labels = unit(30, 8), unit(20, 8, seed=1), (torch.arange(30) % 3).byte()
     prototypes = class_prototypes(source, labels, 3)
@@ -314,3 +346,11 @@ def test_a_search_for_high_cosines_finds_the_low_costs_of_groups():
         dense = cost(source, labels, target)
     assert_close(p @ q.T, -dense, rtol=1e-4, atol=1e-4)
     assert p.shape[1] == 2 * SMALL.dim + 3 + 3
+
+
+def test_search_vectors_without_kept_prototypes_take_those_of_the_source_as_the_cost_does():
+    source, target, labels = unit(9, 8), unit(12, 8, seed=1), torch.tensor([0, 1, 2, 1, 0, 255, 2, 2, 1])
+    cost = SemanticCost(8, SMALL).eval()
+    p, q = cost.search_vectors(source, labels, target)
+    with torch.no_grad():
+        assert_close(-(p @ q.T), cost(source, labels, target), rtol=1e-4, atol=1e-4)

@@ -108,6 +108,15 @@ def test_losses_against_hand_counts():
     assert_close(diversity_loss(transfer), math.log(2) + (mean * mean.log()).sum())
 
 
+def test_losses_of_one_covered_token_are_its_own():
+    transfer = LabelTransfer(torch.tensor([[0.75, 0.25], [0.0, 0.0]]), torch.tensor([True, False]))
+    own = -(transfer.probs[0] * transfer.probs[0].log()).sum()
+    assert_close(entropy_loss(transfer), own)
+    assert_close(diversity_loss(transfer), math.log(2) - own)
+    uncovered = LabelTransfer(transfer.probs[1:], transfer.covered[1:])
+    assert entropy_loss(uncovered) == 0 and diversity_loss(uncovered) == 0
+
+
 def test_unreachable_points_are_dropped_and_counted():
     probs = torch.tensor([[0.5, 0.5, 0.0]], requires_grad=True)
     tokens, classes = torch.tensor([0, 0]), torch.tensor([1, 2])
@@ -120,6 +129,8 @@ def test_unreachable_points_are_dropped_and_counted():
     assert counted == 2 and float(clamped) > 40  # -log of the smallest normal number is 87, halved by the mean
     total, _ = point_loss(probs.detach(), tokens[:1].repeat(2), classes[:1].repeat(2), reduction="sum")
     assert_close(total, torch.tensor(2 * math.log(2)))
+    mean, _ = point_loss(torch.tensor([[0.5, 0.5], [0.75, 0.25]]), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    assert_close(mean, torch.tensor(math.log(8) / 2))  # of log 2 and log 4
     nothing, none = point_loss(probs, tokens[1:], classes[1:])
     assert none == 0 and float(nothing) == 0.0
 

@@ -211,5 +211,5 @@ def test_errors_say_what_to_do(monkeypatch):
     with pytest.raises(ValueError, match="at least one token"):
         multiscale_support(x[:0], x, 2)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"pip install 'saot\[ann\]'"):
+    with pytest.raises(ImportError, match=r"extra `ann`.*pip install faiss-cpu"):
         faiss_support(x, x, 2)

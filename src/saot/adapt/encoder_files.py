@@ -105,14 +105,19 @@ def read_encoder(path: Path) -> Encoder:
         told = json.loads(metadata["saot"])
         if told["format"] != _FORMAT:
             raise ValueError(f"its format is {told['format']}, not {_FORMAT}")
-        name, settings = told["name"], told["config"]
-        family, network = settings["family"], settings.get("network", {})
-        statistics = (tuple(settings["pixel_mean"]), tuple(settings["pixel_deviation"]))
-    except (KeyError, TypeError, ValueError) as error:
+        name, settings = str(told["name"]), told["config"]
+        family, network = settings["family"], dict(settings.get("network", {}))
+        mean, deviation = (tuple(map(float, settings[name])) for name in ("pixel_mean", "pixel_deviation"))
+        if len(mean) != 3 or len(deviation) != 3:
+            raise ValueError("pixel_mean and pixel_deviation have not three numbers each")
+        statistics = mean, deviation
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} was not written by save_encoder ({first_line(error)}); pass the encoder.safetensors of a run"
         ) from error
-    with first_weights(0):  # all of them are read over
+    # a configuration of other values fails in the words of transformers
+    unlike = OneSentence(f"the encoder that {path} describes cannot be built", "write it again")
+    with first_weights(0), unlike:  # all of them are read over
         if family == TinyViTEncoder.family:
             encoder: Encoder = TinyViTEncoder(name, statistics)
         else:

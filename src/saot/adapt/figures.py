@@ -17,7 +17,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from torch import Tensor
 
-from saot.data import IGNORE_INDEX, ClassSet
+from saot.data import IGNORE_INDEX, ClassSet, how_to_install
 from saot.report import INK, SERIES, WIDTH, _ink, _plain
 
 MASK_WIDTH = 1.9  # inches of a picture beside its masks
@@ -127,7 +127,7 @@ def _tsne(features: Float64[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, 
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise ValueError('t-SNE needs scikit-learn, which is missing; pip install "saot[adapt]"') from error
+        raise ValueError(f"t-SNE needs scikit-learn, which is missing; {how_to_install('adapt')}") from error
     if len(features) < 3:
         raise ValueError(f"t-SNE needs at least three features with a class, got {len(features)}")
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)

@@ -18,10 +18,12 @@ from saot.adapt.networks import Segmenter, build_segmenter
 from saot.adapt.predict import picture_logits, predict_mask
 from saot.adapt.recipe import NetworkRecipe, PicturesRecipe
 from saot.adapt.two_scale import TwoScaleSettings
-from saot.data import ClassSet, ahead
-from saot.features import Picture
+from saot.data import ClassSet, ahead, as_written
+from saot.features import Failed, Picture, Unreadable, readable
 from saot.label import Labeller, Prediction, classes_of, picture_of
 from saot.runs import load_tensors
+
+AGAIN = "give the same `saot adapt` command again"
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,17 @@ class AdaptedRun:
         """Class index of every pixel, at the picture's own size."""
         return predict_mask(self.network, image, self.pictures)
 
-    def masks(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
-        """Each picture, its pixels and its mask, in their order; pictures are read ahead of the network."""
-        for picture, image in ahead(lambda one: (one, one.load()), pictures, name=lambda one: one.name):
-            yield picture, image, predict_mask(self.network, image, self.pictures)
+    def masks(
+        self, pictures: Iterable[Picture], failed: Failed | None = None
+    ) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
+        """Each picture, its pixels and its mask, in their order; see `Labeller.masks`."""
+        read = _load if failed is None else readable(_load)
+        for picture, image in ahead(lambda one: (one, read(one)), pictures, name=lambda one: one.name):
+            if isinstance(image, Unreadable):
+                assert failed is not None
+                failed(picture, image.reason)
+            else:
+                yield picture, image, predict_mask(self.network, image, self.pictures)
 
     def predict(self, picture: Any) -> Prediction:
         """What the network says of one picture; see `Labeller.predict`."""
@@ -58,6 +67,10 @@ class AdaptedRun:
         mask, probabilities = logits.argmax(0).to("cpu", torch.uint8), logits.softmax(0).cpu()
         confidence = probabilities.amax(0)
         return Prediction(image, mask.numpy(), confidence.numpy(), self.classes, probabilities.numpy)
+
+
+def _load(picture: Picture) -> UInt8[Any, "h w 3"]:
+    return picture.load()
 
 
 def segmenter_of(encoder: Encoder, num_classes: int, parts: NetworkRecipe, seed: int) -> Segmenter:
@@ -82,12 +95,12 @@ def published_network(folder: Path) -> dict[str, Any]:
     """
     path = folder / "network.safetensors"
     try:
+        if not path.is_file():
+            raise FileNotFoundError
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["saot"])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(
-            f"expected {path} of a finished run; it is missing or damaged: give the same `saot adapt` command again"
-        ) from error
+            return dict(json.loads((file.metadata() or {})["saot"]))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"expected {path} of a finished run; it is missing or damaged: {AGAIN}") from error
 
 
 def open_adapted(folder: Path, device: str = "cpu") -> AdaptedRun:
@@ -100,20 +113,21 @@ def open_adapted(folder: Path, device: str = "cpu") -> AdaptedRun:
     Raises:
         ValueError: If a file is missing or damaged.
     """
-    published = published_network(folder)
-    classes, recipe = classes_of(published), published["settings"]["recipe"]
-    sizes: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in recipe["pictures"].items()
-    }
-    network = segmenter_of(
-        read_encoder(folder / "encoder.safetensors"), len(classes.names), NetworkRecipe(**recipe["network"]), 0
-    )
-    tensors = load_tensors(folder / "network.safetensors")
-    assert tensors is not None  # its metadata was read
-    with torch.no_grad():
-        network.load_state_dict(tensors)
-    method = str(published["settings"]["method"]).replace("-", "_")
-    return AdaptedRun(classes, network.eval().to(device), PicturesRecipe(**sizes), method)
+    published, path = published_network(folder), folder / "network.safetensors"
+    encoder = read_encoder(folder / "encoder.safetensors")
+    with as_written(path, AGAIN):
+        classes, recipe = classes_of(published), published["settings"]["recipe"]
+        sizes: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in recipe["pictures"].items()
+        }
+        network = segmenter_of(encoder, len(classes.names), NetworkRecipe(**recipe["network"]), 0)
+        tensors = load_tensors(path)
+        if tensors is None:
+            raise TypeError("its tensors cannot be read")
+        with torch.no_grad():
+            network.load_state_dict(tensors)
+        method = str(published["settings"]["method"]).replace("-", "_")
+        return AdaptedRun(classes, network.eval().to(device), PicturesRecipe(**sizes), method)
 
 
 # what a caller of the core hands in

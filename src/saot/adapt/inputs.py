@@ -1,5 +1,6 @@
 """What a run of `saot adapt` is asked, what it opens, and the network it begins and ends with."""
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,9 @@ from saot.data import (
     fitting,
     open_images,
     open_labelled,
+    parse_mask_map,
     parse_spec,
+    said_of_masks,
 )
 from saot.recipes import as_dict
 from saot.runs import RUN_FORMAT, Workspace, load_tensors
@@ -39,6 +42,7 @@ class AdaptSettings:
         weights: File or folder of the encoder's weights; None is the published place, "random" starts from nothing.
         seed: Fixes every draw.
         recipe: All other settings, the method among them.
+        mask_map: What values in the masks of a `folder` mean, as `saot.data.parse_mask_map` reads it.
     """
 
     source: str
@@ -48,9 +52,15 @@ class AdaptSettings:
     weights: str | None = None
     seed: int = 0
     recipe: AdaptRecipe = field(default_factory=AdaptRecipe)
+    mask_map: str | None = None
+
+    def __post_init__(self) -> None:
+        said = said_of_masks(self.mask_map, self.source, self.target, self.eval, self.source_eval)
+        object.__setattr__(self, "mask_map", said)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for run.json."""
+        mapped = {} if self.mask_map is None else {"mask_map": self.mask_map}
         return {
             "format": RUN_FORMAT,
             "kind": KIND,
@@ -64,6 +74,7 @@ class AdaptSettings:
             "preset": self.recipe.name,
             "method": self.recipe.method,
             "recipe": as_dict(self.recipe),
+            **mapped,
         }
 
     @property
@@ -92,7 +103,7 @@ class AdaptInputs:
         if self.target is None:
             return list(self.left_out)
         spec = parse_spec(self.target.spec)
-        masks = Path(spec.path).expanduser() / "masks"
+        masks = Path(os.path.expanduser(spec.path), "masks")
         if spec.name == "folder" and masks.is_dir() and any(masks.iterdir()):
             ignored = f"{self.target.spec} holds masks; they are ignored: the target takes part without labels."
             return [*self.left_out, ignored]
@@ -111,9 +122,10 @@ def open_adapt_inputs(settings: AdaptSettings, seen: Fingerprints, strict: bool 
         ValueError: If a set is empty or not as it should be, or a needed one is missing.
     """
     left_out: list[str] = []
+    meaning = None if settings.mask_map is None else parse_mask_map(settings.mask_map)
 
     def labelled(spec: str | None, classes: ClassSet | None = None) -> LabelledSet | None:
-        found = None if spec is None else fitting(open_labelled(spec, classes, READERS, seen), strict)
+        found = None if spec is None else fitting(open_labelled(spec, classes, READERS, seen, meaning), strict)
         left_out.extend([found.sentence] if found is not None and found.left_out else [])
         return None if found is None else found.data
 

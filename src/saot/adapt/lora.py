@@ -14,7 +14,7 @@ import torch
 
 from saot.adapt.lora_fit import LoraRecipe, MovingDomain, fit_adapters, held_out_accuracy
 from saot.adapt.low_rank import add_adapters, fill_adapters, merge_adapters, packed_adapters, without_adapters
-from saot.data import sha256_file, write_atomic
+from saot.data import read_record, sha256_file, write_atomic
 from saot.features import FeatureStore, Trainable
 from saot.label import (
     NO_WINGS,
@@ -257,10 +257,13 @@ def _judged(adapters: Any, data: TrainingData, space: Workspace, identity: str) 
 def _finished(space: Workspace) -> LoraOutcome | None:
     """The outcome of a run that is complete, or None. run.json is written last."""
     path = space.path("run.json")
-    if not path.exists() or not space.path("adapter.safetensors").exists():
+    if not path.is_file() or not space.path("adapter.safetensors").exists():
         return None
-    run = json.loads(path.read_text())
-    place = space.path(run["weights"])
+    try:
+        run = read_record(path, "")
+    except ValueError:
+        return None  # damaged: it is written again
+    place = space.path(str(run.get("weights")))
     return LoraOutcome(run, place, resumed=True) if place.exists() else None
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from saot.adapt.inputs import KIND, Adaptation, AdaptInputs, AdaptSettings, check_fit, open_adapt_inputs
-from saot.adapt.meeting import Meeting
+from saot.adapt.meeting import Meeting, meet_launch
 from saot.adapt.recipe import recipe_differences
 from saot.adapt.training import Pace, new_accelerator, source_pixels, train, train_beside
-from saot.data import Fingerprints, ImageSet, write_atomic
+from saot.data import Fingerprints, ImageSet, read_record, write_atomic
 from saot.label import RunOutcome, digest
 from saot.runs import RUN_FORMAT, Workspace, check_device, commit_of_code, device_name, versions
+
+ADDED_LATER = ("eval", "source_eval")  # settings that a run may be given when it has begun
 
 Progress = Callable[[str, int, int], None]
 
@@ -32,7 +34,8 @@ def run_adaptation(
     """Train, score, report; the same call again goes on where it stopped and ends with the same weights.
 
     Under `accelerate launch -m saot.cli adapt ...` several processes share the work: each draws its own pictures,
-    gradients are averaged, and the first one writes.
+    gradients are averaged, and the first one writes. Where RANK and WORLD_SIZE speak of several processes, all of them
+    must come within two minutes.
 
     Args:
         settings: What is asked.
@@ -43,14 +46,16 @@ def run_adaptation(
         progress: Called with (stage, done, total).
 
     Raises:
-        ValueError: If an input is not as it should be, or accelerate is not installed.
+        ValueError: If an input is not as it should be, accelerate is not installed, or other processes that the
+            environment speaks of do not come.
     """
     from saot.adapt.scores import adaptation_report, score_adaptation, write_adaptation_metrics
 
     check_device(device)
+    together = meet_launch()
     seen = Fingerprints(Path(out) / "work" / "fingerprints.jsonl")
     inputs = open_adapt_inputs(settings, seen, strict)
-    accelerator = new_accelerator(device, settings.recipe)
+    accelerator = new_accelerator(device, settings.recipe, together)
     pace = pace or Pace.of_this_machine()
     meeting = Meeting(Path(out), accelerator)
     if not accelerator.is_main_process:
@@ -62,7 +67,7 @@ def run_adaptation(
         with meeting.preparing():
             if not Path(out).exists():  # a slip in weights or crop is told before a folder holds on to it
                 check_fit(settings, inputs)
-            space = Workspace(out, settings.to_dict(), progress)
+            space = Workspace(out, settings.to_dict(), progress, later=ADDED_LATER)
             job = Adaptation(settings, space, inputs, str(accelerator.device))
             check_data(job)
             seen.save()
@@ -87,10 +92,16 @@ def run_adaptation(
 def finished_adaptation(job: Adaptation) -> RunOutcome | None:
     """The outcome of a run that is complete, or None. run.json is written last."""
     needed = ("run.json", "metrics.json", "report.html", "network.safetensors", "encoder.safetensors", "log.jsonl")
-    if not all(job.space.path(name).exists() for name in needed):
+    if not all(job.space.path(name).is_file() for name in needed):
         return None
-    run = json.loads(job.space.path("run.json").read_text())
-    return RunOutcome(json.loads(job.space.path("metrics.json").read_text()), run, job.space.root, resumed=True)
+    try:
+        run, metrics = (read_record(job.space.path(name), "") for name in ("run.json", "metrics.json"))
+    except ValueError:
+        return None  # damaged: both are written again from what the stages kept
+    asked = job.settings.to_dict()
+    if any(run["settings"].get(name) != asked.get(name) for name in ADDED_LATER):
+        return None  # an evaluation set was added
+    return RunOutcome(metrics, run, job.space.root, resumed=True)
 
 
 def check_data(job: Adaptation) -> None:
@@ -100,7 +111,7 @@ def check_data(job: Adaptation) -> None:
         ValueError: If a set is not what it was when the run began.
     """
     now, then = data_record(job.inputs), job.space.facts("data")
-    changed = [name for name in now if then and now[name] != then.get(name)]
+    changed = [name for name in now if then and now[name] != then.get(name, now[name] if name in ADDED_LATER else None)]
     if changed:
         raise ValueError(
             f"pictures or masks of {' and '.join(changed)} have changed since {job.space.root} was begun: choose "

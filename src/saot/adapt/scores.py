@@ -189,6 +189,7 @@ def adaptation_report(job: Adaptation, run: dict[str, Any], metrics: dict[str, A
         notes=tuple(run["notes"]),
         figures=_figures(job, metrics, scores),
         tables=_tables(job, metrics),
+        folder=str(job.space.root),
     )
     write_report(job.space.path("report.html"), data)
 

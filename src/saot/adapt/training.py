@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,10 +15,11 @@ from torch import Tensor
 from saot.adapt.encoder_files import save_encoder
 from saot.adapt.feature_distance import things_of
 from saot.adapt.inputs import Adaptation, AdaptInputs, AdaptSettings, new_network
+from saot.adapt.meeting import alone
 from saot.adapt.pictures import TrainingPictures
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import count_pixels
-from saot.data import ahead
+from saot.data import ahead, how_to_install
 from saot.runs import (
     Checkpoint,
     History,
@@ -33,21 +34,35 @@ from saot.runs import (
 )
 
 
-def new_accelerator(device: str, recipe: AdaptRecipe) -> Any:
+def new_accelerator(device: str, recipe: AdaptRecipe, together: bool = False) -> Any:
     """Accelerate's view of device, precision and processes.
 
+    Args:
+        device: What torch calls a device.
+        recipe: Its precision is used.
+        together: Whether this is one of several processes, which have met; else it works alone, whatever the
+            environment says.
+
     Raises:
-        ValueError: If accelerate or scikit-learn is not installed, or another precision is in use in this process.
+        ValueError: If accelerate or scikit-learn is not installed, another precision is in use in this process, or
+            Accelerate takes another device.
     """
     try:
         from accelerate import Accelerator
     except ImportError as error:
-        raise ValueError('training end to end needs accelerate: pip install "saot[adapt]"') from error
+        raise ValueError(f"training end to end needs accelerate; {how_to_install('adapt')}") from error
     if find_spec("sklearn") is None:  # told before the training, not by the report after it
-        raise ValueError('the report of an adaptation needs scikit-learn: pip install "saot[adapt]"')
+        raise ValueError(f"the report of an adaptation needs scikit-learn; {how_to_install('adapt')}")
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
-    return Accelerator(cpu=device == "cpu", mixed_precision=recipe.optimizer.precision)
+    with nullcontext() if together else alone():
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=recipe.optimizer.precision)
+    if accelerator.device.type != device.partition(":")[0]:
+        raise ValueError(
+            f"expected the device {device}; accelerate takes {accelerator.device}: see that ACCELERATE_TORCH_DEVICE "
+            "and ACCELERATE_USE_CPU are not set, or give --device what they say"
+        )
+    return accelerator
 
 
 COUNTED = 256  # masks between two files of their counts
@@ -82,7 +97,8 @@ class Pace:
     @classmethod
     def of_this_machine(cls) -> "Pace":
         """A worker for each core that a process has beside its own; four at most. Launchers say how many there are."""
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        said = os.environ.get("LOCAL_WORLD_SIZE", "")
+        processes = int(said) if said.isdecimal() else 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(workers=min(4, max(1, cores // max(1, processes) - 1)))
 
@@ -113,7 +129,7 @@ def train(job: Adaptation, accelerator: Any, pixels: Tensor, pace: Pace) -> None
         pictures = TrainingPictures(job.inputs.source, job.inputs.target, pixels, recipe, job.settings.seed)
         network, things = new_network(job.settings, job.inputs), things_of(job.inputs.classes)
         trainer = Trainer(network, pictures, recipe, accelerator, things, pace.workers)
-        checkpoint = replace(space.checkpoint("adapt"), every=pace.checkpoint_every)
+        checkpoint = replace(space.checkpoint("adapt", log="adapt"), every=pace.checkpoint_every)
         with closing(trainer), gpu_memory(space, accelerator.device):
             history = train_steps(
                 trainer.step, recipe.optimizer.steps, trainer.state, checkpoint, space.tell(f"train {recipe.method}")

@@ -20,18 +20,27 @@ if not any(name in os.environ for name in (*WAITING, "KMP_BLOCKTIME")):
     os.environ.update(WAITING)
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+LONGEST = 3000  # characters of a refusal
 SMALLER = "give a smaller --size (saot adapt: --crop)"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 wrong input (one sentence, no traceback), 130 interrupted."""
+    """Run the command line and exit.
+
+    0 is done, 1 some of many pictures could not be read, 2 wrong input (one sentence, no traceback), 130 interrupted.
+    """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     warnings.simplefilter("once")
+    for inner in (ResourceWarning, DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.simplefilter("ignore", inner)  # for whoever writes programs, not for whoever uses one
+    warnings.showwarning = _note
     try:
         app(arguments, console=console, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         sys.exit(_refuse(f"{error}".strip().splitlines()[0] if str(error).strip() else "wrong arguments"))
-    except (ValueError, OSError, FloatingPointError) as error:
+    except OSError as error:
+        sys.exit(_refuse(_in_words(error)))
+    except (ValueError, FloatingPointError) as error:
         sys.exit(_refuse(str(error)))
     except MemoryError:
         sys.exit(_refuse(f"out of memory: {SMALLER}, or free some and give the same command again"))
@@ -44,6 +53,19 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
 
 
+def _in_words(error: OSError) -> str:
+    from saot.data import sentence_of
+
+    return sentence_of(error)
+
+
+def _note(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning without the file and the line of the program that gave it."""
+    print(f"note: {message}", file=sys.stderr)
+
+
 def _refuse(sentence: str) -> int:
+    if len(sentence) > LONGEST:  # a word of the user's in it may have megabytes
+        sentence = f"{sentence[: LONGEST // 2]} ... {sentence[-LONGEST // 2 :]}"
     print(f"saot: {sentence}", file=sys.stderr)
     return USAGE_ERROR

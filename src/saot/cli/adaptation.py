@@ -20,6 +20,7 @@ def adapt(
     steps: MaybeWhole = None,
     crop: str | None = None,
     set: Words = None,
+    mask_map: str | None = None,
     seed: Whole = 0,
     workers: MaybeWhole = None,
     checkpoint_every: Whole = 100,
@@ -49,6 +50,7 @@ def adapt(
         steps: Training steps; the preset's unless given. Warm-up keeps its share.
         crop: HEIGHTxWIDTH of training crops; the preset's unless given.
         set: Any setting by its path, such as --set pull.weight=0.2 --set translator.beta=0.05 (docs/adapt.md).
+        mask_map: As in `saot run`.
         seed: Fixes every draw.
         workers: Threads of each process that read and crop pictures ahead; of this machine's cores unless given. What
             is learned does not depend on it.
@@ -63,7 +65,7 @@ def adapt(
     from saot.runs import resolve_device
 
     recipe = recipe_from_words(preset, method, encoder, steps, crop, set or [], source)
-    settings = AdaptSettings(source, target, eval, source_eval, weights, seed, recipe)
+    settings = AdaptSettings(source, target, eval, source_eval, weights, seed, recipe, mask_map)
     pace = replace(Pace.of_this_machine(), checkpoint_every=checkpoint_every)
     pace = pace if workers is None else replace(pace, workers=workers)
     with Bars() as bars:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saot.data import read_text
 from saot.label import RunSettings
 from saot.recipes import PAPER, preset, setting_paths, with_value, with_words
 
@@ -22,6 +23,7 @@ KINDS: dict[str, type] = {
     "weights": str,
     "size": str,
     "precision": str,
+    "mask_map": str,
     "preset": str,
     "seed": int,
     "source_pictures": int,
@@ -133,10 +135,12 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ValueError: If there is no such file, it is no TOML, or it has a key that is not known or not of its type.
     """
     try:
-        loaded = tomllib.loads(Path(path).read_text())
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError("it is no file")
+        loaded = tomllib.loads(read_text(Path(path)))
     except OSError as error:
         raise ValueError(f"expected a TOML file for --config; {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"expected TOML in {path}; {error}") from error
     options: dict[str, Any] = {}
     fields: dict[str, Any] = {}

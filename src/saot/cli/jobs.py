@@ -1,10 +1,13 @@
-"""The main job and what surrounds it: demo, run, extract, predict, evaluate."""
+"""The main job and what surrounds it: demo, run, check, extract, predict, evaluate."""
 
-from dataclasses import replace
+import contextlib
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from saot.cli.shell import Bars, Flag, Json, MaybeWhole, Whole, Words, app, console, print_json
+from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, console, print_json, say
 
 Compare = Literal["none", "points", "all"]
 
@@ -74,6 +77,7 @@ def run(
     weights: Path | None = None,
     size: str | None = None,
     precision: str | None = None,
+    mask_map: str | None = None,
     preset: str | None = None,
     set: Words = None,
     seed: MaybeWhole = None,
@@ -100,8 +104,9 @@ def run(
         out: The run folder.
         eval: Labelled pictures to score on.
         points: Label budget: N a class and picture, total:N a class, patches:N or patches:total:N (patches by majority
-            in place of pixels), resample:N (the paper: patches anew each step), a CSV file (image,x,y,class), a folder
-            of scribbles, or 0, as it is unless given; preset paper: resample:20.
+            in place of pixels), resample:N (the paper: patches anew each step), all drawn from the target's masks; a
+            CSV file (image,x,y,class, also with semicolons or tabs), a folder of scribbles, or 0, as it is unless
+            given; preset paper: resample:20.
         backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, OWNER/NAME, or
             adapted, with --weights RUN of `saot adapt`; dinov2-large unless given.
         weights: File or folder of the backbone's weights, where it needs one.
@@ -110,6 +115,9 @@ def run(
             train a decoder at each and join them by weights learned on declared points.
         precision: Of the backbone: float32, or bf16, faster where the processor has it, with slightly other
             features; float32 unless given.
+        mask_map: What the values in masks of a folder: mean, where they are no class indices:
+            0=background,255=foreground (or binary for short), #000000=sky,#ff0000=road, grey (R = G = B is the index),
+            or a file with a line for each; `ignore` for no class, * for every other value.
         preset: paper, paper-small or best; best unless given. paper is the printed paper: it also takes its points,
             1,000 pictures of each domain and 504x1008 pixels in whole patches, unless you say otherwise.
         set: Any setting of the recipe by its path, such as --set transport.tau=inf --set cost.steps=2000;
@@ -141,6 +149,7 @@ def run(
         "weights": weights,
         "size": size,
         "precision": precision,
+        "mask_map": mask_map,
         "preset": preset,
         "seed": seed,
         "source_pictures": source_pictures,
@@ -159,6 +168,107 @@ def run(
 
 
 @app.command
+def check(
+    spec: str,
+    /,
+    *,
+    mask_map: str | None = None,
+    backbone: str = "filterbank",
+    weights: Path | None = None,
+    size: str | None = None,
+    device: str = "auto",
+    json: Json = False,
+) -> None:
+    """What a data set holds: pictures, masks, sizes, classes, bad files, and the time and disk of its features.
+
+    Every file is opened once. With bad files the exit code is 1.
+
+    Example: `saot check folder:labelled --backbone mobile-sam --weights mobile_sam.pt`
+
+    Args:
+        spec: Pictures, with masks or without: NAME:PATH[:SPLIT].
+        mask_map: As in `saot run`.
+        backbone: As in `saot run`; its time is measured on the first picture.
+        weights: As in `saot run`.
+        size: As in `saot run`.
+        device: As in `saot run`.
+    """
+    from saot.data import parse_mask_map, survey
+    from saot.tables import ALL_WINGS
+
+    meaning = None if mask_map is None else parse_mask_map(mask_map)
+    with Bars() as bars:
+        found = survey(spec, ALL_WINGS.readers, meaning, bars.stage("check"))
+        features = _expected(spec, backbone, weights, size, device)
+    if json:
+        print_json({**asdict(found), "features": features})
+    else:
+        print("\n".join(_check_words(found, features)))
+    if found.bad:
+        sys.exit(1)
+
+
+def _expected(
+    spec: str, backbone: str, weights: Path | None, size: str | None, device: str
+) -> dict[str, str | float | None]:
+    """Seconds and bytes of the features of every picture that can be opened, at all input sizes; null without any."""
+    import time
+
+    from saot.features import extract as features_of
+    from saot.features import token_count
+    from saot.label import parse_size, sizes_of
+    from saot.runs import resolve_device
+    from saot.tables import ALL_WINGS
+
+    shapes, first = [], None
+    with contextlib.suppress(ValueError):  # told by the survey
+        images = ALL_WINGS.images(spec)
+        for number in range(len(images)):
+            with contextlib.suppress(ValueError, OSError):
+                shapes.append(images.size(number))
+                first = images.image(number) if first is None else first
+    if first is None:
+        return {"backbone": backbone, "seconds": None, "bytes": None}
+    seconds, room, taken = 0.0, 0, 0.0
+    for one in sizes_of(size):
+        network = ALL_WINGS.backbone(backbone, weights, size=parse_size(one), device=resolve_device(device))
+        for _ in range(2):  # the first also loads the network
+            began = time.monotonic()
+            features_of(network, first, "")
+            taken = time.monotonic() - began
+        seconds += taken * len(shapes)
+        room += sum(token_count(network, shape) * network.key.dim * 2 for shape in shapes)
+    return {"backbone": backbone, "seconds": seconds, "bytes": room}
+
+
+def _lasting(seconds: float) -> str:
+    if seconds < 1:
+        return "less than 1 s"
+    unit, size = next(one for one in (("h", 3600), ("min", 60), ("s", 1)) if seconds >= 2 * one[1] or one[1] == 1)
+    return f"some {seconds / size:.0f} {unit}"
+
+
+def _check_words(found: Any, features: Mapping[str, Any]) -> list[str]:
+    """A survey as lines to read."""
+    total = max(sum(found.pixels.values()) + found.ignored, 1)
+    lines = [f"{found.spec}: {found.pictures} pictures, {found.masks} masks, {len(found.classes)} classes"]
+    sizes = [f"{size} ({count})" for size, count in list(found.sizes.items())[:6]]
+    more = f" and {len(found.sizes) - 6} more" if len(found.sizes) > 6 else ""
+    lines += [f"sizes (width x height): {', '.join(sizes)}{more}"] if sizes else []
+    if found.masks:
+        width = max(map(len, [*found.pixels, "ignore"]))
+        rows = [*found.pixels.items(), ("ignore", found.ignored)]
+        lines += [f"  {name:<{width}}  {100 * count / total:6.2f} %  {count:,} pixels" for name, count in rows]
+    if features["seconds"] is not None:
+        lines.append(
+            f"features with {features['backbone']}: {_lasting(features['seconds'])} on this machine, "
+            f"{features['bytes'] / 1e6:.1f} MB of disk (--backbone for another)"
+        )
+    lines += [f"bad: {why}" for why in found.bad.values()]
+    return lines + [f"warning: {sentence}" for sentence in found.warnings]
+
+
+@app.command
 def extract(
     spec: str,
     *,
@@ -172,7 +282,9 @@ def extract(
 ) -> None:
     """Frozen features of a set of pictures, one file each; what is there already is kept.
 
-    Under `accelerate launch -m saot.cli extract ...` the processes share the work. `saot run --store OUT` uses it.
+    `saot run --store OUT` uses it. The same command given several times at once shares the work, on one machine or on
+    several that see the store, as does `accelerate launch -m saot.cli extract ...`, where each process takes the GPU of
+    its number. Each ends when everything is there.
 
     Example: `saot extract folder:shots --backbone filterbank --out features`
 
@@ -186,14 +298,13 @@ def extract(
             their own.
         device: As in `saot run`.
     """
-    import os
-
-    from saot.data import Fingerprints
+    from saot.data import Fingerprints, check_place
     from saot.features import FeatureStore, StoreSize, check_room
     from saot.label import fingerprints_file, parse_size, size_folder, sizes_of, store_folder
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
+    check_place(out)
     seen = Fingerprints(fingerprints_file(out, out))
     images = replace(ALL_WINGS, seen=seen).images(spec)
     sizes, where = sizes_of(size), resolve_device(device)
@@ -204,20 +315,20 @@ def extract(
     stores = [FeatureStore(folder, network.key) for folder, network in zip(folders, networks, strict=True)]
     made = list(zip(stores, networks, strict=True))
     needed = sum((store.size(network, images) for store, network in made), StoreSize(0, 0, 0))
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    count = 0
     with Bars() as bars:
         if needed.pictures:
-            sentence = check_room(out, needed)
-            if rank == 0:
-                bars.say(sentence)
+            bars.say(check_room(out, needed))
         for one, (store, network) in zip(sizes, made, strict=True):
             title = "features" if len(sizes) == 1 else f"{one}: features"
-            store.ensure(images, network, bars.stage(title), rank=rank, world=world, seen=seen)
+            count += store.ensure(images, network, bars.stage(title), seen=seen)
     seen.save()
     if json:
         several = {} if len(sizes) == 1 else {"stores": [str(folder) for folder in folders]}
-        print_json({"store": str(folders[0]), "images": len(images), "dim": networks[0].key.dim, **several})
-    elif rank == 0:
+        print_json(
+            {"store": str(folders[0]), "images": len(images), "dim": networks[0].key.dim, "made": count, **several}
+        )
+    else:
         print("\n".join(f"{len(images)} pictures in {folder}" for folder in folders))
 
 
@@ -233,14 +344,16 @@ def predict(
     device: str = "auto",
     json: Json = False,
 ) -> None:
-    """Masks for new pictures, each at its own size.
+    """Masks for new pictures, each at its own size. The same command again goes on where it stopped.
 
     Example: `saot predict runs/mine new/ --out masks --format png,color,coco`
 
+    A picture that cannot be read does not stop the others: such are listed at the end, and the exit code is 1.
+
     Args:
         run: Folder of a finished run.
-        images: Pictures, or folders of them.
-        out: Where the masks go.
+        images: Pictures, or folders of them; sub-folders are mirrored, hidden files do not count.
+        out: Where the masks go. What this run has made there of the same pictures is kept.
         format: Any of png (class indices), color (overlay), coco (RLE in annotations.json), with commas.
         abstain: Label only pixels sure enough that at most this share of them is wrong (0.01, 0.05 or 0.1), by the
             run's held-out points; the others are 255. See docs/calibration.md.
@@ -251,7 +364,7 @@ def predict(
     from saot.tables import ALL_WINGS
 
     with Bars() as bars:
-        records = predict_pictures(
+        labelled = predict_pictures(
             run,
             images,
             out,
@@ -261,14 +374,28 @@ def predict(
             ALL_WINGS,
             resolve_device(device),
         )
+    alone = [str(path) for path in labelled.left_alone]
     if json:
-        print_json({"out": str(out), "pictures": records})
+        failed = [{"image": image, "reason": reason} for image, reason in labelled.failed.items()]
+        about = {"made": labelled.made, "failed": failed, "left_alone": alone}
+        print_json({"out": str(out), "pictures": labelled.records(), **about})
     else:
-        print(f"{len(records)} pictures labelled in {out}")
+        there = len(labelled.sizes) - labelled.made
+        print(f"{len(labelled.sizes)} pictures labelled in {out}" + (f", {there} of them before" if there else ""))
+    if alone:
+        say(
+            f"{len(alone)} files were there that no `saot predict` of this version has written, the first being "
+            f"{alone[0]}; they were left alone, and so were their pictures: move them, or choose another --out"
+        )
+    if labelled.failed:
+        print(f"saot: {len(labelled.failed)} of {len(labelled.pictures)} pictures have no mask:", file=sys.stderr)
+        for reason in labelled.failed.values():
+            print(f"  {reason}", file=sys.stderr)
+        raise SystemExit(SOME_FAILED)
 
 
 @app.command
-def evaluate(run: Path, spec: str, /, *, device: str = "auto", json: Json = False) -> None:
+def evaluate(run: Path, spec: str, /, *, mask_map: str | None = None, device: str = "auto", json: Json = False) -> None:
     """Scores of a finished run's network on labelled pictures.
 
     Example: `saot evaluate runs/mine folder:checked`
@@ -276,15 +403,18 @@ def evaluate(run: Path, spec: str, /, *, device: str = "auto", json: Json = Fals
     Args:
         run: Folder of a finished run.
         spec: Labelled pictures: NAME:PATH[:SPLIT].
+        mask_map: As in `saot run`, whose own it is unless given; grey where masks hold class indices after all.
         device: As in `saot run`.
     """
+    from saot.data import parse_mask_map
     from saot.evaluate import format_table
     from saot.label import evaluate_run
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
+    wings = replace(ALL_WINGS, mask_map=None if mask_map is None else parse_mask_map(mask_map))
     with Bars() as bars:
-        metrics = evaluate_run(run, spec, bars.stage("evaluate"), ALL_WINGS, resolve_device(device))
+        metrics = evaluate_run(run, spec, bars.stage("evaluate"), wings, resolve_device(device))
     if json:
         print_json(metrics)
     else:

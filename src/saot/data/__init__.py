@@ -10,6 +10,7 @@ from saot.data.classes import (
     class_groups,
     class_set,
     folder_class_set,
+    one_class_alone,
 )
 from saot.data.datasets import (
     NO_READERS,
@@ -21,21 +22,60 @@ from saot.data.datasets import (
     open_labelled,
     parse_spec,
 )
-from saot.data.files import sha256_file, temporary_name, write_atomic, write_tail
+from saot.data.extras import how_to_install
+from saot.data.files import (
+    LARGEST_RECORD,
+    as_written,
+    check_place,
+    lock_byte,
+    lock_file,
+    open_atomic,
+    read_record,
+    sentence_of,
+    sha256_file,
+    temporary_name,
+    unlock_byte,
+    write_atomic,
+    write_tail,
+)
 from saot.data.fingerprints import Fingerprints
 from saot.data.fitting import Fitting, fitting, restrict_images, restrict_labelled
-from saot.data.images import BROKEN, image_size, read_image, read_mask, stored_size
-from saot.data.listing import columns, read_text, walk
+from saot.data.images import (
+    BROKEN,
+    colour_mask_size,
+    image_size,
+    mask_size,
+    read_image,
+    read_mask,
+    read_mask_colours,
+    rgb_of,
+    strips,
+)
+from saot.data.listing import columns, files_below, read_text, walk
+from saot.data.mask_map import MaskMap, parse_mask_map, said_of_masks
 from saot.data.patches import PatchGrid, patch_labels, point_tokens, soft_patch_labels
-from saot.data.points import Points, draw_points, read_points_csv, read_scribbles, write_points_csv
+from saot.data.points import (
+    COLUMNS,
+    Points,
+    draw_points,
+    points_said,
+    read_points_csv,
+    read_scribbles,
+    write_points_csv,
+)
 from saot.data.remember import Remembered
+from saot.data.spreadsheets import SEPARATORS, Table, read_table
+from saot.data.survey import Survey, survey
 
 __all__ = [
     "BROKEN",
     "CITYSCAPES_NAMES",
     "CLASS_SET_NAMES",
+    "COLUMNS",
     "IGNORE_INDEX",
+    "LARGEST_RECORD",
     "NO_READERS",
+    "SEPARATORS",
     "Ahead",
     "ClassSet",
     "DataSpec",
@@ -43,35 +83,58 @@ __all__ = [
     "Fitting",
     "ImageSet",
     "LabelledSet",
+    "MaskMap",
     "OpenSet",
     "PatchGrid",
     "Points",
     "Remembered",
+    "Survey",
+    "Table",
     "ahead",
+    "as_written",
+    "check_place",
     "check_same_names",
     "class_groups",
     "class_set",
+    "colour_mask_size",
     "columns",
     "draw_points",
+    "files_below",
     "fitting",
     "folder_class_set",
+    "how_to_install",
     "image_size",
+    "lock_byte",
+    "lock_file",
+    "mask_size",
+    "one_class_alone",
+    "open_atomic",
     "open_images",
     "open_labelled",
+    "parse_mask_map",
     "parse_spec",
     "patch_labels",
     "point_tokens",
+    "points_said",
     "read_image",
     "read_mask",
+    "read_mask_colours",
     "read_points_csv",
+    "read_record",
     "read_scribbles",
+    "read_table",
     "read_text",
     "restrict_images",
     "restrict_labelled",
+    "rgb_of",
+    "said_of_masks",
+    "sentence_of",
     "sha256_file",
     "soft_patch_labels",
-    "stored_size",
+    "strips",
+    "survey",
     "temporary_name",
+    "unlock_byte",
     "walk",
     "write_atomic",
     "write_points_csv",

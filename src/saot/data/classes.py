@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Bool
+
 IGNORE_INDEX = 255  # a pixel or token without a class, in every mask and label of the library
 
 MAX_CLASSES = 255  # indices 0-254 fit beside IGNORE_INDEX in eight bits
@@ -199,6 +202,27 @@ def class_groups(classes: ClassSet, kind: Literal["categories", "classes"]) -> t
         )
     found = list(dict.fromkeys(CATEGORIES[name] for name in classes.names))
     return tuple(found.index(CATEGORIES[name]) for name in classes.names)
+
+
+def one_class_alone(spec: str, classes: ClassSet, seen: Sequence[bool] | Bool[np.ndarray, "256"]) -> str:
+    """A sentence where masks that should tell classes apart hold one alone; empty where they do not.
+
+    Args:
+        spec: What the user called the masks.
+        classes: Their classes.
+        seen: Whether each value from 0 to 255 occurs in them.
+
+    Example:
+        >>> one_class_alone("folder:a", folder_class_set(["soil", "crop"]), [True] + 254 * [False] + [True])[:58]
+        "every labelled pixel of folder:a is 'soil', so there is no"
+    """
+    there = [index for index in range(classes.num_classes) if seen[index]]
+    if len(there) != 1:
+        return ""
+    told = f"every labelled pixel of {spec} is {classes.names[there[0]]!r}, so there is nothing to tell apart"
+    if seen[IGNORE_INDEX]:
+        told += "; 255 stands for ignore: if it is the foreground, give --mask-map binary (0=background,255=foreground)"
+    return told
 
 
 def check_same_names(classes: ClassSet, names: Sequence[str], spec: str) -> None:

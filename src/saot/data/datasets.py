@@ -1,6 +1,7 @@
 """Opening a data set from what the user typed: pictures alone, or pictures with their masks."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,11 +11,14 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import UInt8
 
-from saot.data.classes import ClassSet, check_same_names, class_set, folder_class_set
+from saot.data.classes import MAX_CLASSES, ClassSet, check_same_names, class_set, folder_class_set
 from saot.data.fingerprints import Fingerprints
-from saot.data.images import image_size, read_image, stored_size
-from saot.data.readers import Reader, largest_index, read_class_names, reader_of
+from saot.data.images import colour_mask_size, image_size, read_image, read_mask
+from saot.data.mask_map import MaskMap
+from saot.data.readers import Reader, largest_index, read_classes, reader_of
 from saot.data.remember import BUDGET, Remembered
+
+NUMBERED = tuple(f"class {index}" for index in range(MAX_CLASSES))  # of masks whose classes nobody has named
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class DataSpec:
         Raises:
             ValueError: If there is none.
         """
-        root = Path(self.path).expanduser()
+        root = Path(os.path.expanduser(self.path))  # Path.expanduser raises RuntimeError for ~nobody
         if not root.is_dir():
             raise ValueError(
                 f"{self.name} expects a folder, but {root} is {'a file' if root.exists() else 'missing'}; "
@@ -205,7 +209,7 @@ def open_images(
         images = readers[parts.name](spec, parts).images
         return images if classes is None else replace(images, classes=classes)
     reader, root = reader_of(parts.name, readers), parts.folder()
-    own = _own_classes(reader, root, spec, classes)
+    own = own_classes(reader, root, spec, classes)
     return _image_set(spec, own, reader.pictures(root, parts.split), seen or Fingerprints())
 
 
@@ -214,6 +218,7 @@ def open_labelled(
     classes: ClassSet | None = None,
     readers: Mapping[str, OpenSet] = NO_READERS,
     seen: Fingerprints | None = None,
+    mask_map: MaskMap | None = None,
 ) -> LabelledSet:
     """Pictures of a data set with their masks.
 
@@ -223,6 +228,8 @@ def open_labelled(
             `classes.txt` adopts them, or else gets as many classes as its masks use, "class 0" and so on.
         readers: Readers of further NAMEs, such as `saot.scenes.READERS`.
         seen: As in `open_images`.
+        mask_map: What the values in the masks of a `folder` mean, where they are no class indices; other data sets
+            know what theirs mean. Without a `classes.txt` its classes are the folder's.
 
     Raises:
         ValueError: If masks are missing, the class names differ from `classes`, or the data set is not where
@@ -241,27 +248,52 @@ def open_labelled(
     pictures = {key: path for key, path in pictures.items() if key in masks}
     if reader.class_set is not None and classes is not None:
         check_same_names(classes, class_set(reader.class_set).names, spec)
-    own = _own_classes(reader, root, spec, classes)
+    if mask_map is not None and parts.name == "folder":
+        reader = replace(reader, decode=partial(_mapped, mask_map), measure=colour_mask_size)
+    else:
+        mask_map = None
+    own = own_classes(reader, root, spec, classes, mask_map)
     if own is None:
-        own = folder_class_set([f"class {i}" for i in range(largest_index(masks.values()) + 1)])
+        values = partial(_mapped, mask_map, classes=folder_class_set(NUMBERED)) if mask_map is not None else read_mask
+        own = folder_class_set([f"class {i}" for i in range(largest_index(masks.values(), values) + 1)])
+        if own.num_classes == 1:
+            raise ValueError(
+                f"the masks of {spec} have no class but 0, and 255, which stands for ignore: there is nothing to tell "
+                "apart. If 255 is the foreground, give --mask-map binary (0=background,255=foreground); if all is "
+                f"meant to be one class, name it in {root / 'classes.txt'}"
+            )
     seen = seen or Fingerprints()
     images = _image_set(spec, own, pictures, seen)
     files = tuple((path, masks[key]) for key, path in pictures.items())
     paths = tuple(mask for _, mask in files)
-    names, sizes = partial(_with_path, seen.sha256, paths), partial(_size_of, seen, stored_size, paths)
+    names = partial(_content_of, seen, paths, "" if mask_map is None else str(mask_map))
+    sizes = partial(_size_of, seen, reader.measure, paths)
     return LabelledSet(images, partial(_load_mask, reader, own, files), names, sizes)
 
 
-def _own_classes(reader: Reader, root: Path, spec: str, classes: ClassSet | None) -> ClassSet | None:
+def own_classes(
+    reader: Reader, root: Path, spec: str, classes: ClassSet | None, mask_map: MaskMap | None = None
+) -> ClassSet | None:
     """The given classes, which a `classes.txt` must not contradict, or the data set's own."""
     if reader.class_set is not None:
         return classes or class_set(reader.class_set)
     if not (root / "classes.txt").is_file():
-        return classes
-    names = read_class_names(root / "classes.txt")
+        return classes if classes is not None or mask_map is None else mask_map.classes()
+    written = read_classes(root / "classes.txt")
     if classes is not None:
-        check_same_names(classes, names, spec)
-    return classes or folder_class_set(names)
+        check_same_names(classes, written.names, spec)
+        return classes
+    return written if mask_map is None else mask_map.classes(written)
+
+
+def _mapped(mask_map: MaskMap, path: Path, classes: ClassSet) -> UInt8[np.ndarray, "h w"]:
+    return mask_map.read(path, classes.names)
+
+
+def _content_of(seen: Fingerprints, paths: Sequence[Path], meaning: str, index: int) -> str:
+    """Name of a mask's content: the SHA-256 of its file, and of what its values mean where a map says it."""
+    content = seen.sha256(paths[index])
+    return hashlib.sha256(f"{content} {meaning}".encode()).hexdigest() if meaning else content
 
 
 def _image_set(spec: str, classes: ClassSet | None, pictures: dict[str, Path], seen: Fingerprints) -> ImageSet:

@@ -1,14 +1,13 @@
 """Check sums of files, remembered from one start to the next: a file that has not changed is not read again."""
 
 import contextlib
-import fcntl
 import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from saot.data.files import FULL, full_disk_error, sha256_file
+from saot.data.files import FULL, full_disk_error, lock_file, sha256_file
 
 SETTLED_NS = 2_000_000_000  # a file changed less long ago may change again within one tick of its clock
 SAVE_EVERY = 256  # files
@@ -36,8 +35,8 @@ class Fingerprints:
         self._known: dict[str, tuple[State, str]] = {}
         self._new: dict[str, tuple[State, str]] = {}
         with contextlib.suppress(OSError):
-            for line in path.read_bytes().splitlines() if path is not None else ():
-                with contextlib.suppress(ValueError, TypeError):
+            for line in path.read_bytes().splitlines() if path is not None and path.is_file() else ():
+                with contextlib.suppress(ValueError, TypeError, RecursionError):
                     name, size, changed, touched, digest = json.loads(line)
                     self._known[str(name)] = ((int(size), int(changed), int(touched)), str(digest))
 
@@ -113,7 +112,7 @@ class Fingerprints:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock_file(file, wait=True)  # without locks a line may be cut, and is passed over
                 end = file.seek(0, os.SEEK_END)
                 cut = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"  # a killed process left half a line
                 file.write(b"\n" * cut + lines)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path, PurePosixPath
 
+from saot.data.files import LARGEST_RECORD
 from saot.data.images import SUFFIXES
 
 Files = dict[str, Path]  # by key or stem, in the order of the data set
@@ -12,16 +13,40 @@ def walk(folder: Path, name: str, ending: str | None = None) -> Files:
     """Every picture file under `folder`, by its path relative to it, sorted; hidden files do not count."""
     if not folder.is_dir():
         raise ValueError(f"{name} expects the folder {folder}, which is missing; check the path and the split you gave")
+    found = files_below(folder, ending)
+    if not found:
+        raise ValueError(f"{folder} holds no file *{ending or ' *'.join(SUFFIXES)}; {name} expects its files there")
+    return found
+
+
+def files_below(folder: Path, ending: str | None = None) -> Files:
+    """Every picture file under `folder`, by its path relative to it, sorted; there may be none.
+
+    Hidden files and folders do not count. Linked folders are followed, but not back to a folder that is above.
+
+    Args:
+        folder: One that exists.
+        ending: Of the files' names; what pictures end with unless given.
+
+    Raises:
+        OSError: If a folder may not be read.
+    """
     found = {}
     for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and not _leads_back(folder, Path(place, name))
+        ]
         for file in files:
             wanted = file.endswith(ending) if ending else Path(file).suffix.lower() in SUFFIXES
             if wanted and not file.startswith("."):
                 found[Path(place, file).relative_to(folder).as_posix()] = Path(place, file)
-    if not found:
-        raise ValueError(f"{folder} holds no file *{ending or ' *'.join(SUFFIXES)}; {name} expects its files there")
     return {key: found[key] for key in sorted(found)}
+
+
+def _leads_back(top: Path, folder: Path) -> bool:
+    """Whether a folder is, by way of a link, one of those between it and the top."""
+    above = [one for one in folder.parents if one == top or top in one.parents]
+    return os.path.realpath(folder) in {os.path.realpath(one) for one in above}
 
 
 def _refuse(error: OSError) -> None:
@@ -129,7 +154,9 @@ def listed(path: Path, split: str | None) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file; ValueError if it is something else."""
+    """The text of a UTF-8 file; ValueError if it is something else, or longer than any list is."""
+    if path.stat().st_size > LARGEST_RECORD:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, too many for a list of lines; check the path")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

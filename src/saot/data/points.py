@@ -4,6 +4,8 @@ import csv
 import hashlib
 import io
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +24,26 @@ from saot.data.images import read_mask
 from saot.data.listing import by_stem, stem_of, walk
 from saot.data.patches import PatchGrid, patch_labels, point_tokens
 from saot.data.readers import check_indices
+from saot.data.spreadsheets import SEPARATORS, read_table
 
 HEADER = ("image", "x", "y", "class")
+
+COLUMNS = {  # what others call them, small letters, "_" for what lies between words; the first that is there counts
+    "image": ("image", "picture", "image_name", "image_path", "file_name", "filename", "file", "path", "img", "frame"),
+    "x": ("x", "x_px", "px", "x_pixel", "column", "col"),
+    "y": ("y", "y_px", "py", "y_pixel", "row"),
+    "class": (
+        "class",
+        "class_name",
+        "label",
+        "label_name",
+        "category",
+        "category_name",
+        "class_id",
+        "label_id",
+        "name",
+    ),
+}
 
 Row = tuple[str, int, int, int]  # key, y, x, class: in this order rows sort
 
@@ -143,12 +163,13 @@ def read_points_csv(
 ) -> Points:
     """Points that a person clicked, from a table with the columns image, x, y, class.
 
-    Further columns are allowed. `image` is a key of `images`, or a file name with or without suffix that only
-    one of them has; `class` is a name or an index; x and y count pixels from 0 at the top left, fractions
-    being cut off.
+    Other usual names of the columns will do (`COLUMNS`), in any case, and further columns are allowed. `image` is a
+    key of `images`, a path that ends with one, or a file name with or without suffix that only one of them has;
+    `class` is a name, in any case, or an index, such as 3 or 3.0; x and y count pixels from 0 at the top left,
+    fractions being cut off.
 
     Args:
-        path: CSV file, UTF-8, commas.
+        path: CSV file, UTF-8, its columns parted by commas, semicolons or tabs.
         images: Pictures that the points lie in.
         classes: Classes of the points.
         size_of: Index of a picture -> (height, width) in pixels; None asks `images`.
@@ -163,7 +184,8 @@ def read_points_csv(
     rows: dict[tuple[str, int, int], tuple[int, int]] = {}  # (key, y, x) -> (class, line)
     find = _finder(images)
     sizes: dict[int, tuple[int, int]] = {}
-    for line, (image, x_text, y_text, label) in _table(Path(path)):
+    for line, row in read_table(path, COLUMNS, HEADER).rows:
+        image, x_text, y_text, label = (row[name] for name in HEADER)
         index = find(image, f"line {line} of {path}")
         x, y = _pixel(x_text, line, path), _pixel(y_text, line, path)
         if index not in sizes:
@@ -184,6 +206,30 @@ def read_points_csv(
     if not rows:
         raise ValueError(f"{path} has no points below its header; add lines of {','.join(HEADER)}")
     return _points((key, y, x, label) for (key, y, x), (label, _) in rows.items())
+
+
+def points_said(path: str | Path, points: Points, images: ImageSet, classes: ClassSet) -> str:
+    """One sentence on what was read of a file of clicks or a folder of scribbles: columns, pictures, classes.
+
+    Args:
+        path: What was read.
+        points: What it gave.
+        images: Pictures that the points lie in.
+        classes: Classes of the points.
+    """
+    count = Counter(points.classes)
+    named = ", ".join(f"{classes.names[label]} {count[label]}" for label in sorted(count))
+    missing = [name for label, name in enumerate(classes.names) if label not in count]
+    said = f"{path}: {len(points)} points in {len(set(points.keys))} of {len(images)} pictures: {named}"
+    if missing:
+        said += f"; none of {', '.join(missing[:8])}" + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+    if Path(path).is_file():
+        table = read_table(path, COLUMNS, HEADER)
+        used = {name: column for name, column in table.columns.items() if name != column.lower()}
+        parts = [f"{name} from the column {column!r}" for name, column in used.items()]
+        parts += [f"parted by {SEPARATORS[table.separator]}"] * (table.separator != ",")
+        said += f" ({', '.join(parts)})" if parts else ""
+    return said
 
 
 def write_points_csv(path: str | Path, points: Points, classes: ClassSet) -> None:
@@ -289,18 +335,32 @@ def _points(rows: Iterable[Row]) -> Points:
 
 
 def _finder(images: ImageSet) -> Callable[[str, str], int]:
-    """A look-up of pictures by key, file name or stem: (name, where it stands) -> index."""
+    """A look-up of pictures by key, path, file name or stem: (name, where it stands) -> index."""
     by_name: dict[str, set[int]] = {}
     for index, key in enumerate(images.keys):
         for name in {stem_of(key), PurePosixPath(key).name, PurePosixPath(key).stem}:
             by_name.setdefault(name, set()).add(index)
     by_key = {key: index for index, key in enumerate(images.keys)}
 
+    def of_path(name: str) -> list[int]:
+        """A path that ends with a key, the longest; or the end of keys."""
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        for first in range(len(parts)):
+            end = "/".join(parts[first:])
+            if end in by_key:
+                return [by_key[end]]
+            if end in by_name and "/" in end:
+                return sorted(by_name[end])
+        if not parts or len(parts) == 1:
+            return []
+        ends = [index for key, index in by_key.items() if f"/{key}".endswith("/" + "/".join(parts))]
+        return ends or [i for i in by_name.get(parts[-1], ()) if "/" not in images.keys[i]]
+
     def find(name: str, where: str) -> int:
         name = name.replace("\\", "/") if name not in by_key else name
         if name in by_key:
             return by_key[name]
-        found = sorted(by_name.get(name, ()))
+        found = sorted(by_name.get(name, ())) or of_path(name)
         if not found:
             raise ValueError(
                 f"{where}: there is no picture {name!r} in {images.spec}; its {len(images)} pictures are "
@@ -316,43 +376,29 @@ def _finder(images: ImageSet) -> Callable[[str, str], int]:
     return find
 
 
-def _table(path: Path) -> Iterable[tuple[int, list[str]]]:
-    """Lines of a CSV file with their numbers, the four columns put in the order of HEADER."""
-    if not path.is_file():
-        raise ValueError(f"the points file {path} is missing; give a number of points, or a CSV file that exists")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        table = csv.reader(io.StringIO(text, newline=""), strict=True)
-        lines = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV table in UTF-8 ({error}); save it again as such") from error
-    header = [cell.lower() for cell in lines[0][1]] if lines else []
-    if sorted(cell for cell in header if cell in HEADER) != sorted(HEADER):
-        raise ValueError(
-            f"the first line of {path} must name the columns {','.join(HEADER)}, separated by commas, but is "
-            f"{','.join(lines[0][1])[:80] if lines else 'missing'!r}"
-        )
-    places = [header.index(name) for name in HEADER]
-    for line, row in lines[1:]:
-        if len(row) != len(header):
-            raise ValueError(f"line {line} of {path} has {len(row)} columns, but its header has {len(header)}")
-        yield line, [row[place] for place in places]
-
-
 def _pixel(text: str, line: int, path: str | Path) -> int:
-    """A pixel coordinate; a fraction lies within the pixel it is cut off to."""
+    """A pixel coordinate; a fraction, behind a point or a comma, lies within the pixel it is cut off to."""
     try:
-        return math.floor(float(text))
+        return math.floor(float(text.replace(",", ".")))
     except (ValueError, OverflowError) as error:
         raise ValueError(f"line {line} of {path}: {text!r} is no pixel coordinate; give a number") from error
 
 
 def _class(text: str, classes: ClassSet, line: int, path: str | Path) -> int:
+    """The index of a class by its name, by its name in other letters, or by its index, which may be 3 or 3.0."""
     if text in classes.names:
         return classes.names.index(text)
-    if text.isdecimal() and int(text) < classes.num_classes:
-        return int(text)
+    alike = [index for index, name in enumerate(classes.names) if _plain(name) == _plain(text)]
+    if len(alike) == 1:
+        return alike[0]
+    whole = re.fullmatch(r"(\d{1,9})(?:[.,]0*)?", text)
+    if whole is not None and int(whole[1]) < classes.num_classes:
+        return int(whole[1])
     raise ValueError(
         f"line {line} of {path}: there is no class {text!r}; give an index 0-{classes.num_classes - 1} or a "
         f"name of {', '.join(classes.names)}"
     )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip()).casefold()

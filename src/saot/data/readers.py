@@ -4,16 +4,18 @@ A reader finds pictures and masks apart from one another, so that a data set ope
 learns where its masks lie. Both come as `{key: path}` in the order of the data set.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from saot.data.classes import CITYSCAPES_IDS, IGNORE_INDEX, MAX_CLASSES, SYNTHIA_IDS, ClassSet
-from saot.data.images import read_mask
+from saot.data.classes import CITYSCAPES_IDS, IGNORE_INDEX, MAX_CLASSES, SYNTHIA_IDS, ClassSet, folder_class_set
+from saot.data.extras import how_to_install
+from saot.data.images import colour_mask_size, mask_size, read_mask
 from saot.data.listing import Files, by_stem, columns, listed, pair, pair_listed, read_text, select, stem_of, walk
 
 CAMVID_VOID = 11  # the SegNet release of CamVid stores "unlabelled" as the class after the last
@@ -29,12 +31,14 @@ class Reader:
         masks: (root, split, pictures) -> mask of each key; may leave out keys where the data set is known for
             gaps.
         decode: (mask file, classes) -> class index per pixel.
+        measure: Mask file -> (height, width) from its head, where a mask that cannot be one is refused.
     """
 
     class_set: str | None
     pictures: Callable[[Path, str | None], Files]
     masks: Callable[[Path, str | None, Files], Files]
     decode: Callable[[Path, ClassSet], UInt8[np.ndarray, "h w"]]
+    measure: Callable[[Path], tuple[int, int]] = mask_size
 
 
 def reader_of(name: str, others: Collection[str] = ()) -> Reader:
@@ -49,7 +53,7 @@ def reader_of(name: str, others: Collection[str] = ()) -> Reader:
         case "cityscapes":
             return Reader("cityscapes19", _cityscapes_pictures, _cityscapes_masks, _cityscapes_mask)
         case "synthia":
-            return Reader("synthia16", _synthia_pictures, _synthia_masks, _synthia_mask)
+            return Reader("synthia16", _synthia_pictures, _synthia_masks, _synthia_mask, colour_mask_size)
         case "voc":
             return Reader("voc21", _voc_pictures, _voc_masks, _index_mask)
         case "camvid":
@@ -232,15 +236,19 @@ def check_indices(
     return np.where(ignored, IGNORE_INDEX, mask).astype(np.uint8)
 
 
-def largest_index(masks: Iterable[Path]) -> int:
+def largest_index(masks: Iterable[Path], read: Callable[[Path], Integer[np.ndarray, "h w"]] = read_mask) -> int:
     """The largest class index in masks whose classes nobody has named.
+
+    Args:
+        masks: Their files.
+        read: File -> value of each pixel.
 
     Raises:
         ValueError: If no pixel is labelled or a value is no class index.
     """
     largest = -1
     for path in masks:
-        mask = read_mask(path)
+        mask = read(path)
         labelled = mask[mask != IGNORE_INDEX]
         if labelled.size and not 0 <= int(labelled.min()) <= int(labelled.max()) < MAX_CLASSES:
             worst = int(labelled.min()) if labelled.min() < 0 else int(labelled.max())
@@ -251,17 +259,38 @@ def largest_index(masks: Iterable[Path]) -> int:
     return largest
 
 
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """The lines of a `classes.txt`: one name a line, in index order.
+def read_classes(path: Path) -> ClassSet:
+    """The classes of a `classes.txt`: one name a line, in index order, perhaps with its colour: `road #804080`.
 
     Raises:
-        ValueError: If a line between names is empty, or the file is empty or no UTF-8 text.
+        ValueError: If a line between names is empty or no plain name, or the file is empty or no UTF-8 text.
     """
-    names = [line.strip() for line in read_text(path).rstrip().splitlines()]
-    if not names or "" in names:
-        which = "is empty" if not names else f"has an empty line {names.index('') + 1}"
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if not lines or "" in lines:
+        which = "is empty" if not lines else f"has an empty line {lines.index('') + 1}"
         raise ValueError(f"{path} {which}; give one class name a line, in index order")
-    return tuple(names)
+    found = [re.fullmatch(r"(.*\S)\s+#([0-9a-fA-F]{6})", line) for line in lines]
+    names = [line if one is None else one[1] for line, one in zip(lines, found, strict=True)]
+    for number, name in enumerate(names):
+        plain = name.strip(",;\"' \t")
+        if plain != name:
+            raise ValueError(
+                f"line {number + 1} of {path} is {name!r}; a line is the name alone: write {plain}, without what "
+                "stands around it"
+            )
+    counted = [re.fullmatch(r"(\d+)\s*[\s,;:.=)]\s*(\S.*)", name) for name in names]
+    numbers = [int(one[1]) for one in counted if one is not None]
+    if len(numbers) == len(names) and numbers in ([*range(len(names))], [*range(1, len(names) + 1)]):
+        raise ValueError(
+            f"line 1 of {path} is {names[0]!r}; a line is the name alone, and its place is the index: write "
+            f"{counted[0][2] if counted[0] else ''}, and so on"
+        )
+    plain_set = folder_class_set(names)
+    colors = (
+        own if one is None else (int(one[2][:2], 16), int(one[2][2:4], 16), int(one[2][4:], 16))
+        for own, one in zip(plain_set.colors, found, strict=True)
+    )
+    return replace(plain_set, colors=tuple(colors))
 
 
 def _opencv() -> ModuleType:
@@ -270,7 +299,6 @@ def _opencv() -> ModuleType:
         import cv2
     except ImportError as error:
         raise ValueError(
-            "SYNTHIA's masks are 16-bit PNGs of several channels, which only OpenCV reads; "
-            "install it with: pip install 'saot[synthia]'"
+            f"SYNTHIA's masks are 16-bit PNGs of several channels, which only OpenCV reads; {how_to_install('synthia')}"
         ) from error
     return cv2

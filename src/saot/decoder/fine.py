@@ -102,6 +102,29 @@ def grid_of_cells(values: Float[Tensor, "n cells_a_token K"], rows: int, columns
     return values.reshape(rows, columns, side, side, -1).transpose(1, 2).flatten(0, 3)
 
 
+def smoothed(cells: Float[Tensor, "cells K"], rows: int, columns: int, reach: int) -> Float[Tensor, "cells K"]:
+    """Scores of each cell, averaged over the cells up to `reach` away; at the border over those there are.
+
+    Each of a token's cells has weights of its own, so all tokens alike repeat what one cell says otherwise than the
+    next: a checkerboard (docs/best.md), which means over neighbours weaken. Cells in padding take part.
+
+    Args:
+        cells: Scores of rows * columns cells, row by row.
+        rows: Rows of cells.
+        columns: Columns of cells.
+        reach: 1 averages 3 x 3 cells, 0 leaves the scores as they are.
+
+    Example:
+        >>> smoothed(torch.tensor([[0.0], [3.0], [0.0], [3.0]]), 1, 4, 1).flatten().tolist()
+        [1.5, 1.0, 2.0, 1.5]
+    """
+    if reach == 0:
+        return cells
+    picture = cells.T.reshape(1, -1, rows, columns)
+    means = nn.functional.avg_pool2d(picture, 2 * reach + 1, 1, reach, count_include_pad=False)
+    return means[0].flatten(1).T
+
+
 class FineDecoder(nn.Module):
     """Class logits of the r x r cells of each token.
 
@@ -113,6 +136,7 @@ class FineDecoder(nn.Module):
         levels: Of the pyramid around each token; 0 leaves it with its four neighbours.
         context_dropout: Share of training tokens that do without the pyramid, so that it can never be all a network
             goes by: across a large shift surroundings change more than patches do.
+        smooth: How many cells away those are over which a whole picture's scores are averaged (`picture_logits`).
     """
 
     def __init__(
@@ -123,23 +147,31 @@ class FineDecoder(nn.Module):
         subdivision: int,
         levels: int = 0,
         context_dropout: float = 0.0,
+        smooth: int = 0,
     ) -> None:
         super().__init__()
         self.dim, self.num_classes, self.subdivision, self.body = dim, num_classes, subdivision, body
-        self.levels, self.context_dropout = levels, context_dropout
+        self.levels, self.context_dropout, self.smooth = levels, context_dropout, smooth
         self.body_shape: dict[str, object] = dict(body.shape)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> dict[str, object]:
         """What `decoder_of_shape` builds it from."""
         own = {"dim": self.dim, "num_classes": self.num_classes, "subdivision": self.subdivision}
-        own |= {"levels": self.levels, "context_dropout": self.context_dropout}
+        own |= {"levels": self.levels, "context_dropout": self.context_dropout, "smooth": self.smooth}
         return {**self.body_shape, "architecture": "fine", **own}
 
     @property
     def head(self) -> nn.Linear:
         """The last linear layer."""
         return self.body.head  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def start_alike(self) -> "FineDecoder":
+        """The weights of the first cell for all: what tells cells apart is learned, not drawn."""
+        for part in (self.head.weight, self.head.bias):
+            part.copy_(part[: self.num_classes].repeat(self.subdivision**2, *[1] * (part.dim() - 1)))
+        return self
 
     def embed(self, seen: Float[Tensor, "*shape parts_d"]) -> Float[Tensor, "*shape w"]:
         """What feeds the head: one vector a token, from which all its cells are told."""

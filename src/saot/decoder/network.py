@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from saot.decoder.fine import FineDecoder, grid_of_cells, seen_width
+from saot.decoder.fine import FineDecoder, grid_of_cells, seen_width, smoothed
 from saot.decoder.noise import noise_generator
 from saot.recipes import DecoderRecipe
 
@@ -221,7 +221,7 @@ def picture_logits(
     """Logits of all tokens of a picture, whether the network looks at neighbours or not.
 
     A `FineDecoder` gives those of r^2 n cells, (rows r) x (columns r) of them row by row; `saot.evaluate` knows by
-    their number what they are.
+    their number what they are. They are smoothed as the decoder says.
 
     Args:
         decoder: A decoder, or any other function of single tokens.
@@ -230,7 +230,8 @@ def picture_logits(
         columns: Columns of it.
     """
     if isinstance(decoder, FineDecoder):
-        return grid_of_cells(decoder.of_tokens(tokens, rows, columns), rows, columns)
+        cells, side = grid_of_cells(decoder.of_tokens(tokens, rows, columns), rows, columns), decoder.subdivision
+        return smoothed(cells, rows * side, columns * side, decoder.smooth)
     return decoder(tokens, rows, columns) if isinstance(decoder, GridDecoder) else decoder(tokens)
 
 
@@ -262,7 +263,9 @@ def make_decoder(dim: int, num_classes: int, config: DecoderRecipe) -> Decoder:
             outputs = num_classes * config.subdivision**2
             width = seen_width(dim, config.context)
             body = TokenDecoder(width, outputs, config.hidden, config.blocks, config.dropout)
-            return FineDecoder(dim, num_classes, body, config.subdivision, config.context, config.context_dropout)
+            surroundings = config.context, config.context_dropout
+            decoder = FineDecoder(dim, num_classes, body, config.subdivision, *surroundings, config.smooth)
+            return decoder.start_alike() if config.start == "alike" else decoder
     raise ValueError(
         f"expected an architecture among residual, mlp3, conv, fine; got {config.architecture!r}: choose one"
     )
@@ -279,7 +282,8 @@ def decoder_of_shape(shape: Mapping[str, Any]) -> Decoder:
     if shape.get("architecture") == "fine":
         dim, classes, parts = sizes.pop("dim"), sizes.pop("num_classes"), sizes.pop("subdivision")
         levels, context_dropout = sizes.pop("levels", 0), sizes.pop("context_dropout", 0.0)
+        smooth = sizes.pop("smooth", 0)  # none in decoders of earlier versions
         body = TokenDecoder(seen_width(dim, levels), classes * parts**2, **sizes)
-        return FineDecoder(dim, classes, body, parts, levels, context_dropout)
+        return FineDecoder(dim, classes, body, parts, levels, context_dropout, smooth)
     kinds = {"residual": TokenDecoder, "mlp3": MLPDecoder, "conv": GridDecoder}
     return kinds[shape.get("architecture", "residual")](**sizes)

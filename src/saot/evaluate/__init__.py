@@ -11,6 +11,7 @@ from saot.evaluate.table import (
     format_table,
     method_entry,
     method_named,
+    predicted_alone,
     table_rows,
 )
 from saot.evaluate.upsample import (
@@ -39,6 +40,7 @@ __all__ = [
     "on_cells",
     "predict_confidence",
     "predict_mask",
+    "predicted_alone",
     "scores_at",
     "table_rows",
     "upsample_scores",

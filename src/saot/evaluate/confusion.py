@@ -122,9 +122,26 @@ class ConfusionMatrix:
         """IoU of each class, NaN for a class absent from the truth; see `iou_from_counts`."""
         return iou_from_counts(self.counts)
 
-    def mean_iou(self, classes: Sequence[int] | None = None) -> float:
-        """Mean IoU over the classes that occur in the truth (of `classes`, if given); NaN if none does."""
-        return float(mean_over(self.iou(), classes))
+    def mean_iou(self, classes: Sequence[int] | None = None, *, predicted_too: bool = False) -> float:
+        """Mean IoU over the classes that occur in the truth; NaN if none does.
+
+        Args:
+            classes: Indices to average over; None means all.
+
+        Other:
+            predicted_too: Count a class that is predicted but absent from the truth as 0, as many evaluators do, in
+                place of leaving it out.
+
+        Example:
+            >>> matrix = ConfusionMatrix.from_list([[3, 1], [0, 0]])  # one pixel taken for a class that is not there
+            >>> matrix.mean_iou(), matrix.mean_iou(predicted_too=True)
+            (0.75, 0.375)
+        """
+        iou = self.iou()
+        if predicted_too:
+            only_predicted = (self.counts.sum(1) == 0) & (self.counts.sum(0) > 0)
+            iou = torch.where(only_predicted, 0.0, iou)
+        return float(mean_over(iou, classes))
 
     def accuracy(self) -> float:
         """Share of counted pixels whose class is right; NaN without pixels."""

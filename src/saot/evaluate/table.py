@@ -8,6 +8,8 @@ from typing import Any, Literal
 from saot.data import ClassSet
 from saot.evaluate.confusion import ConfusionMatrix
 
+PREDICTED_TOO = "miou_predicted_too"
+
 GROUPS = {
     "paper": "The paper's baselines (source labels only)",
     "beyond": "Beyond the paper (source labels only)",
@@ -71,10 +73,10 @@ def _or_null(value: float) -> float | None:
 
 
 def method_entry(confusion: ConfusionMatrix | None, classes: ClassSet, label_budget: int) -> dict[str, Any]:
-    """A method's entry in metrics.json: `{"miou": .., "iou": {name: ..}, "label_budget": ..}`.
+    """A method's entry in metrics.json, plain: `miou`, `miou_predicted_too`, `iou` by name and `label_budget`.
 
-    `miou` is over the classes of `classes.scored` that occur, and
-    each of `classes.subsets` ("miou16", "miou13") adds its own mean.
+    `miou` is over the classes of `classes.scored` that occur in the truth, and each of `classes.subsets` ("miou16",
+    "miou13") adds its own mean. `miou_predicted_too` also counts those that are predicted alone, as 0.
 
     Args:
         confusion: Counts over the data set; None where there are no evaluation labels.
@@ -87,7 +89,7 @@ def method_entry(confusion: ConfusionMatrix | None, classes: ClassSet, label_bud
     Raises:
         ValueError: If the counts have another number of classes than `classes`.
     """
-    means = {"miou": classes.scored, **classes.subsets}
+    means = {"miou": classes.scored, PREDICTED_TOO: classes.scored, **classes.subsets}
     if confusion is None:
         iou = [math.nan] * len(classes.names)
         scores = dict.fromkeys(means)
@@ -98,20 +100,24 @@ def method_entry(confusion: ConfusionMatrix | None, classes: ClassSet, label_bud
         )
     else:
         iou = confusion.iou().tolist()
-        scores = {name: _or_null(confusion.mean_iou(chosen)) for name, chosen in means.items()}
+        scores = {
+            name: _or_null(confusion.mean_iou(chosen, predicted_too=name == PREDICTED_TOO))
+            for name, chosen in means.items()
+        }
     per_class = {name: _or_null(value) for name, value in zip(classes.names, iou, strict=True)}
     return {**scores, "iou": per_class, "label_budget": int(label_budget)}
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One method as a line of the table; `miou` and `means` in [0, 1], None where not scored."""
+    """One method as a line of the table; `miou`, `predicted_too` and `means` in [0, 1], None where not scored."""
 
     method: Method
     miou: float | None
     means: Mapping[str, float | None]
     iou: Mapping[str, float | None]
     label_budget: int
+    predicted_too: float | None = None
 
     @property
     def budget(self) -> str:
@@ -138,9 +144,14 @@ def table_rows(metrics: Mapping[str, Any]) -> tuple[TableRow, ...]:
         TableRow(
             method=method,
             miou=methods[method.name].get("miou"),
-            means={k: v for k, v in methods[method.name].items() if k.startswith("miou") and k != "miou"},
+            means={
+                k: v
+                for k, v in methods[method.name].items()
+                if k.startswith("miou") and k not in ("miou", PREDICTED_TOO)
+            },
             iou=methods[method.name].get("iou", {}),
             label_budget=methods[method.name].get("label_budget", 0),
+            predicted_too=methods[method.name].get(PREDICTED_TOO),
         )
         for method in known
     )
@@ -152,8 +163,15 @@ def extra_means(rows: Sequence[TableRow]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: -int("0" + "".join(filter(str.isdigit, name)))))
 
 
+def predicted_alone(rows: Sequence[TableRow]) -> bool:
+    """Whether a method predicts a class that is absent from the truth, so that the two means differ."""
+    return any(row.predicted_too is not None and row.predicted_too != row.miou for row in rows)
+
+
 def format_table(metrics: Mapping[str, Any]) -> str:
     """The table of methods as text: grouped, mIoU in percent, label budget in words.
+
+    Where a class is predicted that is absent from the truth, a line says what the mean would be if it counted as 0.
 
     Example:
         >>> entry = {"miou": 0.25, "iou": {}, "label_budget": 40}
@@ -183,6 +201,9 @@ def format_table(metrics: Mapping[str, Any]) -> str:
             group = row.method.group
             lines.append(GROUPS[group])
         lines.append(_aligned(line, widths))
+    if predicted_alone(rows):
+        means = ", ".join(f"{row.method.title} {_percent(row.predicted_too)}" for row in rows if row.miou is not None)
+        lines.append(f"If classes that are predicted but absent from the truth counted as 0: {means}")
     return "\n".join(lines)
 
 

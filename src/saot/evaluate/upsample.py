@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from saot.data import PatchGrid
+from saot.data import IGNORE_INDEX, PatchGrid
 
 STRIP_VALUES = 1 << 23  # scores alive at a time in predict_mask: 32 MiB of float32
 TILE_WIDTH = 2048  # pixels; keeps the interpolation matrices of huge pictures small
@@ -176,7 +176,7 @@ def scores_at(
 
 
 def predict_mask(
-    scores: Float[Tensor, "n k"], grid: PatchGrid, bias: Float[Tensor, "c"] | None = None
+    scores: Float[Tensor, "n k"], grid: PatchGrid, bias: Float[Tensor, "c"] | None = None, *, threshold: float = 0.0
 ) -> UInt8[Tensor, "h w"]:
     """Class of every pixel: argmax of the upsampled scores, plus `bias`.
 
@@ -186,6 +186,7 @@ def predict_mask(
         scores: Probabilities or finite logits of the n = height * width tokens.
         grid: How the picture lies under the tokens.
         bias: Added to the scores of each class (logit adjustment); `-inf` forbids a class.
+        threshold: Pixels whose `predict_confidence` is less become 255; scores are logits then. Other.
 
     Returns:
         Class indices of the picture's pixels; the lowest index wins a tie.
@@ -198,8 +199,19 @@ def predict_mask(
     for place, values in _tiles(scores, grid):
         if bias is not None:
             values = values + bias.to(values)[:, None, None]
-        mask[place] = values.argmax(0).to(torch.uint8)
+        mask[place] = _likeliest(values)
+        if threshold > 0:
+            mask[place][values.softmax(0).amax(0) < threshold] = IGNORE_INDEX
     return mask
+
+
+def _likeliest(values: Float[Tensor, "k rows columns"]) -> UInt8[Tensor, "rows columns"]:
+    """`values.argmax(0)`, the lowest index at a tie: class by class, which is three times as fast on a CPU."""
+    best, found = values[0].clone(), torch.zeros(values.shape[1:], dtype=torch.uint8, device=values.device)
+    for index in range(1, len(values)):
+        found.masked_fill_(values[index] > best, index)
+        torch.maximum(best, values[index], out=best)
+    return found
 
 
 def predict_confidence(

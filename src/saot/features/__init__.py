@@ -20,7 +20,7 @@ from saot.features.base import (
     resize_image,
     token_count,
 )
-from saot.features.flow import Extracted, Picture, extract_each
+from saot.features.flow import Extracted, Failed, Picture, Unreadable, extract_each, readable
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 from saot.features.load import load_backbone
 from saot.features.position import PositionSubspace, position_subspace, read_keep
@@ -48,6 +48,7 @@ __all__ = [
     "Backbone",
     "EncodedPicture",
     "Extracted",
+    "Failed",
     "FeatureGrid",
     "FeatureKey",
     "FeatureSettings",
@@ -68,6 +69,7 @@ __all__ = [
     "StoreSize",
     "TinyViT",
     "Trainable",
+    "Unreadable",
     "check_room",
     "check_size",
     "download",
@@ -87,6 +89,7 @@ __all__ = [
     "position_subspace",
     "read_keep",
     "read_weights",
+    "readable",
     "require_libraries",
     "resize_image",
     "token_count",

@@ -212,9 +212,18 @@ def fitted(backbone: Backbone, image: UInt8[np.ndarray, "..."]) -> UInt8[np.ndar
     Raises:
         ValueError: If the picture is empty or does not fit the backbone's size.
     """
+    check_picture(image)
+    return resize_image(image, backbone.input_size(image.shape[0], image.shape[1]), backbone.key.resize)
+
+
+def check_picture(image: UInt8[np.ndarray, "..."]) -> None:
+    """Refuse what is no picture.
+
+    Raises:
+        ValueError: If it has no pixels or not three channels.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] == 0 or image.shape[1] == 0:
         raise ValueError(f"expected an RGB picture (height, width, 3), got shape {image.shape}; convert it to RGB")
-    return resize_image(image, backbone.input_size(image.shape[0], image.shape[1]), backbone.key.resize)
 
 
 def tokens_of(backbone: Backbone, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> list[Float[Tensor, "n d"]]:

@@ -225,7 +225,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
         )
     try:
         values = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON; fetch it again") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not a configuration; fetch it again")

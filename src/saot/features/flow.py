@@ -16,8 +16,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from saot.data import ahead
-from saot.features.base import Backbone, extract, fitted, grid_of, tokens_of
+from saot.data import ahead, sentence_of
+from saot.features.base import Backbone, check_picture, extract, fitted, grid_of, tokens_of
 from saot.features.grid import FeatureGrid
 
 BATCH = 8  # pictures of one size that an accelerator sees at once
@@ -48,34 +48,80 @@ class Extracted:
     features: FeatureGrid
 
 
-def extract_each(backbone: Backbone, pictures: Iterable[Picture], batch: int = BATCH) -> Iterator[Extracted]:
+@dataclass(frozen=True, eq=False)
+class Unreadable:
+    """A picture that cannot be read or does not fit, and why: one sentence that names it."""
+
+    picture: Picture
+    reason: str
+
+
+Failed = Callable[[Picture, str], None]
+
+
+def extract_each(
+    backbone: Backbone, pictures: Iterable[Picture], batch: int = BATCH, failed: Failed | None = None
+) -> Iterator[Extracted]:
     """Frozen features of pictures, in their order, as `extract` makes them.
 
     Args:
         backbone: From `load_backbone`.
         pictures: Read one after another, in a background thread, ahead of the network.
         batch: Pictures of one input size that go through an accelerator at once; a CPU takes them one by one.
+        failed: Hears, where its turn would be, of a picture that cannot be read, and why; the others go on. Unless
+            given the first such picture ends it.
 
     Raises:
         ValueError: If a picture cannot be read, is empty or does not fit the backbone's size; names it.
     """
     reading = Lock()  # readers of data sets need not bear several threads
 
-    def read(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
+    def load(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
         with reading:
             return picture.load()
 
+    read = load if failed is None else readable(load)
     if getattr(backbone, "device", "cpu") == "cpu":
-        yield from _on_cpu(backbone, pictures, read)
+        made = _on_cpu(backbone, pictures, read)
     else:
-        yield from _on_accelerator(backbone, pictures, read, batch)
+        made = _on_accelerator(backbone, pictures, read, batch)
+    for one in made:
+        if isinstance(one, Unreadable):
+            assert failed is not None
+            failed(one.picture, one.reason)
+        else:
+            yield one
 
 
-def _on_cpu(
-    backbone: Backbone, pictures: Iterable[Picture], read: Callable[[Picture], UInt8[np.ndarray, "h w 3"]]
-) -> Iterator[Extracted]:
-    def make(picture: Picture) -> Extracted:
+def readable(load: Callable[[Picture], UInt8[np.ndarray, "h w 3"]]) -> "Read":
+    """The same, giving `Unreadable` where a picture cannot be read or has no pixels.
+
+    Args:
+        load: Reads a picture.
+    """
+
+    def read(picture: Picture) -> UInt8[np.ndarray, "h w 3"] | Unreadable:
+        try:
+            image = load(picture)
+            check_picture(image)
+            return image
+        except MemoryError:
+            return Unreadable(picture, f"picture {picture.name}: memory does not hold it; shrink it or cut it up")
+        except (ValueError, OSError) as error:
+            told = sentence_of(error)
+            return Unreadable(picture, told if picture.name in told else f"picture {picture.name}: {told}")
+
+    return read
+
+
+Read = Callable[[Picture], UInt8[np.ndarray, "h w 3"] | Unreadable]
+
+
+def _on_cpu(backbone: Backbone, pictures: Iterable[Picture], read: Read) -> Iterator[Extracted | Unreadable]:
+    def make(picture: Picture) -> Extracted | Unreadable:
         image = read(picture)
+        if isinstance(image, Unreadable):
+            return image
         with torch.inference_mode():
             return Extracted(picture, image, extract(backbone, image, picture.fingerprint))
 
@@ -89,19 +135,24 @@ def _on_cpu(
             torch.set_num_threads(threads)  # what threads yet to come begin with
         return
     for picture, image in ahead(lambda one: (one, read(one)), pictures, name=_name):
+        if isinstance(image, Unreadable):
+            yield image
+            continue
         with torch.inference_mode():
             features = extract(backbone, image, picture.fingerprint)
         yield Extracted(picture, image, features)
 
 
 def _on_accelerator(
-    backbone: Backbone, pictures: Iterable[Picture], read: Callable[[Picture], UInt8[np.ndarray, "h w 3"]], batch: int
-) -> Iterator[Extracted]:
+    backbone: Backbone, pictures: Iterable[Picture], read: Read, batch: int
+) -> Iterator[Extracted | Unreadable]:
     def prepare(picture: Picture) -> tuple[Picture, Any, Any]:
         image = read(picture)
-        return picture, image, fitted(backbone, image)
+        return picture, image, image if isinstance(image, Unreadable) else fitted(backbone, image)
 
     def finish(group: list[tuple[Picture, Any, Any]]) -> list[Extracted]:
+        if not group:
+            return []
         with torch.inference_mode():
             tokens: list[Tensor] = tokens_of(backbone, [resized for _, _, resized in group])
             return [
@@ -111,12 +162,16 @@ def _on_accelerator(
 
     group: list[tuple[Picture, Any, Any]] = []
     for one in ahead(prepare, pictures, depth=2 * batch, workers=4, name=_name):
+        if isinstance(one[1], Unreadable):  # behind those that came before it
+            yield from finish(group)
+            group = []
+            yield one[1]
+            continue
         if group and (len(group) == batch or group[0][2].shape != one[2].shape):
             yield from finish(group)
             group = []
         group.append(one)
-    if group:
-        yield from finish(group)
+    yield from finish(group)
 
 
 def _name(picture: Picture) -> str:

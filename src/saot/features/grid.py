@@ -164,7 +164,7 @@ def _read_fields(cls: type, text: str) -> dict[str, Any]:
     """The JSON object `text` as keyword arguments of the dataclass `cls`; lists become tuples."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"expected the JSON of a {cls.__name__}, got {text[:40]!r}; extract the features again"
         ) from error

@@ -15,10 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saot.data import sha256_file
+from saot.data import LARGEST_RECORD, how_to_install, sha256_file
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 STATISTICS_FILE = "preprocessor_config.json"
+
+
+INSIDES = re.compile(r"PytorchStreamReader|weights_only|[Uu]npickl|miniz|pickle|deserializ|HeaderToo|invalid load key")
 
 
 class OneSentence:
@@ -45,7 +48,16 @@ class OneSentence:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, at most 160 characters; its class if it says nothing."""
+    """The first line of what an error says, at most 160 characters; its class if it says nothing.
+
+    What torch and safetensors say of a file they cannot read is about their insides: it becomes plain words.
+
+    Example:
+        >>> first_line(RuntimeError("PytorchStreamReader failed reading zip archive: failed finding central directory"))
+        'it is cut off, damaged or no such file'
+    """
+    if INSIDES.search(str(error)):
+        return "it is cut off, damaged or no such file"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
@@ -57,7 +69,7 @@ def require_libraries(what: str, *libraries: str, extra: str = "vit") -> None:
     """
     missing = [library for library in libraries if find_spec(library) is None]
     if missing:
-        raise ValueError(f"{what} needs {missing[0]}, which is not installed; pip install 'saot[{extra}]'")
+        raise ValueError(f"{what} needs {missing[0]}, which is not installed; {how_to_install(extra)}")
 
 
 def is_repository(name: str) -> bool:
@@ -86,6 +98,9 @@ def local_folder(folder: Path, weights: Sequence[str] = (), name: str = "") -> P
             f"expected a folder with config.json and model.safetensors{f' for {name}' if name else ''} at {folder}, "
             "found none; pass the folder that save_pretrained wrote or a hub snapshot"
         )
+    size = (folder / "config.json").stat().st_size
+    if size > LARGEST_RECORD:
+        raise ValueError(f"{folder / 'config.json'} has {size:,} bytes, which no configuration has; fetch it again")
     return folder
 
 
@@ -160,7 +175,7 @@ def pixel_statistics(folder: Path, default: Statistics, whole: bool = False) -> 
             other if numbers is None else tuple(255 * float(number) for number in numbers)
             for numbers, other in zip(given, default, strict=True)
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON with image_mean and image_std; fetch it again or delete it") from error
     return mean, deviation
 

@@ -9,28 +9,32 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from jaxtyping import Float16, Int
 from torch import Tensor
 
-from saot.data import Fingerprints, ImageSet, PatchGrid, write_atomic
+from saot.data import Fingerprints, ImageSet, PatchGrid, lock_byte, unlock_byte, write_atomic
 from saot.features.base import Backbone, token_count
 from saot.features.flow import Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 
 _MAX_HEADER = 1 << 20  # bytes; ours are below 2 kB, a larger number is a damaged length
 _GAP = 16  # rows that are read along rather than jumped over
+_LOOK = 0.1  # seconds between two looks at what other processes make
+_PATIENCE = 600.0  # seconds without a new file, after which one that another process claims is made all the same
 _STALE_SECONDS = 3600  # a temporary file that old belongs to a process that was killed
 
 
@@ -101,6 +105,73 @@ another folder for the store, or take fewer pictures or a smaller size
     )
 
 
+class Claims:
+    """Which process makes which file of a store: a byte of the file `.claims` for each, locked while it is made.
+
+    A lock ends with its process, so that what a killed one was making is made by the next. Where the file system has
+    no locks nothing is claimed: processes begin at different places, and seldom make a file twice.
+
+    Args:
+        root: The store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._none, self._spread = root, False, False
+        self._file: IO[bytes] | None = None
+        self._since = time.monotonic()
+
+    def __enter__(self) -> "Claims":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def start(self, count: int) -> int:
+        """Where in a list of so many this process begins, far from the others of its launch; a matter of speed alone.
+
+        What RANK and WORLD_SIZE say decides nothing else: a shell may have inherited them from another launch.
+        """
+        try:
+            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        except (KeyError, ValueError):
+            return 0
+        return rank * count // world if 0 <= rank < world else 0
+
+    def take(self, name: str) -> bool:
+        """Whether this process is to make the file, now."""
+        if self._spread:
+            return True
+        if self._file is None:
+            self._file = open(self._root / ".claims", "ab")  # noqa: SIM115  held until the end
+        got = lock_byte(self._file, _place(name))
+        self._none |= got == "none"
+        return got == "held" or (got == "taken" and time.monotonic() - self._since > _PATIENCE)
+
+    def give_back(self, name: str) -> None:
+        """The file is made."""
+        self._since = time.monotonic()
+        if self._file is not None and not self._none:
+            unlock_byte(self._file, _place(name))
+
+    def rest(self, left: list[int], before: int) -> list[int]:
+        """What this process looks at next: what it did not take of `before` numbers, after a moment if that was all."""
+        if self._none and not self._spread:
+            self._spread = True
+            start = secrets.randbelow(len(left))
+            return left[start:] + left[:start]
+        if len(left) < before:
+            self._since = time.monotonic()
+        elif left:
+            time.sleep(_LOOK)
+        return left
+
+
+def _place(name: str) -> int:
+    """The byte that stands for a file."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 2  # some file systems sign it
+
+
 class FeatureStore:
     """A folder of features that were all made in the same way.
 
@@ -159,55 +230,69 @@ class FeatureStore:
         images: ImageSet,
         backbone: Backbone,
         progress: Callable[[int, int], None] | None = None,
-        rank: int | None = None,
-        world: int | None = None,
         seen: Fingerprints | None = None,
     ) -> int:
         """Make the features that are missing, damaged or of a picture that has changed.
 
-        Several processes may do so at once. Each handles every `world`-th picture; the caller waits for all
-        of them before it reads (`accelerate launch` and `torchrun` set both numbers). The network is used
-        only if something is to be made.
+        Several processes may do so at once, whoever started them: each makes what no other is making, and all of them
+        come back when everything is there. The network is used only if something is to be made.
 
         Args:
             images: Pictures.
             backbone: Must have the store's key.
-            progress: Called with (done, total) of this process's share.
-            rank: Number of this process; None reads the environment's RANK, else 0.
-            world: Number of processes; None reads WORLD_SIZE, else 1.
+            progress: Called with (done, total), whoever has made them.
             seen: Remembers which files were found whole, so that only their headers are read; None reads all of each.
 
         Returns:
-            How many files were made.
+            How many files this process has made.
 
         Raises:
             ValueError: If the backbone is not the store's, or tokens are not finite in half precision.
             OSError: If a file cannot be written, as on a full disk.
         """
         self._require(backbone.key, "the backbone")
-        rank, world = _share(rank, world)
         self._sweep()
-        mine = range(rank, len(images), world)
+        before = {path.name for path in self.root.glob("*.safetensors")}
+        prints: dict[int, str] = {}  # of what others make, which is looked at again and again
         made = done = 0
 
-        def missing() -> Iterator[Picture]:
+        def tell() -> None:
             nonlocal done
-            for index in mine:
-                key, fingerprint = images.keys[index], images.fingerprint(index)
-                if not self._is_whole(key, fingerprint, seen):
-                    yield Picture(key, partial(images.image, index), fingerprint)
-                    continue
-                done += 1
-                if progress is not None:
-                    progress(done, len(mine))
-
-        for one in extract_each(backbone, missing()):
-            checksum = self.write(one.picture.name, one.features)
-            if seen is not None:
-                seen.note(self._path(one.picture.name), checksum)
-            made, done = made + 1, done + 1
+            done += 1
             if progress is not None:
-                progress(done, len(mine))
+                progress(done, len(images))
+
+        with Claims(self.root) as claims:
+
+            def missing(numbers: Iterable[int], others: list[int]) -> Iterator[Picture]:
+                for number in numbers:
+                    key, path = images.keys[number], self._path(images.keys[number])
+                    fingerprint = prints[number] if number in prints else images.fingerprint(number)
+                    whole = partial(self._is_whole, key, fingerprint, seen, path.name not in before)
+                    if whole():
+                        tell()
+                    elif not claims.take(path.name):
+                        others.append(number)
+                        prints[number] = fingerprint
+                    elif whole():  # made in between
+                        claims.give_back(path.name)
+                        tell()
+                    else:
+                        yield Picture(key, partial(images.image, number), fingerprint)
+
+            start = claims.start(len(images))
+            left = [*range(start, len(images)), *range(start)]
+            while left:
+                others: list[int] = []
+                for one in extract_each(backbone, missing(left, others)):
+                    checksum = self.write(one.picture.name, one.features)
+                    path = self._path(one.picture.name)
+                    claims.give_back(path.name)
+                    if seen is not None:
+                        seen.note(path, checksum)
+                    made += 1
+                    tell()
+                left = claims.rest(others, len(left))
         return made
 
     def write(self, key: str, features: FeatureGrid) -> str:
@@ -304,8 +389,11 @@ class FeatureStore:
                 found[header.key] = header.provenance.patch_grid
         return found
 
-    def _is_whole(self, key: str, fingerprint: str, seen: Fingerprints | None = None) -> bool:
-        """Whether the picture's file exists, is undamaged, and of this content and key."""
+    def _is_whole(self, key: str, fingerprint: str, seen: Fingerprints | None = None, fresh: bool = False) -> bool:
+        """Whether the picture's file exists, is undamaged, and of this content and key.
+
+        Of a `fresh` one, put in place whole by another process a moment ago, the header is read alone.
+        """
         path = self._path(key)
         try:
             with self._open(key) as file:
@@ -313,7 +401,8 @@ class FeatureStore:
                 if header.provenance.source != fingerprint:
                     return False
                 if seen is None or seen.known(path) != header.checksum:
-                    _payload(file, header, path)
+                    if not fresh:
+                        _payload(file, header, path)
                     if seen is not None:
                         seen.note(path, header.checksum)
         except ValueError:
@@ -387,7 +476,7 @@ def _parse_header(file: FileIO, path: Path) -> _Header:
         if tokens != _describe(rows, dim) or size != 8 + length + 2 * rows * dim:
             raise ValueError("shape")
         return _Header(metadata["key"], provenance, metadata["payload_checksum"], rows, dim, 8 + length)
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise DamagedFile(f"{path} is damaged; extract the features again") from error
 
 
@@ -419,14 +508,3 @@ def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
     breaks = np.flatnonzero(np.diff(numbers) > _GAP) + 1
     edges = [0, *breaks.tolist(), len(numbers)] if len(numbers) else [0]
     yield from pairwise(edges)
-
-
-def _share(rank: int | None, world: int | None) -> tuple[int, int]:
-    """Number of this process and of all, from the arguments or what the launcher set."""
-    rank = int(os.environ.get("RANK", "0")) if rank is None else rank
-    world = int(os.environ.get("WORLD_SIZE", "1")) if world is None else world
-    if not 0 <= rank < world:
-        raise ValueError(
-            f"rank {rank} of {world} processes is impossible; rank counts from 0, check RANK and WORLD_SIZE"
-        )
-    return rank, world

@@ -12,13 +12,17 @@ How positions and norms are treated, against the published DINOv2 hub settings a
   `x_norm_patchtokens`.
 - A plain ViT's position embedding is resized as transformers does (bicubic to the size, no antialias); its
   authors published no rule. DINOv3 has rotary positions and resizes nothing.
+- transformers takes every table of positions for a square: one trained on 4 x 9 patches is read as 6 x 6, and one
+  of 4 x 6 not at all. We take its sides from `image_size` of the configuration, and resize it ourselves where they
+  differ.
 """
 
+import hashlib
 import re
 import shutil
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,6 +50,8 @@ _CLASSES = {
     "dinov3_vit": "DINOv3ViTModel",
     "vit": "ViTModel",
 }
+Rule = Literal["dinov2", "registers", "plain"]
+_RULES: dict[str, Rule] = {"dinov2": "dinov2", "dinov2_with_registers": "registers", "vit": "plain"}
 _DINOV3 = {"small": "vits16", "base": "vitb16", "large": "vitl16", "huge": "vith16plus", "7b": "vit7b16"}
 _HEADS = ("classifier.", "pooler.", "head.")  # parts of a published model that tokens do not pass through
 _FILES = (
@@ -81,7 +87,9 @@ class HubViT(Keyed):
         self._settings, self.device = settings, settings.device
         self._folder = local_folder(Path(settings.weights)) if settings.weights else _download(settings.name)
         self._config = _read_config(self._folder, settings.name)
-        patch_size = int(self._config.patch_size)
+        patch_size = _patch_size(self._config, self._folder)
+        self._config.patch_size = patch_size  # transformers' ViT cannot divide by a pair
+        self._grid = _trained_grid(self._config, patch_size, self._folder)
         default = 1008 if patch_size == 14 else max(1, round(1024 / patch_size)) * patch_size
         self._size = default if settings.size is None else settings.size
         size_text = check_size(self._size, patch_size, pads=True)
@@ -90,7 +98,7 @@ class HubViT(Keyed):
         mean, deviation = pixel_statistics(self._folder, published)
         self._key = FeatureKey(
             backbone=settings.name,
-            weights_sha256=_hash_weights(self._folder),
+            weights_sha256=_hash_weights(self._folder, self._grid),
             size=size_text,
             layers=tuple(str(layer) for layer in self._layers),
             final_norm=settings.final_norm is not False,
@@ -157,45 +165,93 @@ class HubViT(Keyed):
 
     @cached_property
     def _model(self) -> Any:
-        return _load_model(self._folder, self._config, self._settings)
+        return _load_model(self._folder, self._config, self._settings, self._key.patch_size, self._grid)
 
 
-def resize_positions(table: Float[Tensor, "1 p d"], height: int, width: int) -> Float[Tensor, "1 q d"]:
-    """DINOv2's position embedding (no registers) for a grid of `height` x `width` patches, as its authors
-    resize it.
+def resize_positions(
+    table: Float[Tensor, "1 p d"], height: int, width: int, trained: tuple[int, int], rule: Rule = "dinov2"
+) -> Float[Tensor, "1 q d"]:
+    """A position embedding for a grid of `height` x `width` patches, bicubic, as the network's authors resize theirs.
 
     Args:
-        table: Class token first, then the trained square grid, row-major.
+        table: Class token first, then the trained grid, row-major.
         height: Rows of patches.
         width: Patches a row.
+        trained: Rows and columns of the trained grid.
+        rule: "dinov2" resizes by the factor (side + 0.1) / trained side, "registers" to the size with antialias,
+            "plain" to the size without.
     """
-    side = int((table.shape[1] - 1) ** 0.5)
-    if (height, width) == (side, side):
+    if (height, width) == trained:
         return table
-    grid = table[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
-    factor = ((height + 0.1) / side, (width + 0.1) / side)  # the offset guards against rounding down
-    grid = nn.functional.interpolate(grid, scale_factor=factor, mode="bicubic", align_corners=False)
+    grid = table[:, 1:].reshape(1, *trained, -1).permute(0, 3, 1, 2).float()
+    if rule == "dinov2":  # the offset guards against rounding down
+        factor = ((height + 0.1) / trained[0], (width + 0.1) / trained[1])
+        grid = nn.functional.interpolate(grid, scale_factor=factor, mode="bicubic", align_corners=False)
+    else:
+        size, antialias = (height, width), rule == "registers"
+        grid = nn.functional.interpolate(grid, size, mode="bicubic", align_corners=False, antialias=antialias)
     assert tuple(grid.shape[2:]) == (height, width)
     return torch.cat([table[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], 1)
 
 
-def _load_model(folder: Path, config: Any, settings: FeatureSettings) -> Any:
+def _load_model(
+    folder: Path, config: Any, settings: FeatureSettings, patch_size: int, trained: tuple[int, int] | None
+) -> Any:
     """The network with its weights, checked name by name."""
     import transformers
 
     model_class = getattr(transformers, _CLASSES[config.model_type])
     extra = {"add_pooling_layer": False} if config.model_type == "vit" else {}
     model = load_model(model_class, folder, settings.name, _HEADS, config=config, use_safetensors=True, **extra)
-    if config.model_type == "dinov2":
+    rule = _RULES.get(config.model_type)
+    if rule is not None and trained is not None and (rule == "dinov2" or trained[0] != trained[1]):
         embeddings = model.embeddings
-        embeddings.interpolate_pos_encoding = partial(_dinov2_positions, embeddings, int(config.patch_size))
+        embeddings.interpolate_pos_encoding = partial(_positions, embeddings, patch_size, trained, rule)
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     return model.eval().requires_grad_(False).to(settings.device, dtype)
 
 
-def _dinov2_positions(embeddings: Any, patch_size: int, tokens: Tensor, height: int, width: int) -> Tensor:
-    """Stands in for the method of the same arguments in transformers."""
-    return resize_positions(embeddings.position_embeddings, height // patch_size, width // patch_size)
+def _positions(
+    embeddings: Any, patch_size: int, trained: tuple[int, int], rule: Rule, tokens: Tensor, height: int, width: int
+) -> Tensor:
+    """Stands in for the method of the last three arguments in transformers."""
+    return resize_positions(
+        embeddings.position_embeddings, height // patch_size, width // patch_size, trained=trained, rule=rule
+    )
+
+
+def _patch_size(config: Any, folder: Path) -> int:
+    """Side of a patch in pixels."""
+    rows, columns = _pair(config.patch_size, "patch_size", folder)
+    if rows != columns:
+        raise ValueError(
+            f"expected square patches; {folder / 'config.json'} has patch_size {rows} x {columns}: pass another folder"
+        )
+    return rows
+
+
+def _trained_grid(config: Any, patch_size: int, folder: Path) -> tuple[int, int] | None:
+    """Rows and columns of patches of the table of positions; None where the network has none."""
+    if config.model_type not in _RULES:
+        return None
+    height, width = _pair(config.image_size, "image_size", folder)
+    if min(height, width) < patch_size:
+        raise ValueError(
+            f"expected an image_size of at least a patch of {patch_size} pixels; {folder / 'config.json'} has {height} "
+            f"x {width}: fetch it again"
+        )
+    return height // patch_size, width // patch_size
+
+
+def _pair(said: Any, name: str, folder: Path) -> tuple[int, int]:
+    """Height and width of what a configuration says, which is one number or both."""
+    sides = tuple(said) if isinstance(said, list | tuple) else (said, said)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(
+            f"expected {name} in {folder / 'config.json'} to be a whole number of pixels or two, height and width; got "
+            f"{said!r}: fetch it again"
+        )
+    return sides[0], sides[1]
 
 
 def _download(name: str) -> Path:
@@ -251,9 +307,15 @@ def _resolve_layers(layers: tuple[str, ...] | None, depth: int) -> tuple[int, ..
     return tuple(resolved)
 
 
-def _hash_weights(folder: Path) -> str:
-    """SHA-256 of the weight file; of the list of hashes if the weights come in several files."""
+def _hash_weights(folder: Path, trained: tuple[int, int] | None) -> str:
+    """SHA-256 of the weight file; of the list of hashes if the weights come in several files.
+
+    Of a table of positions that is no square its sides belong to it: 4 x 9, 9 x 4 and 6 x 6 have equal weights.
+    """
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise ValueError(f"expected model.safetensors in {folder}, found no weights; pass the folder of a whole model")
-    return hash_files(files)
+    found = hash_files(files)
+    if trained is None or trained[0] == trained[1]:
+        return found
+    return hashlib.sha256(f"{found} {trained[0]}x{trained[1]}".encode()).hexdigest()

@@ -21,7 +21,8 @@ from saot.label.data import (
     label_source,
     open_points,
 )
-from saot.label.finished import FinishedRun, classes_of, evaluate_run, open_run, predict_pictures
+from saot.label.expected import ExpectedStage, Expecting, expected_stages
+from saot.label.finished import FinishedRun, classes_of, evaluate_run, open_run
 from saot.label.fusion import declared_pixels, probs_at
 from saot.label.inputs import Inputs, check_manifest, digest, keep_manifest, kept_manifest, open_inputs
 from saot.label.networks import (
@@ -35,6 +36,7 @@ from saot.label.networks import (
     term_identity,
     train_once,
 )
+from saot.label.new_pictures import LabelledPictures, predict_pictures
 from saot.label.paper import (
     learned_cost,
     new_cost,
@@ -84,8 +86,11 @@ __all__ = [
     "Contest",
     "Domain",
     "EvaluationData",
+    "ExpectedStage",
+    "Expecting",
     "FinishedRun",
     "Inputs",
+    "LabelledPictures",
     "Labeller",
     "Prediction",
     "PullWing",
@@ -108,6 +113,7 @@ __all__ = [
     "digest",
     "draw_tokens",
     "evaluate_run",
+    "expected_stages",
     "fingerprints",
     "fingerprints_file",
     "fit_weights",

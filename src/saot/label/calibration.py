@@ -31,7 +31,7 @@ from saot.certify import (
     prediction_sets,
     selective_threshold,
 )
-from saot.data import PatchGrid, write_atomic
+from saot.data import PatchGrid, as_written, read_record, write_atomic
 from saot.decoder import Decoder
 from saot.evaluate import ConfusionMatrix, scores_at
 from saot.label.data import Domain
@@ -292,7 +292,7 @@ def calibrate(contest: Contest, bias: Tensor | None, transported: bool = True) -
 def load_calibration(path: Path) -> dict[str, Any] | None:
     """The contents of calibration.json, or None if it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        return read_record(path, "")
     except (OSError, ValueError):
         return None
 
@@ -321,6 +321,11 @@ def abstention_threshold(folder: Path, alpha: float) -> float:
             f"expected {Path(folder) / 'calibration.json'} to know where to abstain; it is missing or damaged: "
             "give the same `saot run` command again"
         )
+    with as_written(Path(folder) / "calibration.json", "give the same `saot run` command again"):
+        return _threshold(record, folder, alpha)
+
+
+def _threshold(record: dict[str, Any], folder: Path, alpha: float) -> float:
     known = record["alphas"]
     if alpha not in known:
         raise ValueError(f"expected an allowed error among {', '.join(map(_key, known))}; got {alpha:g}")

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -18,8 +19,10 @@ from saot.data import (
     PatchGrid,
     Points,
     draw_points,
+    one_class_alone,
     patch_labels,
     point_tokens,
+    points_said,
     read_points_csv,
     read_scribbles,
     write_points_csv,
@@ -374,13 +377,15 @@ def open_points(
     kept, classes = space.path("points.csv"), inputs.classes
     scope, count = points_request(settings.points)
     path = Path(settings.points)
+    if scope == "resample" and count:  # drawn at each step, from all of them: known before features are made
+        masks_to_draw_from(settings.points, settings.target, masks, all_of_them=True)
     if count == 0 or scope == "resample":
         points = Points((), (), (), ())
     elif kept.exists() and not fresh:
         return read_points_csv(kept, inputs.target, classes)
     elif count is not None:
         points = draw_points(
-            masks(),
+            masks_to_draw_from(settings.points, settings.target, masks),
             per_class=count,
             seed=settings.seed,
             scope="total" if scope.endswith("total") else "picture",
@@ -392,8 +397,26 @@ def open_points(
         points = read_scribbles(path, inputs.target, classes)
     else:
         points = read_points_csv(path, inputs.target, classes)
+    if count is None:
+        inputs.say(points_said(path, points, inputs.target, classes))
     write_points_csv(kept, points, classes)
     return points
+
+
+def masks_to_draw_from(asked: str, target: str, masks: Callable[..., LabelledSet], **wanted: bool) -> LabelledSet:
+    """The target's masks, or a sentence on why points that are drawn need them and what can be given instead.
+
+    Raises:
+        ValueError: If there are none, or they are not as they should be.
+    """
+    try:
+        return masks(**wanted)
+    except ValueError as error:
+        raise ValueError(
+            f"--points {asked} draws points from masks of {target}, which stand in for a person who labels them, but: "
+            f"{error}. Without masks give --points FILE.csv (image,x,y,class: what a person clicked), --points FOLDER "
+            "of scribbles, or --points 0 to use no target label"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -500,13 +523,28 @@ def label_source(inputs: Inputs, domain: Domain, spec: str, bench: Bench) -> Sou
     return Source(domain, inputs.source, labels)
 
 
-def check_truth(inputs: Inputs, space: Workspace) -> None:
-    """Open every evaluation mask once, so that a bad one is found before hours of training."""
-    if inputs.truth is None:
-        return
-    for number in range(len(inputs.truth)):
-        inputs.truth.mask(number)
-        space.tell("evaluation masks")(number + 1, len(inputs.truth))
+def check_masks(inputs: Inputs, space: Workspace, added: bool = False) -> None:
+    """Open every mask of source and evaluation once, so that a bad one is found before hours of features and training.
+
+    Args:
+        inputs: What the run has.
+        space: Of the run.
+        added: Whether only the evaluation set is new.
+
+    Raises:
+        ValueError: If one cannot be read or has other classes; names it.
+    """
+    sets = {"source masks": None if added else inputs.source, "evaluation masks": inputs.truth}
+    for title, data in sets.items():
+        if data is None:
+            continue
+        seen = np.zeros(256, bool)
+        for number in range(len(data)):
+            seen |= np.bincount(data.mask(number).ravel(), minlength=256) > 0  # faster than np.unique
+            space.tell(title)(number + 1, len(data))
+        sentence = one_class_alone(data.images.spec, data.classes, seen)
+        if sentence:
+            inputs.say(sentence)
 
 
 def declare(
@@ -524,7 +562,8 @@ def declare(
     tokens, budget, classes = points_on_tokens(points, target, share, bench.seed), len(points), source.masks.classes
     scope, count = points_request(asked)
     if scope == "resample" and count:
-        labelled, ignored = masks(all_of_them=True), bench.recipe.transfer.ignored_patches
+        labelled = masks_to_draw_from(asked, target.images.spec, masks, all_of_them=True)
+        ignored = bench.recipe.transfer.ignored_patches
         maps = label_maps(bench.space, "target labels", labelled, target, ignored, fingerprints(labelled))
         budget = sum(int((part != 255).sum()) for part in maps)
         tokens = replace(tokens, resample=count, dense=maps)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.data import CLASS_SET_NAMES, IGNORE_INDEX, ClassSet, PatchGrid, class_set, read_image
+from saot.data import CLASS_SET_NAMES, ClassSet, PatchGrid, as_written, class_set, parse_mask_map, read_record
 from saot.decoder import Decoder, picture_logits
 from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask, upsample_scores
-from saot.features import Backbone, FeatureGrid, Picture, extract, extract_each
-from saot.label.calibration import abstention_threshold
+from saot.features import Backbone, Extracted, Failed, FeatureGrid, Picture, extract, extract_each
 from saot.label.fusion import unpacked_decoder
 from saot.label.prediction import Prediction, picture_of
 from saot.label.settings import parse_size
 from saot.label.sizes import SizesDecoder
 from saot.label.wings import NO_WINGS, Labeller, Wings
-from saot.report import CocoItem, write_coco, write_color_overlay, write_index_png
 from saot.runs import RUN_FORMAT, read_kept
 
-FORMATS = ("png", "color", "coco")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+AGAIN = "give the same `saot run` command again"
 
 
 @dataclass(frozen=True)
@@ -66,17 +64,37 @@ class FinishedRun:
         """Class index of every pixel from a picture's features at each input size."""
         return self._mask(self.logits_of(features), features[0].grid).cpu()
 
-    def masks(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
+    def masks(
+        self, pictures: Iterable[Picture], failed: Failed | None = None
+    ) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
         """Each picture, its pixels and its mask as `mask` makes it, in their order; see `saot.features.extract_each`.
 
         With several input sizes each picture is read once a size.
 
+        Args:
+            pictures: Any number of them.
+            failed: Hears of a picture that cannot be read, and why; the others go on. Unless given it ends there.
+
         Raises:
-            ValueError: If a picture cannot be read or is empty; names it.
+            ValueError: If a picture cannot be read or is empty, and nobody hears of it; names it.
         """
-        asked = list(pictures) if self.further else pictures
-        streams = [extract_each(backbone, asked) for backbone in (self.backbone, *self.further)]
-        for sizes in zip(*streams, strict=True):
+        if not self.further:
+            for one in extract_each(self.backbone, pictures, failed=failed):
+                yield one.picture, one.image, self.mask_of([one.features])
+            return
+        order, *asked = tee(pictures, 2 + len(self.further))
+        unread: set[str] = set()
+
+        def hear(picture: Picture, reason: str) -> None:
+            if failed is not None and picture.name not in unread:  # once, not once a size
+                unread.add(picture.name)
+                failed(picture, reason)
+
+        streams = [
+            extract_each(backbone, own, failed=None if failed is None else hear)
+            for backbone, own in zip((self.backbone, *self.further), asked, strict=True)
+        ]
+        for sizes in _in_step(streams, order):
             yield sizes[0].picture, sizes[0].image, self.mask_of([one.features for one in sizes])
 
     def predict(self, picture: Any) -> Prediction:
@@ -109,10 +127,17 @@ class FinishedRun:
         return picture_logits(self.decoder, tokens[0], grids[0].height, grids[0].width)
 
     def _mask(self, logits: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
-        mask = predict_mask(logits, grid, self.bias)
-        if self.threshold > 0:
-            mask[predict_confidence(logits, grid, self.bias) < self.threshold] = IGNORE_INDEX
-        return mask
+        return predict_mask(logits, grid, self.bias, threshold=self.threshold)
+
+
+def _in_step(streams: Sequence[Iterator[Extracted]], order: Iterable[Picture]) -> Iterator[list[Extracted]]:
+    """Each picture that all streams hold, from each of them; one that a stream has left out is left out."""
+    heads = [next(stream, None) for stream in streams]
+    for picture in order:
+        here = [head for head in heads if head is not None and head.picture is picture]
+        if len(here) == len(heads):
+            yield here
+        heads = [next(s, None) if head in here else head for s, head in zip(streams, heads, strict=True)]
 
 
 def open_run(folder: Path, wings: Wings = NO_WINGS, device: str = "cpu") -> Labeller:
@@ -134,7 +159,7 @@ def open_run(folder: Path, wings: Wings = NO_WINGS, device: str = "cpu") -> Labe
         raise ValueError(
             f"expected a finished run in {folder}; it has no run.json: give the same `saot run` command again"
         )
-    run = json.loads(record.read_text())
+    run = read_record(record, AGAIN)
     if run.get("format") != RUN_FORMAT:
         raise ValueError(
             f"expected a run of format {RUN_FORMAT}; {folder} has format {run.get('format')}: "
@@ -142,7 +167,7 @@ def open_run(folder: Path, wings: Wings = NO_WINGS, device: str = "cpu") -> Labe
         )
     kind = run.get("kind")
     if kind is not None:
-        if kind not in wings.finished:
+        if not isinstance(kind, str) or kind not in wings.finished:
             raise ValueError(f"expected a run of `saot run`; {folder} holds one of kind {kind!r}: use the command line")
         return wings.finished[kind](folder, device)
     kept = read_kept(folder / "decoder.safetensors")
@@ -151,12 +176,15 @@ def open_run(folder: Path, wings: Wings = NO_WINGS, device: str = "cpu") -> Labe
             f"expected {folder / 'decoder.safetensors'}; it is missing or damaged: "
             "give the same `saot run` command again"
         )
-    first, *further = _backbones(run, wings, device)
-    published = dict(kept.about)
-    bias = None if run["decoder_bias"] is None else torch.tensor(run["decoder_bias"])
-    decoder = unpacked_decoder(kept).to(device)
-    budget = int(run["label_budget"])
-    return FinishedRun(classes_of(published), decoder, first, bias, budget, device=device, further=tuple(further))
+    with as_written(record, AGAIN):
+        first, *further = _backbones(run, wings, device)
+        bias = None if run["decoder_bias"] is None else torch.tensor(run["decoder_bias"])
+        budget = int(run["label_budget"])
+    with as_written(folder / "decoder.safetensors", AGAIN):
+        classes, decoder = classes_of(dict(kept.about)), unpacked_decoder(kept).to(device)
+        if bias is not None and bias.shape != (len(classes.names),):
+            raise TypeError(f"{len(classes.names)} classes but decoder_bias of shape {tuple(bias.shape)} in run.json")
+    return FinishedRun(classes, decoder, first, bias, budget, device=device, further=tuple(further))
 
 
 def _backbones(run: dict[str, Any], wings: Wings, device: str) -> list[Backbone]:
@@ -195,116 +223,6 @@ def classes_of(published: dict[str, Any]) -> ClassSet:
     return ClassSet(name="run", names=names, colors=colors, id_map=None, subsets={})
 
 
-def find_pictures(paths: Sequence[Path], out: Path) -> list[Path]:
-    """The pictures named, and those of the folders named, in order; what lies below `out` is an earlier answer.
-
-    Raises:
-        ValueError: If a path does not exist or nothing is found.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
-            found += inside if out.resolve() == path.resolve() else [p for p in inside if not _below(p, out)]
-        elif path.exists():
-            found.append(path)
-        else:
-            raise ValueError(f"expected a picture or a folder of pictures; {path} does not exist")
-    if not found:
-        raise ValueError(f"expected at least one picture; found none in {', '.join(map(str, paths))}")
-    return found
-
-
-def _below(path: Path, folder: Path) -> bool:
-    return folder.resolve() in path.resolve().parents
-
-
-def _output(path: Path, out: Path, kind: str) -> Path:
-    return out / (f"{path.stem}.png" if kind == "png" else f"{path.stem}_color.png")
-
-
-def _check_outputs(files: Sequence[Path], out: Path, formats: Sequence[str]) -> None:
-    stems = [path.stem for path in files]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
-    if twice is not None:
-        raise ValueError(f"expected pictures of different names; two are called {twice!r}: predict them one by one")
-    inputs = {path.resolve() for path in files}
-    for path in files:
-        for kind in ("png", "color"):
-            if kind in formats and _output(path, out, kind).resolve() in inputs:
-                raise ValueError(
-                    f"expected an --out that leaves your pictures alone; {_output(path, out, kind)} is one of them: "
-                    "choose another --out"
-                )
-
-
-def predict_pictures(
-    folder: Path,
-    pictures: Sequence[Path],
-    out: Path,
-    formats: Sequence[str] = ("png",),
-    progress: Callable[[int, int], None] | None = None,
-    abstain: float | None = None,
-    wings: Wings = NO_WINGS,
-    device: str = "cpu",
-) -> list[dict[str, Any]]:
-    """Masks of new pictures at their own sizes; one record a picture.
-
-    Args:
-        folder: A finished run.
-        pictures: Files, or folders of files.
-        out: Where to write `STEM.png` (class indices), `STEM_color.png` (overlay) and `annotations.json` (COCO RLE).
-        formats: Among "png", "color" and "coco".
-        progress: Called with (done, total).
-        abstain: Error allowed among the labelled pixels; the others get 255, by the threshold the run found on its
-            held-out points. `docs/calibration.md` says what that guarantees.
-        wings: What the core does not know.
-        device: Where networks run, such as "cuda".
-
-    Raises:
-        ValueError: If a format is unknown, a file would be written twice or over a picture, an input is not as it
-            should be, or the run has no threshold for `abstain`.
-    """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise ValueError(f"expected formats among {', '.join(FORMATS)}; got {', '.join(unknown) or 'none'}")
-    run, files = open_run(folder, wings, device), find_pictures(pictures, out)
-    if abstain is not None:
-        if not isinstance(run, FinishedRun):
-            raise ValueError(
-                "expected a run of `saot run` for --abstain; networks of `saot adapt` have no held-out points"
-            )
-        run = replace(run, threshold=abstention_threshold(folder, abstain))
-    _check_outputs(files, out, formats)
-    out.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
-
-    def label() -> Iterator[CocoItem]:
-        asked = (Picture(str(path), partial(read_image, path), str(path)) for path in files)
-        for done, (path, (_, image, found)) in enumerate(zip(files, run.masks(asked), strict=True), start=1):
-            mask = found.numpy()
-            record: dict[str, Any] = {"image": str(path), "height": mask.shape[0], "width": mask.shape[1]}
-            if abstain is not None:
-                record["labelled"] = float((mask != IGNORE_INDEX).mean())
-            if "png" in formats:
-                write_index_png(_output(path, out, "png"), mask, run.classes)
-                record["mask"] = str(_output(path, out, "png"))
-            if "color" in formats:
-                write_color_overlay(_output(path, out, "color"), image, mask, run.classes)
-                record["color"] = str(_output(path, out, "color"))
-            records.append(record)
-            yield CocoItem(path.name, mask)
-            if progress is not None:
-                progress(done, len(files))
-
-    if "coco" in formats:
-        write_coco(out / "annotations.json", label(), run.classes)
-    else:
-        for _ in label():
-            pass
-    return records
-
-
 def evaluate_run(
     folder: Path,
     spec: str,
@@ -318,14 +236,24 @@ def evaluate_run(
         folder: A finished run.
         spec: Labelled pictures.
         progress: Called with (done, total).
-        wings: What the core does not know.
+        wings: What the core does not know; without a map of mask values the run's own is taken.
         device: Where networks run, such as "cuda".
 
     Raises:
         ValueError: If the run is unfinished or the pictures have no masks.
     """
     run = open_run(folder, wings, device)
+    if wings.mask_map is None:
+        asked = json.loads((Path(folder) / "run.json").read_text()).get("settings", {}).get("mask_map")
+        wings = replace(wings, mask_map=None if asked is None else parse_mask_map(asked))
     data = wings.labelled(spec, run.classes)
+    wrong = data.misfits()  # reads the heads of all files, so that a bad one is known before the first is labelled
+    if wrong:
+        number, words = next(iter(wrong.items()))
+        raise ValueError(
+            f"expected masks of their pictures' sizes; {len(wrong)} of {spec} have another, the first being that of "
+            f"{data.keys[number]}, {words}: give both the same size, or leave the picture out"
+        )
     matrix = ConfusionMatrix(len(run.classes.names))
     images = data.images
     asked = (Picture(key, partial(images.image, n), images.fingerprint(n)) for n, key in enumerate(data.keys))

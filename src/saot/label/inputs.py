@@ -15,6 +15,8 @@ from saot.data import (
     ImageSet,
     LabelledSet,
     fitting,
+    parse_mask_map,
+    read_record,
     restrict_images,
     restrict_labelled,
     sha256_file,
@@ -23,7 +25,7 @@ from saot.data import (
 from saot.features import Backbone, token_count
 from saot.label.settings import RunSettings, parse_size, points_request, sizes_of
 from saot.label.wings import NO_WINGS, PullWing, Wings
-from saot.runs import Workspace
+from saot.runs import BEGIN_ANEW, Workspace
 
 Manifest = dict[str, dict[str, str]]
 
@@ -81,7 +83,8 @@ def open_inputs(
         ValueError: If a set, the backbone or the request for points is not as it should be.
     """
     seen = Fingerprints(remembered)
-    wings = replace(wings, seen=seen)
+    mask_map = None if settings.mask_map is None else parse_mask_map(settings.mask_map)
+    wings = replace(wings, seen=seen, mask_map=mask_map)
     source = wings.labelled(settings.source)
     classes = source.classes
     target = wings.images(settings.target, classes)
@@ -96,6 +99,8 @@ def open_inputs(
         truth, told = _fitting(truth, strict)
         left_out += told
     target = restrict_images(target, target_choice(len(target), settings))
+    for number in range(len(target) if target.measure is not None else 0):
+        target.size(number)  # the heads of source and evaluation were read above
     _, count = points_request(settings.points)
     if count is None and not Path(settings.points).exists():
         raise ValueError(
@@ -237,7 +242,7 @@ def digest(entries: dict[str, str]) -> str:
 def kept_manifest(space: Workspace) -> Manifest | None:
     """What the run in this folder was made from; None while it has nothing that hangs on it."""
     path = space.work("data.json")
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_record(path, BEGIN_ANEW) if path.exists() else None
 
 
 def keep_manifest(space: Workspace, found: Manifest) -> None:
@@ -246,13 +251,15 @@ def keep_manifest(space: Workspace, found: Manifest) -> None:
 
 
 def check_manifest(found: Manifest, kept: Manifest) -> None:
-    """Refuse to go on with other data than a run began with.
+    """Refuse to go on with other data than a run began with; an evaluation set may be added.
 
     Raises:
         ValueError: If a picture, mask or points file was added, removed or changed; names the first.
     """
     for role, entries in found.items():
         before = kept[role]
+        if role == "eval" and not before:
+            continue  # added to a run that had none
         if list(entries.items()) == list(before.items()):
             continue
         names = [name for name in {**before, **entries} if entries.get(name) != before.get(name)]

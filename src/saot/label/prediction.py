@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from saot.data import IGNORE_INDEX, ClassSet, read_image
+from saot.data import IGNORE_INDEX, ClassSet, read_image, rgb_of
 from saot.report import overlay
 
 
@@ -96,10 +96,10 @@ def picture_of(picture: Any) -> UInt8[np.ndarray, "h w 3"]:
                 "RGB, 0 to 255"
             )
         return np.ascontiguousarray(picture)
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if isinstance(picture, Image.Image):
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        return rgb_of(picture, "the picture")
     raise ValueError(
         f"expected a path, a PIL picture, an array (h, w, 3) or a tensor; got {type(picture).__name__}: pass one of "
         "them"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from saot.data import Points, write_atomic
+from saot.data import Points, check_place, read_record, write_atomic
 from saot.label.best import saot_decoder
 from saot.label.calibration import calibrate
 from saot.label.data import (
@@ -18,7 +18,7 @@ from saot.label.data import (
     EvaluationData,
     Tokens,
     TrainingData,
-    check_truth,
+    check_masks,
     declare,
     label_source,
     open_features,
@@ -26,6 +26,7 @@ from saot.label.data import (
     picture_sets,
     tell_size,
 )
+from saot.label.expected import ExpectedStage, Expecting, expected_stages
 from saot.label.fusion import joined_contest, packed_decoder, scores_of_sizes
 from saot.label.inputs import Inputs, check_manifest, keep_manifest, kept_manifest, open_inputs, shared_pictures
 from saot.label.networks import Trained
@@ -40,6 +41,7 @@ from saot.label.scoring import (
     all_methods,
     chosen_methods,
     compared,
+    methods_of,
     score_methods,
     write_metrics,
 )
@@ -48,6 +50,8 @@ from saot.label.summary import report_data, run_record
 from saot.label.wings import NO_WINGS, Wings
 from saot.report import write_report
 from saot.runs import Shared, Workspace, check_device, write_kept
+
+ADDED_LATER = ("eval",)  # settings that a run may be given when it has begun
 
 
 @dataclass(frozen=True)
@@ -100,16 +104,19 @@ def run_job(
         ValueError: If an input is not as it should be; nothing made so far is lost.
     """
     check_device(device)
+    check_place(out)
     compare = asked(compare, settings)
     inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store), strict)
-    space = Workspace(out, settings.to_dict(), progress)
+    space = Workspace(out, settings.to_dict(), progress, later=ADDED_LATER)
     try:
         inputs.seen.save()
-        finished = finished_run(space, compare)
+        finished = finished_run(space, settings, compare)
         if finished is not None:
             check_manifest(inputs.found, kept_manifest(space) or {})
             return finished
         began = time.time()
+        if isinstance(progress, Expecting):
+            progress.expect(_expected(settings, inputs, space, compare))
         contest = open_contest(settings, inputs, space, store, device)  # points, features, labels of the source
         publish(space.path("decoder.safetensors"), contest.decoder(), contest.data)
         scores, left_out = score_methods(contest, compared(all_methods(contest, rivals), compare))
@@ -129,6 +136,14 @@ def run_job(
         space.close()
 
 
+def _expected(settings: RunSettings, inputs: Inputs, space: Workspace, compare: Compare) -> list[ExpectedStage]:
+    """The stages to come; a method counts as scored where a file of its scores is there."""
+    pictures = {"source": len(inputs.source), "target": len(inputs.target)}
+    pictures["eval"] = 0 if inputs.truth is None else len(inputs.truth)
+    scored = {path.stem for path in space.work("scores").glob("*.safetensors")}
+    return expected_stages(settings, pictures, methods_of(compare), scored)
+
+
 def open_contest(
     settings: RunSettings, inputs: Inputs, space: Workspace, store: Path | None = None, device: str = "cpu"
 ) -> Contest:
@@ -144,9 +159,14 @@ def open_contest(
     found, kept = inputs.found, kept_manifest(space)
     if kept is not None:
         check_manifest(found, kept)
+        if found != kept:  # an evaluation set was added
+            check_masks(inputs, space, added=True)
+            keep_manifest(space, found)
     masks, root = inputs.target_masks, store or space.path("features")
     with space.stage("points"):
         drawn = open_points(settings, inputs, masks, space, fresh=kept is None)
+    if kept is None:
+        check_masks(inputs, space)
     sets = picture_sets(settings, inputs)
     tell_size(inputs, sets, root)
     several = len(inputs.sizes) > 1
@@ -158,7 +178,6 @@ def open_contest(
         bench = Bench(part, settings.recipe, settings.seed, torch.device(device))
         contests[str(size)] = _contest(own, inputs, bench, tokens, drawn)
     if kept is None:
-        check_truth(inputs, space)
         keep_manifest(space, found)
     if not several:
         return contests[str(settings.size)]
@@ -198,8 +217,11 @@ def asked(compare: Compare | None, settings: RunSettings) -> Compare:
     return compare
 
 
-def finished_run(space: Workspace, compare: Compare) -> RunOutcome | None:
-    """The outcome of a run that is complete and compares at least that much, or None. run.json is written last."""
+def finished_run(space: Workspace, settings: RunSettings, compare: Compare) -> RunOutcome | None:
+    """The outcome of a run that is complete, scored there, and compares at least that much, or None.
+
+    run.json is written last.
+    """
     names = [
         "run.json",
         "metrics.json",
@@ -208,12 +230,16 @@ def finished_run(space: Workspace, compare: Compare) -> RunOutcome | None:
         "decoder.safetensors",
         "log.jsonl",
     ]
-    if not all(space.path(name).exists() for name in names):
+    if not all(space.path(name).is_file() for name in names):
         return None
-    run = json.loads(space.path("run.json").read_text())
+    try:
+        run, metrics = (read_record(space.path(name), "") for name in ("run.json", "metrics.json"))
+    except ValueError:
+        return None  # damaged: both are written again from what the stages kept
+    if run["settings"]["eval"] != settings.eval:
+        return None  # an evaluation set was added
     if "estimate" not in run or COMPARISONS.index(run["compare"]) < COMPARISONS.index(compare):
         return None  # of a build before both, or of less than is asked
-    metrics = json.loads(space.path("metrics.json").read_text())
     return RunOutcome(metrics, run, space.root, resumed=True)
 
 
@@ -290,7 +316,8 @@ def score_some(
     if settings.eval is None:
         raise ValueError("expected an evaluation set to score methods on; got none: name one with eval=...")
     inputs = open_inputs(settings, device, wings, fingerprints_file(Path(out), store), strict)
-    space = Workspace(out, settings.to_dict(), progress, None if shared is None else Shared(shared))
+    share = None if shared is None else Shared(shared)
+    space = Workspace(out, settings.to_dict(), progress, share, later=ADDED_LATER)
     try:
         contest = open_contest(settings, inputs, space, store, device)
         scores, left_out = score_methods(contest, chosen_methods(all_methods(contest, rivals), methods))

@@ -461,8 +461,13 @@ def ordered(builders: Builders) -> Builders:
 
 def compared(builders: Builders, compare: Compare) -> Builders:
     """Those that `compare` asks for: the decoder alone, what sees the same labels, or all; in the table's order."""
-    wanted = {"none": ("saot_decoder",), "points": SAME_LABELS, "all": tuple(builders)}[compare]
+    wanted = tuple(builders) if compare == "all" else methods_of(compare)
     return {name: build for name, build in ordered(builders).items() if name in wanted}
+
+
+def methods_of(compare: Compare) -> Sequence[str]:
+    """The names of the methods that `compare` asks for, as far as they are known here."""
+    return {"none": ("saot_decoder",), "points": SAME_LABELS, "all": ORDER}[compare]
 
 
 def chosen_methods(builders: Builders, names: Sequence[str]) -> Builders:

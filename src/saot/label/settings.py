@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saot.data import parse_spec
+from saot.data import parse_spec, said_of_masks
 from saot.features import PRECISIONS, Padded, SizePolicy
 from saot.recipes import (
     PAPER_BACKBONE,
@@ -46,6 +47,8 @@ class RunSettings:
         source_pictures: How many source pictures to use, drawn as in the paper (E.9), whatever the seed; None is all.
         target_pictures: How many target pictures to use, the first ones (E.9); None is all.
         precision: Of the backbone: "float32", or "bf16".
+        mask_map: What values in the masks of a `folder` mean, as `saot.data.parse_mask_map` reads it; None where they
+            are class indices. A file is read once, and what it says is kept.
     """
 
     source: str
@@ -60,8 +63,10 @@ class RunSettings:
     source_pictures: int | None = None
     target_pictures: int | None = None
     precision: str = "float32"
+    mask_map: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mask_map", said_of_masks(self.mask_map, self.source, self.target, self.eval))
         if self.precision not in PRECISIONS:
             raise ValueError(f"expected the precision as one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         sizes_of(self.size)
@@ -79,6 +84,8 @@ class RunSettings:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
         if self.precision == "float32":
             del plain["precision"]  # as in runs of earlier versions, which go on
+        if self.mask_map is None:
+            del plain["mask_map"]
         return {"format": RUN_FORMAT, **plain, "preset": self.recipe.name, "recipe": as_dict(self.recipe)}
 
 
@@ -196,6 +203,6 @@ def store_folder(root: Path, spec: str) -> Path:
         options = [part for part in (parts.split or "").split(",")[1:] if not part.startswith("count")]
         identity = json.dumps([parts.name, parts.path, sorted(options)])
     else:
-        identity = json.dumps([parts.name, str(Path(parts.path).expanduser().resolve())])
+        identity = json.dumps([parts.name, os.path.realpath(os.path.expanduser(parts.path))])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return root / f"{parts.name}-{Path(parts.path).name or 'data'}-{digest}"

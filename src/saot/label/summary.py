@@ -66,6 +66,7 @@ def report_data(
         maps=maps,
         notes=tuple(run["notes"]),
         calibration=calibration,
+        folder=str(contest.bench.space.root),
     )
 
 

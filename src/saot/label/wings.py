@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import UInt8
 from torch import Tensor
 
-from saot.data import ClassSet, Fingerprints, ImageSet, LabelledSet, OpenSet, open_images, open_labelled
+from saot.data import ClassSet, Fingerprints, ImageSet, LabelledSet, MaskMap, OpenSet, open_images, open_labelled
 from saot.decoder import ExtraLoss, TokenPool
-from saot.features import Backbone, OpenBackbone, Picture, load_backbone
+from saot.features import Backbone, Failed, OpenBackbone, Picture, load_backbone
 from saot.label.prediction import Prediction
 from saot.recipes import BridgeRecipe
 
@@ -38,8 +38,15 @@ class Labeller(Protocol):
         """Class index of every pixel, on the CPU."""
         ...
 
-    def masks(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
-        """Each picture, its pixels and its mask, in their order; pictures are read ahead of the network."""
+    def masks(
+        self, pictures: Iterable[Picture], failed: Failed | None = None
+    ) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
+        """Each picture, its pixels and its mask, in their order; pictures are read ahead of the network.
+
+        Args:
+            pictures: Any number of them.
+            failed: Hears of a picture that cannot be read, and why; the others go on. Unless given it ends there.
+        """
         ...
 
     def predict(self, picture: Any) -> Prediction:
@@ -83,6 +90,7 @@ class Wings:
         pull: The pull loss, or None.
         say: Hears a sentence that the user should know while a job is under way.
         seen: What is known of the files of pictures and masks; a job that remembers it puts its own here.
+        mask_map: What values in the masks of a `folder` mean, where they are no class indices.
     """
 
     readers: Mapping[str, OpenSet] = field(default_factory=dict)
@@ -91,6 +99,7 @@ class Wings:
     pull: PullWing | None = None
     say: Callable[[str], None] = _in_silence
     seen: Fingerprints | None = None
+    mask_map: MaskMap | None = None
 
     def images(self, spec: str, classes: ClassSet | None = None) -> ImageSet:
         """`saot.data.open_images` with these readers."""
@@ -98,7 +107,7 @@ class Wings:
 
     def labelled(self, spec: str, classes: ClassSet | None = None) -> LabelledSet:
         """`saot.data.open_labelled` with these readers."""
-        return open_labelled(spec, classes, self.readers, self.seen)
+        return open_labelled(spec, classes, self.readers, self.seen, self.mask_map)
 
     def backbone(self, name: str, weights: str | Path | None = None, **options: Any) -> Backbone:
         """`saot.features.load_backbone` with these backbones."""

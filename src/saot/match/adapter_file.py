@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from saot.data import as_written
 from saot.features import FeatureKey
 from saot.match.adapter import Adapter, token_map
 from saot.match.sides import MatchSide
@@ -66,9 +67,10 @@ def load_adapter(path: Path) -> KeptAdapter:
         raise ValueError(f"{path} is damaged or no safetensors file; train the adapter again")
     if "adapter" not in kept.about:
         raise ValueError(f"{path} holds no adapter with a word on its features; train it again with this version")
-    adapter = Adapter(**kept.about["adapter"])
-    adapter.load_state_dict(dict(kept.tensors))
-    return KeptAdapter(adapter.eval(), FeatureKey.from_json(kept.about["features"]))
+    with as_written(path, "train the adapter again"):
+        adapter = Adapter(**kept.about["adapter"])
+        adapter.load_state_dict(dict(kept.tensors))
+        return KeptAdapter(adapter.eval(), FeatureKey.from_json(kept.about["features"]))
 
 
 def token_maps(tokens: Tensor, shape: tuple[int, int], widths: tuple[int, ...]) -> list[Tensor]:

@@ -1,8 +1,7 @@
 """What `saot match` reads: pictures with features, masks, structure and key points."""
 
-import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from saot.data import IGNORE_INDEX, PatchGrid, read_mask, sha256_file
+from saot.data import COLUMNS, IGNORE_INDEX, PatchGrid, read_mask, read_table, sha256_file
 from saot.features import (
     Backbone,
     FeatureGrid,
@@ -27,6 +26,8 @@ from saot.match.lift_models import lifting_model
 from saot.match.masks import token_mask
 from saot.match.matching import MatchSettings
 from saot.match.sides import MatchSide
+
+KEY_POINT_COLUMNS = {"x": COLUMNS["x"], "y": COLUMNS["y"], "name": ("name", *COLUMNS["class"])}
 
 Progress = Callable[[str, int, int], None]
 Inside = Bool[Tensor, "h w"] | None
@@ -247,24 +248,14 @@ def read_labels(path: str, image: UInt8[np.ndarray, "h w 3"], of: Path) -> UInt8
     return mask.astype(np.uint8)
 
 
-def _rows(file: Iterable[str], name: str) -> Iterator[dict[str, str]]:
-    try:
-        yield from csv.DictReader(file)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"expected {name} as a CSV file in UTF-8 with columns x and y; got other bytes") from error
-
-
 def key_points(text: str | None, image: UInt8[np.ndarray, "h w 3"]) -> tuple[list[str], Float[Tensor, "k 2"]]:
     """Names, and x and y of each, pixels of the source."""
     if text is None:
         return [], torch.zeros(0, 2)
     rows: list[tuple[str, str, str]] = []
     if not re.fullmatch(r"[\d.,;\s+-]+", text) and Path(text).is_file():
-        with Path(text).open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte-order mark
-            for row in _rows(file, text):
-                if row.get("x") is None or row.get("y") is None:
-                    raise ValueError(f"expected columns x and y in {text}, and perhaps name; got {', '.join(row)}")
-                rows.append((row["x"], row["y"], row.get("name") or ""))
+        for _, row in read_table(text, KEY_POINT_COLUMNS, ("x", "y")).rows:
+            rows.append((row["x"].replace(",", "."), row["y"].replace(",", "."), row.get("name", "")))
         if not rows:
             raise ValueError(f"expected at least one point in {text}; got a file without any")
     else:

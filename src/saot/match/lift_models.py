@@ -18,6 +18,7 @@ from saot.match.lift import DEFAULT_VIEW, Camera, LiftedTokens, depth_from_dispa
 
 _VGGT_SIDE, _VGGT_PATCH = 518, 14
 _PREDICTS = {"zoedepth": "depth", "depth_pro": "depth", "glpn": "depth", "metric": "depth", "relative": "disparity"}
+_SQUARE_TABLES = ("dpt", "dinov2", "dinov2_with_registers", "vit")  # positions that transformers takes for a square's
 _UNUSED = re.compile(r"fusion_stage\.layers\.0\.residual_layer1|pooler")  # absent from published files
 
 
@@ -54,6 +55,7 @@ class DepthModel:
         says = _PREDICTS.get(config.depth_estimation_type if family == "depth_anything" else family, predicts)
         if says != predicts:
             raise ValueError(f'{name} says that it predicts {says}; pass predicts="{says}"')
+        self._squares = family == "dpt" and (config.is_hybrid or config.backbone_config is None)
         self._model.eval().requires_grad_(False).to(device)
         self._name, self._predicts, self._device = str(name), predicts, device
         self._view, self._ratio = field_of_view, far_over_near
@@ -77,6 +79,8 @@ class DepthModel:
 
         size = _check_image(image, grid)
         inputs = self._processor(images=Image.fromarray(np.ascontiguousarray(image)), return_tensors="pt")
+        if self._squares:
+            _check_input(inputs["pixel_values"], self._name)
         outputs = self._model(**inputs.to(self._device))
         finish = self._processor.post_process_depth_estimation
         extra = {"source_sizes": [size]} if "source_sizes" in inspect.signature(finish).parameters else {}
@@ -193,7 +197,28 @@ def _load_depth(name: str) -> tuple[Any, Any]:
     missing = sorted(key for key in info["missing_keys"] if not _UNUSED.search(key))
     if missing:
         raise ValueError(f"the weights of {name} are not complete: {missing[0]} is missing; fetch them again")
+    for part in (model.config, getattr(model.config, "backbone_config", None)):
+        sides = getattr(part, "image_size", None)
+        if (
+            getattr(part, "model_type", "") in _SQUARE_TABLES
+            and isinstance(sides, list | tuple)
+            and len(set(sides)) > 1
+        ):
+            raise ValueError(
+                f"expected a depth network that was trained on squares; {name} has image_size "
+                f"{' x '.join(map(str, sides))}, whose positions transformers reads as those of a square: pass another"
+            )
     return processor, model
+
+
+def _check_input(pixels: Tensor, name: str) -> None:
+    """Refuse a rectangle for a network whose tokens transformers puts back as a square."""
+    height, width = pixels.shape[-2:]
+    if height != width:
+        raise ValueError(
+            f"expected the image processor of {name} to make squares; it makes {height} x {width}, and transformers "
+            "puts this network's tokens back as a square: set keep_aspect_ratio to false in preprocessor_config.json"
+        )
 
 
 def lifting_model(structure: str, device: str = "cpu") -> DepthModel | VggtModel | None:

@@ -106,6 +106,8 @@ class DecoderRecipe(Checked):
     crop: Count = 12  # conv: side of a training window, tokens; ours
     subdivision: Count = 4  # fine: cells along each side of a token; ours
     context: Number = 0  # fine: levels of means over 3^l x 3^l tokens seen beside the four neighbours; ours
+    smooth: Number = 1  # fine: scores of a cell are means over the cells up to so many away, 1 is 3 x 3; 0 is off; ours
+    start: Literal["apart", "alike"] = "apart"  # fine: whether each cell draws first weights of its own; ours, best.md
     context_dropout: Share = 0.5  # fine: share of training tokens that do without those levels; ours
 
 

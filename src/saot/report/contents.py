@@ -117,6 +117,7 @@ class ReportData:
         calibration: Contents of calibration.json.
         figures: Further drawings.
         tables: Further tables.
+        folder: The run folder as a command names it, for the line that labels more pictures.
     """
 
     title: str
@@ -133,3 +134,4 @@ class ReportData:
     calibration: Mapping[str, Any] | None = None
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    folder: str = ""

@@ -2,21 +2,42 @@
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 
-from saot.data import IGNORE_INDEX, ClassSet, write_atomic
+from saot.data import BROKEN, IGNORE_INDEX, ClassSet, open_atomic, strips
 
+Put = Callable[[bytes], Any]  # of a file
+Colors = Sequence[tuple[int, int, int]]
+RGB, PALETTE = 2, 3  # colour types of PNG
+MARK = "saot"  # keyword of the text chunk in which a PNG says what it was made of
+COCO_DESCRIPTION = "semantic masks of saot"
 VOID_COLOR = (224, 224, 192)  # the cream that PASCAL VOC draws "ignore" in
 
 
+def mask_counts(mask: UInt8[np.ndarray, "h w"]) -> Int64[np.ndarray, "256"]:
+    """How many pixels have each value.
+
+    Example:
+        >>> mask_counts(np.array([[0, 255, 255]], np.uint8))[[0, 1, 255]]
+        array([1, 0, 2])
+    """
+    counts = np.zeros(256, np.int64)
+    for rows in strips(*mask.shape):
+        counts += np.bincount(mask[rows].ravel(), minlength=256)  # takes eight bytes a pixel
+    return counts
+
+
 def _check_mask(mask: UInt8[np.ndarray, "h w"], num_classes: int) -> None:
-    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    present = np.flatnonzero(mask_counts(mask))
     wrong = [int(value) for value in present if value >= num_classes and value != IGNORE_INDEX]
     if wrong:
         raise ValueError(
@@ -50,6 +71,11 @@ def overlay(
         >>> overlay(black, mask, [(100, 0, 50)], 0.5).tolist()
         [[[50, 0, 25], [0, 0, 0]]]
     """
+    _check_overlay(image, mask, colors, alpha)
+    return np.concatenate(list(_overlaid(image, mask, colors, alpha)))
+
+
+def _check_overlay(image: np.ndarray, mask: np.ndarray, colors: Colors, alpha: float) -> None:
     if mask.shape != image.shape[:2]:
         raise ValueError(
             f"mask is {mask.shape[0]} x {mask.shape[1]} but the picture is "
@@ -58,10 +84,17 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
     _check_mask(mask, len(colors))
+
+
+def _overlaid(
+    image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], colors: Colors, alpha: float
+) -> Iterator[UInt8[np.ndarray, "rows w 3"]]:
+    """`overlay` in strips of rows."""
     table = np.zeros((256, 3), np.float32)
     table[: len(colors)] = colors
-    mixed = image * np.float32(1 - alpha) + table[mask] * np.float32(alpha)
-    return np.where((mask == IGNORE_INDEX)[..., None], image, np.rint(mixed)).astype(np.uint8)
+    for rows in strips(*mask.shape):
+        mixed = image[rows] * np.float32(1 - alpha) + table[mask[rows]] * np.float32(alpha)
+        yield np.where((mask[rows] == IGNORE_INDEX)[..., None], image[rows], np.rint(mixed)).astype(np.uint8)
 
 
 def palette_png(
@@ -69,6 +102,7 @@ def palette_png(
     colors: Sequence[tuple[int, int, int]],
     *,
     transparent_ignore: bool = False,
+    mark: str = "",
 ) -> bytes:
     """A PNG whose pixel values are the class indices and whose palette holds the class colours.
 
@@ -76,6 +110,7 @@ def palette_png(
         mask: Class indices, 255 for ignore.
         colors: RGB 0-255, one a class.
         transparent_ignore: Whether 255 is see-through instead of cream.
+        mark: What `png_mark` gives back.
 
     Returns:
         The file's bytes.
@@ -83,27 +118,85 @@ def palette_png(
     Raises:
         ValueError: If the mask holds an unknown class.
     """
-    from PIL import Image
+    buffer = io.BytesIO()
+    _write_palette(buffer.write, mask, colors, transparent_ignore, mark)
+    return buffer.getvalue()
 
+
+def _write_palette(
+    put: Put, mask: UInt8[np.ndarray, "h w"], colors: Colors, transparent_ignore: bool = False, mark: str = ""
+) -> None:
     _check_mask(mask, len(colors))
     table = np.zeros((256, 3), np.uint8)
     table[: len(colors)] = colors
     table[IGNORE_INDEX] = VOID_COLOR
-    picture = Image.fromarray(mask, mode="L")
-    picture.putpalette(table.tobytes())
-    buffer = io.BytesIO()
-    options: dict[str, Any] = {"transparency": IGNORE_INDEX} if transparent_ignore else {}
-    picture.save(buffer, "PNG", optimize=True, **options)
-    return buffer.getvalue()
+    chunks = [(b"PLTE", table.tobytes())]
+    if transparent_ignore:
+        chunks.append((b"tRNS", b"\xff" * IGNORE_INDEX + b"\x00"))
+    _write_png(put, mask.shape, (mask[rows] for rows in strips(*mask.shape)), PALETTE, mark, chunks)
 
 
-def write_index_png(path: Path, mask: UInt8[np.ndarray, "h w"], classes: ClassSet) -> None:
+def _write_png(
+    put: Put,
+    size: tuple[int, int],
+    parts: Iterable[UInt8[np.ndarray, "..."]],
+    color: int,
+    mark: str = "",
+    chunks: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    """A PNG of 8 bits a channel, written strip by strip: Pillow would hold the whole picture again.
+
+    Rows of RGB are the differences from the row above, which is what photographs are small with.
+    """
+
+    def write(kind: bytes, data: bytes) -> None:
+        check = zlib.crc32(data, zlib.crc32(kind))
+        put(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check))
+
+    put(b"\x89PNG\r\n\x1a\n")
+    write(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, color, 0, 0, 0))
+    if mark:
+        write(b"tEXt", MARK.encode("latin-1") + b"\0" + mark.encode("latin-1"))
+    for kind, data in chunks:
+        write(kind, data)
+    packer, above = zlib.compressobj(6), np.zeros((1, size[1] * (3 if color == RGB else 1)), np.uint8)
+    for part in parts:
+        rows = part.reshape(len(part), -1)
+        difference = rows - np.concatenate([above, rows[:-1]]) if color == RGB else rows
+        above = rows[-1:]
+        kind = np.full((len(rows), 1), 2 if color == RGB else 0, np.uint8)
+        if data := packer.compress(np.concatenate([kind, difference], axis=1).tobytes()):
+            write(b"IDAT", data)
+    write(b"IDAT", packer.flush())
+    write(b"IEND", b"")
+
+
+def png_mark(path: Path) -> str | None:
+    """What a PNG of ours was marked with; None where a file is something else."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            mark = picture.info.get(MARK)
+            return mark if picture.format == "PNG" and isinstance(mark, str) else None
+    except BROKEN:
+        return None
+
+
+def write_index_png(path: Path, mask: UInt8[np.ndarray, "h w"], classes: ClassSet, mark: str = "") -> None:
     """Writes the mask as a palette PNG: values are class indices or 255, colours those of the classes.
+
+    Args:
+        path: Of the file.
+        mask: Class indices, 255 for ignore.
+        classes: What they mean.
+        mark: What `png_mark` gives back.
 
     Raises:
         ValueError: If the mask holds a class that `classes` does not have.
     """
-    write_atomic(Path(path), palette_png(mask, classes.colors))
+    with open_atomic(Path(path)) as file:
+        _write_palette(file.write, mask, classes.colors, mark=mark)
 
 
 def write_color_overlay(
@@ -112,13 +205,12 @@ def write_color_overlay(
     mask: UInt8[np.ndarray, "mh mw"],
     classes: ClassSet,
     alpha: float = 0.55,
+    mark: str = "",
 ) -> None:
-    """Writes the picture under its coloured mask as an RGB PNG, for looking at; see `overlay`."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(overlay(image, mask, classes.colors, alpha)).save(buffer, "PNG")
-    write_atomic(Path(path), buffer.getvalue())
+    """Writes the picture under its coloured mask as an RGB PNG, for looking at; see `overlay` and `png_mark`."""
+    _check_overlay(image, mask, classes.colors, alpha)
+    with open_atomic(Path(path)) as file:
+        _write_png(file.write, mask.shape, _overlaid(image, mask, classes.colors, alpha), RGB, mark)
 
 
 @dataclass(frozen=True)
@@ -150,7 +242,29 @@ def coco_document(items: Iterable[CocoItem], classes: ClassSet) -> dict[str, Any
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    for image, own in _coco_entries(items, classes):
+        images.append(image)
+        annotations += own
+    return {**_coco_head(classes), "images": images, "annotations": annotations, "categories": _categories(classes)}
+
+
+def _coco_head(classes: ClassSet) -> dict[str, Any]:
+    return {"info": {"description": f"{COCO_DESCRIPTION}, classes {classes.name}"}, "licenses": []}
+
+
+def _categories(classes: ClassSet) -> list[dict[str, Any]]:
+    return [
+        {"id": index + 1, "name": name, "supercategory": "", "color": list(color)}
+        for index, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
+    ]
+
+
+def _coco_entries(
+    items: Iterable[CocoItem], classes: ClassSet
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The entry of each picture and those of its classes."""
     seen: set[str] = set()
+    annotation = 0
     for item in items:
         if item.file_name in seen:
             raise ValueError(f"two pictures are called {item.file_name!r}; give each its own file name")
@@ -162,21 +276,12 @@ def coco_document(items: Iterable[CocoItem], classes: ClassSet) -> dict[str, Any
                 f"{item.mask.shape}; pass one value a pixel"
             )
         height, width = item.mask.shape
-        image_id = len(images) + 1
-        images.append({"id": image_id, "file_name": item.file_name, "width": width, "height": height})
-        for index in np.unique(item.mask[item.mask != IGNORE_INDEX]).tolist():
-            identity = {"id": len(annotations) + 1, "image_id": image_id, "category_id": index + 1}
-            annotations.append({**identity, **_segment(item, index)})
-    return {
-        "info": {"description": f"semantic masks of saot, classes {classes.name}"},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {"id": index + 1, "name": name, "supercategory": "", "color": list(color)}
-            for index, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
-        ],
-    }
+        own = []
+        for index in np.flatnonzero(mask_counts(item.mask)[:IGNORE_INDEX]).tolist():
+            annotation += 1
+            identity = {"id": annotation, "image_id": len(seen), "category_id": index + 1}
+            own.append({**identity, **_segment(item, index)})
+        yield {"id": len(seen), "file_name": item.file_name, "width": width, "height": height}, own
 
 
 def _segment(item: CocoItem, index: int) -> dict[str, Any]:
@@ -198,9 +303,35 @@ def _segment(item: CocoItem, index: int) -> dict[str, Any]:
 
 
 def write_coco(path: Path, items: Iterable[CocoItem], classes: ClassSet) -> None:
-    """Writes `coco_document(items, classes)` as JSON, whole or not at all.
+    """Writes `coco_document(items, classes)` as JSON, whole or not at all; no more than a picture is in memory.
 
     Raises:
         ValueError: As `coco_document`.
     """
-    write_atomic(Path(path), json.dumps(coco_document(items, classes), allow_nan=False).encode())
+    rest = {"categories": _categories(classes)}
+    with (
+        open_atomic(Path(path)) as file,
+        tempfile.TemporaryFile("w+", encoding="utf-8", dir=Path(path).parent) as annotations,
+    ):
+        file.write(json.dumps(_coco_head(classes))[:-1].encode() + b', "images": [')
+        between = annotated = ""
+        for image, own in _coco_entries(items, classes):
+            file.write((between + json.dumps(image, allow_nan=False)).encode())
+            between = ", "
+            for one in own:
+                annotations.write(annotated + json.dumps(one, allow_nan=False))
+                annotated = ", "
+        file.write(b'], "annotations": [')
+        annotations.seek(0)
+        while part := annotations.read(1 << 20):
+            file.write(part.encode())
+        file.write(b"], " + json.dumps(rest)[1:].encode())
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a file is one of `write_coco`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(1 << 10).startswith(f'{{"info": {{"description": "{COCO_DESCRIPTION}'.encode())
+    except OSError:
+        return False

@@ -2,16 +2,19 @@
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Int64
 from torch import Tensor
 
 from saot.data import write_atomic
-from saot.evaluate import GROUPS, METHODS, TableRow, extra_means, method_named, table_rows
+from saot.evaluate import GROUPS, METHODS, TableRow, extra_means, method_named, predicted_alone, table_rows
 from saot.report.contents import Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 
 __all__ = [
@@ -43,6 +46,36 @@ RUN_FACTS = (
     "commit",
 )
 
+GOOD, WEAK = 0.7, 0.4  # IoU from which a class is called strong, below which it is called weak; words, not science
+ABBREVIATIONS = {
+    "mIoU": "mean intersection over union: for each class the pixels that mask and truth share, divided by those that "
+    "either has; the mean over the classes",
+    "IoU": "intersection over union: the pixels of a class that mask and truth share, divided by those that either has",
+    "SAOT": "Semantically Aware Optimal Transport, the method behind this tool: labels are carried along a transport "
+    "plan between the features of two pictures",
+    "OT": "optimal transport: all weight of the target is matched with weight of the source",
+    "UOT": "unbalanced optimal transport: the plan may leave weight unmatched at a price",
+    "RWOT": "reweighted optimal transport: source tokens do not all count the same",
+    "kNN": "k nearest neighbours: the k source tokens whose features are most alike vote",
+    "MLP": "multi-layer perceptron: a small network that sees one token at a time",
+    "EMA": "exponential moving average: a network learns on from labels that a slowly following copy of it gives",
+    "T2S-DA": "target to source domain adaptation, a method that trains the whole network",
+    "DACS": "domain adaptation by cross-domain mixed sampling: trained on pictures pasted together from both domains",
+    "ECE": "expected calibration error: the mean gap between how sure the network is and how often it is right",
+    "AURC": "area under the risk-coverage curve: the mean error over all shares of pixels labelled, the surest first",
+    "AUROC": "area under the ROC curve: how often a right pixel is surer than a wrong one; 50 % is chance",
+    "CCD": "class centre distance: how far features lie from the mean of their class; lower is better",
+    "PDD": "pixel-wise discrimination distance: how badly single features tell classes apart; lower is better",
+    "t-SNE": "t-distributed stochastic neighbour embedding: a drawing in which like features lie near each other",
+    "CPU": "the main processor of a machine",
+    "GPU": "a graphics card, which computes many numbers at a time",
+    "DAFormer": "a recipe for training a whole network on one domain for another",
+    "JSON": "a text format for data",
+}
+UNEXPLAINED = ("script", "style", "pre", "code", "svg")
+WORDS = "<!-- words -->"
+SUBSET = "the same mean over {} of the classes alone, as papers on such data print it"
+
 
 def write_report(path: Path, data: ReportData) -> None:
     """Writes the report as one HTML file that needs nothing beside it, whole or not at all.
@@ -64,16 +97,43 @@ def render_report(data: ReportData) -> str:
 
     source = files("saot.report").joinpath("template.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "seconds": _seconds, "memory": _memory}
+    environment.filters |= {"percent": _percent, "seconds": _seconds, "memory": _memory, "breakable": _breakable}
     template = environment.from_string(source)
     shared = _numbers(data)
     attempts = [(width, 1000) for width in WIDTHS] + [(WIDTHS[-1], count) for count in (32, 16, 8, 4, 2, 1)]
     text = ""
     for width, count in attempts:
-        text = template.render(**shared, **_pictures(data, width, count))
+        text = _explained(template.render(**shared, **_pictures(data, width, count)))
         if len(text.encode()) <= MAX_BYTES:
             break
     return text
+
+
+def _explained(page: str) -> str:
+    """The page with the meaning of every abbreviation where it stands, and a list of them at `WORDS`."""
+    head, start, body = page.partition("<body>")
+    names = "|".join(map(re.escape, sorted(ABBREVIATIONS, key=len, reverse=True)))
+    found: set[str] = set()
+
+    def spell(match: re.Match[str]) -> str:
+        name, subset = match[1], match[2]
+        found.add(name)
+        meaning = ABBREVIATIONS[name] if subset is None else SUBSET.format(subset[1:])
+        return f'<abbr title="{meaning}">{match[0]}</abbr>'
+
+    closing, parts = "", re.split(r"(<[^>]*>)", body)  # a tag holds no ">": the template escapes it
+    for place, part in enumerate(parts):
+        if part.startswith("<"):
+            tag = re.match(r"</?([a-zA-Z0-9]+)", part)
+            name = tag[1].lower() if tag else ""
+            if closing:
+                closing = "" if part == closing else closing
+            elif name in UNEXPLAINED and not part.startswith("</"):
+                closing = f"</{name}>"
+        elif not closing:
+            parts[place] = re.sub(rf"(?<![\w-])({names})(-\d+)?(?![\w-])", spell, part)
+    entries = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in ABBREVIATIONS.items() if name in found)
+    return head + start + "".join(parts).replace(WORDS, f"<dl>{entries}</dl>" if entries else "")
 
 
 def _numbers(data: ReportData) -> dict[str, Any]:
@@ -83,6 +143,7 @@ def _numbers(data: ReportData) -> dict[str, Any]:
     swatches = [f"rgb({r}, {g}, {b})" for r, g, b in data.classes.colors]
     # with labels, a class that no method has an IoU for does not occur
     absent = [name for name in data.classes.names if all(row.iou.get(name) is None for row in rows)]
+    run = shlex.quote(data.folder) if data.folder else "RUN"
     return {
         "title": data.title,
         "notes": data.notes,
@@ -100,7 +161,12 @@ def _numbers(data: ReportData) -> dict[str, Any]:
         "headline": _headline(rows),
         "classes": list(zip(data.classes.names, swatches, strict=True)),
         "absent": absent if scores else [],
+        "predicted_alone": [f"{row.method.title} {_percent(row.predicted_too)}" for row in rows if row.miou is not None]
+        * predicted_alone(rows),
+        "names": data.classes.names,
         "by_class": _by_class(rows, data),
+        "verdict": _verdict(rows, data),
+        "command": f"saot predict {run} new/ --out masks --format png,color",
         "differences": data.differences,
         **_figures(rows, data),
         **_further(data),
@@ -187,6 +253,38 @@ def _by_class(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
     return {"methods": [row.method for row in ordered], "lines": lines}
 
 
+def _verdict(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
+    """How good our masks are in plain words: share of right pixels, strong and weak classes, what is sure."""
+    ours = next((row for name in OURS for row in rows if row.method.name == name and row.miou is not None), None)
+    ours = ours or max((row for row in rows if row.miou is not None), key=lambda row: row.miou or 0.0, default=None)
+    counts = None if ours is None else data.confusions.get(ours.method.name)
+    known = counts is not None and int(counts.sum()) > 0
+    estimate = _estimate(data) or {}
+    iou = dict(ours.iou) if ours is not None else {name: value for name, value, *_ in estimate.get("known", ())}
+    found = [(n, index, v) for index, n in enumerate(data.classes.names) if (v := iou.get(n)) is not None]
+    found.sort(key=lambda one: -one[2])
+    weak = [one for one in found if one[2] < WEAK]
+    say = "" if ours is not None else ", as expected"
+    return {
+        "right": int(counts.diagonal().sum()) / int(counts.sum()) if counts is not None and known else None,
+        "strengths": [
+            (f"Strong (IoU of {GOOD:.0%} or more{say})", [one for one in found if one[2] >= GOOD]),
+            ("In between", [one for one in found if WEAK <= one[2] < GOOD]),
+            (f"Weak (below {WEAK:.0%}{say})", weak),
+        ],
+        "weak": bool(weak),
+        "sure": _sure(data.calibration),
+    }
+
+
+def _sure(calibration: Mapping[str, Any] | None) -> list[tuple[str, float | None]]:
+    """The allowed error nearest 5 % that has a threshold, as --abstain takes it, and the share of pixels left."""
+    abstain = ((calibration or {}).get("methods", {}).get("saot_decoder") or {}).get("abstain", {})
+    held = [(alpha, part) for alpha, part in abstain.items() if part["threshold"] is not None and part["basis"]]
+    held.sort(key=lambda one: abs(float(one[0]) - 0.05))
+    return [(alpha, part[part["basis"]].get("coverage")) for alpha, part in held[:1]]
+
+
 def _estimate(data: ReportData) -> dict[str, Any] | None:
     """run.json's estimate with the classes that have points, the worst first; None where the run has none."""
     estimate = data.run.get("estimate")
@@ -270,14 +368,21 @@ def _worst_confusions(
 
 def _pictures(data: ReportData, width: int, count: int) -> dict[str, Any]:
     """Panels, stories and maps as data URIs, at most `count` of each and `width` pixels wide."""
+    from markupsafe import Markup
+
     from saot.report import figures, pictures
 
     present = {name for panel in data.panels for name in panel.predictions}
-    order = [method.name for method in METHODS if method.name in present]
+    known = [method.name for method in METHODS if method.name in present]
+    order = sorted(known, key=lambda name: OURS.index(name) if name in OURS else len(OURS))
     order += sorted(present - set(order))
     first = [name for name in SHOWN_FIRST if name in present] or order[:4]
+    seen = {method_named(name).name for panel in data.panels[:count] for name in panel.predictions}
     left_out = sum(max(0, len(part) - count) for part in (data.panels, data.stories, data.maps))
     return {
+        "seen_methods": seen,
+        "shown_in": _shown_in(data, first, count),
+        "words_place": Markup(WORDS),
         "panel_methods": [(method_named(name), name in first) for name in order],
         "panels": [pictures.panel_view(panel, order, data.classes, width) for panel in data.panels[:count]],
         "stories": [pictures.story_view(story, data.classes, width) for story in data.stories[:count]],
@@ -287,8 +392,26 @@ def _pictures(data: ReportData, width: int, count: int) -> dict[str, Any]:
     }
 
 
+def _shown_in(data: ReportData, methods: Sequence[str], count: int) -> dict[int, int]:
+    """Class -> number, from 1, of the picture with most of its pixels: of the truth, else of the first mask shown."""
+    best: dict[int, tuple[int, int]] = {}
+    for number, panel in enumerate(data.panels[:count], start=1):
+        masks = [panel.predictions[name] for name in methods if name in panel.predictions]
+        for mask in [panel.truth] if panel.truth is not None else masks[:1]:
+            for label, pixels in zip(*np.unique(mask, return_counts=True), strict=True):
+                best[int(label)] = max(best.get(int(label), (0, 0)), (int(pixels), number))
+    return {label: number for label, (_, number) in best.items()}
+
+
 def _percent(value: int | float | None, digits: int = 1) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _breakable(text: str) -> Any:
+    """Text that a narrow screen breaks after the marks of a path or a list, not within a word."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(?<=[:,/=_])(?=\w)", "<wbr>", str(escape(text))))
 
 
 def _seconds(value: int | float | None) -> str:

@@ -1,6 +1,6 @@
 """A run folder: what was asked, what is done, how long it took; safe to kill at any moment."""
 
-from saot.runs.folder import RUN_FORMAT, Workspace, load_tensors, save_tensors
+from saot.runs.folder import BEGIN_ANEW, RUN_FORMAT, Workspace, load_tensors, save_tensors
 from saot.runs.memory import peak_bytes, reset_peak
 from saot.runs.once import Kept, Making, Shared, code_version, identity_of, read_kept, room_of, write_kept
 from saot.runs.record import check_device, commit_of_code, device_name, resolve_device, versions
@@ -19,6 +19,7 @@ from saot.runs.training import (
 )
 
 __all__ = [
+    "BEGIN_ANEW",
     "RUN_FORMAT",
     "Checkpoint",
     "History",

@@ -1,11 +1,13 @@
 """A run folder: what was asked, what is done, how long it took; safe to kill at any moment."""
 
-import fcntl
+import contextlib
 import json
+import logging
+import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from saot.data import write_atomic
+from saot.data import check_place, lock_file, read_record, write_atomic, write_tail
 from saot.runs.memory import device_peak_bytes, give_back, peak_bytes, reset_peak
 from saot.runs.once import (
     CORE,
@@ -33,6 +35,7 @@ from saot.runs.training import Checkpoint, History
 
 Progress = Callable[[str, int, int], None]
 RUN_FORMAT = 2
+BEGIN_ANEW = "put it back from a copy, or delete the run folder and give the same command again"
 CHECKPOINT_EVERY = 100  # steps at most between two checkpoints
 
 
@@ -44,9 +47,11 @@ class Workspace:
         settings: What is asked, as plain JSON values.
         progress: Called with (stage, done, total).
         shared: Where runs leave for each other what is equal; None shares nothing.
+        later: Names of settings that may be None at first and be given later; what hangs on them is made then.
 
     Raises:
-        ValueError: If the folder holds a run with other settings, of another format, or something else entirely.
+        ValueError: If the folder holds a run with other settings in which something was trained, one of another format,
+            or something else entirely. Then nothing is left behind.
     """
 
     def __init__(
@@ -55,22 +60,54 @@ class Workspace:
         settings: Mapping[str, Any],
         progress: Progress | None = None,
         shared: Shared | None = None,
+        later: Collection[str] = (),
     ) -> None:
         self.root, self.settings, self.progress, self.shared = Path(root), dict(settings), progress, shared
+        self._later = later
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"expected a folder for the run; {self.root} is a file: choose another --out")
+        check_place(self.root)
+        self._new = [one for one in (self.root, *self.root.parents) if not one.exists()]  # the deepest first
         self.root.mkdir(parents=True, exist_ok=True)
         self._parts: dict[str, Workspace] = {}
+        self._above: tuple[Workspace, str] | None = None  # the run that this one is a part of, and its name there
+        self._logged: dict[str, int] | None = None  # records of each stage that log.jsonl holds
+        self._log_bytes = 0
         self._writing = threading.Lock()
         self._making: dict[str, threading.RLock] = {}
         self._lock = self._take_lock()
-        self._check_settings()
+        try:
+            self._check_settings()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """Let others use the folder."""
+        """Let others use the folder; where nothing was made in it, it is as it was before."""
         for part in self._parts.values():
             part.close()
-        self._lock.close()
+        try:
+            self._leave_no_trace()
+        finally:
+            self._lock.close()
+
+    def _leave_no_trace(self) -> None:
+        """Remove what a run writes down before it makes anything, if there is nothing else; only what is ours."""
+        lock, kept = self.root / ".lock", self.work("settings.json")
+        if not kept.exists():  # refused: there is no run here
+            lock.unlink(missing_ok=True)
+        elif all(one == lock or one in _preliminary(self.root) for one in self.root.rglob("*") if not one.is_dir()):
+            for one in (*_preliminary(self.root), lock):
+                one.unlink(missing_ok=True)
+            ours = (self.work(), self.path("features"))
+            folders = [one for top in ours for one in (top, *top.rglob("*")) if one.is_dir()]
+            for one in sorted(folders, key=lambda folder: -len(folder.parts)):
+                one.rmdir()
+        else:
+            return
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            for one in self._new:
+                one.rmdir()
 
     def part(self, name: str, settings: Mapping[str, Any]) -> "Workspace":
         """A run within the run, in `work/parts/NAME`; it is closed with this one, and its records join log.jsonl.
@@ -87,7 +124,8 @@ class Workspace:
             def told(stage: str, done: int, total: int) -> None:
                 self.tell(f"{name}: {stage}")(done, total)
 
-            self._parts[name] = Workspace(self.work("parts", name), settings, told)
+            self._parts[name] = Workspace(self.work("parts", name), settings, told, later=self._later)
+            self._parts[name]._above = (self, name)
         return self._parts[name]
 
     def all_stages(self) -> dict[str, Any]:
@@ -157,7 +195,9 @@ class Workspace:
             if kept is not None:
                 return kept
             making = Making(
-                self.checkpoint(f"{Path(name).name}-{identity}"), self.tell(title or name), partial(self.log, log)
+                self.checkpoint(f"{Path(name).name}-{identity}", log=log),
+                self.tell(title or name),
+                partial(self.log, log),
             )
             with self.stage(title) if title else nullcontext():
                 kept = make(making)
@@ -178,9 +218,10 @@ class Workspace:
         """Delete a folder of files that nothing needs any more, such as "work/said"."""
         shutil.rmtree(self.path(name), ignore_errors=True)
 
-    def checkpoint(self, stage: str, every: int = 100) -> Checkpoint:
-        """Where a training stage keeps its state."""
-        return Checkpoint(self.work("checkpoints", f"{stage}.pt"), min(every, CHECKPOINT_EVERY))
+    def checkpoint(self, stage: str, every: int = 100, log: str = "") -> Checkpoint:
+        """Where a training stage keeps its state; under `log`, where that is given, log.jsonl grows with it."""
+        told = partial(self._grow_log, log) if log else None
+        return Checkpoint(self.work("checkpoints", f"{stage}.pt"), min(every, CHECKPOINT_EVERY), told)
 
     @contextmanager
     def stage(self, name: str, *, resumes: bool = True) -> Iterator[None]:
@@ -211,7 +252,7 @@ class Workspace:
     def facts(self, name: str) -> dict[str, Any]:
         """What a stage wrote down about itself; empty if nothing."""
         path = self.work("facts", f"{name}.json")
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_record(path, BEGIN_ANEW) if path.exists() else {}
 
     def set_facts(self, name: str, values: Mapping[str, Any]) -> None:
         """Write down facts of a stage."""
@@ -219,30 +260,60 @@ class Workspace:
 
     def log(self, stage: str, history: History) -> None:
         """Keep the records of a training stage; `write_log` joins them into log.jsonl."""
-        lines = [json.dumps({"stage": stage, "step": step, **record}) for step, record in enumerate(history)]
-        write_atomic(self.log_path(stage), ("\n".join(lines) + "\n").encode())
+        write_atomic(self.log_path(stage), _lines(stage, history))
+        self._grow_log(stage, history)
+
+    def _grow_log(self, stage: str, history: History) -> None:
+        """Add to log.jsonl the records of a stage that it does not have yet, in the order in which they come."""
+        if self._above is not None:
+            run, name = self._above
+            run._grow_log(f"{name}: {stage}", history)
+            return
+        path = self.path("log.jsonl")
+        with self._writing:
+            if self._logged is None:
+                self._logged, self._log_bytes = _counted(path)
+            added = _lines(stage, history, self._logged.get(stage, 0))
+            if added:
+                write_tail(path, self._log_bytes, added)
+                self._logged[stage] = len(history)
+                self._log_bytes += len(added)
 
     def log_path(self, stage: str) -> Path:
         """Where the records of a training stage are kept."""
         return self.work("log", f"{stage}.jsonl")
 
     def write_log(self) -> None:
-        """log.jsonl: every training record, stage after stage in the order of their names."""
+        """log.jsonl: every training record, stage after stage in the order of their names; until then it only grows."""
         lines = []
         for stage, path in self.logs().items():
             for line in path.read_text().splitlines(keepends=True):
                 lines.append(line if stage == path.stem else _renamed(line, stage))
-        write_atomic(self.path("log.jsonl"), "".join(lines).encode())
+        with self._writing:
+            write_atomic(self.path("log.jsonl"), "".join(lines).encode())
+            self._logged = None
 
     def _take_lock(self) -> Any:
-        lock = open(self.root / ".lock", "w")  # noqa: SIM115  held as long as the workspace
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise ValueError(
-                f"another process is working in {self.root}: wait for it or choose another --out"
-            ) from error
+        path = self.root / ".lock"
+        while True:
+            lock = open(path, "w")  # noqa: SIM115  held as long as the workspace
+            try:
+                got = lock_file(lock)
+            except OSError:
+                lock.close()
+                raise
+            if got == "taken":
+                lock.close()
+                raise ValueError(f"another process is working in {self.root}: wait for it or choose another --out")
+            if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+                break
+            lock.close()  # of a process that has taken it away meanwhile
+        if got == "none":
+            logging.getLogger(__name__).warning(
+                "note: the file system of %s has no locks, so nothing keeps a second process out of this folder: start "
+                "one alone in it",
+                self.root,
+            )
         return lock
 
     def _check_settings(self) -> None:
@@ -256,18 +327,68 @@ class Workspace:
                 )
             write_atomic(path, json.dumps(self.settings, indent=1).encode())
             return
-        kept = json.loads(path.read_text())
+        kept = read_record(path, BEGIN_ANEW)
         if kept.get("format") != RUN_FORMAT:
             raise ValueError(
                 f"expected a run of format {RUN_FORMAT}; {self.root} has format {kept.get('format')}: choose another "
                 "--out, or use the version that made it"
             )
-        difference = first_difference(self.settings, kept)
-        if difference is not None:
+        added = {name for name in self._later if kept.get(name) is None}
+        difference = first_difference(self.settings, {**kept, **{name: self.settings.get(name) for name in added}})
+        if difference is not None and self._trained():
             raise ValueError(
                 f"{self.root} holds a run with other settings ({difference}): choose another --out, or give the same "
                 "settings to go on"
             )
+        if difference is not None:
+            self._begin_anew()
+        if first_difference(self.settings, kept) is not None:
+            write_atomic(path, json.dumps(self.settings, indent=1).encode())
+
+    def _trained(self) -> bool:
+        """Whether anything in the folder took a training; a state that was kept half-way counts."""
+        places = (self.root, *self.work("parts").glob("*"))
+        found = ("*.safetensors", "work/models/*.safetensors", "work/scores/*.safetensors", "work/checkpoints/*.pt")
+        return self.path("run.json").exists() or any(any(place.glob(one)) for place in places for one in found)
+
+    def _begin_anew(self) -> None:
+        """Forget what was written down and drawn; features, and what is known of files, depend on no settings."""
+        for one in (self.path("points.csv"), self.path("log.jsonl"), *self.work().iterdir()):
+            if one.is_dir():
+                shutil.rmtree(one)
+            elif one.name != "fingerprints.jsonl":
+                one.unlink(missing_ok=True)
+
+
+def _preliminary(root: Path) -> list[Path]:
+    """Files of a run that are there before anything has been made."""
+    work = root / "work"
+    return [work / "settings.json", work / "fingerprints.jsonl", work / "facts" / "stages.json"]
+
+
+def _lines(stage: str, history: History, first: int = 0) -> bytes:
+    """The records of a stage from one step on, a JSON object a line."""
+    lines = [
+        json.dumps({"stage": stage, "step": step, **record}) for step, record in enumerate(history) if step >= first
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _counted(path: Path) -> tuple[dict[str, int], int]:
+    """How many records of each stage a log holds, and its bytes up to the last whole line."""
+    found: dict[str, int] = {}
+    size = 0
+    if path.exists():
+        with open(path, "rb") as file:
+            for line in file:
+                try:
+                    stage = json.loads(line)["stage"]
+                except (ValueError, KeyError, TypeError):
+                    break  # cut short by a kill
+                if not line.endswith(b"\n"):
+                    break
+                found[stage], size = found.get(stage, 0) + 1, size + len(line)
+    return found, size
 
 
 def _renamed(line: str, stage: str) -> str:
@@ -299,7 +420,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor] | None:
     """The tensors of a file, or None if it is missing or damaged: then it is to be made again."""
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         return load_file(path)

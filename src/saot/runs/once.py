@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -124,13 +126,14 @@ def room_of(function: Callable[..., Any]) -> str:
 def write_kept(path: Path, kept: Kept, identity: str = "") -> None:
     """Write what a stage leaves, in one atomic step."""
     contiguous = {name: tensor.contiguous() for name, tensor in kept.tensors.items()}
-    said = json.dumps({**kept.about, "facts": dict(kept.facts), "identity": identity})
+    about = json.loads(json.dumps({**kept.about, "facts": dict(kept.facts), "identity": identity}))  # as it is read
+    said = json.dumps({**about, "check": _check_sum(about, contiguous)})
     write_atomic(path, save(contiguous, metadata={"saot": said}))  # one key: several have no order of their own
 
 
 def read_kept(path: Path, identity: str | None = None) -> Kept | None:
     """What a stage left; None if the file is missing, damaged, or of another identity where one is given."""
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
@@ -138,10 +141,23 @@ def read_kept(path: Path, identity: str | None = None) -> Kept | None:
             if identity is not None and about.get("identity") != identity:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+        check = about.pop("check", None)
+        if check is not None and check != _check_sum(about, tensors):  # files of earlier versions have none
+            return None
         about.pop("identity", None)
         return Kept(tensors, about.pop("facts", {}), about)
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None
+
+
+def _check_sum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of words and tensors, each with its name, type and shape: safetensors itself has none."""
+    found = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import torch
 
 
 def commit_of_code() -> str:
-    """The commit the code stands at, or the installed version where it is no checkout."""
+    """The commit the code stands at, or the installed version where it is no checkout.
+
+    A checkout is one that has this very file: an environment may lie in somebody else's repository.
+    """
     here = Path(__file__).resolve().parent
+    ask = partial(subprocess.run, capture_output=True, text=True, timeout=10, check=False)
+    git = ["git", "-C", str(here)]
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-        if answer.returncode == 0 and answer.stdout.strip():
+        ours = ask([*git, "ls-files", "--error-unmatch", Path(__file__).name])
+        answer = ask([*git, "describe", "--always", "--dirty", "--abbrev=12"])
+        if ours.returncode == answer.returncode == 0 and answer.stdout.strip():
             return answer.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         pass
@@ -37,16 +41,16 @@ def check_device(name: str) -> None:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"expected a device torch can use, such as auto, cpu or cuda; {name!r} is none here: {reason}"
+            f"expected a device torch can use, such as auto, cpu or cuda; {name!r} is none here: take --device auto"
         ) from error
 
 
 def resolve_device(name: str = "auto") -> str:
     """The device that is meant, once it is known to be there: "auto" is cuda, else mps, else cpu.
 
-    Where a launcher started several processes (LOCAL_RANK), each takes the GPU of its number.
+    Where a launcher started several processes (LOCAL_RANK), each takes the GPU of its number; with fewer GPUs than
+    processes, or in a shell that has inherited that number, one that is there.
 
     Args:
         name: "auto", or what torch calls a device, such as "cpu" or "cuda:1".
@@ -60,8 +64,8 @@ def resolve_device(name: str = "auto") -> str:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            local = os.environ.get("LOCAL_RANK")
-            name = "cuda" if local is None else f"cuda:{local}"
+            local = os.environ.get("LOCAL_RANK", "")
+            name = f"cuda:{int(local) % torch.cuda.device_count()}" if local.isdecimal() else "cuda"
         else:
             name = "mps" if torch.backends.mps.is_available() else "cpu"
     check_device(name)

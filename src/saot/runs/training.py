@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pickle
+import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ import torch
 from saot.data import write_atomic, write_tail
 from saot.runs.side import check_stopped
 
+CHECK = b"saot, CRC-32 of the rest "  # begins the comment of a checkpoint's zip archive
 Progress = Callable[[int, int], None]
 History = list[dict[str, float]]
 
@@ -51,10 +53,16 @@ class Checkpoint:
     The records of its steps lie beside the state, in a file that only grows: each is written once, so the bytes of all
     checkpoints are linear in the steps. At each checkpoint the records come first and the state, which says how many of
     them count, comes second. Killed in between, a training finds the state before and writes over what stands behind.
+
+    Attributes:
+        path: Of the state.
+        every: Steps between two states.
+        told: Hears all records so far whenever a state has been kept, or None.
     """
 
     path: Path
     every: int = 100
+    told: Callable[[History], None] | None = None
 
     @property
     def records(self) -> Path:
@@ -80,7 +88,7 @@ class Checkpoint:
             with open(self.records, "rb") as file:
                 kept = file.read(mark.size)
             history = [json.loads(line) for line in kept.splitlines()]
-        except (KeyError, TypeError, ValueError, OSError):
+        except (LookupError, AttributeError, TypeError, ValueError, OSError, RecursionError):
             return None, [], Mark()
         if (len(history), len(kept), zlib.crc32(kept)) != (mark.steps, mark.size, mark.check):
             return None, [], Mark()
@@ -101,6 +109,8 @@ class Checkpoint:
         write_tail(self.records, mark.size, added)
         mark = Mark(len(history), mark.size + len(added), zlib.crc32(added, mark.check))
         self.save({"records": asdict(mark), **state})
+        if self.told is not None:
+            self.told(history)
         return mark
 
     def load(self) -> dict[str, Any] | None:
@@ -111,11 +121,14 @@ class Checkpoint:
         Raises:
             RuntimeError: If memory does not hold it.
         """
-        if not self.path.exists():
+        if not self.path.is_file():
             return None
         try:
-            return torch.load(self.path, weights_only=True, map_location="cpu")
-        except (EOFError, KeyError, ValueError, pickle.UnpicklingError):
+            if _checked(self.path) is False:
+                return None
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
+            return state if isinstance(state, dict) else None
+        except (OSError, EOFError, LookupError, TypeError, AttributeError, ValueError, pickle.UnpicklingError):
             return None
         except RuntimeError as error:
             if "PytorchStreamReader" not in str(error):  # not what a damaged file says
@@ -130,12 +143,28 @@ class Checkpoint:
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomic(self.path, buffer.getvalue())
+        data = buffer.getvalue()
+        assert data.endswith(b"\0\0")  # of a zip archive without a comment
+        comment = CHECK + f"{zlib.crc32(data):08x}".encode()
+        write_atomic(self.path, data[:-2] + struct.pack("<H", len(comment)) + comment)
 
     def clear(self) -> None:
         """Forget the state: the stage has written its result."""
         self.path.unlink(missing_ok=True)
         self.records.unlink(missing_ok=True)
+
+
+def _checked(path: Path) -> bool | None:
+    """Whether a checkpoint is as it was written, by its check sum; None if it has none, as those of earlier versions.
+
+    torch's reader of zip archives does not look at the check sums of their members.
+    """
+    data = path.read_bytes()
+    tail = len(CHECK) + 8
+    if len(data) < tail + 2 or data[-tail:-8] != CHECK:
+        return None
+    whole = zlib.crc32(b"\0\0", zlib.crc32(memoryview(data)[: -tail - 2]))
+    return data[-8:] == f"{whole:08x}".encode() and data[-tail - 2 : -tail] == struct.pack("<H", tail)
 
 
 def generator_for(seed: int, *names: object) -> torch.Generator:

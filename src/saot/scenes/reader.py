@@ -11,6 +11,8 @@ from saot.scenes.scene import SCENES_VERSION, load_mask, load_picture
 
 SCENE_COUNTS = {"train": 40, "val": 20}  # pictures a split has unless `count` says otherwise
 SCENE_HEIGHT, SCENE_WIDTH = 252, 504  # pixels; 18 x 36 tokens of patch size 14
+MOST: Mapping[str, int] = MappingProxyType(dict.fromkeys(("count", "drives", "frames", "first"), 1_000_000))
+LONGEST_SIDE = 8192  # pixels
 DRIVE_FRAMES = 31  # three seconds
 
 
@@ -113,6 +115,8 @@ def _numbers(spec: str, parts: DataSpec) -> dict[str, int]:
                 "scenes take count=, height= and width= with a number of at least 1, and drives=, frames= and first= "
                 f"in place of count=, but not {option!r}"
             )
+        if int(value) > MOST.get(name, LONGEST_SIDE):
+            raise ValueError(f"scenes take {name}= of at most {MOST.get(name, LONGEST_SIDE):,}, but not {option!r}")
         numbers[name] = int(value)
     if ("count" in numbers) == ("drives" in numbers) and ("count" in numbers or {"frames", "first"} & set(numbers)):
         raise ValueError(f"scenes take count= for pictures, or drives= with frames= and first=; not both, as {spec!r}")

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from saot.data import how_to_install
 from saot.recipes import TransportRecipe
 from saot.transfer.cost import SemanticCost
 from saot.transport import Support, faiss_support, hierarchical_support, multiscale_support, topk_support
@@ -87,7 +88,10 @@ def _searched(
     try:
         return faiss_support(source, target, k, cover, **how).support
     except ImportError as error:
-        raise ValueError(f"expected transport.search among those that are installed; got faiss: {error}") from None
+        raise ValueError(
+            "expected transport.search among those that are installed; got faiss, which is not; "
+            f"{how_to_install('ann')}"
+        ) from error
 
 
 class SupportKeeper:

@@ -132,7 +132,9 @@ def faiss_support(
     try:
         import faiss
     except ImportError:
-        raise ImportError("faiss_support needs faiss; install it with `pip install 'saot[ann]'`") from None
+        raise ImportError(
+            "faiss_support needs faiss, of the extra `ann`; install it with `python -m pip install faiss-cpu`"
+        ) from None
     check_features(source, target, k, cover, "source", "exact")
     _check_search(recall, clusters, probes)
     if source.device.type != "cpu":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saot.match.pairs.files import options
+from saot.match.pairs.files import options, read_json
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,9 @@ def test_options_that_are_not_known_or_of_another_kind():
         options("val,count=two", "train", {"count": 1})
     with pytest.raises(ValueError, match="boxes= takes yes or no"):
         options("val,boxes=1", "train", {"boxes": False})
+
+
+def test_annotations_of_lists_in_lists_without_end_are_no_json(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": ' + "[" * 100_000)
+    with pytest.raises(ValueError, match=r"a\.json is no JSON"):
+        read_json(tmp_path / "a.json", ())

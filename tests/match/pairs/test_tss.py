@@ -47,6 +47,20 @@ def test_tss_gives_both_directions_with_flow_inside_the_mask(tss):
     assert open_pairs(f"tss:{tss}:JODS").keys == ("JODS/a-b/1-2", "JODS/a-b/2-1")
 
 
+def test_masks_count_as_they_stand_in_the_file(tss):
+    """A 1 of 16 bits is not stretched to nothing, and a palette's index counts, not its colour."""
+    folder, mask = tss / "JODS" / "a-b", np.zeros((12, 16), np.uint16)
+    mask[3, 4:6] = 1
+    Image.fromarray(mask).save(folder / "mask2.png")
+    assert open_pairs(f"tss:{tss}:JODS")[0].target.mask().sum() == 2
+    black = Image.fromarray(mask.astype(np.uint8))
+    black.putpalette([0] * 768)
+    black.save(folder / "mask2.png")
+    assert open_pairs(f"tss:{tss}:JODS")[0].target.mask().sum() == 2
+    Image.fromarray(np.repeat(mask.astype(np.uint8)[..., None], 3, 2)).save(folder / "mask2.png")
+    assert open_pairs(f"tss:{tss}:JODS")[0].target.mask().sum() == 2
+
+
 def test_tss_says_what_is_wrong(tss):
     path = tss / "JODS" / "a-b" / "flow2.flo"
     good = path.read_bytes()

@@ -36,7 +36,7 @@ def read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
         raise ValueError(f"the annotation {path} is missing; copy the whole release, or check the split")
     try:
         value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the annotation {path} is no JSON ({error}); copy or download it again") from error
     if not isinstance(value, dict):
         raise ValueError(f"the annotation {path} holds a {type(value).__name__}, but a JSON object is expected")
@@ -112,7 +112,8 @@ def read_flow(path: Path) -> DenseFlow:
     """
     if not path.is_file():
         raise ValueError(f"the flow {path} is missing; copy the whole release")
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(12)
     magic = float(np.frombuffer(data[:4], "<f4")[0]) if len(data) >= 12 else None
     if magic != FLOW_MAGIC:
         raise ValueError(
@@ -120,11 +121,14 @@ def read_flow(path: Path) -> DenseFlow:
             "written with the bytes in another order"
         )
     width, height = (int(size) for size in np.frombuffer(data[4:12], "<i4"))
-    if min(width, height) < 1 or len(data) != 12 + 8 * width * height:
+    size = path.stat().st_size
+    if min(width, height) < 1 or size != 12 + 8 * width * height:
         raise ValueError(
-            f"{path} has {len(data)} bytes, but its head says {width}x{height} pixels, which need "
+            f"{path} has {size} bytes, but its head says {width}x{height} pixels, which need "
             f"{12 + 8 * width * height}; copy or download it again"
         )
-    flow: Float32[np.ndarray, "h w 2"] = np.frombuffer(data[12:], "<f4").reshape(height, width, 2).astype(np.float32)
+    flow: Float32[np.ndarray, "h w 2"] = (
+        np.frombuffer(path.read_bytes()[12:], "<f4").reshape(height, width, 2).astype(np.float32)
+    )
     known: Bool[np.ndarray, "h w"] = np.all(np.isfinite(flow) & (np.abs(flow) < UNKNOWN_FLOW), axis=-1)
     return DenseFlow(np.where(known[..., None], flow, 0).astype(np.float32), known)

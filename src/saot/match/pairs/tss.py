@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from saot.data import image_size, read_image
+from saot.data import image_size, read_image, read_mask_colours
 from saot.match.pairs.files import read_flow
 from saot.match.pairs.pairs import DenseFlow, Pair, PairSet, PairSide
 
@@ -72,7 +72,8 @@ def _side(category: str, folder: Path, number: int) -> PairSide:
 
 
 def _mask(path: Path) -> Bool[np.ndarray, "h w"]:
-    return np.any(read_image(path), axis=-1)
+    pixels = read_mask_colours(path)
+    return np.any(pixels.reshape(*pixels.shape[:2], -1)[..., :3], axis=-1)
 
 
 def _flow(folder: Path, target: int) -> DenseFlow:

@@ -76,14 +76,14 @@ def read_results(path: Path, pairs: Sequence[Pair]) -> dict[str, PairResult]:
     for line in path.read_text().splitlines() if known else ():
         try:
             record = json.loads(line)
-        except ValueError:
-            continue  # killed while writing
-        key = record.pop("key")
-        if record.pop("annotation", "") != known.get(key):
-            continue  # of other pairs of the set, or annotated anew
-        places = tuple(tuple(place) for place in record.pop("places"))
-        lists = {name: tuple(record.pop(name)) for name in ("inside", "hits")}
-        found[key] = PairResult(places=places, **lists, **record)
+            key = record.pop("key")
+            if record.pop("annotation", "") != known.get(key):
+                continue  # of other pairs of the set, or annotated anew
+            places = tuple(tuple(place) for place in record.pop("places"))
+            lists = {name: tuple(record.pop(name)) for name in ("inside", "hits")}
+            found[key] = PairResult(places=places, **lists, **record)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # killed while writing, or damaged since
     return found
 
 

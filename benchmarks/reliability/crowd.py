@@ -1,0 +1,155 @@
+"""Fifty processes at once on one store, and on one run folder: nothing torn, nothing made over and over.
+
+    python benchmarks/reliability/crowd.py --out runs/crowd --processes 50 --seed 0
+
+- `store`: all extract the same pictures into one store, at the same moment.
+- `containers`: the same, each in a process namespace of its own, so that all have the same process number, as on two
+  machines that share a disk. Needs the right to `unshare`.
+- `slow`: the same, where each opening, sync and renaming of a file waits up to 50 ms.
+- `run`: all give the same `saot run` at once. One works, or one after another; the others are told so in a sentence.
+
+Meanwhile the files that are there are read over and over: each has to be whole. At the end the bytes are those that
+one process alone makes. How often each file was made is counted in the children.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from inputs import code, environment, make_inputs
+from kills import JOBS, digest, prepare
+
+CHILD = """
+import builtins, os, random, sys, time
+sys.argv, slow, begin = sys.argv[3:], float(sys.argv[1]), float(sys.argv[2])
+from saot.cli import main
+from saot.features import FeatureStore
+import saot.features.filterbank, saot.label, saot.tables
+write = FeatureStore.write
+def counted(self, key, features):
+    found = write(self, key, features)
+    with open("made.txt", "ab", buffering=0) as file:
+        file.write(key.encode() + b"\\n")
+    return found
+FeatureStore.write = counted
+def late(function):
+    def waits(*words, **named):
+        time.sleep(random.random() * slow)
+        return function(*words, **named)
+    return waits
+if slow:
+    os.fsync, os.replace, os.rename = late(os.fsync), late(os.replace), late(os.rename)
+while time.time() < begin:
+    time.sleep(0.01)
+main(sys.argv)
+"""
+
+
+def crowd(words: list[str], folder: Path, count: int, slow: float = 0.0, before: tuple[str, ...] = ()) -> list:
+    """So many processes with one command line, which all begin at one moment."""
+    begin = time.time() + 5 + 0.6 * count  # until all have loaded their libraries
+    started = []
+    for number in range(count):
+        said = (folder / f"said-{number}.txt").open("wb")
+        command = [*before, sys.executable, "-c", CHILD, str(slow), str(begin), *words]
+        started.append(subprocess.Popen(command, cwd=folder, env=os.environ | environment(), stdout=said, stderr=said))
+        said.close()
+    return started
+
+
+def watch(started: list, store: Path) -> tuple[list[int], int, list[str]]:
+    """Their exit codes when all have ended; how often files were read meanwhile, and those that were not whole."""
+    from saot.features import FeatureStore
+
+    reads, torn = 0, []
+    while any(one.poll() is None for one in started):
+        time.sleep(0.05)
+        for place in store.glob("*/store.json"):
+            for path in sorted(place.parent.glob("*.safetensors")):
+                try:
+                    with path.open("rb") as file:
+                        head = file.read(8)
+                    name = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(head, "little")])["__metadata__"]["key"]
+                    FeatureStore(place.parent).read(name)
+                    reads += 1
+                except FileNotFoundError:
+                    continue
+                except (ValueError, KeyError) as error:
+                    torn.append(f"{path.name}: {error}")
+    return [one.wait() for one in started], reads, torn
+
+
+def told(folder: Path, codes: list[int], allowed: tuple[int, ...]) -> list[str]:
+    """What is wrong with how processes ended."""
+    wrong = []
+    for number, ended in enumerate(codes):
+        said = (folder / f"said-{number}.txt").read_text(errors="replace")
+        if ended not in allowed or "Traceback" in said:
+            wrong.append(f"code {ended}: {said.strip()[-200:]}")
+    return wrong[:5]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--processes", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", default="store,containers,slow,run")
+    options = parser.parse_args()
+    out = options.out.absolute()
+    base = out / "inputs"
+    make_inputs(base)
+    random.seed(options.seed)
+    extract, run = (next(job for job in JOBS if job.name == name) for name in ("extract", "run"))
+    sound = {}
+    for job in (extract, run):
+        folder = out / f"alone-{job.name}-{code()}"
+        if not (folder / "done").exists():
+            prepare(base, job, folder)
+            command = [sys.executable, "-m", "saot.cli", *job.command]
+            subprocess.run(command, cwd=folder, env=os.environ | environment(), check=True, capture_output=True)
+            (folder / "done").touch()
+        sound[job.name] = digest(folder, job)
+    faults = 0
+    print("| part | processes | codes | whole reads meanwhile | torn | made once | twice | more | most | other bytes |")
+    print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for part in options.parts.split(","):
+        job, before, slow, allowed = extract, (), 0.0, (0,)
+        if part == "containers":
+            before = ("unshare", "--pid", "--fork")
+            if subprocess.run([*before, "true"], capture_output=True).returncode:
+                print(f"| {part} | skipped: no right to make process namespaces | | | | | | | | |")
+                continue
+        if part == "slow":
+            slow = 0.05
+        if part == "run":
+            job, allowed = run, (0, 2)
+        folder = out / part
+        prepare(base, job, folder)
+        started = crowd(job.command, folder, options.processes, slow, before)
+        codes, reads, torn = watch(started, folder / job.store)
+        wrong = told(folder, codes, allowed)
+        if 0 not in codes:
+            wrong.append("none of them ended well")
+        made = Counter((folder / "made.txt").read_text().splitlines()) if (folder / "made.txt").exists() else Counter()
+        found, known = digest(folder, job), sound[job.name]
+        other = [name for name in sorted({*found, *known}) if found.get(name) != known.get(name)]
+        left = len(list(folder.glob("out/**/*.tmp-*")))
+        times = Counter(min(number, 3) for number in made.values())
+        ended = ", ".join(f"{code}: {number}" for code, number in sorted(Counter(codes).items()))
+        cells = (part, options.processes, ended, reads, len(torn), times[1], times[2], times[3])
+        print(f"| {' | '.join(map(str, cells))} | {max(made.values(), default=0)} | {len(other)} |", flush=True)
+        for one in (*wrong, *torn[:3], *other[:3], *[f"{left} temporary files are left"] * bool(left)):
+            print(f"  {part}: {one}", flush=True)
+        faults += len(wrong) + len(torn) + len(other) + left
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Which stages a run will go through and about how long each takes, so that whoever waits can be told what is left."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from saot.label.quality import FOLDS, SHORTER
+from saot.label.settings import RunSettings, sizes_of
+from saot.recipes import DecoderRecipe
+
+# Seconds a unit on two cores with the decoder of `saot demo`. Only their relations count: what a run measures of itself
+# takes their place.
+FEATURES, FEATURES_OF_NETWORKS = 0.07, 1.3
+STEP, TAUGHT_STEP, REFINE_STEP, COST_STEP, PROBE_STEP = 0.02, 0.045, 0.015, 0.08, 0.05
+LABELS, PLAN, PSEUDO, SCORE, CALIBRATION, ESTIMATE = 0.04, 0.015, 0.2, 0.06, 0.25, 0.03
+DEMO_ROWS = 512 * 128  # rows a step times width of the decoder that `STEP` is of
+
+
+@dataclass(frozen=True)
+class ExpectedStage:
+    """A stage that a run will go through.
+
+    Attributes:
+        title: As it is told.
+        units: Pictures or steps.
+        seconds: A unit, roughly.
+        phase: Stages of a phase may come in any order and side by side; those of the next come after all of them.
+    """
+
+    title: str
+    units: int
+    seconds: float
+    phase: int = 0
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """Progress that wants to know what is to come."""
+
+    def expect(self, stages: Sequence[ExpectedStage]) -> None:
+        """Hear of the stages of a run, in about their order."""
+        ...
+
+
+def expected_stages(
+    settings: RunSettings, pictures: Mapping[str, int], methods: Collection[str], scored: Collection[str] = ()
+) -> list[ExpectedStage]:
+    """The stages of a run, in about their order.
+
+    Args:
+        settings: What was asked.
+        pictures: How many of "source", "target" and "eval".
+        methods: Those that are trained and scored.
+        scored: Those whose scores are there already.
+    """
+    sizes = sizes_of(settings.size)
+    found = list(_points(settings, pictures))
+    for phase, stages in enumerate((_features, _decoder), start=1):
+        for size in sizes:
+            prefix = "" if len(sizes) == 1 else f"{size}: "
+            found += [
+                ExpectedStage(f"{prefix}{title}", units, seconds, phase)
+                for title, units, seconds in stages(settings, pictures)
+            ]
+    for name in methods:
+        if name not in scored:
+            found += [ExpectedStage(*stage, 3) for stage in _method(settings, name, pictures["eval"])]
+    found += [ExpectedStage("calibration", pictures["eval"] or 1, CALIBRATION, 4)]
+    if settings.points != "0":  # networks of a fraction of the steps, each without a part of the points
+        for number in range(FOLDS):
+            steps = settings.recipe.decoder.steps // SHORTER
+            found.append(ExpectedStage(f"train fold-{number}", steps, STEP * _work(settings.recipe.decoder), 4))
+    return [*found, ExpectedStage("estimate", pictures["target"], ESTIMATE, 4)]
+
+
+Stages = Iterator[tuple[str, int, float]]
+
+
+def _points(settings: RunSettings, pictures: Mapping[str, int]) -> Iterator[ExpectedStage]:
+    if settings.points != "0":
+        yield ExpectedStage("points", pictures["target"], LABELS, 0)
+
+
+def _features(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
+    seconds = FEATURES if settings.backbone == "filterbank" else FEATURES_OF_NETWORKS
+    for domain in ("source", "target", "eval"):
+        if pictures[domain]:
+            yield f"features {domain}", pictures[domain], seconds
+    yield "source labels", pictures["source"], LABELS
+    if settings.recipe.decoder.architecture == "fine":
+        yield "source cells", pictures["source"], LABELS
+
+
+def _decoder(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
+    recipe, target = settings.recipe, pictures["target"]
+    work = _work(recipe.decoder)
+    if recipe.taught.teachers > 0:
+        for member in range(recipe.taught.teachers):
+            yield f"train teacher-{member}", recipe.decoder.steps, STEP * work
+        tau = float(recipe.taught.tau)
+        yield from _taught(settings, f"plan-{tau}" if tau > 0 else "self", target)
+        return
+    yield "cost", recipe.cost.steps, COST_STEP
+    rounds = max(1, recipe.decoder.rounds)
+    for number in range(rounds):
+        name = "saot_decoder" if rounds == 1 else f"saot_decoder-{number}"
+        yield "pseudo-labels", target, PSEUDO
+        yield f"train {name}", recipe.decoder.steps // rounds, STEP * work
+    last = "saot_decoder" if rounds == 1 else f"saot_decoder-{rounds - 1}"
+    yield f"refine {last}", recipe.refine.steps, REFINE_STEP * work
+
+
+def _taught(settings: RunSettings, label: str, target: int) -> Stages:
+    taught = settings.recipe.taught
+    for number in range(1, taught.rounds + 1):
+        if label != "self":
+            yield f"plan {label}-{number}", target, PLAN
+        yield f"labels {label}-{number}", target, PLAN
+        yield f"train taught-{label}-{number}", taught.steps, TAUGHT_STEP * _work(settings.recipe.decoder)
+
+
+def _method(settings: RunSettings, name: str, pictures: int) -> Stages:
+    recipe = settings.recipe
+    work, train = _work(recipe.decoder), (f"train {name}", recipe.decoder.steps, STEP * _work(recipe.decoder) / 2)
+    match name:
+        case "saot" if recipe.taught.teachers > 0:
+            yield "cost", recipe.cost.steps, COST_STEP
+        case "best_no_transport" if recipe.taught.teachers > 0:
+            yield from _taught(settings, "self", pictures)
+        case "best_no_transport":
+            yield train
+            yield f"refine {name}", recipe.refine.steps, REFINE_STEP * work
+        case "mlp" | "mlp_points" | "oracle":
+            yield train
+        case "mlp_ema" | "mlp_points_ema":
+            yield f"refine {name}", recipe.refine.steps, REFINE_STEP * work
+        case "linear_probe" | "linear_probe_points":
+            yield f"train {name}", recipe.baselines.probe_iterations, PROBE_STEP
+        case "semantic_prior":
+            yield "semantic prior", recipe.cost.steps, STEP / 2
+        case _:
+            pass
+    yield f"score {name}", pictures, SCORE
+
+
+def _work(decoder: DecoderRecipe) -> float:
+    """How much more a step of this decoder is than one of the demo's."""
+    return decoder.batch * decoder.hidden / DEMO_ROWS

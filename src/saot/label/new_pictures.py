@@ -1,0 +1,324 @@
+"""Masks of new pictures as files: which pictures, where each mask goes, what is there already, what cannot be read."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from os.path import realpath  # Path.resolve raises RuntimeError at a link to itself
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from saot.data import IGNORE_INDEX, check_place, files_below, image_size, read_image, read_mask, sha256_file
+from saot.features import Picture
+from saot.label.calibration import abstention_threshold
+from saot.label.finished import FinishedRun, open_run
+from saot.label.wings import NO_WINGS, Labeller, Wings
+from saot.report import CocoItem, is_coco, mask_counts, png_mark, write_coco, write_color_overlay, write_index_png
+from saot.runs import code_version, identity_of, room_of
+
+FORMATS = ("png", "color", "coco")
+COCO = "annotations.json"
+BEHIND_COCO = ".masks"  # in the folder of masks: those that only annotations.json asks for
+CODE = ("data", "features", "evaluate", "decoder", "label")  # what a mask depends on, beside the run
+
+
+@dataclass(frozen=True)
+class NewPicture:
+    """A picture to be labelled.
+
+    Attributes:
+        path: Its file.
+        key: Its place among the pictures, with "/"; that of its masks in their folder.
+    """
+
+    path: Path
+    key: str
+
+    def output(self, out: Path, kind: str) -> Path:
+        """Where its "png" or "color" goes, or its "mask" where only annotations.json asks for it."""
+        place = PurePosixPath(self.key)
+        folder = out / BEHIND_COCO if kind == "mask" else out
+        return folder / place.parent / f"{place.stem}{'_color' if kind == 'color' else ''}.png"
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """What `predict_pictures` ends with.
+
+    Attributes:
+        pictures: All that were found, in order.
+        sizes: Height, width and, with `abstain`, the labelled share of each that has its masks, by number.
+        made: How many were labelled now; the others of `sizes` had their masks.
+        failed: Why a picture could not be read, by its path.
+        left_alone: Files in the way that no `saot predict` has written; their pictures have no new masks.
+        outputs: By number, the files of a picture: "mask" and "color".
+    """
+
+    pictures: Sequence[NewPicture]
+    sizes: dict[int, tuple[int, int, float | None]] = field(default_factory=dict)
+    made: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    left_alone: tuple[Path, ...] = ()
+    outputs: Callable[[int], dict[str, str]] = lambda number: {}
+
+    def records(self) -> list[dict[str, Any]]:
+        """One record a picture that has its masks: image, height, width, labelled, and its files."""
+        found = []
+        for number, (height, width, labelled) in sorted(self.sizes.items()):
+            share = {} if labelled is None else {"labelled": labelled}
+            image = {"image": str(self.pictures[number].path), "height": height, "width": width}
+            found.append({**image, **share, **self.outputs(number)})
+        return found
+
+
+def find_pictures(paths: Sequence[Path], out: Path, formats: Sequence[str] = ("png",)) -> list[NewPicture]:
+    """The pictures named, and those of the folders named, each with its place among the masks.
+
+    Folders are read as data sets read them: hidden files do not count, linked folders are followed. What lies below
+    `out` is an earlier answer. A picture keeps its place below the folder that was named, and a single one its name;
+    where two would come to lie in one place, all keep their place below the folder that holds everything named.
+
+    Args:
+        paths: Pictures and folders.
+        out: The folder of the masks.
+        formats: Of the masks.
+
+    Raises:
+        ValueError: If a path does not exist, nothing is found, or two outputs would be one file.
+    """
+    found: dict[str, NewPicture] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = files_below(path)
+        elif path.exists():
+            inside = {path.name: path}
+        else:
+            raise ValueError(f"expected a picture or a folder of pictures; {path} does not exist: check the path")
+        for key, one in inside.items():
+            if not (path.is_dir() and _is_answer(one, path, out)):
+                found.setdefault(os.path.abspath(one), NewPicture(one, key))
+    if not found:
+        raise ValueError(f"expected at least one picture; found none in {', '.join(map(str, paths))}: check the path")
+    pictures = list(found.values())
+    if _clash(pictures, out, formats) is not None:
+        holders = [path if path.is_dir() else path.parent for path in paths]
+        above = Path(os.path.commonpath([os.path.abspath(one) for one in holders]))
+        pictures = [replace(one, key=Path(place).relative_to(above).as_posix()) for place, one in found.items()]
+    clash = _clash(pictures, out, formats)
+    if clash is not None:
+        one, other, output = clash
+        raise ValueError(
+            f"expected pictures whose masks are different files; {one} and {other} would both give {output}: rename "
+            "one, or label them into different folders"
+        )
+    inputs = {realpath(one.path) for one in pictures}
+    for one in pictures:
+        for kind in visible(formats):
+            if realpath(one.output(out, kind)) in inputs:
+                raise ValueError(
+                    f"expected an --out that leaves your pictures alone; {one.output(out, kind)} is one of them: "
+                    "choose another --out"
+                )
+    return pictures
+
+
+def visible(formats: Sequence[str]) -> list[str]:
+    """The kinds of files, one a picture, that these formats ask for."""
+    return [kind for kind in ("png", "color") if kind in formats]
+
+
+def _is_answer(picture: Path, folder: Path, out: Path) -> bool:
+    """Whether a picture of a folder is an earlier answer: below `out`, or, where that is the folder itself, ours."""
+    if realpath(out) == realpath(folder):
+        return png_mark(picture) is not None
+    return Path(realpath(out)) in Path(realpath(picture)).parents
+
+
+def _clash(pictures: Sequence[NewPicture], out: Path, formats: Sequence[str]) -> tuple[Path, Path, Path] | None:
+    """Two pictures of which some outputs are one file, and that file."""
+    taken: dict[Path, Path] = {}
+    for one in pictures:
+        for kind in visible(formats) or ["mask"]:
+            output = one.output(out, kind)
+            if output in taken:
+                return taken[output], one.path, output
+            taken[output] = one.path
+    return None
+
+
+def predict_pictures(
+    folder: Path,
+    pictures: Sequence[Path],
+    out: Path,
+    formats: Sequence[str] = ("png",),
+    progress: Callable[[int, int], None] | None = None,
+    abstain: float | None = None,
+    wings: Wings = NO_WINGS,
+    device: str = "cpu",
+) -> LabelledPictures:
+    """Masks of new pictures at their own sizes, folders mirrored.
+
+    A picture that cannot be read does not stop the others. Masks that this run has made of the same picture are not
+    made again, so a command that was killed goes on; each PNG says in a text chunk of what it was made. A file that
+    says nothing is somebody else's and stays.
+
+    Args:
+        folder: A finished run.
+        pictures: Files, or folders of files.
+        out: Where to write `STEM.png` (class indices), `STEM_color.png` (overlay) and `annotations.json` (COCO RLE).
+        formats: Among "png", "color" and "coco".
+        progress: Called with (done, total).
+        abstain: Error allowed among the labelled pixels; the others get 255, by the threshold the run found on its
+            held-out points. `docs/calibration.md` says what that guarantees.
+        wings: What the core does not know.
+        device: Where networks run, such as "cuda".
+
+    Raises:
+        ValueError: If a format is unknown, two outputs would be one file or a picture, the run is not as it should be,
+            or it has no threshold for `abstain`. Nothing is written then.
+        OSError: If a mask cannot be written.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"expected formats among {', '.join(FORMATS)}; got {', '.join(unknown) or 'none'}")
+    run = open_run(folder, wings, device)
+    if abstain is not None:
+        if not isinstance(run, FinishedRun):
+            raise ValueError(
+                "expected a run of `saot run` for --abstain; networks of `saot adapt` have no held-out points"
+            )
+        run = replace(run, threshold=abstention_threshold(folder, abstain))
+    work = _Work(run, _identity(folder, run), find_pictures(pictures, out, formats), out, formats, abstain is not None)
+    check_place(out)
+    if "coco" in formats and (out / COCO).exists() and not is_coco(out / COCO):
+        raise ValueError(
+            f"expected {out / COCO} to be missing or of an earlier `saot predict`; it is something else: move it, or "
+            "choose another --out"
+        )
+    return work.done(progress or (lambda done, total: None))
+
+
+def _identity(folder: Path, run: Labeller) -> str:
+    """A name for everything of a run that its masks depend on, and for the code that makes them."""
+    record = json.loads((folder / "run.json").read_text())
+    said = {name: record.get(name) for name in ("kind", "features", "sizes", "decoder_bias")}
+    networks = [folder / f"{name}.safetensors" for name in ("decoder", "network", "encoder")]
+    contents = [sha256_file(path) if path.exists() else None for path in networks]
+    threshold = run.threshold if isinstance(run, FinishedRun) else 0.0
+    return identity_of(said, contents, threshold, code_version(*CODE, room_of(type(run).masks)))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Pictures to be labelled by one run into one folder.
+
+    Attributes:
+        run: Labels them.
+        identity: Of the run.
+        pictures: All of them.
+        out: The folder.
+        formats: Of the masks.
+        abstains: Whether the labelled share is of interest.
+    """
+
+    run: Labeller
+    identity: str
+    pictures: Sequence[NewPicture]
+    out: Path
+    formats: Sequence[str]
+    abstains: bool
+
+    def done(self, progress: Callable[[int, int], None]) -> LabelledPictures:
+        """Label those that have no masks yet, and join all masks where COCO is asked for."""
+        sizes: dict[int, tuple[int, int, float | None]] = {}
+        marks: dict[str, str] = {}  # of the pictures on their way
+        failed: dict[str, str] = {}
+        strange: list[Path] = []
+        number_of = {str(one.path): number for number, one in enumerate(self.pictures)}
+        finished = 0
+
+        def tell() -> None:
+            nonlocal finished
+            finished += 1
+            progress(finished, len(self.pictures))
+
+        def fail(picture: Picture, reason: str) -> None:
+            failed[picture.name] = reason
+            marks.pop(picture.name, None)
+            tell()
+
+        def missing() -> Iterator[Picture]:
+            for number, one in enumerate(self.pictures):
+                known = self._known(number)
+                if isinstance(known, Path):
+                    strange.append(known)
+                elif known is not None:
+                    sizes[number] = known
+                else:
+                    name = str(one.path)
+                    try:
+                        content = sha256_file(one.path)
+                    except OSError:
+                        content = ""  # reading it will say why
+                    marks[name] = identity_of(self.identity, content)
+                    yield Picture(name, partial(read_image, one.path), content)
+                    continue
+                tell()
+
+        made = 0
+        for picture, image, found in self.run.masks(missing(), fail):
+            number, mask = number_of[picture.name], found.numpy()
+            share = 1 - float(mask_counts(mask)[IGNORE_INDEX] / mask.size) if self.abstains else None
+            mark = json.dumps({"of": marks.pop(picture.name), "labelled": share})
+            one = self.pictures[number]
+            for kind in self._kinds():
+                place = one.output(self.out, kind)
+                if kind == "color":
+                    write_color_overlay(place, image, mask, self.run.classes, mark=mark)
+                else:
+                    write_index_png(place, mask, self.run.classes, mark)
+            sizes[number], made = (mask.shape[0], mask.shape[1], share), made + 1
+            tell()
+        if "coco" in self.formats and sizes:
+            write_coco(self.out / COCO, self._items(sorted(sizes)), self.run.classes)
+        return LabelledPictures(self.pictures, sizes, made, failed, tuple(strange), self._outputs)
+
+    def _kinds(self) -> list[str]:
+        """The kinds of files a picture has; COCO is joined from masks, which are kept out of sight if not asked for."""
+        hidden = ["mask"] if "coco" in self.formats and "png" not in self.formats else []
+        return visible(self.formats) + hidden
+
+    def _known(self, number: int) -> tuple[int, int, float | None] | Path | None:
+        """Size and labelled share of a picture that has its masks; a file in the way; None if it is to be labelled."""
+        one = self.pictures[number]
+        outputs = {kind: one.output(self.out, kind) for kind in self._kinds()}
+        there = {kind: place for kind, place in outputs.items() if place.exists()}
+        if not there:
+            return None
+        said = {kind: png_mark(place) for kind, place in there.items()}
+        for kind, mark in said.items():
+            if mark is None and kind != "mask":
+                return there[kind]
+        marks = set(said.values())
+        if len(there) < len(outputs) or len(marks) > 1 or None in marks:
+            return None
+        try:
+            about = json.loads(marks.pop() or "")
+            if about["of"] != identity_of(self.identity, sha256_file(one.path)):
+                return None
+            height, width = image_size(next(iter(there.values())))
+            return height, width, about["labelled"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _items(self, numbers: Sequence[int]) -> Iterator[CocoItem]:
+        kind = "png" if "png" in self.formats else "mask"
+        for number in numbers:
+            one = self.pictures[number]
+            mask = read_mask(one.output(self.out, kind))
+            yield CocoItem(one.key, mask.astype("uint8"))
+
+    def _outputs(self, number: int) -> dict[str, str]:
+        named = {"png": "mask", "color": "color"}
+        return {named[kind]: str(self.pictures[number].output(self.out, kind)) for kind in visible(self.formats)}
