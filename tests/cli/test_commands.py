@@ -267,6 +267,14 @@ def test_bash_completes_commands_options_and_choices(capsys, words, found):
     assert answer.stdout.split() == [found]
 
 
+def test_a_reader_that_has_enough_ends_it_without_a_word():
+    command = [sys.executable, "-m", "saot.cli", "completion", "bash"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_get_a_script_of_their_own(capsys, shell):
     code, out, _ = call(capsys, "completion", shell, "--json")

@@ -19,7 +19,7 @@ WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 if not any(name in os.environ for name in (*WAITING, "KMP_BLOCKTIME")):
     os.environ.update(WAITING)
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 LONGEST = 3000  # characters of a refusal
 SMALLER = "give a smaller --size (saot adapt: --crop)"
 
@@ -27,7 +27,8 @@ SMALLER = "give a smaller --size (saot adapt: --crop)"
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit.
 
-    0 is done, 1 some of many pictures could not be read, 2 wrong input (one sentence, no traceback), 130 interrupted.
+    0 is done, 1 some of many pictures could not be read, 2 wrong input (one sentence, no traceback), 130 interrupted,
+    141 whoever reads the output has closed it.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     warnings.simplefilter("once")
@@ -38,6 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments, console=console, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         sys.exit(_refuse(f"{error}".strip().splitlines()[0] if str(error).strip() else "wrong arguments"))
+    except BrokenPipeError:  # whoever read the output has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be told at the end
+        sys.exit(PIPE_CLOSED)
     except OSError as error:
         sys.exit(_refuse(_in_words(error)))
     except (ValueError, FloatingPointError) as error:

@@ -251,7 +251,8 @@ def _lasting(seconds: float) -> str:
 def _check_words(found: Any, features: Mapping[str, Any]) -> list[str]:
     """A survey as lines to read."""
     total = max(sum(found.pixels.values()) + found.ignored, 1)
-    lines = [f"{found.spec}: {found.pictures} pictures, {found.masks} masks, {len(found.classes)} classes"]
+    classes = "1 class" if len(found.classes) == 1 else f"{len(found.classes)} classes"
+    lines = [f"{found.spec}: {found.pictures} pictures, {found.masks} masks, {classes}"]
     sizes = [f"{size} ({count})" for size, count in list(found.sizes.items())[:6]]
     more = f" and {len(found.sizes) - 6} more" if len(found.sizes) > 6 else ""
     lines += [f"sizes (width x height): {', '.join(sizes)}{more}"] if sizes else []
