@@ -27,6 +27,17 @@ def alone(tmp_path_factory, store):
     return folder
 
 
+def test_a_finished_run_that_lost_the_list_of_its_data_writes_it_again(alone, store, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(alone, folder)
+    listed, told = (folder / "work" / "data.json").read_bytes(), []
+    (folder / "work" / "data.json").unlink()
+    again = run_job(replace(SETTINGS, eval=None), folder, store=store, progress=lambda *said: told.append(said[0]))
+    assert not again.resumed and not any(name.startswith("train") for name in told)
+    assert (folder / "work" / "data.json").read_bytes() == listed
+    assert (folder / "decoder.safetensors").read_bytes() == (alone / "decoder.safetensors").read_bytes()
+
+
 def test_without_evaluation_only_the_decoder_is_trained(alone):
     run = json.loads((alone / "run.json").read_text())
     assert run["compare"] == "none" and list(json.loads((alone / "metrics.json").read_text())["methods"]) == [

@@ -110,9 +110,9 @@ def run_job(
     space = Workspace(out, settings.to_dict(), progress, later=ADDED_LATER)
     try:
         inputs.seen.save()
-        finished = finished_run(space, settings, compare)
-        if finished is not None:
-            check_manifest(inputs.found, kept_manifest(space) or {})
+        finished, kept = finished_run(space, settings, compare), kept_manifest(space)
+        if finished is not None and kept is not None:  # without a list of its data it is made of its stages again
+            check_manifest(inputs.found, kept)
             return finished
         began = time.time()
         if isinstance(progress, Expecting):
