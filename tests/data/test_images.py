@@ -80,6 +80,15 @@ def test_sixteen_bit_grey_is_scaled(tmp_path):
         np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
 
 
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_the_size_of_a_picture_that_is_too_dark_is_known(tmp_path, suffix, monkeypatch):
+    path, opened, real = save(tmp_path / f"a.{suffix}", np.full((4, 6), 300, np.uint16)), [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *words, **options: opened.append(words) or real(*words, **options))
+    assert image_size(path) == (4, 6) and len(opened) == 1
+    with pytest.raises(ValueError, match="nearly black"):
+        read_image(path)
+
+
 def test_sixteen_bit_grey_is_rotated_too(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
@@ -193,6 +202,8 @@ def test_a_grey_map_keeps_its_numbers_whatever_its_largest(tmp_path, head):
 
 def test_a_bitmap_keeps_its_bits(tmp_path):
     (tmp_path / "m.pgm").write_bytes(b"P4 8 1\n\x1b")
+    assert read_mask(tmp_path / "m.pgm").tolist() == [[0, 0, 0, 1, 1, 0, 1, 1]]
+    (tmp_path / "m.pgm").write_bytes(b"P1 8 1\n0 0 0 1 1 0 1 1\n")
     assert read_mask(tmp_path / "m.pgm").tolist() == [[0, 0, 0, 1, 1, 0, 1, 1]]
     bits = np.array([[0, 1, 1, 0]], np.uint8)
     for name in ("m.tiff", "g4.tiff"):

@@ -129,6 +129,21 @@ def test_a_file_of_colours(tmp_path, text):
     assert str(parse_mask_map(str(found))) == str(found)
 
 
+def test_a_map_longer_than_the_name_of_a_file_may_be():
+    found = parse_mask_map(",".join(f"#{number:06x}=class number {number}" for number in range(40)))
+    assert len(str(found)) > 900 and parse_mask_map(str(found)) == found
+
+
+def test_grey_is_held_to_the_classes_where_it_is_seen(tmp_path):
+    """Whatever lies under a transparent pixel counts as little as with colours; numbers below 0 are none."""
+    spec = folder(tmp_path, {"a": np.array([[[1, 1, 1, 255], [9, 9, 9, 0]]], np.uint8)}, "x\ny\n")
+    assert opened(spec, "grey").mask(0).tolist() == [[1, 255]]
+    (tmp_path / "masks" / "a.png").unlink()
+    Image.fromarray(np.array([[0, -256]], np.int32)).save(tmp_path / "masks" / "a.tiff")
+    with pytest.raises(ValueError, match=r"a\.tiff has the value -256 in 1 pixels, but allowed are 0-1"):
+        opened(spec, "grey").mask(0)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -138,6 +153,8 @@ def test_a_file_of_colours(tmp_path, text):
         ("red=road", "got 'red=road'"),
         ("*=a", "expected VALUE=CLASS"),
         ("0 0 256 = a", "channels from 0 to 255"),
+        ("~no-such-user/colours.txt", "got '~no-such-user/colours.txt', which is none of these"),
+        ("x" * 300, "which is none of these"),
     ],
 )
 def test_what_is_no_map_is_told(text, message):

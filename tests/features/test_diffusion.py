@@ -244,7 +244,7 @@ def test_folders_that_are_no_pipeline(copied, tmp_path):
     with pytest.raises(ValueError, match="expected a folder with model_index"):
         load_backbone("stable-diffusion", "dinov2-base")  # no name of a pipeline on the hub
     (copied / "scheduler" / "scheduler_config.json").write_text("[")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="is no JSON"):
         load_backbone("stable-diffusion", copied)
     (copied / "scheduler" / "scheduler_config.json").write_text("{}")
     with pytest.raises(ValueError, match="lack 'num_train_timesteps'"):

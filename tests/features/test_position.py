@@ -33,7 +33,7 @@ def test_the_planted_directions_are_found_under_content():
     network = Planted(strength=60.0)
     found = position_subspace(network, 2)
     inside = (network.axes.T @ found.directions).norm()
-    assert inside**2 == pytest.approx(2, abs=0.02)
+    assert inside**2 == pytest.approx(2, abs=0.02)  # content tilts them a little
     assert position_subspace(network, 0.7).directions.shape == (8, 1)  # 4 of 5 parts of the variance run down
 
 
@@ -42,10 +42,10 @@ def test_removing_leaves_content_and_takes_place():
     found = position_subspace(network, 2)
     flat = np.full((64, 64, 3), 200, np.uint8)
     before, after = network.tokens(flat), found.removed(network.tokens(flat))
-    assert before.var(0).sum() > 100
-    assert after.var(0).sum() < 1e-3
+    assert before.var(0).sum() > 100  # place alone has thousands at this strength
+    assert after.var(0).sum() < 1e-3  # what the found directions miss of it, after scaling to length 1
     torch.testing.assert_close(after.norm(dim=-1), torch.ones(64))
-    assert (after @ found.directions).abs().max() < 1e-6
+    assert (after @ found.directions).abs().max() < 1e-6  # rounding of float32 at length 1
 
 
 def test_more_than_place_changes_is_refused():

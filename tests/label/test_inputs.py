@@ -1,4 +1,5 @@
 import json
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -56,6 +57,42 @@ def test_target_pictures_are_the_first_and_points_are_drawn_on_them_alone(tmp_pa
     assert kept["target_pictures"] == 2 and kept["source_pictures"] is None
     fewer = opened(tiny_settings(target_pictures=1), tmp_path / "run")  # nothing was trained yet
     assert fewer.target.images.keys == whole[:1]
+
+
+def test_another_size_is_taken_where_nothing_was_trained(tmp_path):
+    """Features of the run's own that fit stay; a store that was named is never touched."""
+    settings, run = tiny_settings(), tmp_path / "run"
+    opened(settings, run)
+    kept = sorted(run.rglob("features/**/*.safetensors"))
+    times = [path.stat().st_mtime_ns for path in kept]
+    opened(replace(settings, seed=1), run)
+    assert [path.stat().st_mtime_ns for path in kept] == times and len(kept) == 8
+    smaller, told = replace(settings, size="28x56"), []
+    with closing(Workspace(run, smaller.to_dict())) as space:
+        inputs = label.open_inputs(smaller, "cpu", replace(ALL_WINGS, say=told.append))
+        assert label.open_contest(smaller, inputs, space).data.target.store.key.size == "28x56"
+    removed = [one for one in told if "were made with other settings: they are removed and made anew" in one]
+    assert len(removed) == len({path.parent for path in kept})
+    wrong = r"has size '56x112', but the features in .* were made with size '28x56'"
+    with pytest.raises(ValueError, match=wrong), open_contest(settings, tmp_path / "other", run / "features"):
+        pass  # a store that is named
+    (tmp_path / "linked" / "work").mkdir(parents=True)
+    (tmp_path / "linked" / "features").symlink_to(run / "features")
+    with pytest.raises(ValueError, match=wrong):
+        opened(settings, tmp_path / "linked")
+    assert len(list((run / "features").glob("**/*.safetensors"))) == 8
+
+
+def test_weights_that_changed_under_a_trained_run_leave_its_features(tmp_path):
+    settings, run = tiny_settings(), tmp_path / "run"
+    opened(settings, run)
+    (place,) = run.glob("features/scenes-game*/store.json")
+    place.write_text(place.read_text().replace('"weights_sha256": "', '"weights_sha256": "0'))
+    (run / "work" / "checkpoints").mkdir()
+    (run / "work" / "checkpoints" / "decoder.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="weights_sha256"):
+        opened(settings, run)
+    assert len(list(place.parent.glob("*.safetensors"))) == 3
 
 
 def test_masks_of_pictures_out_of_use_stay_closed(tmp_path):

@@ -98,6 +98,30 @@ def test_the_log_grows_with_the_training_and_survives_a_kill(tmp_path):
         assert lines(space)[0] == ("504x1008: a", 0)
 
 
+@pytest.mark.parametrize("harm", ["pipe", "device"])
+def test_a_log_that_is_no_file_is_made_again_or_refused(tmp_path, harm):
+    """log.jsonl is joined of the records of the stages; those of a stage are made by its training alone."""
+
+    def spoil(path: Path) -> None:
+        path.unlink()
+        os.mkfifo(path) if harm == "pipe" else path.symlink_to("/dev/zero")
+
+    with closing(Workspace(tmp_path / "run", {"format": 2})) as space:
+        space.log("b", [{"loss": 1.0}])
+        spoil(space.path("log.jsonl"))
+    with closing(Workspace(tmp_path / "run", {"format": 2})) as space:
+        space.log("a", [{"loss": 1.0}])
+        assert lines(space) == [("a", 0)]
+        space.write_log()
+        assert lines(space) == [("a", 0), ("b", 0)]
+        spoil(space.log_path("b"))
+        with pytest.raises(ValueError, match=r"expected the file \S+work/log/b\.jsonl; it is no file: put it back"):
+            space.write_log()
+        space.log("b", [{"loss": 1.0}])  # the stage is made again
+        space.write_log()
+        assert lines(space) == [("a", 0), ("b", 0)]
+
+
 def everything(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 

@@ -256,6 +256,19 @@ def test_a_file_that_says_nonsense_of_itself_is_damaged(tmp_path, said):
     assert read_kept(tmp_path / "a.safetensors") is None
 
 
+@pytest.mark.parametrize("said", ["null", '{"seconds": 1.0, "peak_memory_bytes": null}', '{"seconds": 1.0}', "[1]"])
+def test_a_stage_that_goes_on_after_a_damaged_record_is_refused_before_it_begins(tmp_path, said):
+    space = Workspace(tmp_path / "run", {"format": 2})
+    space.set_facts("stages", {})
+    space.work("facts/stages.json").write_text(f'{{"train": {said}}}')
+    told = r"facts/stages\.json is damaged.*put it back from a copy, or delete the run"
+    with pytest.raises(ValueError, match=told), space.stage("train"):
+        raise AssertionError("the work was begun")
+    with pytest.raises(ValueError, match=r"facts/stages\.json is damaged"):
+        space.all_stages()
+    space.close()
+
+
 @pytest.mark.parametrize("name", ["work/settings.json", "work/facts/stages.json"])
 def test_a_damaged_record_of_a_run_is_refused_in_a_sentence(tmp_path, name):
     space = Workspace(tmp_path / "run", {"format": 2})

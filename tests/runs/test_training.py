@@ -1,6 +1,7 @@
 """What a training keeps while it runs: bytes linear in its steps, and a state that any kill leaves whole."""
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_a_state_of_an_earlier_version_is_taken_up(tmp_path):
     assert again.train(20, checkpoint) == history and again.taken[0] == 10 and same(again, whole)
 
 
-@pytest.mark.parametrize("harm", ["gone", "cut", "changed", "a later one"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "changed", "a later one", "a pipe", "a device"])
 def test_a_state_without_its_records_begins_anew(tmp_path, harm):
     """A run whose log would lie is worse than one that takes its steps again."""
     checkpoint, walk = Checkpoint(tmp_path / "state.pt", every=5), Walk()
@@ -153,11 +154,16 @@ def test_a_state_without_its_records_begins_anew(tmp_path, harm):
         checkpoint.records.write_bytes(content[:-2])
     elif harm == "changed":
         checkpoint.records.write_bytes(content.replace(b"3", b"4", 1))
+    elif harm == "a pipe":
+        os.mkfifo(checkpoint.records)
+    elif harm == "a device":
+        checkpoint.records.symlink_to("/dev/zero")
     elif harm == "a later one":
         Walk(seed=1).train(15, Checkpoint(tmp_path / "other.pt", every=5))
         checkpoint.records.write_bytes(Checkpoint(tmp_path / "other.pt").records.read_bytes())
     again = Walk()
     assert again.train(10, checkpoint) == history and again.taken == list(range(10))
+    assert checkpoint.records.read_bytes() == content and Path("/dev/zero").is_char_device()
 
 
 def test_a_full_disk_is_told_and_leaves_the_state_before(tmp_path, monkeypatch):

@@ -17,9 +17,9 @@ from saot.data import (
     ImageSet,
     LabelledSet,
     fitting,
+    mask_map_of,
     open_images,
     open_labelled,
-    parse_mask_map,
     parse_spec,
     said_of_masks,
 )
@@ -122,7 +122,7 @@ def open_adapt_inputs(settings: AdaptSettings, seen: Fingerprints, strict: bool 
         ValueError: If a set is empty or not as it should be, or a needed one is missing.
     """
     left_out: list[str] = []
-    meaning = None if settings.mask_map is None else parse_mask_map(settings.mask_map)
+    meaning = mask_map_of(settings.mask_map)
 
     def labelled(spec: str | None, classes: ClassSet | None = None) -> LabelledSet | None:
         found = None if spec is None else fitting(open_labelled(spec, classes, READERS, seen, meaning), strict)

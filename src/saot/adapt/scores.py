@@ -209,8 +209,8 @@ def _panel(job: Adaptation, number: int, mask: Tensor, scores: AdaptationScores)
 
 
 def _curves(job: Adaptation) -> dict[str, list[tuple[float, float]]]:
-    path = job.space.log_path("adapt")
-    if not path.exists():
+    path = job.space.logs().get("adapt")
+    if path is None:
         return {}
     records = [json.loads(line) for line in path.read_text().splitlines()]
     found = {}

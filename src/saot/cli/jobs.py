@@ -193,12 +193,11 @@ def check(
         size: As in `saot run`.
         device: As in `saot run`.
     """
-    from saot.data import parse_mask_map, survey
+    from saot.data import mask_map_of, survey
     from saot.tables import ALL_WINGS
 
-    meaning = None if mask_map is None else parse_mask_map(mask_map)
     with Bars() as bars:
-        found = survey(spec, ALL_WINGS.readers, meaning, bars.stage("check"))
+        found = survey(spec, ALL_WINGS.readers, mask_map_of(mask_map), bars.stage("check"))
         features = _expected(spec, backbone, weights, size, device)
     if json:
         print_json({**asdict(found), "features": features})
@@ -407,13 +406,13 @@ def evaluate(run: Path, spec: str, /, *, mask_map: str | None = None, device: st
         mask_map: As in `saot run`, whose own it is unless given; grey where masks hold class indices after all.
         device: As in `saot run`.
     """
-    from saot.data import parse_mask_map
+    from saot.data import mask_map_of
     from saot.evaluate import format_table
     from saot.label import evaluate_run
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    wings = replace(ALL_WINGS, mask_map=None if mask_map is None else parse_mask_map(mask_map))
+    wings = replace(ALL_WINGS, mask_map=mask_map_of(mask_map))
     with Bars() as bars:
         metrics = evaluate_run(run, spec, bars.stage("evaluate"), wings, resolve_device(device))
     if json:

@@ -42,7 +42,6 @@ from saot.data.fingerprints import Fingerprints
 from saot.data.fitting import Fitting, fitting, restrict_images, restrict_labelled
 from saot.data.images import (
     BROKEN,
-    colour_mask_size,
     image_size,
     mask_size,
     read_image,
@@ -52,7 +51,7 @@ from saot.data.images import (
     strips,
 )
 from saot.data.listing import columns, files_below, read_text, walk
-from saot.data.mask_map import MaskMap, parse_mask_map, said_of_masks
+from saot.data.mask_map import MaskMap, mask_map_of, parse_mask_map, said_of_masks
 from saot.data.patches import PatchGrid, patch_labels, point_tokens, soft_patch_labels
 from saot.data.points import (
     COLUMNS,
@@ -64,7 +63,7 @@ from saot.data.points import (
     write_points_csv,
 )
 from saot.data.remember import Remembered
-from saot.data.spreadsheets import SEPARATORS, Table, read_table
+from saot.data.spreadsheets import Table, read_table
 from saot.data.survey import Survey, survey
 
 __all__ = [
@@ -75,7 +74,6 @@ __all__ = [
     "IGNORE_INDEX",
     "LARGEST_RECORD",
     "NO_READERS",
-    "SEPARATORS",
     "Ahead",
     "ClassSet",
     "DataSpec",
@@ -96,7 +94,6 @@ __all__ = [
     "check_same_names",
     "class_groups",
     "class_set",
-    "colour_mask_size",
     "columns",
     "draw_points",
     "files_below",
@@ -106,6 +103,7 @@ __all__ = [
     "image_size",
     "lock_byte",
     "lock_file",
+    "mask_map_of",
     "mask_size",
     "one_class_alone",
     "open_atomic",

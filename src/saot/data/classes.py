@@ -204,22 +204,22 @@ def class_groups(classes: ClassSet, kind: Literal["categories", "classes"]) -> t
     return tuple(found.index(CATEGORIES[name]) for name in classes.names)
 
 
-def one_class_alone(spec: str, classes: ClassSet, seen: Sequence[bool] | Bool[np.ndarray, "256"]) -> str:
+def one_class_alone(spec: str, names: Sequence[str], seen: Sequence[bool] | Bool[np.ndarray, "256"]) -> str:
     """A sentence where masks that should tell classes apart hold one alone; empty where they do not.
 
     Args:
         spec: What the user called the masks.
-        classes: Their classes.
+        names: Their classes, in index order.
         seen: Whether each value from 0 to 255 occurs in them.
 
     Example:
-        >>> one_class_alone("folder:a", folder_class_set(["soil", "crop"]), [True] + 254 * [False] + [True])[:58]
+        >>> one_class_alone("folder:a", ["soil", "crop"], [True] + 254 * [False] + [True])[:58]
         "every labelled pixel of folder:a is 'soil', so there is no"
     """
-    there = [index for index in range(classes.num_classes) if seen[index]]
+    there = [index for index in range(len(names)) if seen[index]]
     if len(there) != 1:
         return ""
-    told = f"every labelled pixel of {spec} is {classes.names[there[0]]!r}, so there is nothing to tell apart"
+    told = f"every labelled pixel of {spec} is {names[there[0]]!r}, so there is nothing to tell apart"
     if seen[IGNORE_INDEX]:
         told += "; 255 stands for ignore: if it is the foreground, give --mask-map binary (0=background,255=foreground)"
     return told

@@ -249,13 +249,13 @@ def open_labelled(
     if reader.class_set is not None and classes is not None:
         check_same_names(classes, class_set(reader.class_set).names, spec)
     if mask_map is not None and parts.name == "folder":
-        reader = replace(reader, decode=partial(_mapped, mask_map), measure=colour_mask_size)
+        reader = replace(reader, decode=mask_map.read, measure=colour_mask_size)
     else:
         mask_map = None
     own = own_classes(reader, root, spec, classes, mask_map)
     if own is None:
-        values = partial(_mapped, mask_map, classes=folder_class_set(NUMBERED)) if mask_map is not None else read_mask
-        own = folder_class_set([f"class {i}" for i in range(largest_index(masks.values(), values) + 1)])
+        values = read_mask if mask_map is None else partial(mask_map.read, classes=folder_class_set(NUMBERED))
+        own = folder_class_set(NUMBERED[: largest_index(masks.values(), values) + 1])
         if own.num_classes == 1:
             raise ValueError(
                 f"the masks of {spec} have no class but 0, and 255, which stands for ignore: there is nothing to tell "
@@ -284,10 +284,6 @@ def own_classes(
         check_same_names(classes, written.names, spec)
         return classes
     return written if mask_map is None else mask_map.classes(written)
-
-
-def _mapped(mask_map: MaskMap, path: Path, classes: ClassSet) -> UInt8[np.ndarray, "h w"]:
-    return mask_map.read(path, classes.names)
 
 
 def _content_of(seen: Fingerprints, paths: Sequence[Path], meaning: str, index: int) -> str:

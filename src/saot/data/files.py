@@ -160,6 +160,8 @@ def write_tail(path: str | Path, start: int, data: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            path.unlink()  # a pipe, or a link to a device, has no bytes to keep
         with open(path, "r+b" if path.exists() else "wb") as file:
             file.truncate(start)
             file.seek(start)

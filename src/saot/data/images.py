@@ -120,8 +120,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     with _opened(path, "picture") as picture:
         _check_picture(picture, path)
         if picture.format == "TIFF":  # when its size is turned depends on the version of Pillow
-            height, width, _ = read_image(path).shape
-            return height, width
+            _load(picture, path, "picture")
         width, height = picture.size
         # Pillow decodes a whole PNG to look for tags behind the pixels; most have none anywhere
         plain = picture.format == "PNG" and not _png_has_tags(path)
@@ -244,7 +243,7 @@ def _numbers(picture: Image.Image, path: str | Path) -> Integer[np.ndarray, "h w
         return pixels
     raw, *rest = (tile[3],) if isinstance(tile[3], str) else tile[3] or ("",)
     top = 1 if picture.mode == "1" else 65535 if picture.mode.startswith("I") else 255
-    if str(tile[0]).startswith("ppm"):
+    if rest and str(tile[0]).startswith("ppm"):
         return np.rint(pixels * (rest[0] / top)).astype(pixels.dtype)
     kind = re.fullmatch(r"[1L](?:;([24])?(I)?R?)?", str(raw))
     bits, inverted = kind.groups() if kind is not None else (None, None)

@@ -1,5 +1,6 @@
 """What the numbers or colours of masks mean where they are no class indices: 0 and 255, RGB palettes."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from jaxtyping import Integer, UInt8
 from saot.data.classes import IGNORE_INDEX, MAX_CLASSES, ClassSet, folder_class_set
 from saot.data.images import read_mask_colours
 from saot.data.listing import read_text
+from saot.data.readers import check_indices
 
 Color = tuple[int, int, int]
 
@@ -66,12 +68,12 @@ class MaskMap:
         own = {self._index(name, found.names): color for color, name in reversed(tuple(self.colors.items()))}
         return replace(found, colors=tuple(own.get(index, color) for index, color in enumerate(found.colors)))
 
-    def read(self, path: Path, names: Sequence[str]) -> UInt8[np.ndarray, "h w"]:
+    def read(self, path: Path, classes: ClassSet) -> UInt8[np.ndarray, "h w"]:
         """The class index of each pixel of a mask, 255 for ignore.
 
         Args:
             path: The mask.
-            names: Classes in index order.
+            classes: Those that its indices stand for.
 
         Raises:
             ValueError: If the mask cannot be read, has a value that the map does not name, or the map names a class
@@ -79,14 +81,8 @@ class MaskMap:
         """
         pixels, clear = self._values(path)
         if not self.numbers and not self.colors:
-            wrong = (pixels >= len(names)) & (pixels != IGNORE_INDEX)
-            if wrong.any():
-                raise ValueError(
-                    f"mask {path} has the value {int(pixels[wrong][0])} in {int(wrong.sum())} pixels, but allowed are "
-                    f"0-{len(names) - 1} and 255 for ignore; correct the mask or the list of classes"
-                )
-            return np.where(clear, IGNORE_INDEX, pixels).astype(np.uint8)
-        known = self._packed(names)
+            return check_indices(np.where(clear, IGNORE_INDEX, pixels), classes, path)
+        known = self._packed(classes.names)
         keys = np.array(sorted(known), np.int64)
         places = np.searchsorted(keys, pixels).clip(max=len(keys) - 1)
         indices = np.array([known[key] for key in keys.tolist()], np.uint8)[places]
@@ -98,7 +94,7 @@ class MaskMap:
                 f"mask {path} has the {told} in {int(strange.sum())} pixels, which --mask-map does not name: add it, "
                 "or *=ignore for every other value"
             )
-        indices[strange] = IGNORE_INDEX if self.others is None else self._index(self.others, names)
+        indices[strange] = IGNORE_INDEX if self.others is None else self._index(self.others, classes.names)
         indices[clear] = IGNORE_INDEX
         return indices
 
@@ -157,11 +153,11 @@ def parse_mask_map(text: str) -> MaskMap:
         return MaskMap()
     if text == "binary":
         text = BINARY
-    path = Path(text).expanduser()
-    if "=" not in text and not path.is_file():
+    path = os.path.expanduser(text)
+    from_file = os.path.isfile(path)  # Path.is_file raises OSError for a long map, Path.expanduser for ~nobody
+    if "=" not in text and not from_file:
         raise ValueError(f"{FORMS}; got {text!r}, which is none of these")
-    from_file = "=" not in text or path.is_file()
-    lines = _lines(path) if from_file else [part.strip() for part in text.split(",")]
+    lines = _lines(Path(path)) if from_file else [part.strip() for part in text.split(",")]
     numbers: dict[int, str] = {}
     colors: dict[Color, str] = {}
     others: str | None = None
@@ -180,6 +176,11 @@ def parse_mask_map(text: str) -> MaskMap:
     if len(found.names) > MAX_CLASSES or (not numbers and not colors):
         raise ValueError(f"{FORMS}; got {text!r}, which names {len(found.names)} classes")
     return found
+
+
+def mask_map_of(text: str | None) -> MaskMap | None:
+    """As `parse_mask_map`; None where masks hold class indices, so that there is no map."""
+    return None if text is None else parse_mask_map(text)
 
 
 def said_of_masks(text: str | None, *specs: str | None) -> str | None:

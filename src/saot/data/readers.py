@@ -287,8 +287,7 @@ def read_classes(path: Path) -> ClassSet:
         )
     plain_set = folder_class_set(names)
     colors = (
-        own if one is None else (int(one[2][:2], 16), int(one[2][2:4], 16), int(one[2][4:], 16))
-        for own, one in zip(plain_set.colors, found, strict=True)
+        own if one is None else tuple(bytes.fromhex(one[2])) for own, one in zip(plain_set.colors, found, strict=True)
     )
     return replace(plain_set, colors=tuple(colors))
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from saot.data.ahead import ahead
-from saot.data.classes import IGNORE_INDEX, ClassSet, one_class_alone
+from saot.data.classes import IGNORE_INDEX, ClassSet, folder_class_set, one_class_alone
 from saot.data.datasets import NO_READERS, NUMBERED, DataSpec, LabelledSet, OpenSet, own_classes, parse_spec
 from saot.data.images import deep_grey_range, image_size, read_image, read_mask, read_mask_colours
 from saot.data.listing import Files, by_stem, stem_of, walk
 from saot.data.mask_map import MaskMap
-from saot.data.readers import Reader, check_indices, reader_of
+from saot.data.readers import reader_of
 
 MOSTLY = 0.95  # share of ignored pixels that is told
 HEADS = ("name", "names", "class", "classes", "label", "labels", "category")  # what a table of classes may begin with
@@ -106,14 +106,11 @@ def _of_files(
         told += _strange_names(classes, root / "classes.txt")
     except ValueError as error:
         told.append(str(error))
-    if parts.name == "folder" and mask_map is None:
-        decode = _numbers_of(classes)
-    elif mask_map is not None:
-        names = NUMBERED if classes is None else classes.names
-        decode = partial(mask_map.read, names=names)
+    if classes is None and mask_map is None:
+        decode = read_mask
     else:
-        assert classes is not None  # the reader names its classes
-        decode = partial(_decoded, reader, classes)
+        known = folder_class_set(NUMBERED) if classes is None else classes
+        decode = partial(reader.decode if mask_map is None else mask_map.read, classes=known)
     keys = list(pictures)
     looks = _looked(lambda n: _look(pictures[keys[n]], masks.get(keys[n]), decode), len(keys), progress)
     return _survey(spec, len(pictures), len(masks), classes, looks, told)
@@ -126,16 +123,6 @@ def _those_of_folder(root: Path, pictures: Files) -> Files:
     except ValueError:
         return {}
     return {key: found[stem_of(key)] for key in pictures if stem_of(key) in found}
-
-
-def _numbers_of(classes: ClassSet | None) -> Callable[[Path], np.ndarray]:
-    if classes is None:
-        return read_mask
-    return lambda path: check_indices(read_mask(path), classes, path)
-
-
-def _decoded(reader: Reader, classes: ClassSet, path: Path) -> np.ndarray:
-    return reader.decode(path, classes)
 
 
 def _looked(look: Callable[[int], _Look], count: int, progress: Callable[[int, int], None] | None) -> list[_Look]:
@@ -228,18 +215,21 @@ def _smells(
         found.append(f"{pictures - masks} of {pictures} pictures have no mask")
     if names:
         seen = [index in values for index in range(255)] + [ignored > 0]
-        found += [one_class_alone(spec, ClassSet("found", names, ((0, 0, 0),) * len(names)), seen)]
+        found += [one_class_alone(spec, names, seen)]
     strange = sorted(value for value in values if not 0 <= value < min(len(names), IGNORE_INDEX))
     if strange:
         found.append(f"masks have the values {', '.join(map(str, strange[:MANY]))}, which are no class indices")
     numbers = set(values) | ({IGNORE_INDEX} if ignored else set())
-    if numbers - {0, IGNORE_INDEX} and (numbers <= {0, 85, 170, 255} or (len(numbers) > 2 and _sixteenths(numbers))):
+    # 85 is 255 / 3, two bits stretched; 17 is 255 / 15, four
+    if numbers - {0, IGNORE_INDEX} and (
+        numbers <= {0, 85, 170, 255} or (len(numbers) > 2 and all(value % 17 == 0 for value in numbers))
+    ):
         found.append(
             f"masks have the values {', '.join(map(str, sorted(numbers)))}: as if indices of few bits had been "
             "stretched over 0 to 255; save them unstretched, or say with --mask-map which value is which class"
         )
     total = sum(values.values()) + ignored
-    if ignored > MOSTLY * total > 0 and len([name for name in names if name]) > 1:
+    if ignored > MOSTLY * total > 0 and len(names) > 1:
         found.append(f"{100 * ignored / total:.1f} % of all pixels are ignored (255)")
     empty = [name for index, name in enumerate(names) if masks and values.get(index, 0) == 0]
     if empty and len(empty) < len(names):
@@ -252,11 +242,6 @@ def _smells(
             f"{65535 // highest} and save them again"
         )
     return [sentence for sentence in found if sentence]
-
-
-def _sixteenths(numbers: set[int]) -> bool:
-    """Whether all are 17 times 0 to 15, the stretched values of four bits, and more than every third of them."""
-    return all(value % 17 == 0 for value in numbers)
 
 
 def _colored(colors: frozenset[tuple[int, int, int]]) -> list[str]:

@@ -22,7 +22,6 @@ every 64, 32, 16, 8 pixels). So sd-dino's `s4` is not the output of `up1`: it is
 block earlier. Several layers are resampled to the finest of their grids and concatenated, unnormalised.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -34,6 +33,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from saot.data import read_record
 from saot.features.base import FeatureSettings, Keyed, Padded, check_size, resample_tokens
 from saot.features.grid import FeatureKey
 from saot.features.published import OneSentence, download, hash_files, is_repository, require_libraries
@@ -223,13 +223,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
         raise ValueError(
             f"expected {name} in {folder}, found none; pass the folder of a whole Stable Diffusion 1 or 2 pipeline"
         )
-    try:
-        values = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON; fetch it again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is not a configuration; fetch it again")
-    return values
+    return read_record(path, "fetch it again")
 
 
 def _find_folder(weights: str) -> Path:

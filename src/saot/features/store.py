@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import struct
 import time
@@ -19,22 +18,20 @@ from functools import partial
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from jaxtyping import Float16, Int
 from torch import Tensor
 
-from saot.data import Fingerprints, ImageSet, PatchGrid, lock_byte, unlock_byte, write_atomic
+from saot.data import Fingerprints, ImageSet, PatchGrid, write_atomic
 from saot.features.base import Backbone, token_count
+from saot.features.claims import Claims
 from saot.features.flow import Picture, extract_each
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 
 _MAX_HEADER = 1 << 20  # bytes; ours are below 2 kB, a larger number is a damaged length
 _GAP = 16  # rows that are read along rather than jumped over
-_LOOK = 0.1  # seconds between two looks at what other processes make
-_PATIENCE = 600.0  # seconds without a new file, after which one that another process claims is made all the same
 _STALE_SECONDS = 3600  # a temporary file that old belongs to a process that was killed
 
 
@@ -103,73 +100,6 @@ another folder for the store, or take fewer pictures or a smaller size
         f"the features of {size.pictures:,} pictures take {_bytes(size.missing)} more in {root}, of which "
         f"{_bytes(free)} are free; {_bytes(size.there)} are there"
     )
-
-
-class Claims:
-    """Which process makes which file of a store: a byte of the file `.claims` for each, locked while it is made.
-
-    A lock ends with its process, so that what a killed one was making is made by the next. Where the file system has
-    no locks nothing is claimed: processes begin at different places, and seldom make a file twice.
-
-    Args:
-        root: The store.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._none, self._spread = root, False, False
-        self._file: IO[bytes] | None = None
-        self._since = time.monotonic()
-
-    def __enter__(self) -> "Claims":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def start(self, count: int) -> int:
-        """Where in a list of so many this process begins, far from the others of its launch; a matter of speed alone.
-
-        What RANK and WORLD_SIZE say decides nothing else: a shell may have inherited them from another launch.
-        """
-        try:
-            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        except (KeyError, ValueError):
-            return 0
-        return rank * count // world if 0 <= rank < world else 0
-
-    def take(self, name: str) -> bool:
-        """Whether this process is to make the file, now."""
-        if self._spread:
-            return True
-        if self._file is None:
-            self._file = open(self._root / ".claims", "ab")  # noqa: SIM115  held until the end
-        got = lock_byte(self._file, _place(name))
-        self._none |= got == "none"
-        return got == "held" or (got == "taken" and time.monotonic() - self._since > _PATIENCE)
-
-    def give_back(self, name: str) -> None:
-        """The file is made."""
-        self._since = time.monotonic()
-        if self._file is not None and not self._none:
-            unlock_byte(self._file, _place(name))
-
-    def rest(self, left: list[int], before: int) -> list[int]:
-        """What this process looks at next: what it did not take of `before` numbers, after a moment if that was all."""
-        if self._none and not self._spread:
-            self._spread = True
-            start = secrets.randbelow(len(left))
-            return left[start:] + left[:start]
-        if len(left) < before:
-            self._since = time.monotonic()
-        elif left:
-            time.sleep(_LOOK)
-        return left
-
-
-def _place(name: str) -> int:
-    """The byte that stands for a file."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 2  # some file systems sign it
 
 
 class FeatureStore:

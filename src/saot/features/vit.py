@@ -165,7 +165,7 @@ class HubViT(Keyed):
 
     @cached_property
     def _model(self) -> Any:
-        return _load_model(self._folder, self._config, self._settings, self._key.patch_size, self._grid)
+        return _load_model(self._folder, self._config, self._settings, self._grid)
 
 
 def resize_positions(
@@ -194,19 +194,16 @@ def resize_positions(
     return torch.cat([table[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], 1)
 
 
-def _load_model(
-    folder: Path, config: Any, settings: FeatureSettings, patch_size: int, trained: tuple[int, int] | None
-) -> Any:
+def _load_model(folder: Path, config: Any, settings: FeatureSettings, trained: tuple[int, int] | None) -> Any:
     """The network with its weights, checked name by name."""
     import transformers
 
     model_class = getattr(transformers, _CLASSES[config.model_type])
     extra = {"add_pooling_layer": False} if config.model_type == "vit" else {}
     model = load_model(model_class, folder, settings.name, _HEADS, config=config, use_safetensors=True, **extra)
-    rule = _RULES.get(config.model_type)
-    if rule is not None and trained is not None and (rule == "dinov2" or trained[0] != trained[1]):
+    if trained is not None and ((rule := _RULES[config.model_type]) == "dinov2" or trained[0] != trained[1]):
         embeddings = model.embeddings
-        embeddings.interpolate_pos_encoding = partial(_positions, embeddings, patch_size, trained, rule)
+        embeddings.interpolate_pos_encoding = partial(_positions, embeddings, config.patch_size, trained, rule)
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     return model.eval().requires_grad_(False).to(settings.device, dtype)
 

@@ -501,14 +501,19 @@ def tell_size(inputs: Inputs, sets: PictureSets, root: Path) -> None:
         ValueError: If the disk has not room for them.
     """
     total = StoreSize(0, 0, 0)
+    for folder, backbone, pictures in stores_of(inputs, sets, root):
+        total += FeatureStore(folder, backbone.key).size(backbone, *pictures)
+    if total.pictures:
+        inputs.say(check_room(root, total))
+
+
+def stores_of(inputs: Inputs, sets: PictureSets, root: Path) -> Iterator[tuple[Path, Backbone, list[ImageSet]]]:
+    """Folder, backbone and pictures of each store below `root` that a run needs."""
     for size, backbone in inputs.sizes.items():
         by_folder: dict[Path, list[ImageSet]] = {}
         for spec, images, _ in sets:
             by_folder.setdefault(store_folder(size_folder(root, size, inputs.sizes), spec), []).append(images)
-        for folder, pictures in by_folder.items():
-            total += FeatureStore(folder, backbone.key).size(backbone, *pictures)
-    if total.pictures:
-        inputs.say(check_room(root, total))
+        yield from ((folder, backbone, pictures) for folder, pictures in by_folder.items())
 
 
 def label_source(inputs: Inputs, domain: Domain, spec: str, bench: Bench) -> Source:
@@ -542,7 +547,7 @@ def check_masks(inputs: Inputs, space: Workspace, added: bool = False) -> None:
         for number in range(len(data)):
             seen |= np.bincount(data.mask(number).ravel(), minlength=256) > 0  # faster than np.unique
             space.tell(title)(number + 1, len(data))
-        sentence = one_class_alone(data.images.spec, data.classes, seen)
+        sentence = one_class_alone(data.images.spec, data.classes.names, seen)
         if sentence:
             inputs.say(sentence)
 

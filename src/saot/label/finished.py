@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.data import CLASS_SET_NAMES, ClassSet, PatchGrid, as_written, class_set, parse_mask_map, read_record
+from saot.data import CLASS_SET_NAMES, ClassSet, PatchGrid, as_written, class_set, mask_map_of, read_record
 from saot.decoder import Decoder, picture_logits
 from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask, upsample_scores
 from saot.features import Backbone, Extracted, Failed, FeatureGrid, Picture, extract, extract_each
@@ -245,7 +245,7 @@ def evaluate_run(
     run = open_run(folder, wings, device)
     if wings.mask_map is None:
         asked = json.loads((Path(folder) / "run.json").read_text()).get("settings", {}).get("mask_map")
-        wings = replace(wings, mask_map=None if asked is None else parse_mask_map(asked))
+        wings = replace(wings, mask_map=mask_map_of(asked))
     data = wings.labelled(spec, run.classes)
     wrong = data.misfits()  # reads the heads of all files, so that a bad one is known before the first is labelled
     if wrong:

@@ -15,7 +15,7 @@ from saot.data import (
     ImageSet,
     LabelledSet,
     fitting,
-    parse_mask_map,
+    mask_map_of,
     read_record,
     restrict_images,
     restrict_labelled,
@@ -83,7 +83,7 @@ def open_inputs(
         ValueError: If a set, the backbone or the request for points is not as it should be.
     """
     seen = Fingerprints(remembered)
-    mask_map = None if settings.mask_map is None else parse_mask_map(settings.mask_map)
+    mask_map = mask_map_of(settings.mask_map)
     wings = replace(wings, seen=seen, mask_map=mask_map)
     source = wings.labelled(settings.source)
     classes = source.classes

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from saot.data import Points, check_place, read_record, write_atomic
+from saot.features import FeatureStore
 from saot.label.best import saot_decoder
 from saot.label.calibration import calibrate
 from saot.label.data import (
     Bench,
     EvaluationData,
+    PictureSets,
     Tokens,
     TrainingData,
     check_masks,
@@ -24,6 +26,7 @@ from saot.label.data import (
     open_features,
     open_points,
     picture_sets,
+    stores_of,
     tell_size,
 )
 from saot.label.expected import ExpectedStage, Expecting, expected_stages
@@ -144,6 +147,15 @@ def _expected(settings: RunSettings, inputs: Inputs, space: Workspace, compare: 
     return expected_stages(settings, pictures, methods_of(compare), scored)
 
 
+def _drop_unfit(inputs: Inputs, sets: PictureSets, space: Workspace) -> None:
+    """Remove the run's own features that were made with other settings; a link to those of others is left alone."""
+    for folder, backbone, _ in stores_of(inputs, sets, space.path("features")):
+        own = folder.resolve().is_relative_to(space.root.resolve())
+        if own and (folder / "store.json").is_file() and FeatureStore(folder).key != backbone.key:
+            inputs.say(f"the features in {folder} were made with other settings: they are removed and made anew")
+            space.forget(str(folder.relative_to(space.root)))
+
+
 def open_contest(
     settings: RunSettings, inputs: Inputs, space: Workspace, store: Path | None = None, device: str = "cpu"
 ) -> Contest:
@@ -168,6 +180,8 @@ def open_contest(
     if kept is None:
         check_masks(inputs, space)
     sets = picture_sets(settings, inputs)
+    if store is None and not space.trained():
+        _drop_unfit(inputs, sets, space)
     tell_size(inputs, sets, root)
     several = len(inputs.sizes) > 1
     contests = {}

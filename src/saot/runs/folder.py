@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from saot.data import check_place, lock_file, read_record, write_atomic, write_tail
+from saot.data import as_written, check_place, lock_file, read_record, write_atomic, write_tail
 from saot.runs.memory import device_peak_bytes, give_back, peak_bytes, reset_peak
 from saot.runs.once import (
     CORE,
@@ -64,8 +64,6 @@ class Workspace:
     ) -> None:
         self.root, self.settings, self.progress, self.shared = Path(root), dict(settings), progress, shared
         self._later = later
-        if self.root.exists() and not self.root.is_dir():
-            raise ValueError(f"expected a folder for the run; {self.root} is a file: choose another --out")
         check_place(self.root)
         self._new = [one for one in (self.root, *self.root.parents) if not one.exists()]  # the deepest first
         self.root.mkdir(parents=True, exist_ok=True)
@@ -130,16 +128,37 @@ class Workspace:
 
     def all_stages(self) -> dict[str, Any]:
         """Time and memory of every stage, those of parts as `NAME: STAGE`."""
-        parts = {f"{name}: {k}": v for name, part in self._parts.items() for k, v in part.facts("stages").items()}
-        return {**parts, **self.facts("stages")}
+        parts = {f"{name}: {k}": v for name, part in self._parts.items() for k, v in part._stages().items()}
+        return {**parts, **self._stages()}
+
+    def _stages(self) -> dict[str, Any]:
+        """Time and memory of the stages of this run alone.
+
+        Raises:
+            ValueError: If the record of them is damaged.
+        """
+        found = self.facts("stages")
+        with as_written(self.work("facts", "stages.json"), BEGIN_ANEW):
+            for name, one in found.items():
+                numbers = (one["seconds"], one["peak_memory_bytes"], one.get("device_memory_bytes", 0))
+                if any(not isinstance(number, int | float) for number in numbers):
+                    raise TypeError(f"{name} has {numbers}, which are not all numbers")
+        return found
 
     def logs(self) -> dict[str, Path]:
-        """The records of every training stage by its name, those of parts as `NAME: STAGE`, in order."""
+        """The records of every training stage by its name, those of parts as `NAME: STAGE`, in order.
+
+        Raises:
+            ValueError: If something else than a file is in the place of one, such as a pipe.
+        """
         found = {}
         for name, part in sorted(self._parts.items()):
             found |= {f"{name}: {stage}": path for stage, path in part.logs().items()}
-        own = self.work("log").glob("*.jsonl") if self.work("log").exists() else ()
-        return found | {path.stem: path for path in sorted(own)}
+        own = sorted(self.work("log").glob("*.jsonl"))
+        for path in own:
+            if not path.is_file():
+                raise ValueError(f"expected the file {path}; it is no file: {BEGIN_ANEW}")
+        return found | {path.stem: path for path in own}
 
     def path(self, *parts: str) -> Path:
         """A file of the run."""
@@ -230,7 +249,11 @@ class Workspace:
         Args:
             name: Of the stage.
             resumes: False counts it anew.
+
+        Raises:
+            ValueError: If the record of the stages before is damaged.
         """
+        self._stages()
         began = time.perf_counter()
         give_back()
         reset_peak()
@@ -305,8 +328,9 @@ class Workspace:
             if got == "taken":
                 lock.close()
                 raise ValueError(f"another process is working in {self.root}: wait for it or choose another --out")
-            if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
-                break
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    break
             lock.close()  # of a process that has taken it away meanwhile
         if got == "none":
             logging.getLogger(__name__).warning(
@@ -335,7 +359,7 @@ class Workspace:
             )
         added = {name for name in self._later if kept.get(name) is None}
         difference = first_difference(self.settings, {**kept, **{name: self.settings.get(name) for name in added}})
-        if difference is not None and self._trained():
+        if difference is not None and self.trained():
             raise ValueError(
                 f"{self.root} holds a run with other settings ({difference}): choose another --out, or give the same "
                 "settings to go on"
@@ -345,14 +369,14 @@ class Workspace:
         if first_difference(self.settings, kept) is not None:
             write_atomic(path, json.dumps(self.settings, indent=1).encode())
 
-    def _trained(self) -> bool:
+    def trained(self) -> bool:
         """Whether anything in the folder took a training; a state that was kept half-way counts."""
         places = (self.root, *self.work("parts").glob("*"))
         found = ("*.safetensors", "work/models/*.safetensors", "work/scores/*.safetensors", "work/checkpoints/*.pt")
         return self.path("run.json").exists() or any(any(place.glob(one)) for place in places for one in found)
 
     def _begin_anew(self) -> None:
-        """Forget what was written down and drawn; features, and what is known of files, depend on no settings."""
+        """Forget what was written down and drawn; what is known of files, and features that fit, are of use again."""
         for one in (self.path("points.csv"), self.path("log.jsonl"), *self.work().iterdir()):
             if one.is_dir():
                 shutil.rmtree(one)
@@ -368,9 +392,7 @@ def _preliminary(root: Path) -> list[Path]:
 
 def _lines(stage: str, history: History, first: int = 0) -> bytes:
     """The records of a stage from one step on, a JSON object a line."""
-    lines = [
-        json.dumps({"stage": stage, "step": step, **record}) for step, record in enumerate(history) if step >= first
-    ]
+    lines = [json.dumps({"stage": stage, "step": step, **one}) for step, one in enumerate(history[first:], first)]
     return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -378,7 +400,7 @@ def _counted(path: Path) -> tuple[dict[str, int], int]:
     """How many records of each stage a log holds, and its bytes up to the last whole line."""
     found: dict[str, int] = {}
     size = 0
-    if path.exists():
+    if path.is_file():
         with open(path, "rb") as file:
             for line in file:
                 try:

@@ -83,6 +83,8 @@ class Checkpoint:
             return None, [], Mark()
         if "history" in state:
             return state, state.pop("history"), Mark()
+        if not self.records.is_file():  # nor a pipe, which would be waited for
+            return None, [], Mark()
         try:
             mark = Mark(**state.pop("records"))
             with open(self.records, "rb") as file:
@@ -124,7 +126,7 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         try:
-            if _checked(self.path) is False:
+            if not _sound(self.path):
                 return None
             state = torch.load(self.path, weights_only=True, map_location="cpu")
             return state if isinstance(state, dict) else None
@@ -143,10 +145,12 @@ class Checkpoint:
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        data = buffer.getvalue()
-        assert data.endswith(b"\0\0")  # of a zip archive without a comment
-        comment = CHECK + f"{zlib.crc32(data):08x}".encode()
-        write_atomic(self.path, data[:-2] + struct.pack("<H", len(comment)) + comment)
+        with buffer.getbuffer() as data:
+            assert data[-2:] == b"\0\0"  # of a zip archive without a comment
+            comment = CHECK + f"{zlib.crc32(data):08x}".encode()
+        buffer.seek(-2, io.SEEK_END)
+        buffer.write(struct.pack("<H", len(comment)) + comment)
+        write_atomic(self.path, buffer.getvalue())
 
     def clear(self) -> None:
         """Forget the state: the stage has written its result."""
@@ -154,15 +158,15 @@ class Checkpoint:
         self.records.unlink(missing_ok=True)
 
 
-def _checked(path: Path) -> bool | None:
-    """Whether a checkpoint is as it was written, by its check sum; None if it has none, as those of earlier versions.
+def _sound(path: Path) -> bool:
+    """Whether a checkpoint is as it was written, by its check sum; those of earlier versions have none and pass.
 
     torch's reader of zip archives does not look at the check sums of their members.
     """
     data = path.read_bytes()
     tail = len(CHECK) + 8
     if len(data) < tail + 2 or data[-tail:-8] != CHECK:
-        return None
+        return True
     whole = zlib.crc32(b"\0\0", zlib.crc32(memoryview(data)[: -tail - 2]))
     return data[-8:] == f"{whole:08x}".encode() and data[-tail - 2 : -tail] == struct.pack("<H", tail)
 
