@@ -71,8 +71,11 @@ def test_another_size_is_taken_where_nothing_was_trained(tmp_path):
     with closing(Workspace(run, smaller.to_dict())) as space:
         inputs = label.open_inputs(smaller, "cpu", replace(ALL_WINGS, say=told.append))
         assert label.open_contest(smaller, inputs, space).data.target.store.key.size == "28x56"
-    removed = [one for one in told if "were made with other settings: they are removed and made anew" in one]
-    assert len(removed) == len({path.parent for path in kept})
+    moved = [one for one in told if one.startswith("features of other settings were in")]
+    assert len(moved) == len({path.parent for path in kept})
+    opened(settings, run)  # the first settings again: their features were not lost
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    opened(smaller, run)
     wrong = r"has size '56x112', but the features in .* were made with size '28x56'"
     with pytest.raises(ValueError, match=wrong), open_contest(settings, tmp_path / "other", run / "features"):
         pass  # a store that is named

@@ -52,7 +52,7 @@ from saot.label.settings import RunSettings, fingerprints_file, size_folder
 from saot.label.summary import report_data, run_record
 from saot.label.wings import NO_WINGS, Wings
 from saot.report import write_report
-from saot.runs import Shared, Workspace, check_device, write_kept
+from saot.runs import Shared, Workspace, check_device, identity_of, write_kept
 
 ADDED_LATER = ("eval",)  # settings that a run may be given when it has begun
 
@@ -147,13 +147,26 @@ def _expected(settings: RunSettings, inputs: Inputs, space: Workspace, compare: 
     return expected_stages(settings, pictures, methods_of(compare), scored)
 
 
-def _drop_unfit(inputs: Inputs, sets: PictureSets, space: Workspace) -> None:
-    """Remove the run's own features that were made with other settings; a link to those of others is left alone."""
-    for folder, backbone, _ in stores_of(inputs, sets, space.path("features")):
-        own = folder.resolve().is_relative_to(space.root.resolve())
-        if own and (folder / "store.json").is_file() and FeatureStore(folder).key != backbone.key:
-            inputs.say(f"the features in {folder} were made with other settings: they are removed and made anew")
-            space.forget(str(folder.relative_to(space.root)))
+def _put_aside(inputs: Inputs, sets: PictureSets, space: Workspace) -> None:
+    """Move the run's own features of other settings out of the way, and those of its settings back.
+
+    A link to the features of others is left alone.
+    """
+    root = space.path("features")
+    for folder, backbone, _ in stores_of(inputs, sets, root):
+        if not folder.resolve().is_relative_to(space.root.resolve()):
+            continue
+        own = FeatureStore(folder).key if (folder / "store.json").is_file() else backbone.key
+        before, again = (
+            space.path("features-of-other-settings") / identity_of(key)[:8] / folder.relative_to(root)
+            for key in (own, backbone.key)
+        )
+        if before != again:
+            before.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(before)
+            inputs.say(f"features of other settings were in {folder}: they are in {before} until you remove them")
+        if again.is_dir() and not folder.exists():
+            again.rename(folder)
 
 
 def open_contest(
@@ -181,7 +194,7 @@ def open_contest(
         check_masks(inputs, space)
     sets = picture_sets(settings, inputs)
     if store is None and not space.trained():
-        _drop_unfit(inputs, sets, space)
+        _put_aside(inputs, sets, space)
     tell_size(inputs, sets, root)
     several = len(inputs.sizes) > 1
     contests = {}
