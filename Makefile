@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels test-wheel many-processes sbom audit lint bench-transport bench-job random-problems adapt camvid \
+.PHONY: demo test test-kernels test-wheel sbom audit lint bench-transport bench-job random-problems adapt camvid \
   kill-test mutations kills crowd memory soak clean
 
 NEEDED := expected Python 3.11 or later with venv and pip; give another one: make demo PYTHON=python3.12
@@ -45,10 +45,6 @@ test-wheel:                   ## what CI checks besides: that the package works 
 	$(WHEELPIP) wheel --no-deps --wheel-dir $(WHEEL) .
 	$(WHEELPIP) install -c constraints.txt $(WHEEL)/*.whl
 	cd $(WHEEL)/empty && ../.venv/bin/python -I ../../../benchmarks/installed.py ../../..
-
-PROCESSES ?= 50
-many-processes: $(VENV)/.ready  ## so many processes of two containers on one store: make many-processes SEED=1
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/many_processes.py --processes $(PROCESSES) --seed $(SEED)
 
 sbom: $(VENV)/.ready-test     ## runs/sbom.json: what the package and its extras bring, CycloneDX
 	$(BIN)/python benchmarks/supply_chain.py sbom --out runs/sbom.json

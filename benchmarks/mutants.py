@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("transport", "transfer", "match", "adapt")
 LEFT_OUT = ("triton_kernels.py",)  # runs on a GPU
 LIMIT = 1200  # seconds of one mutant's tests, twice what a room takes: longer is an endless loop, and killed
+TIMEOUT = "timeout"  # in the place of the tests' names
 SWAPS = [
     ("source", "target"),
     ("rows", "cols"),
@@ -101,8 +102,10 @@ def main() -> None:
     def try_one(mutant: Mutant, text: str) -> None:
         began = time.monotonic()
         folder = free.get()
-        killer = killed_by(mutant, text, options.tests, folder)
-        free.put(folder)
+        try:
+            killer = killed_by(mutant, text, options.tests, folder)
+        finally:
+            free.put(folder)
         row = {
             **asdict(mutant),
             "killed": killer is not None,
@@ -124,12 +127,12 @@ def main() -> None:
 
 def report(rows: list[dict]) -> str:
     """Killed and all, by room, then the survivors."""
-    lines = ["| room | mutants | killed |", "| --- | --- | --- |"]
-    for room in (*ROOMS, "tables"):
-        mine = [row for row in rows if row["file"].startswith(f"{room}/")]
-        if mine:
-            lines.append(f"| {room} | {len(mine)} | {sum(row['killed'] for row in mine)} |")
-    lines.append(f"| all | {len(rows)} | {sum(row['killed'] for row in rows)} |")
+    lines = ["| room | mutants | killed | of them by the time limit alone |", "| --- | --- | --- | --- |"]
+    for room in (*ROOMS, "tables", ""):
+        mine = [row for row in rows if row["file"].startswith(f"{room}/" if room else "")]
+        late = sum(row["by"] == TIMEOUT for row in mine)
+        if mine or not room:
+            lines.append(f"| {room or 'all'} | {len(mine)} | {sum(row['killed'] for row in mine)} | {late} |")
     left = [f"- {row['file']}:{row['line']} `{row['function']}`: {row['change']}" for row in rows if not row["killed"]]
     return "\n".join([*lines, "", *left])
 
@@ -259,12 +262,15 @@ def _texts(path: Path) -> dict[int, str]:
 
 
 def killed_by(mutant: Mutant, text: str, tests: Path, folder: Path) -> str | None:
-    """The test file that fails with this text of the file in the copy of the package; None if all pass."""
+    """The test files that fail with this text of the file in the copy of the package; None if all pass."""
     changed, original = folder / "saot" / mutant.file, ROOT / "src" / "saot" / mutant.file
     changed.write_text(text)
     try:
         for group in tests_of(mutant.file, tests):
-            if group and not _passes(group, folder):
+            passed = _passes(group, folder) if group else True
+            if passed is None:
+                return TIMEOUT
+            if not passed:
                 return " ".join(sorted(file.relative_to(tests).as_posix() for file in group))[:200]
     finally:
         shutil.copy2(original, changed)
@@ -290,8 +296,8 @@ def tests_of(file: str, tests: Path) -> list[list[Path]]:
     return [own, rest]
 
 
-def _passes(files: list[Path], folder: Path, *options: str) -> bool:
-    """In a process of its own, forked from one that has loaded the libraries but nothing of `saot`."""
+def _passes(files: list[Path], folder: Path, *options: str) -> bool | None:
+    """None if it takes too long. In a process of its own, forked from one that has loaded libraries, but not `saot`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision", "pytest", "numpy", "PIL.Image", "jaxtyping", "beartype"])
     process = context.Process(target=_test, args=(files, folder, options))
@@ -300,6 +306,7 @@ def _passes(files: list[Path], folder: Path, *options: str) -> bool:
     if process.exitcode is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.join()
+        return None
     return process.exitcode == 0
 
 

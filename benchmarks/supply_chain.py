@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from email.message import Message
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, metadata
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def requirements(name: str, extras: set[str]) -> Iterator[tuple[str, set[str]]]:
 
     for text in distribution(name).requires or ():
         needed = Requirement(text)
-        if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in (extras or {""}) | {""}):
+        if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras | {""}):
             yield canonical(needed.name), set(needed.extras)
 
 
@@ -157,13 +157,14 @@ def main() -> int:
     parts = parser.add_subparsers(dest="what", required=True)
     making = parts.add_parser("sbom", help="a bill of materials")
     making.add_argument("--out", type=Path, default=Path("runs/sbom.json"))
-    making.add_argument("--extras", default="vit,diffusion,synthia,fast,ann,accelerate,adapt", help="with commas")
+    making.add_argument("--extras", help="with commas; all but test and lint, if none are given")
     asking = parts.add_parser("audit", help="known holes")
     asking.add_argument("--pip-audit", default="pip-audit")
     options = parser.parse_args()
     if options.what == "audit":
         return audit(options.pip_audit)
-    made = bill("saot", set(options.extras.split(",")) - {""})
+    every = set(metadata("saot").get_all("Provides-Extra") or ()) - {"test", "lint"}
+    made = bill("saot", every if options.extras is None else set(options.extras.split(",")) - {""})
     missing = sorted({part["name"] for part in made["components"]} - set(pinned()) - UNPINNED)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(made, indent=1) + "\n")

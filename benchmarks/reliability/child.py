@@ -32,6 +32,7 @@ class Outcome:
         waited: Seconds of the clock.
         memory: Most bytes that were resident.
         said: Standard error and output, the last of it.
+        hung: Whether it took longer than it may.
     """
 
     code: int
@@ -39,18 +40,23 @@ class Outcome:
     waited: float
     memory: int
     said: str
-
-    @property
-    def hung(self) -> bool:
-        """Whether it took longer than it may."""
-        return self.seconds > SECONDS or self.waited > PATIENCE
+    hung: bool
 
 
 @dataclass
 class Children:
-    """Children that work side by side; `take` gives back each that has ended."""
+    """Children that work side by side; `take` gives back each that has ended.
+
+    Attributes:
+        most: How many at once.
+        seconds: Of processor time, that one may take.
+        patience: Seconds of the clock, that one may take.
+        running: By process number: the tag, the folder, and when it was started.
+    """
 
     most: int
+    seconds: float = SECONDS
+    patience: float = PATIENCE
     running: dict[int, tuple[Any, Path, float]] = field(default_factory=dict)
 
     def start(self, tag: Any, arguments: list[str], folder: Path, environment: Mapping[str, str], fresh: bool) -> None:
@@ -59,7 +65,7 @@ class Children:
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            _be_saot(arguments, folder, environment, fresh)
+            _be_saot(arguments, folder, environment, fresh, round(self.seconds) + 1)
         self.running[child] = tag, folder, time.monotonic()
 
     def full(self) -> bool:
@@ -72,7 +78,7 @@ class Children:
             for child, (tag, folder, since) in list(self.running.items()):
                 waited = time.monotonic() - since
                 ended, status, used = os.wait4(child, os.WNOHANG)
-                if not ended and waited > PATIENCE:
+                if not ended and waited > self.patience:
                     os.killpg(child, signal.SIGKILL)
                     ended, status, used = os.wait4(child, 0)
                 if ended:
@@ -80,11 +86,12 @@ class Children:
                     said = (folder / "said.txt").read_bytes()[-20_000:].decode(errors="replace")
                     seconds = used.ru_utime + used.ru_stime
                     code = os.waitstatus_to_exitcode(status)
-                    return tag, Outcome(code, seconds, waited, used.ru_maxrss * 1024, said)
+                    hung = seconds > self.seconds or waited > self.patience
+                    return tag, Outcome(code, seconds, waited, used.ru_maxrss * 1024, said, hung)
             time.sleep(0.01)
 
 
-def _be_saot(arguments: list[str], folder: Path, environment: Mapping[str, str], fresh: bool) -> NoReturn:
+def _be_saot(arguments: list[str], folder: Path, environment: Mapping[str, str], fresh: bool, limit: int) -> NoReturn:
     code = 1
     try:
         os.setsid()
@@ -94,7 +101,6 @@ def _be_saot(arguments: list[str], folder: Path, environment: Mapping[str, str],
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(said, 1)
         os.dup2(said, 2)
-        limit = round(SECONDS) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         resource.setrlimit(resource.RLIMIT_AS, (_addresses() + ROOM,) * 2)
         if fresh:

@@ -5,29 +5,33 @@
 - `store`: all extract the same pictures into one store, at the same moment.
 - `containers`: the same, each in a process namespace of its own, so that all have the same process number, as on two
   machines that share a disk. Needs the right to `unshare`.
-- `slow`: the same, where each opening, sync and renaming of a file waits up to 50 ms.
+- `slow`: the same, where each opening, sync and renaming of a file waits up to 50 ms, drawn from the seed.
 - `run`: all give the same `saot run` at once. One works, or one after another; the others are told so in a sentence.
 
-Meanwhile the files that are there are read over and over: each has to be whole. At the end the bytes are those that
-one process alone makes. How often each file was made is counted in the children.
+They begin when all have loaded their libraries. Meanwhile the files that are there are read over and over: each has to
+be whole. At the end the bytes are those that one process alone makes. How often each file was made is counted in the
+children. Nothing is kept: the same command begins anew.
 """
 
 import argparse
 import json
 import os
-import random
+import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-from inputs import code, environment, make_inputs
-from kills import JOBS, digest, prepare
+from inputs import code, differing, digest, environment, make_inputs, prepare, saot
+from kills import JOBS
+
+UNSHARE = ("unshare", "--user", "--map-root-user", "--pid", "--uts", "--fork")
 
 CHILD = """
-import builtins, os, random, sys, time
-sys.argv, slow, begin = sys.argv[3:], float(sys.argv[1]), float(sys.argv[2])
+import builtins, io, os, random, sys, time
+_, slow, draw, number, *words = sys.argv
+slow = float(slow)
 from saot.cli import main
 from saot.features import FeatureStore
 import saot.features.filterbank, saot.label, saot.tables
@@ -35,7 +39,7 @@ write = FeatureStore.write
 def counted(self, key, features):
     found = write(self, key, features)
     with open("made.txt", "ab", buffering=0) as file:
-        file.write(key.encode() + b"\\n")
+        file.write(f"{self.root.name}/{key}\\n".encode())
     return found
 FeatureStore.write = counted
 def late(function):
@@ -43,23 +47,28 @@ def late(function):
         time.sleep(random.random() * slow)
         return function(*words, **named)
     return waits
+open(f"ready-{number}", "x").close()
 if slow:
+    random.seed(draw)
+    builtins.open = io.open = late(io.open)
     os.fsync, os.replace, os.rename = late(os.fsync), late(os.replace), late(os.rename)
-while time.time() < begin:
+while not os.path.exists("go"):
     time.sleep(0.01)
-main(sys.argv)
+main(words)
 """
 
 
-def crowd(words: list[str], folder: Path, count: int, slow: float = 0.0, before: tuple[str, ...] = ()) -> list:
-    """So many processes with one command line, which all begin at one moment."""
-    begin = time.time() + 5 + 0.6 * count  # until all have loaded their libraries
+def crowd(words: list[str], folder: Path, count: int, seed: int, slow: float, before: tuple[str, ...]) -> list:
+    """So many processes with one command line, which all begin when each has said that it is ready."""
     started = []
     for number in range(count):
         said = (folder / f"said-{number}.txt").open("wb")
-        command = [*before, sys.executable, "-c", CHILD, str(slow), str(begin), *words]
+        command = [*before, sys.executable, "-c", CHILD, str(slow), f"{seed} {number}", str(number), *words]
         started.append(subprocess.Popen(command, cwd=folder, env=os.environ | environment(), stdout=said, stderr=said))
         said.close()
+    while len(list(folder.glob("ready-*"))) < count and all(one.poll() is None for one in started):
+        time.sleep(0.05)
+    (folder / "go").touch()
     return started
 
 
@@ -105,25 +114,23 @@ def main() -> int:
     out = options.out.absolute()
     base = out / "inputs"
     make_inputs(base)
-    random.seed(options.seed)
     extract, run = (next(job for job in JOBS if job.name == name) for name in ("extract", "run"))
     sound = {}
     for job in (extract, run):
         folder = out / f"alone-{job.name}-{code()}"
         if not (folder / "done").exists():
-            prepare(base, job, folder)
-            command = [sys.executable, "-m", "saot.cli", *job.command]
-            subprocess.run(command, cwd=folder, env=os.environ | environment(), check=True, capture_output=True)
+            prepare(base, job.needs, folder)
+            saot(*job.command, folder=folder)
             (folder / "done").touch()
-        sound[job.name] = digest(folder, job)
+        sound[job.name] = digest(folder, job.made)
     faults = 0
     print("| part | processes | codes | whole reads meanwhile | torn | made once | twice | more | most | other bytes |")
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for part in options.parts.split(","):
         job, before, slow, allowed = extract, (), 0.0, (0,)
         if part == "containers":
-            before = ("unshare", "--pid", "--fork")
-            if subprocess.run([*before, "true"], capture_output=True).returncode:
+            before = UNSHARE
+            if not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True).returncode:
                 print(f"| {part} | skipped: no right to make process namespaces | | | | | | | | |")
                 continue
         if part == "slow":
@@ -131,15 +138,14 @@ def main() -> int:
         if part == "run":
             job, allowed = run, (0, 2)
         folder = out / part
-        prepare(base, job, folder)
-        started = crowd(job.command, folder, options.processes, slow, before)
+        prepare(base, job.needs, folder)
+        started = crowd(job.command, folder, options.processes, options.seed, slow, before)
         codes, reads, torn = watch(started, folder / job.store)
         wrong = told(folder, codes, allowed)
         if 0 not in codes:
             wrong.append("none of them ended well")
         made = Counter((folder / "made.txt").read_text().splitlines()) if (folder / "made.txt").exists() else Counter()
-        found, known = digest(folder, job), sound[job.name]
-        other = [name for name in sorted({*found, *known}) if found.get(name) != known.get(name)]
+        other = differing(digest(folder, job.made), sound[job.name])
         left = len(list(folder.glob("out/**/*.tmp-*")))
         times = Counter(min(number, 3) for number in made.values())
         ended = ", ".join(f"{code}: {number}" for code, number in sorted(Counter(codes).items()))

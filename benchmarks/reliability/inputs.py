@@ -1,17 +1,20 @@
-"""Sound inputs of every kind, small, made by saot's own commands and by the libraries that write such files."""
+"""Sound inputs of every kind, small, made by saot's own commands and by the libraries that write such files; copies."""
 
 import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
+OF_PLACE = re.compile("-[0-9a-f]{8}/")  # a store's folder is named after the place of its pictures, too
 SMALL = [
     "--backbone", "filterbank", "--size", "28x56", "--compare", "none", "--device", "cpu",
     *(word for setting in (
@@ -234,3 +237,62 @@ def code() -> str:
     for path in sorted((ROOT / "src" / "saot").rglob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
+
+
+def prepare(base: Path, needs: tuple[str, ...], folder: Path, clear: tuple[str, ...] = ()) -> None:
+    """A new folder with copies of sound inputs, of which some files are removed.
+
+    What hangs on a place moves along: a store's folder is named after the place of its pictures, and what is remembered
+    of files stands under their places and times.
+    """
+    from saot.label import store_folder
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    names = {str(base): str(folder)}
+    for name in needs:
+        if (base / name).is_dir():
+            shutil.copytree(base / name, folder / name)
+        else:
+            shutil.copy2(base / name, folder / name)
+    for old in sorted(folder.glob("**/folder-*-????????")):
+        new = store_folder(old.parent, f"folder:{folder / old.name.split('-')[1]}")
+        names[old.name] = new.name
+        old.rename(new)
+    for path in folder.glob("**/fingerprints.jsonl"):
+        path.write_text("".join(_remembered(line, names, folder) for line in path.read_text().splitlines()))
+    for one in clear:
+        (folder / one).unlink()
+
+
+def _remembered(line: str, names: dict[str, str], folder: Path) -> str:
+    """A line about a file, as it is about the copy; nothing if that is not there."""
+    for old, new in names.items():
+        line = line.replace(old, new)
+    name, *_, said = json.loads(line)
+    path = Path(name.partition("#")[0])
+    if not path.is_relative_to(folder) or not path.exists():
+        return ""
+    state = path.stat()
+    return json.dumps([name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, said]) + "\n"
+
+
+def digest(folder: Path, globs: tuple[str, ...]) -> dict[str, str]:
+    """SHA-256 of all these files, by names that do not hang on the place."""
+    found = sorted({path for glob in globs for path in folder.glob(glob) if path.is_file()})
+    named = ((path.relative_to(folder).as_posix(), path) for path in found)
+    return {OF_PLACE.sub("/", name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in named}
+
+
+def differing(found: dict[str, str], known: dict[str, str]) -> list[str]:
+    """Names of the files that are other ones, missing or more."""
+    return [name for name in sorted({*found, *known}) if found.get(name) != known.get(name)]
+
+
+def lines(path: Path) -> Iterator[dict]:
+    """The whole lines of a record."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue

@@ -6,16 +6,14 @@
 a process that has loaded the libraries (`child.py`), so that a moment falls into the work and not into imports. A trial
 is one disturbance, drawn from the seed and the trial's number; then the same command again, until it ends by itself,
 and a comparison with an undisturbed run, byte for byte: what docs/conventions.md promises. A full disk is a tmpfs of a
-random size,
-    which needs the right to mount one. What is done is kept in OUT/trials-SEED.jsonl; the same command goes on.
+random size, which needs the right to mount one. What is done is kept in OUT/trials-SEED.jsonl; the same command goes
+on. `--only "full disk" --trials 10` takes one disturbance alone.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -24,14 +22,12 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
-import child
 from child import Children, Outcome, load_libraries
-from inputs import ADAPT, LONG, RUN, code, environment, make_inputs
-from mutations import copy, lines
+from inputs import ADAPT, LONG, RUN, code, differing, digest, environment, lines, make_inputs, prepare
 
-OF_PLACE = re.compile("-[0-9a-f]{8}/")  # a store's folder is named after the place of its pictures, too
 YEAR = 365.0 * 86_400
 
 
@@ -64,23 +60,18 @@ JOBS = (
 WAYS = ("kill", "full disk", "kill", "store vanishes", "kill", "clock set back", "kill", "kill", "kill")
 
 
-def digest(folder: Path, job: Job) -> dict[str, str]:
-    """SHA-256 of every file that a job makes."""
-    found = sorted({path for glob in job.made for path in folder.glob(glob) if path.is_file()})
-    named = ((path.relative_to(folder).as_posix(), path) for path in found)
-    return {OF_PLACE.sub("/", name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in named}
-
-
-def prepare(base: Path, job: Job, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    copy(base, job.needs, folder)
-
-
 def end(children: Children, job: Job, folder: Path) -> Outcome:
     """Run the command to its end."""
     children.start(None, job.command, folder, environment(), False)
     return children.take()[1]
+
+
+def ended_badly(outcome: Outcome, when: str = "", allowed: tuple[int, ...] = (0,)) -> list[str]:
+    """What is wrong with an exit code, or with what was said of it."""
+    last = outcome.said.strip().splitlines()[-1:]
+    if outcome.code not in allowed:
+        return [f"exit code {outcome.code}{when}: {outcome.said[-300:]}"]
+    return [f"no sentence{when}: {last}"] * (outcome.code == 2 and not "".join(last).startswith("saot: "))
 
 
 def killed(children: Children, job: Job, folder: Path, after: float, also: Path | None = None) -> Outcome:
@@ -111,7 +102,7 @@ def full_disk(children: Children, job: Job, folder: Path, draw: random.Random, n
         return f"skipped: no right to mount a tmpfs ({mounted.stderr.decode().strip()[:80]})", []
     try:
         first = end(children, job, folder)
-        wrong = [] if first.code in (0, 2) else [f"exit code {first.code} on a full disk: {first.said[-300:]}"]
+        wrong = ended_badly(first, " on a full disk", (0, 2))
         if first.code == 2 and "the disk is full" not in first.said and " free " not in first.said:
             wrong.append(f"a full disk told as: {first.said.strip().splitlines()[-1][:200]}")
         subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
@@ -122,9 +113,7 @@ def full_disk(children: Children, job: Job, folder: Path, draw: random.Random, n
         subprocess.run(["umount", "-l", str(place)], check=True)
     shutil.rmtree(place)
     kept.rename(place)
-    if last.code:
-        wrong.append(f"exit code {last.code} with room again: {last.said[-300:]}")
-    return f"{size:,} of {needed:,} bytes, code {first.code}", wrong
+    return f"{size:,} of {needed:,} bytes, code {first.code}", wrong + ended_badly(last, " with room again")
 
 
 def clock_back(children: Children, job: Job, folder: Path, after: float) -> tuple[str, list[str]]:
@@ -137,42 +126,43 @@ def clock_back(children: Children, job: Job, folder: Path, after: float) -> tupl
         time.time, time.time_ns = ahead, now
     for path in folder.rglob("*"):
         os.utime(path, (ahead() + YEAR,) * 2, follow_symlinks=False)
-    last = end(children, job, folder)
-    return f"killed after {after:.2f} s, a year ahead", [f"exit code {last.code}: {last.said[-300:]}"] * bool(last.code)
+    return f"killed after {after:.2f} s, a year ahead", ended_badly(end(children, job, folder))
+
+
+def planned(number: int) -> tuple[Job, str]:
+    """The command of a trial, and what happens to it."""
+    job, way = JOBS[number % len(JOBS)], WAYS[(number // len(JOBS)) % len(WAYS)]
+    return job, "kill" if way == "store vanishes" and not job.store else way
 
 
 def trial(number: int, seed: int, base: Path, out: Path, children: Children, sound: dict[str, dict]) -> dict:
     """One disturbance, and what came of it."""
     draw = random.Random(f"{seed} {number}")
-    job = JOBS[number % len(JOBS)]
-    way = WAYS[(number // len(JOBS)) % len(WAYS)]
+    job, way = planned(number)
     folder, known = out / "trials" / str(number), sound[job.name]
-    prepare(base, job, folder)
-    kills, wrong, said = 0, [], ""
+    prepare(base, job.needs, folder)
+    kills, wrong, said, spared = 0, [], "", ""
     after = draw.random() * known["seconds"]
-    if way == "store vanishes" and not job.store:
-        way = "kill"
     if way == "kill":
         moments = [after] + [draw.random() * known["seconds"] for _ in range(draw.choice((0, 0, 1, 2)))]
         codes = [killed(children, job, folder, moment).code for moment in moments]
         kills, said = sum(code == -9 for code in codes), ", ".join(f"{moment:.2f} s" for moment in moments)
         wrong += [f"exit code {code} before a kill" for code in codes if code not in (-9, 0)]
-        last = end(children, job, folder)
-        wrong += [f"exit code {last.code}: {last.said[-300:]}"] * bool(last.code)
+        wrong += ended_badly(end(children, job, folder))
     elif way == "full disk":
         said, wrong = full_disk(children, job, folder, draw, known["bytes"])
     elif way == "store vanishes":
         first = killed(children, job, folder, after, folder / job.store)
-        wrong += [f"exit code {first.code}: {first.said[-300:]}"] * (first.code not in (0, 2))
+        wrong += ended_badly(first, allowed=(0, 2)) + ended_badly(end(children, job, folder))
         said = f"after {after:.2f} s, code {first.code}"
-        last = end(children, job, folder)
-        wrong += [f"exit code {last.code}: {last.said[-300:]}"] * bool(last.code)
+        if job.name == "run" and first.code == 0:
+            spared = f"{job.store}/"  # a run that had ended needs it no more, and does not make it again
     else:
         said, wrong = clock_back(children, job, folder, after)
         kills = 1
     if not said.startswith("skipped") and not wrong:
-        found = digest(folder, job)
-        names = [name for name in sorted({*found, *known["files"]}) if found.get(name) != known["files"].get(name)]
+        names = differing(digest(folder, job.made), known["files"])
+        names = [name for name in names if not spared or not name.startswith(spared)]
         wrong += [f"other bytes: {', '.join(names[:4])}"] * bool(names)
         left = [str(path.relative_to(folder)) for path in folder.glob("out/**/*.tmp-*")]
         if len(left) > 2 * max(kills, 1):
@@ -187,12 +177,12 @@ def undisturbed(base: Path, out: Path, children: Children) -> dict[str, dict]:
     found = {}
     for job in JOBS:
         folder = out / "undisturbed" / job.name
-        prepare(base, job, folder)
+        prepare(base, job.needs, folder)
         outcome = end(children, job, folder)
         if outcome.code:
             raise SystemExit(f"{job.name}: code {outcome.code} undisturbed\n{outcome.said}")
         size = sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.glob("out/**/*") if path.is_file())
-        found[job.name] = {"files": digest(folder, job), "seconds": outcome.waited, "bytes": size}
+        found[job.name] = {"files": digest(folder, job.made), "seconds": outcome.waited, "bytes": size}
     return found
 
 
@@ -201,34 +191,36 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", choices=sorted({"", *WAYS}), help="take this disturbance alone")
+    parser.add_argument("--trials", type=int, help="stop after so many trials, however many kills they were")
     options = parser.parse_args()
     out = options.out.absolute()
     base = out / "inputs"
     make_inputs(base)
-    child.SECONDS, child.PATIENCE = 600.0, 600.0  # it is not a hang that is looked for
     os.environ.update(environment())
     load_libraries()
-    children, build = Children(1), code()
+    children, build = Children(1, seconds=600.0, patience=600.0), code()  # it is not a hang that is looked for
     told = out / f"undisturbed-{build}.json"
     if not told.exists():
         told.write_text(json.dumps(undisturbed(base, out, children)))
     sound = json.loads(told.read_text())
     record = out / f"trials-{options.seed}.jsonl"
     done = {one["number"]: one for one in lines(record) if one["build"] == build}
-    number = 0
+    some: list[dict] = []
     with record.open("a") as file:
-        while sum(one["kills"] for n, one in done.items() if n < number) < options.kills:
+        for number in count():
+            if sum(one["kills"] for one in some) >= options.kills or len(some) == options.trials:
+                break
+            if options.only not in planned(number)[1]:
+                continue
             if number not in done:
-                one = {**trial(number, options.seed, base, out, children, sound), "build": build}
-                file.write(json.dumps(one) + "\n")
+                done[number] = {**trial(number, options.seed, base, out, children, sound), "build": build}
+                file.write(json.dumps(done[number]) + "\n")
                 file.flush()
-                done[number] = one
-                if one["faults"]:
-                    print(
-                        f"{number}: {one['job']}, {one['way']} ({one['said']}): {'; '.join(one['faults'])}", flush=True
-                    )
-            number += 1
-    some = [one for n, one in done.items() if n < number]
+                if wrong := done[number]["faults"]:
+                    job, way = planned(number)
+                    print(f"{number}: {job.name}, {way} ({done[number]['said']}): {'; '.join(wrong)}", flush=True)
+            some.append(done[number])
     print_table(some)
     return 1 if any(one["faults"] for one in some) else 0
 
@@ -239,9 +231,9 @@ def print_table(done: list[dict]) -> None:
     print(f"\n| command | {' | '.join(ways)} | kills | faults |\n| --- |" + " ---: |" * (len(ways) + 2))
     for name in [*(job.name for job in JOBS), "all"]:
         some = [one for one in done if name in (one["job"], "all")]
-        count = Counter(one["way"] for one in some if not one["said"].startswith("skipped"))
+        ended = Counter(one["way"] for one in some if not one["said"].startswith("skipped"))
         wrong = sum(bool(one["faults"]) for one in some)
-        print(f"| {name} | {' | '.join(str(count[way]) for way in ways)} | {sum(o['kills'] for o in some)} | {wrong} |")
+        print(f"| {name} | {' | '.join(str(ended[way]) for way in ways)} | {sum(o['kills'] for o in some)} | {wrong} |")
     for why in sorted({one["said"] for one in done if one["said"].startswith("skipped")}):
         print(why)
 

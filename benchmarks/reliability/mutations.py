@@ -7,13 +7,13 @@ needs, and spoils one file in one way; the draw hangs on the seed and n alone. A
 seconds of processor time and 2 GiB, without a traceback, without running what stands in a file, and with a right exit
 code: 0, or 2 and one sentence (`predict` may also end with 1: some pictures failed). A file that is certainly broken
 must not be taken for sound. Where a command goes on from files of its own, it must refuse them or end with the bytes of
-an undisturbed run. What is done is kept in OUT/cases.jsonl, and the same command goes on there.
+an undisturbed run. What is done is kept in OUT/cases-SEED.jsonl (cases-SEED-ONLY.jsonl with --only), and the same
+command goes on there.
 
 A new reader joins by a line in `SUBJECTS`.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from child import MEMORY, Children, Outcome, load_libraries
-from inputs import ADAPT, LONG, RUN, code, environment, make_inputs
-from spoil import BYTES, JSON, NPZ, PICTURE, SAFETENSORS, TEXT, TORCH, WRONG_PLACE, Spoil
+from inputs import ADAPT, LONG, RUN, code, differing, digest, environment, lines, make_inputs, prepare
+from spoil import BYTES, JSON, NPZ, SAFETENSORS, TEXT, TORCH, WRONG_PLACE, Spoil
+from spoil_pictures import PICTURE
 
 FILE = (*WRONG_PLACE, *BYTES)
 MATCH = ["match", "src/images/0.png", "src/images/1.png", "--size", "28x56", "--out", "out", "--device", "cpu"]
@@ -167,7 +168,7 @@ SUBJECTS = (
     Subject("network of adapt", ("adapted/network.safetensors", "adapted/encoder.safetensors"), ("src", "adapted"),
             ["predict", "adapted", "src/images", "--out", "out", "--device", "cpu"], (*SAFETENSORS, *FILE), own=True,
             made=("out/*.png",), partly=True),
-    Subject("encoder of adapt as backbone", ("adapted/encoder.safetensors", "adapted/run.json"), ("src", "adapted"),
+    Subject("encoder of adapt as backbone", ("adapted/encoder.safetensors",), ("src", "adapted"),
             ["extract", "folder:src", "--backbone", "adapted", "--weights", "adapted", "--size", "32x64", "--out",
             "out"],
             (*SAFETENSORS[5:], *FILE)),
@@ -274,16 +275,12 @@ def set_up(number: int, seed: int, names: list[str], base: Path, folder: Path) -
     draw = random.Random(f"{seed} {number}")
     turn, place = divmod(number, len(names))
     name = names[place]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     if name == TYPED:
-        copy(base, ("src", "tgt", "evl", "cam", "voc", "spair", "tss"), folder)
+        prepare(base, ("src", "tgt", "evl", "cam", "voc", "spair", "tss"), folder)
         words, said = _typed(draw)
         return Case(number, name, "words", said, False), words
     subject = next(one for one in SUBJECTS if one.name == name)
-    copy(base, subject.needs, folder)
-    for one in subject.clear:
-        (folder / one).unlink()
+    prepare(base, subject.needs, folder, subject.clear)
     files = sorted(path for glob in subject.spoilt for path in folder.glob(glob) if path.is_file())
     path = draw.choice(files)
     # ways in turn, from a place that hangs on the seed, so that few are left out
@@ -313,24 +310,7 @@ def canary(folder: Path) -> Path:
     return folder.absolute() / "canary"
 
 
-def copy(base: Path, names: tuple[str, ...], folder: Path) -> None:
-    """Copies of sound inputs."""
-    for name in names:
-        if (base / name).is_dir():
-            shutil.copytree(base / name, folder / name)
-        else:
-            shutil.copy(base / name, folder / name)
-
-
-def digest(folder: Path, globs: tuple[str, ...]) -> str:
-    """One name for the contents of all these files."""
-    found = hashlib.sha256()
-    for path in sorted(path for glob in globs for path in folder.glob(glob)):
-        found.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
-    return found.hexdigest()
-
-
-def faults(case: Case, outcome: Outcome, folder: Path, sound: dict[str, str]) -> list[str]:
+def faults(case: Case, outcome: Outcome, folder: Path, sound: dict[str, dict]) -> list[str]:
     """What is wrong with how a command ended; nothing where all is right."""
     subject = next((one for one in SUBJECTS if one.name == case.subject), None)
     found = []
@@ -349,7 +329,7 @@ def faults(case: Case, outcome: Outcome, folder: Path, sound: dict[str, str]) ->
         found.append("no sentence")
     if subject is None or found:
         return found
-    if subject.own and outcome.code == 0 and subject.made and digest(folder, subject.made) != sound[subject.name]:
+    if subject.own and outcome.code == 0 and differing(digest(folder, subject.made), sound[subject.name]):
         found.append("other bytes")
     if subject.heals and outcome.code != 0:
         found.append("refused what it can make again")
@@ -358,23 +338,19 @@ def faults(case: Case, outcome: Outcome, folder: Path, sound: dict[str, str]) ->
     return found
 
 
-def check_sound(base: Path, out: Path, children: Children, fresh: bool, names: list[str]) -> dict[str, str]:
+def check_sound(base: Path, out: Path, children: Children, fresh: bool, names: list[str]) -> dict[str, dict]:
     """Every command on sound inputs: what it makes, by subject.
 
     Raises:
         SystemExit: If one fails; then the cases would say nothing.
     """
-    found: dict[str, str] = {}
+    found: dict[str, dict] = {}
     waiting = [one for one in SUBJECTS if one.name in names]
     while waiting or children.running:
         while waiting and not children.full():
             subject = waiting.pop()
             folder = out / "sound" / subject.name.replace(" ", "-")
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            copy(base, subject.needs, folder)
-            for one in subject.clear:
-                (folder / one).unlink()
+            prepare(base, subject.needs, folder, subject.clear)
             children.start((subject, folder), subject.command, folder, child_environment(out), fresh)
         (subject, folder), outcome = children.take()
         if outcome.code != 0:
@@ -466,15 +442,6 @@ def cases(
         if children.running:
             (number, case, folder), outcome = children.take()
             yield number, case, outcome, folder
-
-
-def lines(path: Path) -> Iterator[dict]:
-    """The whole lines of a record."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
 
 
 def print_table(done: list[dict]) -> None:

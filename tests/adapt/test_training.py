@@ -52,3 +52,10 @@ def test_a_number_of_processes_that_is_none_counts_as_one(monkeypatch, said):
     alone = Pace.of_this_machine()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", said)
     assert Pace.of_this_machine() == alone
+
+
+@pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"])
+def test_processes_of_a_launch_share_the_cores_whoever_launched_them(monkeypatch, name):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
+    monkeypatch.setenv(name, "4")
+    assert Pace.of_this_machine().workers == 2

@@ -108,6 +108,11 @@ def alone() -> Iterator[None]:
         os.environ.update(kept)
 
 
+def local_processes() -> int:
+    """How many processes of this launch share this machine; 1 if no launcher says."""
+    return _number("locals") or 1
+
+
 def _number(what: str) -> int | None:
     found = (os.environ.get(name, "") for name in _NUMBERS[what])
     return next((int(said) for said in found if said.isdecimal()), None)

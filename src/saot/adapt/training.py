@@ -15,7 +15,7 @@ from torch import Tensor
 from saot.adapt.encoder_files import save_encoder
 from saot.adapt.feature_distance import things_of
 from saot.adapt.inputs import Adaptation, AdaptInputs, AdaptSettings, new_network
-from saot.adapt.meeting import alone
+from saot.adapt.meeting import alone, local_processes
 from saot.adapt.pictures import TrainingPictures
 from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.sampling import count_pixels
@@ -97,10 +97,8 @@ class Pace:
     @classmethod
     def of_this_machine(cls) -> "Pace":
         """A worker for each core that a process has beside its own; four at most. Launchers say how many there are."""
-        said = os.environ.get("LOCAL_WORLD_SIZE", "")
-        processes = int(said) if said.isdecimal() else 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cls(workers=min(4, max(1, cores // max(1, processes) - 1)))
+        return cls(workers=min(4, max(1, cores // local_processes() - 1)))
 
 
 def train_beside(settings: AdaptSettings, inputs: AdaptInputs, out: Path, accelerator: Any, pace: Pace) -> None:

@@ -55,7 +55,7 @@ class Drives(Carried):
         places, told = self.places, self.places.progress
         for seed, frames in self.sets.items():
             drives = self.drives[seed]
-            store = self.extracted(self.specs[seed], frames.images)
+            store = self.extracted(frames.images)
             mine = {name: plans[0] for name, plans in wanted.items() if plans[0].seed == seed}
             for number in range(len(drives.drives)):
                 render = lru_cache(maxsize=drives.frames)(drives.frame)  # once for all rows

@@ -35,11 +35,11 @@ class Carried(Table):
     recorded = RECORDED
     network: Backbone
 
-    def extracted(self, spec: str, images: ImageSet) -> FeatureStore:
-        """The features of all frames of a SPEC; those that are kept are not made again."""
+    def extracted(self, images: ImageSet) -> FeatureStore:
+        """The features of all these frames; those that are kept are not made again."""
         key, told = self.network.key, self.places.progress
         folder = self.places.store / hashlib.sha256(key.to_json().encode()).hexdigest()[:8]
-        store = FeatureStore(store_folder(folder, spec), key)
+        store = FeatureStore(store_folder(folder, images.spec), key)
         store.ensure(images, self.network, None if told is None else lambda d, t: told("features", d, t))
         return store
 
@@ -106,7 +106,7 @@ class Sequences(Carried):
 
     def make(self, wanted: Mapping[str, Sequence[Planned]]) -> None:
         told, places = self.places.progress, self.places
-        store = self.extracted(self.frames.images.spec, self.frames.images)
+        store = self.extracted(self.frames.images)
         for name, plans in wanted.items():
             parts = []
             for number, clip in enumerate(self.clips):
