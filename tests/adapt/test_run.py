@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -276,6 +277,15 @@ def test_a_damaged_network_is_trained_anew(finished, tmp_path):
     (tmp_path / "network.safetensors").write_bytes((finished / "network.safetensors").read_bytes()[:1000])
     (tmp_path / "encoder.safetensors").write_bytes(b"")
     assert not trained(tmp_path)
+
+
+@pytest.mark.parametrize("said", ["{}", '{"settings": null}'])
+def test_a_run_json_of_other_contents_is_written_again(finished, weights, tmp_path, said):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "run.json").write_text(said)
+    outcome = run_adaptation(asked(weights), out)
+    assert not outcome.resumed and outcome.run["settings"] == asked(weights).to_dict()
 
 
 def test_accelerate_is_asked_for_by_name(weights, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -168,3 +169,11 @@ def test_no_target_is_needed_for_domain_generalisation(capsys, made, tmp_path):
     code, out, err = call(capsys, *words, "--json")
     assert code == 0, err
     assert list(json.loads(out)["methods"]) == ["t2s_da_dg"]
+
+
+def test_notes_are_told_as_they_are_a_line_each(capsys, monkeypatch, tmp_path):
+    note = "2 of the pictures in folder:/d/[old] have masks of another size and were left out, [/new] among them"
+    outcome = SimpleNamespace(run={"notes": [note]}, metrics={})
+    monkeypatch.setattr("saot.adapt.run_adaptation", lambda *_, **__: outcome)
+    code, _, err = call(capsys, "adapt", "--source", "folder:a", "--target", "folder:b", "--out", str(tmp_path))
+    assert code == 0 and err == f"note: {note}\n"

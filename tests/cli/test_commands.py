@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from saot import cli
+from saot.features import load_backbone, token_count
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -69,6 +71,17 @@ def test_check_says_what_a_set_holds(capsys, pictures):
     found = json.loads(out)
     assert found["pixels"] == {"sky": 2 * 56 * 30 + 56 * 5, "roof": 2 * 56 * 54 - 56 * 5}
     assert found["features"]["seconds"] > 0 and found["features"]["bytes"] > 0
+
+
+def test_check_knows_sizes_from_its_one_look_at_each_picture(capsys, pictures, monkeypatch):
+    for part, kind in (("images", "RGB"), ("masks", "L")):
+        Image.new(kind, (84, 28)).save(pictures / "source" / part / "2.png")
+    monkeypatch.setattr("saot.data.datasets.image_size", lambda path: pytest.fail(f"{path} was opened again"))
+    spec = f"folder:{pictures / 'source'}"
+    found = json.loads(call(capsys, "check", spec, "--size", "56", "--json")[1])
+    network = load_backbone("filterbank", size=56)
+    tokens = 2 * token_count(network, (56, 84)) + token_count(network, (28, 84))
+    assert found["features"]["bytes"] == tokens * network.key.dim * 2
 
 
 def test_check_lists_bad_files_and_ends_with_1(capsys, pictures):
@@ -226,6 +239,32 @@ def test_warnings_come_without_the_line_of_the_program(capsys, monkeypatch, pict
     monkeypatch.setattr("saot.label.evaluate_run", warn)
     code, _, err = call(capsys, "evaluate", "run", "folder:x")
     assert code == 2 and err == "note: the plan did not converge\nsaot: expected another picture\n"
+
+
+def test_notes_are_told_as_they_are_a_line_each(capsys, monkeypatch):
+    notes = [
+        "2 of the pictures in folder:/d/[old] have masks of another size and were left out, [/new] among them",
+        "b",
+    ]
+    run = {"notes": notes, "estimate": {"miou": None, "why": "no point is declared"}, "compare": "none"}
+    outcome = SimpleNamespace(run=run, metrics={"images": 0})
+    monkeypatch.setattr("saot.api.run_settings", lambda *_: outcome)
+    code, _, err = call(capsys, "demo")
+    assert code == 0 and err == f"note: {notes[0]}\nnote: b\n"
+
+
+def test_warnings_are_told_as_notes_are(capsys, monkeypatch):
+    sentence = (
+        "Balanced OT of folder:train: [old] met its marginals at no picture (or did not reach it in its iterations)"
+    )
+
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn(sentence, stacklevel=1)
+        raise ValueError("expected another picture")
+
+    monkeypatch.setattr("saot.label.evaluate_run", warn)
+    _, _, err = call(capsys, "evaluate", "run", "folder:x")
+    assert err.splitlines()[0] == f"note: {sentence}"
 
 
 def test_version_says_what_a_report_of_a_fault_needs(capsys):

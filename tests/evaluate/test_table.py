@@ -58,6 +58,8 @@ def test_a_class_that_is_predicted_but_absent_gives_two_figures():
     text = format_table({"methods": {"saot": entry}})
     assert text.splitlines()[0].split() == ["method", "mIoU", "%", "target", "labels"]
     assert text.splitlines()[-1] == "If classes that are predicted but absent from the truth counted as 0: SAOT 58.3"
+    older = {"miou": 0.5, "iou": {}, "label_budget": 0}  # of a version that did not count it
+    assert format_table({"methods": {"uot": older, "saot": entry}}).endswith("counted as 0: SAOT 58.3")
     agreed = method_entry(ConfusionMatrix.from_list([[3, 1, 0], [1, 2, 0], [0, 0, 0]]), classes, 0)
     assert agreed["miou"] == agreed["miou_predicted_too"]
     assert "counted as 0" not in format_table({"methods": {"saot": agreed}})

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ from helpers.runs import evaluate_run, make_folder, open_labelled, predict_pictu
 from PIL import Image
 
 from saot.data import parse_mask_map
-from saot.label import FinishedRun
-from saot.runs import read_kept, write_kept
+from saot.label import FinishedRun, new_pictures, open_run
+from saot.runs import RUN_FORMAT, read_kept, write_kept
 from saot.tables import ALL_WINGS
 
 
@@ -71,6 +72,15 @@ def test_evaluate_reads_masks_as_the_run_did_unless_it_is_told_otherwise(tmp_pat
     told = evaluate_run(run, spec, wings=replace(ALL_WINGS, mask_map=parse_mask_map("grey")))
     iou = told["methods"]["saot_decoder"]["iou"]
     assert {name for name, value in iou.items() if value is not None} == {"road", "sidewalk"}  # 0 and 1
+
+
+@pytest.mark.parametrize("settings", [None, 3, {"mask_map": 3}])
+def test_evaluate_refuses_settings_of_other_contents_in_a_sentence(finished, tmp_path, settings):
+    record = {"format": RUN_FORMAT, "kind": "adaptation", "settings": settings}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    wings = replace(ALL_WINGS, finished={"adaptation": lambda folder, device: open_run(finished, ALL_WINGS)})
+    with pytest.raises(ValueError, match=r"run\.json is damaged or of another version"):
+        evaluate_run(tmp_path, "folder:x", wings=wings)
 
 
 def test_a_moved_run_still_predicts(finished, stranger, tmp_path):
@@ -188,3 +198,22 @@ def test_a_picture_that_is_a_link_to_itself_is_left_out_in_a_sentence(finished, 
     (tmp_path / "new" / "a.png").symlink_to("a.png")
     found = predict_pictures(finished, [tmp_path / "new"], tmp_path / "out")
     assert not found.made and "a.png is missing or not a file" in str(found.failed)
+
+
+def test_a_pipe_among_the_pictures_is_left_out_in_a_sentence(finished, stranger, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    shutil.copy(stranger, new / "b.jpg")
+    os.mkfifo(new / "a.jpg")  # opened, it would wait for a writer
+    for out in (tmp_path / "out", new):  # where masks go among the pictures it is asked whether it is one of them
+        found = predict_pictures(finished, [new], out)
+        assert found.made == 1 and "a.jpg is missing or not a file" in str(found.failed)
+
+
+def test_a_mask_of_another_picture_costs_no_second_reading_of_the_picture(finished, stranger, tmp_path, monkeypatch):
+    predict_pictures(finished, [stranger], tmp_path / "out")
+    Image.new("RGB", (61, 97)).save(stranger)
+    read, hashed = [], new_pictures.sha256_file
+    monkeypatch.setattr(new_pictures, "sha256_file", lambda path: read.append(path) or hashed(path))
+    assert predict_pictures(finished, [stranger], tmp_path / "out").made == 1
+    assert read.count(stranger) == 1

@@ -138,6 +138,17 @@ def test_a_damaged_intermediate_file_is_made_again(finished, tmp_path):
     assert (out / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
 
 
+@pytest.mark.parametrize("change", [None, {"settings": None}, {"settings": {}}, {"compare": "everything"}])
+def test_a_run_json_of_other_contents_is_written_again(finished, tmp_path, change):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    run = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({} if change is None else run | change))
+    outcome = run_job(tiny_settings(), out)
+    assert not outcome.resumed and outcome.run["settings"] == run["settings"] and outcome.run["compare"] == "all"
+    assert (out / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+
+
 @pytest.fixture
 def folders(tmp_path):
     """Settings of a run on folders."""

@@ -6,7 +6,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from saot.data.classes import class_set, folder_class_set
-from saot.report import CocoItem, coco_document, overlay, png_mark, write_coco, write_color_overlay, write_index_png
+from saot.report import CocoItem, overlay, png_mark, write_coco, write_color_overlay, write_index_png
 
 CLASSES = class_set("cityscapes19")
 
@@ -90,17 +90,14 @@ def test_coco_opens_and_gives_back_the_same_masks(tmp_path):
     assert len(coco.anns) == 3 + 1 + 0 + 2
 
 
-def test_coco_is_plain_json_with_unique_ids_and_scores():
-    confidence = np.array([[0.5, 1.0, 0.25]])
-    item = CocoItem("a.png", np.array([[0, 0, 3]], np.uint8), confidence)
-    document = json.loads(json.dumps(coco_document([item, CocoItem("b.png", item.mask)], CLASSES)))
-    assert [annotation.get("score") for annotation in document["annotations"]] == [0.75, 0.25, None, None]
+def test_coco_is_plain_json_with_unique_ids(tmp_path):
+    path, mask = tmp_path / "coco.json", np.array([[0, 0, 3]], np.uint8)
+    write_coco(path, [CocoItem("a.png", mask), CocoItem("b.png", mask)], CLASSES)
+    document = json.loads(path.read_text())
     assert [annotation["id"] for annotation in document["annotations"]] == [1, 2, 3, 4]
     assert all(isinstance(a["segmentation"]["counts"], str) for a in document["annotations"])
-    with pytest.raises(ValueError, match="one value a pixel"):
-        coco_document([CocoItem("a.png", item.mask, confidence[:, :2])], CLASSES)
     with pytest.raises(ValueError, match="two pictures are called"):
-        coco_document([item, item], CLASSES)
+        write_coco(path, [CocoItem("a.png", mask)] * 2, CLASSES)
 
 
 @pytest.mark.parametrize("strip", [1, 7 * 11, 1 << 20])

@@ -122,6 +122,9 @@ def test_a_class_that_is_predicted_but_absent_is_told_with_the_other_mean():
     metrics = {"classes": ["a", "b"], "methods": {"saot": method_entry(matrix, classes, 0)}}
     _, words = checked(render_report(ReportData("run", {}, metrics, classes)))
     assert "counted as 0, as in some evaluators, the means would be: SAOT 37.5." in " ".join(words.split())
+    metrics["methods"]["uot"] = {"miou": 0.5, "iou": {}, "label_budget": 0}  # of a version that did not count it
+    _, words = checked(render_report(ReportData("run", {}, metrics, classes)))
+    assert "the means would be: SAOT 37.5." in " ".join(words.split())
 
 
 def test_names_cannot_break_the_page():
@@ -257,6 +260,14 @@ def test_the_page_ends_with_the_line_that_labels_more_pictures(page):
 def test_long_titles_may_break_on_a_phone(page):
     assert "scenes:<wbr>game:<wbr>train,<wbr>count=<wbr>32 to a_<wbr>b</h1>" in page
     assert re.search(r"h1[^{}]*\{[^}]*overflow-wrap: anywhere", page)
+
+
+def test_mask_of_other_size_is_refused():
+    image = np.zeros((20, 30, 3), np.uint8)
+    panel = Panel("a.png", image, None, {"saot": np.zeros((20, 29), np.uint8)})
+    data = ReportData("t", {}, {"methods": {}}, folder_class_set(["a"]), panels=(panel,))
+    with pytest.raises(ValueError, match="mask saot of a"):
+        render_report(data)
 
 
 @pytest.mark.parametrize("box", [(0.0, 0.0, 16.0, 16.0), (90.0, 44.0, 100.0, 50.0), (40.0, 20.0, 56.0, 36.0)])

@@ -14,7 +14,7 @@ import torch
 
 from saot.adapt.lora_fit import LoraRecipe, MovingDomain, fit_adapters, held_out_accuracy
 from saot.adapt.low_rank import add_adapters, fill_adapters, merge_adapters, packed_adapters, without_adapters
-from saot.data import read_record, sha256_file, write_atomic
+from saot.data import sha256_file, whole_record, write_atomic
 from saot.features import FeatureStore, Trainable
 from saot.label import (
     NO_WINGS,
@@ -259,9 +259,8 @@ def _finished(space: Workspace) -> LoraOutcome | None:
     path = space.path("run.json")
     if not path.is_file() or not space.path("adapter.safetensors").exists():
         return None
-    try:
-        run = read_record(path, "")
-    except ValueError:
+    run = whole_record(path)
+    if run is None:
         return None  # damaged: it is written again
     place = space.path(str(run.get("weights")))
     return LoraOutcome(run, place, resumed=True) if place.exists() else None

@@ -13,7 +13,7 @@ from saot.adapt.inputs import KIND, Adaptation, AdaptInputs, AdaptSettings, chec
 from saot.adapt.meeting import Meeting, meet_launch
 from saot.adapt.recipe import recipe_differences
 from saot.adapt.training import Pace, new_accelerator, source_pixels, train, train_beside
-from saot.data import Fingerprints, ImageSet, read_record, write_atomic
+from saot.data import Fingerprints, ImageSet, whole_record, write_atomic
 from saot.label import RunOutcome, digest
 from saot.runs import RUN_FORMAT, Workspace, check_device, commit_of_code, device_name, versions
 
@@ -94,12 +94,11 @@ def finished_adaptation(job: Adaptation) -> RunOutcome | None:
     needed = ("run.json", "metrics.json", "report.html", "network.safetensors", "encoder.safetensors", "log.jsonl")
     if not all(job.space.path(name).is_file() for name in needed):
         return None
-    try:
-        run, metrics = (read_record(job.space.path(name), "") for name in ("run.json", "metrics.json"))
-    except ValueError:
+    run, metrics = (whole_record(job.space.path(name)) for name in ("run.json", "metrics.json"))
+    settings = None if run is None else run.get("settings")
+    if run is None or metrics is None or not isinstance(settings, dict):
         return None  # damaged: both are written again from what the stages kept
-    asked = job.settings.to_dict()
-    if any(run["settings"].get(name) != asked.get(name) for name in ADDED_LATER):
+    if any(settings.get(name) != job.space.settings[name] for name in ADDED_LATER):
         return None  # an evaluation set was added
     return RunOutcome(metrics, run, job.space.root, resumed=True)
 

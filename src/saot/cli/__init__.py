@@ -8,7 +8,7 @@ import warnings
 from cyclopts import CycloptsError
 
 from saot.cli import adaptation, jobs, lora, tables
-from saot.cli.shell import app, console
+from saot.cli.shell import app, console, say
 
 __all__ = ["adaptation", "app", "jobs", "lora", "main", "tables"]
 
@@ -65,7 +65,7 @@ def _in_words(error: OSError) -> str:
 
 def _note(message: Warning | str, *_: object, **__: object) -> None:
     """A warning without the file and the line of the program that gave it."""
-    print(f"note: {message}", file=sys.stderr)
+    say(str(message))
 
 
 def _refuse(sentence: str) -> int:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from saot.cli.shell import Bars, Flag, Json, MaybeWhole, Whole, Words, app, console, print_json
+from saot.cli.shell import Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say
 
 
 @app.command
@@ -76,7 +76,7 @@ def adapt(
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
     for note in outcome.run["notes"]:
-        console.print(f"[yellow]note:[/] {note}")
+        say(note)
     print(format_table(outcome.metrics))
     if "source_domain" in outcome.metrics:
         print(f"\non the source, {outcome.metrics['source_domain']['split']}")

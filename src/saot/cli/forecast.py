@@ -52,6 +52,8 @@ class Forecast:
             known = self._heard.get(stage)
             if known is None:
                 fresh = done <= 1  # else it goes on from where an earlier process stopped
+                if not fresh:
+                    self._began += now - self._last  # time of no unit that was told
                 self._heard[stage] = _Heard(done, total, self._last if fresh else now, 0 if fresh else done, now)
             else:
                 known.done, known.total, known.last = done, total, now

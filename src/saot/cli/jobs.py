@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, console, print_json, say
+from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say
 
 Compare = Literal["none", "points", "all"]
 
@@ -31,7 +31,7 @@ def _run(
         print_json({"out": str(out), "report": str(out / "report.html"), **outcome.metrics})
         return
     for note in outcome.run["notes"]:
-        console.print(f"[yellow]note:[/] {note}")
+        say(note)
     print(said(outcome.run["estimate"]))
     if outcome.run["compare"] != "none" or outcome.metrics["images"]:
         print(format_table(outcome.metrics))
@@ -198,19 +198,19 @@ def check(
 
     with Bars() as bars:
         found = survey(spec, ALL_WINGS.readers, mask_map_of(mask_map), bars.stage("check"))
-        features = _expected(spec, backbone, weights, size, device)
+        features = _expected(spec, found.sizes, backbone, weights, size, device)
     if json:
         print_json({**asdict(found), "features": features})
     else:
         print("\n".join(_check_words(found, features)))
     if found.bad:
-        sys.exit(1)
+        sys.exit(SOME_FAILED)
 
 
 def _expected(
-    spec: str, backbone: str, weights: Path | None, size: str | None, device: str
+    spec: str, sizes: Mapping[str, int], backbone: str, weights: Path | None, size: str | None, device: str
 ) -> dict[str, str | float | None]:
-    """Seconds and bytes of the features of every picture that can be opened, at all input sizes; null without any."""
+    """Seconds and bytes of the features of every picture, counted in `sizes`, at all input sizes; null without any."""
     import time
 
     from saot.features import extract as features_of
@@ -219,13 +219,13 @@ def _expected(
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    shapes, first = [], None
+    first = None
     with contextlib.suppress(ValueError):  # told by the survey
         images = ALL_WINGS.images(spec)
         for number in range(len(images)):
             with contextlib.suppress(ValueError, OSError):
-                shapes.append(images.size(number))
-                first = images.image(number) if first is None else first
+                first = images.image(number)
+                break
     if first is None:
         return {"backbone": backbone, "seconds": None, "bytes": None}
     seconds, room, taken = 0.0, 0, 0.0
@@ -235,8 +235,10 @@ def _expected(
             began = time.monotonic()
             features_of(network, first, "")
             taken = time.monotonic() - began
-        seconds += taken * len(shapes)
-        room += sum(token_count(network, shape) * network.key.dim * 2 for shape in shapes)
+        seconds += taken * sum(sizes.values())
+        for shape, count in sizes.items():
+            width, height = map(int, shape.split("x"))
+            room += count * token_count(network, (height, width)) * network.key.dim * 2
     return {"backbone": backbone, "seconds": seconds, "bytes": room}
 
 

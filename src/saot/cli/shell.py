@@ -45,7 +45,7 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the res
 
 def say(sentence: str) -> None:
     """A sentence that the user should know, on standard error."""
-    console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)
+    console.print(f"[yellow]note:[/] {escape(sentence)}", emoji=False, soft_wrap=True)
 
 
 class Bars:

@@ -35,6 +35,7 @@ from saot.data.files import (
     sha256_file,
     temporary_name,
     unlock_byte,
+    whole_record,
     write_atomic,
     write_tail,
 )
@@ -43,6 +44,7 @@ from saot.data.fitting import Fitting, fitting, restrict_images, restrict_labell
 from saot.data.images import (
     BROKEN,
     image_size,
+    mask_counts,
     mask_size,
     read_image,
     read_mask,
@@ -103,6 +105,7 @@ __all__ = [
     "image_size",
     "lock_byte",
     "lock_file",
+    "mask_counts",
     "mask_map_of",
     "mask_size",
     "one_class_alone",
@@ -134,6 +137,7 @@ __all__ = [
     "temporary_name",
     "unlock_byte",
     "walk",
+    "whole_record",
     "write_atomic",
     "write_points_csv",
     "write_tail",

@@ -253,6 +253,14 @@ def read_record(path: str | Path, remedy: str) -> dict[str, Any]:
     return values
 
 
+def whole_record(path: str | Path) -> dict[str, Any] | None:
+    """As `read_record`; None where it is missing or damaged, for what can be made again."""
+    try:
+        return read_record(path, "")
+    except ValueError:
+        return None
+
+
 @contextlib.contextmanager
 def as_written(path: str | Path, remedy: str) -> Iterator[None]:
     """Whatever goes wrong within because a file is not as it was written becomes one sentence that names the file.

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Int64, Integer, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Pillow's readers let all of these through for broken files of one format or another.
@@ -89,6 +89,19 @@ def strips(height: int, width: int) -> Iterator[slice]:
     step = max(1, STRIP // max(width, 1))
     for top in range(0, height, step):
         yield slice(top, min(top + step, height))
+
+
+def mask_counts(mask: UInt8[np.ndarray, "h w"]) -> Int64[np.ndarray, "256"]:
+    """How many pixels have each value.
+
+    Example:
+        >>> mask_counts(np.array([[0, 255, 255]], np.uint8))[[0, 1, 255]]
+        array([1, 0, 2])
+    """
+    counts = np.zeros(256, np.int64)
+    for rows in strips(*mask.shape):
+        counts += np.bincount(mask[rows].ravel(), minlength=256)  # takes eight bytes a pixel
+    return counts
 
 
 def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"]:

@@ -163,9 +163,10 @@ def extra_means(rows: Sequence[TableRow]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: -int("0" + "".join(filter(str.isdigit, name)))))
 
 
-def predicted_alone(rows: Sequence[TableRow]) -> bool:
-    """Whether a method predicts a class that is absent from the truth, so that the two means differ."""
-    return any(row.predicted_too is not None and row.predicted_too != row.miou for row in rows)
+def predicted_alone(rows: Sequence[TableRow]) -> list[TableRow]:
+    """The rows with both means; none where no method predicts a class that is absent from the truth, so they agree."""
+    both = [row for row in rows if row.predicted_too is not None]
+    return both if any(row.predicted_too != row.miou for row in both) else []
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
@@ -201,8 +202,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
             group = row.method.group
             lines.append(GROUPS[group])
         lines.append(_aligned(line, widths))
-    if predicted_alone(rows):
-        means = ", ".join(f"{row.method.title} {_percent(row.predicted_too)}" for row in rows if row.miou is not None)
+    if other := predicted_alone(rows):
+        means = ", ".join(f"{row.method.title} {_percent(row.predicted_too)}" for row in other)
         lines.append(f"If classes that are predicted but absent from the truth counted as 0: {means}")
     return "\n".join(lines)
 

@@ -31,7 +31,7 @@ from saot.certify import (
     prediction_sets,
     selective_threshold,
 )
-from saot.data import PatchGrid, as_written, read_record, write_atomic
+from saot.data import PatchGrid, as_written, whole_record, write_atomic
 from saot.decoder import Decoder
 from saot.evaluate import ConfusionMatrix, scores_at
 from saot.label.data import Domain
@@ -289,14 +289,6 @@ def calibrate(contest: Contest, bias: Tensor | None, transported: bool = True) -
     return record
 
 
-def load_calibration(path: Path) -> dict[str, Any] | None:
-    """The contents of calibration.json, or None if it is missing or damaged."""
-    try:
-        return read_record(path, "")
-    except (OSError, ValueError):
-        return None
-
-
 @dataclass(frozen=True)
 class _Choices:
     """What held-out points decide for a method; empty without them."""
@@ -315,7 +307,7 @@ def abstention_threshold(folder: Path, alpha: float) -> float:
     Raises:
         ValueError: If the run has no calibration.json, knows no such alpha, or found no threshold for it.
     """
-    record = load_calibration(Path(folder) / "calibration.json")
+    record = whole_record(Path(folder) / "calibration.json")
     if record is None:
         raise ValueError(
             f"expected {Path(folder) / 'calibration.json'} to know where to abstain; it is missing or damaged: "

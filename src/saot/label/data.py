@@ -19,6 +19,7 @@ from saot.data import (
     PatchGrid,
     Points,
     draw_points,
+    mask_counts,
     one_class_alone,
     patch_labels,
     point_tokens,
@@ -545,7 +546,7 @@ def check_masks(inputs: Inputs, space: Workspace, added: bool = False) -> None:
             continue
         seen = np.zeros(256, bool)
         for number in range(len(data)):
-            seen |= np.bincount(data.mask(number).ravel(), minlength=256) > 0  # faster than np.unique
+            seen |= mask_counts(data.mask(number)) > 0
             space.tell(title)(number + 1, len(data))
         sentence = one_class_alone(data.images.spec, data.classes.names, seen)
         if sentence:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from saot.label.quality import FOLDS, SHORTER
-from saot.label.settings import RunSettings, sizes_of
+from saot.label.settings import RunSettings, points_request, sizes_of
 from saot.recipes import DecoderRecipe
 
 # Seconds a unit on two cores with the decoder of `saot demo`. Only their relations count: what a run measures of itself
@@ -14,6 +14,7 @@ FEATURES, FEATURES_OF_NETWORKS = 0.07, 1.3
 STEP, TAUGHT_STEP, REFINE_STEP, COST_STEP, PROBE_STEP = 0.02, 0.045, 0.015, 0.08, 0.05
 LABELS, PLAN, PSEUDO, SCORE, CALIBRATION, ESTIMATE = 0.04, 0.015, 0.2, 0.06, 0.25, 0.03
 DEMO_ROWS = 512 * 128  # rows a step times width of the decoder that `STEP` is of
+CLASSES = 10  # in which a picture has points, roughly
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def expected_stages(
         scored: Those whose scores are there already.
     """
     sizes = sizes_of(settings.size)
-    found = list(_points(settings, pictures))
+    found = list(_opening(settings, pictures))
     for phase, stages in enumerate((_features, _decoder), start=1):
         for size in sizes:
             prefix = "" if len(sizes) == 1 else f"{size}: "
@@ -64,11 +65,11 @@ def expected_stages(
             ]
     for name in methods:
         if name not in scored:
-            found += [ExpectedStage(*stage, 3) for stage in _method(settings, name, pictures["eval"])]
+            found += [ExpectedStage(*stage, 3) for stage in _method(settings, name, pictures)]
     found += [ExpectedStage("calibration", pictures["eval"] or 1, CALIBRATION, 4)]
-    if settings.points != "0":  # networks of a fraction of the steps, each without a part of the points
+    if _folds(settings, pictures["target"]):  # networks of a fraction of the steps, each without a part of the points
         for number in range(FOLDS):
-            steps = settings.recipe.decoder.steps // SHORTER
+            steps = max(1, settings.recipe.decoder.steps // SHORTER)
             found.append(ExpectedStage(f"train fold-{number}", steps, STEP * _work(settings.recipe.decoder), 4))
     return [*found, ExpectedStage("estimate", pictures["target"], ESTIMATE, 4)]
 
@@ -76,9 +77,23 @@ def expected_stages(
 Stages = Iterator[tuple[str, int, float]]
 
 
-def _points(settings: RunSettings, pictures: Mapping[str, int]) -> Iterator[ExpectedStage]:
-    if settings.points != "0":
-        yield ExpectedStage("points", pictures["target"], LABELS, 0)
+def _folds(settings: RunSettings, target: int) -> bool:
+    """Whether `estimate` will train folds, as far as is known before there are points; clicked ones are few."""
+    (scope, count), scores = points_request(settings.points), settings.recipe.scores
+    if count == 0 or scope == "resample" or settings.recipe.taught.teachers == 0:
+        return False
+    points = (count or 0) * CLASSES * (1 if scope.endswith("total") else target)
+    apart = settings.eval != settings.target  # nothing is held out of pictures that are scored on
+    return not (apart and scores.holdout_points > 0 and scores.holdout_points * points >= scores.holdout_least)
+
+
+def _opening(settings: RunSettings, pictures: Mapping[str, int]) -> Iterator[ExpectedStage]:
+    scope, count = points_request(settings.points)
+    if count and scope != "resample":  # else nothing is drawn here
+        yield ExpectedStage("points", pictures["target"], LABELS)
+    for title, domain in (("source masks", "source"), ("evaluation masks", "eval")):
+        if pictures[domain]:
+            yield ExpectedStage(title, pictures[domain], LABELS)
 
 
 def _features(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
@@ -119,14 +134,14 @@ def _taught(settings: RunSettings, label: str, target: int) -> Stages:
         yield f"train taught-{label}-{number}", taught.steps, TAUGHT_STEP * _work(settings.recipe.decoder)
 
 
-def _method(settings: RunSettings, name: str, pictures: int) -> Stages:
+def _method(settings: RunSettings, name: str, pictures: Mapping[str, int]) -> Stages:
     recipe = settings.recipe
     work, train = _work(recipe.decoder), (f"train {name}", recipe.decoder.steps, STEP * _work(recipe.decoder) / 2)
     match name:
         case "saot" if recipe.taught.teachers > 0:
             yield "cost", recipe.cost.steps, COST_STEP
         case "best_no_transport" if recipe.taught.teachers > 0:
-            yield from _taught(settings, "self", pictures)
+            yield from _taught(settings, "self", pictures["target"])
         case "best_no_transport":
             yield train
             yield f"refine {name}", recipe.refine.steps, REFINE_STEP * work
@@ -140,7 +155,7 @@ def _method(settings: RunSettings, name: str, pictures: int) -> Stages:
             yield "semantic prior", recipe.cost.steps, STEP / 2
         case _:
             pass
-    yield f"score {name}", pictures, SCORE
+    yield f"score {name}", pictures["eval"], SCORE
 
 
 def _work(decoder: DecoderRecipe) -> float:

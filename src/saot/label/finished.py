@@ -24,6 +24,7 @@ from saot.label.wings import NO_WINGS, Labeller, Wings
 from saot.runs import RUN_FORMAT, read_kept
 
 AGAIN = "give the same `saot run` command again"
+REMADE = "give the command that made it again"  # of a run of any kind
 
 
 @dataclass(frozen=True)
@@ -244,8 +245,10 @@ def evaluate_run(
     """
     run = open_run(folder, wings, device)
     if wings.mask_map is None:
-        asked = json.loads((Path(folder) / "run.json").read_text()).get("settings", {}).get("mask_map")
-        wings = replace(wings, mask_map=mask_map_of(asked))
+        record = Path(folder) / "run.json"
+        with as_written(record, REMADE):
+            asked = read_record(record, REMADE).get("settings", {}).get("mask_map")
+            wings = replace(wings, mask_map=mask_map_of(asked))
     data = wings.labelled(spec, run.classes)
     wrong = data.misfits()  # reads the heads of all files, so that a bad one is known before the first is labelled
     if wrong:

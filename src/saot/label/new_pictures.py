@@ -9,12 +9,21 @@ from os.path import realpath  # Path.resolve raises RuntimeError at a link to it
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from saot.data import IGNORE_INDEX, check_place, files_below, image_size, read_image, read_mask, sha256_file
+from saot.data import (
+    IGNORE_INDEX,
+    check_place,
+    files_below,
+    image_size,
+    mask_counts,
+    read_image,
+    read_mask,
+    sha256_file,
+)
 from saot.features import Picture
 from saot.label.calibration import abstention_threshold
 from saot.label.finished import FinishedRun, open_run
 from saot.label.wings import NO_WINGS, Labeller, Wings
-from saot.report import CocoItem, is_coco, mask_counts, png_mark, write_coco, write_color_overlay, write_index_png
+from saot.report import CocoItem, is_coco, png_mark, write_coco, write_color_overlay, write_index_png
 from saot.runs import code_version, identity_of, room_of
 
 FORMATS = ("png", "color", "coco")
@@ -250,20 +259,20 @@ class _Work:
 
         def missing() -> Iterator[Picture]:
             for number, one in enumerate(self.pictures):
-                known = self._known(number)
+                try:
+                    content = sha256_file(one.path)
+                except (OSError, ValueError):
+                    content = ""  # reading it will say why
+                mark = identity_of(self.identity, content)
+                known = self._known(number, mark)
+                if known is None:
+                    marks[str(one.path)] = mark
+                    yield Picture(str(one.path), partial(read_image, one.path), content)
+                    continue
                 if isinstance(known, Path):
                     strange.append(known)
-                elif known is not None:
-                    sizes[number] = known
                 else:
-                    name = str(one.path)
-                    try:
-                        content = sha256_file(one.path)
-                    except OSError:
-                        content = ""  # reading it will say why
-                    marks[name] = identity_of(self.identity, content)
-                    yield Picture(name, partial(read_image, one.path), content)
-                    continue
+                    sizes[number] = known
                 tell()
 
         made = 0
@@ -289,8 +298,8 @@ class _Work:
         hidden = ["mask"] if "coco" in self.formats and "png" not in self.formats else []
         return visible(self.formats) + hidden
 
-    def _known(self, number: int) -> tuple[int, int, float | None] | Path | None:
-        """Size and labelled share of a picture that has its masks; a file in the way; None if it is to be labelled."""
+    def _known(self, number: int, wanted: str) -> tuple[int, int, float | None] | Path | None:
+        """Size and labelled share of a picture whose masks were made of `wanted`; a file in the way; else None."""
         one = self.pictures[number]
         outputs = {kind: one.output(self.out, kind) for kind in self._kinds()}
         there = {kind: place for kind, place in outputs.items() if place.exists()}
@@ -305,7 +314,7 @@ class _Work:
             return None
         try:
             about = json.loads(marks.pop() or "")
-            if about["of"] != identity_of(self.identity, sha256_file(one.path)):
+            if about["of"] != wanted:
                 return None
             height, width = image_size(next(iter(there.values())))
             return height, width, about["labelled"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from saot.data import Points, check_place, read_record, write_atomic
+from saot.data import Points, check_place, whole_record, write_atomic
 from saot.features import FeatureStore
 from saot.label.best import saot_decoder
 from saot.label.calibration import calibrate
@@ -113,7 +113,7 @@ def run_job(
     space = Workspace(out, settings.to_dict(), progress, later=ADDED_LATER)
     try:
         inputs.seen.save()
-        finished, kept = finished_run(space, settings, compare), kept_manifest(space)
+        finished, kept = finished_run(space, compare), kept_manifest(space)
         if finished is not None and kept is not None:  # without a list of its data it is made of its stages again
             check_manifest(inputs.found, kept)
             return finished
@@ -244,7 +244,7 @@ def asked(compare: Compare | None, settings: RunSettings) -> Compare:
     return compare
 
 
-def finished_run(space: Workspace, settings: RunSettings, compare: Compare) -> RunOutcome | None:
+def finished_run(space: Workspace, compare: Compare) -> RunOutcome | None:
     """The outcome of a run that is complete, scored there, and compares at least that much, or None.
 
     run.json is written last.
@@ -259,13 +259,13 @@ def finished_run(space: Workspace, settings: RunSettings, compare: Compare) -> R
     ]
     if not all(space.path(name).is_file() for name in names):
         return None
-    try:
-        run, metrics = (read_record(space.path(name), "") for name in ("run.json", "metrics.json"))
-    except ValueError:
+    run, metrics = (whole_record(space.path(name)) for name in ("run.json", "metrics.json"))
+    settings = None if run is None else run.get("settings")
+    if run is None or metrics is None or not isinstance(settings, dict):
         return None  # damaged: both are written again from what the stages kept
-    if run["settings"]["eval"] != settings.eval:
+    if any(settings.get(name) != space.settings[name] for name in ADDED_LATER):
         return None  # an evaluation set was added
-    if "estimate" not in run or COMPARISONS.index(run["compare"]) < COMPARISONS.index(compare):
+    if "estimate" not in run or run.get("compare") not in COMPARISONS[COMPARISONS.index(compare) :]:
         return None  # of a build before both, or of less than is asked
     return RunOutcome(metrics, run, space.root, resumed=True)
 

@@ -3,9 +3,7 @@
 from saot.report.contents import Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 from saot.report.export import (
     CocoItem,
-    coco_document,
     is_coco,
-    mask_counts,
     overlay,
     palette_png,
     png_mark,
@@ -42,11 +40,9 @@ __all__ = [
     "Table",
     "_ink",
     "_plain",
-    "coco_document",
     "figure_png",
     "figure_svg",
     "is_coco",
-    "mask_counts",
     "overlay",
     "palette_png",
     "per_class_bars",

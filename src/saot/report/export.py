@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import UInt8
 
-from saot.data import BROKEN, IGNORE_INDEX, ClassSet, open_atomic, strips
+from saot.data import BROKEN, IGNORE_INDEX, ClassSet, mask_counts, open_atomic, strips
 
 Put = Callable[[bytes], Any]  # of a file
 Colors = Sequence[tuple[int, int, int]]
@@ -21,19 +21,6 @@ RGB, PALETTE = 2, 3  # colour types of PNG
 MARK = "saot"  # keyword of the text chunk in which a PNG says what it was made of
 COCO_DESCRIPTION = "semantic masks of saot"
 VOID_COLOR = (224, 224, 192)  # the cream that PASCAL VOC draws "ignore" in
-
-
-def mask_counts(mask: UInt8[np.ndarray, "h w"]) -> Int64[np.ndarray, "256"]:
-    """How many pixels have each value.
-
-    Example:
-        >>> mask_counts(np.array([[0, 255, 255]], np.uint8))[[0, 1, 255]]
-        array([1, 0, 2])
-    """
-    counts = np.zeros(256, np.int64)
-    for rows in strips(*mask.shape):
-        counts += np.bincount(mask[rows].ravel(), minlength=256)  # takes eight bytes a pixel
-    return counts
 
 
 def _check_mask(mask: UInt8[np.ndarray, "h w"], num_classes: int) -> None:
@@ -175,6 +162,8 @@ def png_mark(path: Path) -> str | None:
     """What a PNG of ours was marked with; None where a file is something else."""
     from PIL import Image
 
+    if not path.is_file():
+        return None  # opened, a pipe would wait for a writer
     try:
         with Image.open(path) as picture:
             mark = picture.info.get(MARK)
@@ -215,37 +204,10 @@ def write_color_overlay(
 
 @dataclass(frozen=True)
 class CocoItem:
-    """One picture for `coco_document`: file name, mask, and, if known, the confidence of each pixel."""
+    """One picture for `write_coco`: file name and mask."""
 
     file_name: str
     mask: UInt8[np.ndarray, "h w"]
-    confidence: Float[np.ndarray, "ch cw"] | None = None
-
-
-def coco_document(items: Iterable[CocoItem], classes: ClassSet) -> dict[str, Any]:
-    """A COCO document with one annotation a class and picture, as compressed RLE.
-
-    Category ids are class index + 1, since many readers take 0 for "nothing"; `iscrowd` is 1, which is how
-    COCO marks RLE. A class without pixels gets no annotation, so no segmentation is empty. With a confidence,
-    each annotation has a `score`: its mean over the class's pixels.
-
-    Args:
-        items: Pictures; read once, so a generator keeps one mask in memory.
-        classes: Names and order of the classes.
-
-    Returns:
-        Plain JSON values: `info`, `images`, `annotations`, `categories`.
-
-    Raises:
-        ValueError: If a mask holds an unknown class, two pictures have one file name, or a
-            confidence does not fit its mask.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image, own in _coco_entries(items, classes):
-        images.append(image)
-        annotations += own
-    return {**_coco_head(classes), "images": images, "annotations": annotations, "categories": _categories(classes)}
 
 
 def _coco_head(classes: ClassSet) -> dict[str, Any]:
@@ -270,11 +232,6 @@ def _coco_entries(
             raise ValueError(f"two pictures are called {item.file_name!r}; give each its own file name")
         seen.add(item.file_name)
         _check_mask(item.mask, len(classes.names))
-        if item.confidence is not None and item.confidence.shape != item.mask.shape:
-            raise ValueError(
-                f"confidence of {item.file_name} is {item.confidence.shape} but its mask is "
-                f"{item.mask.shape}; pass one value a pixel"
-            )
         height, width = item.mask.shape
         own = []
         for index in np.flatnonzero(mask_counts(item.mask)[:IGNORE_INDEX]).tolist():
@@ -285,28 +242,33 @@ def _coco_entries(
 
 
 def _segment(item: CocoItem, index: int) -> dict[str, Any]:
-    """Segmentation, area, box and score of one class of one picture."""
+    """Segmentation, area and box of one class of one picture."""
     from pycocotools import mask as coco_mask
 
     pixels = item.mask == index
     encoded: Any = coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
     size = [int(length) for length in encoded["size"]]
-    segment = {
+    return {
         "segmentation": {"size": size, "counts": encoded["counts"].decode("ascii")},
         "area": int(pixels.sum()),
         "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
         "iscrowd": 1,
     }
-    if item.confidence is not None:
-        segment["score"] = float(item.confidence[pixels].mean())
-    return segment
 
 
 def write_coco(path: Path, items: Iterable[CocoItem], classes: ClassSet) -> None:
-    """Writes `coco_document(items, classes)` as JSON, whole or not at all; no more than a picture is in memory.
+    """Writes a COCO document with one annotation a class and picture, as compressed RLE, whole or not at all.
+
+    Category ids are class index + 1, since many readers take 0 for "nothing"; `iscrowd` is 1, which is how COCO marks
+    RLE. A class without pixels gets no annotation, so no segmentation is empty.
+
+    Args:
+        path: Of the file.
+        items: Pictures; read once, so a generator keeps one mask in memory.
+        classes: Names and order of the classes.
 
     Raises:
-        ValueError: As `coco_document`.
+        ValueError: If a mask holds an unknown class, or two pictures have one file name.
     """
     rest = {"categories": _categories(classes)}
     with (

@@ -161,8 +161,7 @@ def _numbers(data: ReportData) -> dict[str, Any]:
         "headline": _headline(rows),
         "classes": list(zip(data.classes.names, swatches, strict=True)),
         "absent": absent if scores else [],
-        "predicted_alone": [f"{row.method.title} {_percent(row.predicted_too)}" for row in rows if row.miou is not None]
-        * predicted_alone(rows),
+        "predicted_alone": [f"{row.method.title} {_percent(row.predicted_too)}" for row in predicted_alone(rows)],
         "names": data.classes.names,
         "by_class": _by_class(rows, data),
         "verdict": _verdict(rows, data),
@@ -239,9 +238,14 @@ def _headline(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     return tiles
 
 
+def _place(name: str) -> int:
+    """Our methods first, the others after all of them."""
+    return OURS.index(name) if name in OURS else len(OURS)
+
+
 def _by_class(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
     """Columns and lines of the per-class table, our methods first."""
-    ordered = sorted(rows, key=lambda row: OURS.index(row.method.name) if row.method.name in OURS else len(OURS))
+    ordered = sorted(rows, key=lambda row: _place(row.method.name))
     counts = next((counts for counts in data.confusions.values()), None)
     shares: list[float | None] = [None] * len(data.classes.names)
     if counts is not None and int(counts.sum()) > 0:
@@ -258,7 +262,9 @@ def _verdict(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
     ours = next((row for name in OURS for row in rows if row.method.name == name and row.miou is not None), None)
     ours = ours or max((row for row in rows if row.miou is not None), key=lambda row: row.miou or 0.0, default=None)
     counts = None if ours is None else data.confusions.get(ours.method.name)
-    known = counts is not None and int(counts.sum()) > 0
+    right = None
+    if counts is not None and int(counts.sum()) > 0:
+        right = int(counts.diagonal().sum()) / int(counts.sum())
     estimate = _estimate(data) or {}
     iou = dict(ours.iou) if ours is not None else {name: value for name, value, *_ in estimate.get("known", ())}
     found = [(n, index, v) for index, n in enumerate(data.classes.names) if (v := iou.get(n)) is not None]
@@ -266,7 +272,7 @@ def _verdict(rows: Sequence[TableRow], data: ReportData) -> dict[str, Any]:
     weak = [one for one in found if one[2] < WEAK]
     say = "" if ours is not None else ", as expected"
     return {
-        "right": int(counts.diagonal().sum()) / int(counts.sum()) if counts is not None and known else None,
+        "right": right,
         "strengths": [
             (f"Strong (IoU of {GOOD:.0%} or more{say})", [one for one in found if one[2] >= GOOD]),
             ("In between", [one for one in found if WEAK <= one[2] < GOOD]),
@@ -374,7 +380,7 @@ def _pictures(data: ReportData, width: int, count: int) -> dict[str, Any]:
 
     present = {name for panel in data.panels for name in panel.predictions}
     known = [method.name for method in METHODS if method.name in present]
-    order = sorted(known, key=lambda name: OURS.index(name) if name in OURS else len(OURS))
+    order = sorted(known, key=_place)
     order += sorted(present - set(order))
     first = [name for name in SHOWN_FIRST if name in present] or order[:4]
     seen = {method_named(name).name for panel in data.panels[:count] for name in panel.predictions}
