@@ -151,6 +151,19 @@ def test_files_of_two_pictures_swapped(tmp_path):
     assert store.ensure(images, backbone) == 2
 
 
+def test_a_pipe_in_a_pictures_place_is_not_waited_for(tmp_path):
+    backbone, images = filterbank(), image_set(1)
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(images, backbone)
+    (path,) = files(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="is no file; remove it and extract the features again"):
+        store.read(images.keys[0])
+    assert store.keys() == ()
+    assert store.ensure(images, backbone) == 1 and path.is_file()
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
     backbone = filterbank()
     store = FeatureStore(tmp_path, backbone.key)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -311,7 +312,7 @@ class FeatureStore:
         found = {}
         for path in self.root.glob("*.safetensors"):
             try:
-                with open(path, "rb", buffering=0) as file:
+                with _open_file(path) as file:
                     header = _parse_header(file, path)
             except (OSError, DamagedFile):
                 continue
@@ -346,15 +347,15 @@ class FeatureStore:
 
     def _open(self, key: str) -> FileIO:
         try:
-            return open(self._path(key), "rb", buffering=0)
+            return _open_file(self._path(key))
         except FileNotFoundError as error:
             raise ValueError(
                 f"the store {self.root} has no features of {key}; run saot extract on that picture"
             ) from error
 
     def _header(self, file: FileIO, key: str) -> _Header:
-        stat = os.fstat(file.fileno())
-        stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        now = os.fstat(file.fileno())
+        stamp = now.st_ino, now.st_size, now.st_mtime_ns
         if key in self._headers and self._headers[key][0] == stamp:
             return self._headers[key][1]
         header = _parse_header(file, self._path(key))
@@ -387,6 +388,15 @@ def _bytes(count: int) -> str:
     """A number of bytes for people."""
     scale, unit = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
     return f"{count / scale:,.1f} {unit}"
+
+
+def _open_file(path: Path) -> FileIO:
+    """Opened for reading; a pipe in its place is not waited for, and counts as a damaged file."""
+    file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DamagedFile(f"{path} is no file; remove it and extract the features again")
+    return file
 
 
 def _parse_header(file: FileIO, path: Path) -> _Header:
