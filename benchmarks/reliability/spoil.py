@@ -164,7 +164,7 @@ def _other(path: Path, draw: random.Random, _: Path) -> str:
 
 WRONG_PLACE = (
     Spoil("missing", _missing),
-    Spoil("a folder in its place", _folder, breaks=True),
+    Spoil("a folder in its place", _folder),
     Spoil("a pipe in its place", _pipe, breaks=True),
     Spoil("a link to itself", _loop, breaks=True),
     Spoil("a link to nothing", _dangling, breaks=True),

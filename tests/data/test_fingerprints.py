@@ -117,6 +117,28 @@ def test_damaged_lines_are_passed_over(pictures, tmp_path, at_once):
         assert started(file, pictures) == (sums, [])  # what was added stands on a line of its own
 
 
+def test_a_line_that_is_not_as_it_was_written_is_passed_over(pictures, tmp_path, at_once):
+    """A wrong check sum of a picture would stand in the provenance of its features."""
+    file = tmp_path / "fingerprints.jsonl"
+    sums, _ = started(file, pictures)
+    whole = file.read_bytes()
+    at = whole.index(sums["0.png"].encode())
+    for changed in (
+        whole[:at] + whole[at : at + 2] + whole[at:],
+        whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :],
+    ):
+        file.write_bytes(changed)
+        assert started(file, pictures) == (sums, ["0.png"])
+
+
+def test_a_file_of_gigabytes_is_not_read(pictures, tmp_path, at_once):
+    file = tmp_path / "fingerprints.jsonl"
+    started(file, pictures)
+    os.truncate(file, 2**29 + 1)  # a hole: it takes no room
+    seen = Fingerprints(file)
+    assert all(seen.known(path) is None for path in pictures.iterdir())
+
+
 def test_it_is_saved_on_the_way_where_there_is_a_place(pictures, tmp_path, at_once, monkeypatch):
     monkeypatch.setattr(fingerprints, "SAVE_EVERY", 2)
     nowhere = tmp_path / "run" / "fingerprints.jsonl"

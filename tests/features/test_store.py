@@ -202,9 +202,11 @@ def test_opening_without_a_key(tmp_path):
     with pytest.raises(ValueError, match="run saot extract first"):
         FeatureStore(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
-    (tmp_path / "store" / "store.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"store\.json is damaged"):
-        FeatureStore(tmp_path / "store", backbone.key)
+    for size in (2, 2**31):
+        (tmp_path / "store" / "store.json").write_text("{}")
+        os.truncate(tmp_path / "store" / "store.json", size)
+        with pytest.raises(ValueError, match=r"store\.json is damaged"):
+            FeatureStore(tmp_path / "store", backbone.key)
 
 
 def test_missing_picture(tmp_path):

@@ -38,6 +38,15 @@ def test_a_finished_run_that_lost_the_list_of_its_data_writes_it_again(alone, st
     assert (folder / "decoder.safetensors").read_bytes() == (alone / "decoder.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("kept", [{"source": {}, "eval": {}, "points": {}}, {"source": 1}, {"source": None}])
+def test_a_damaged_list_of_data_is_told(alone, store, tmp_path, kept):
+    folder = tmp_path / "run"
+    shutil.copytree(alone, folder)
+    (folder / "work" / "data.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=r"data\.json is damaged or of another version.*: "):
+        run_job(SETTINGS, folder, store=store)
+
+
 def test_without_evaluation_only_the_decoder_is_trained(alone):
     run = json.loads((alone / "run.json").read_text())
     assert run["compare"] == "none" and list(json.loads((alone / "metrics.json").read_text())["methods"]) == [

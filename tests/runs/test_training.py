@@ -2,6 +2,8 @@
 
 import math
 import os
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,6 +166,23 @@ def test_a_state_without_its_records_begins_anew(tmp_path, harm):
     again = Walk()
     assert again.train(10, checkpoint) == history and again.taken == list(range(10))
     assert checkpoint.records.read_bytes() == content and Path("/dev/zero").is_char_device()
+
+
+@pytest.mark.parametrize("harm", ["zip", "holes"])
+def test_another_file_in_place_of_a_state_begins_anew(tmp_path, harm):
+    checkpoint, walk = Checkpoint(tmp_path / "state.pt", every=5), Walk()
+    history = walk.train(10, checkpoint)
+    if harm == "zip":
+        with zipfile.ZipFile(checkpoint.path, "w") as archive:
+            archive.writestr("a.txt", "not torch's")
+    else:
+        checkpoint.path.write_bytes(b"")
+        os.truncate(checkpoint.path, 2**33)
+    tracemalloc.start()
+    again = Walk()
+    assert again.train(10, checkpoint) == history and again.taken == list(range(10))
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
 
 
 def test_a_full_disk_is_told_and_leaves_the_state_before(tmp_path, monkeypatch):

@@ -4,13 +4,15 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from saot.data.files import FULL, full_disk_error, lock_file, sha256_file
 
 SETTLED_NS = 2_000_000_000  # a file changed less long ago may change again within one tick of its clock
 SAVE_EVERY = 256  # files
+LARGEST = 2**29  # bytes of the file, two million lines; a larger one is not ours, and passed over
 
 State = tuple[int, int, int]  # size in bytes, time of last change of content and of anything, ns
 
@@ -23,11 +25,12 @@ class Fingerprints:
     that was set back, a disk written to from below, or a file system without ctime and a mtime that was put back.
 
     Several processes may keep theirs in one file: each adds whole lines under a lock, and of two lines about a path the
-    later one counts. A line cut short by a kill is passed over, and its file read again. The file may be deleted.
+    later one counts. A line that was cut short by a kill, or is not as it was written by its check sum, is passed over,
+    and its file read again. The file may be deleted.
 
     Args:
-        path: JSON lines `[path, size, mtime, ctime, sha256]`, and with `path#reader` and "HEIGHTxWIDTH" instead;
-            need not exist. None remembers within the process alone.
+        path: JSON lines `[path, size, mtime, ctime, sha256, crc32 of what stands before]`, and with `path#reader` and
+            "HEIGHTxWIDTH" instead; need not exist. None remembers within the process alone.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -35,10 +38,14 @@ class Fingerprints:
         self._known: dict[str, tuple[State, str]] = {}
         self._new: dict[str, tuple[State, str]] = {}
         with contextlib.suppress(OSError):
-            for line in path.read_bytes().splitlines() if path is not None and path.is_file() else ():
+            if path is None or not path.is_file() or path.stat().st_size > LARGEST:
+                return
+            for line in path.read_bytes().splitlines():
                 with contextlib.suppress(ValueError, TypeError, RecursionError):
-                    name, size, changed, touched, digest = json.loads(line)
-                    self._known[str(name)] = ((int(size), int(changed), int(touched)), str(digest))
+                    *said, check = json.loads(line)
+                    if check == _check(said):
+                        name, *state, digest = said
+                        self._known[name] = (state[0], state[1], state[2]), digest
 
     def sha256(self, path: str | Path) -> str:
         """SHA-256 of the bytes of a file, as 64 hexadecimal digits.
@@ -108,7 +115,8 @@ class Fingerprints:
         new, self._new = self._new, {}
         if self.path is None or not new:
             return
-        lines = "".join(f"{json.dumps([name, *state, digest])}\n" for name, (state, digest) in new.items()).encode()
+        said = ([name, *state, digest] for name, (state, digest) in new.items())
+        lines = "".join(f"{json.dumps([*one, _check(one)])}\n" for one in said).encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a+b") as file:
@@ -120,6 +128,10 @@ class Fingerprints:
             if error.errno in FULL:
                 raise full_disk_error(self.path, len(lines), error.errno) from error
             raise
+
+
+def _check(said: Sequence[object]) -> int:
+    return zlib.crc32(json.dumps(said).encode())
 
 
 def _state(path: str | Path) -> State:

@@ -5,6 +5,7 @@ provenance and check sums of payload and header. Nothing is memory-mapped, so th
 grow with the number of pictures it has read.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -124,6 +125,8 @@ class FeatureStore:
                 )
             write_atomic(path, (key.to_json() + "\n").encode())
         try:
+            if path.stat().st_size > _MAX_HEADER:
+                raise ValueError("its size")
             self.key = FeatureKey.from_json(path.read_text())
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged; delete {self.root} and extract the features again") from error
@@ -391,8 +394,13 @@ def _bytes(count: int) -> str:
 
 
 def _open_file(path: Path) -> FileIO:
-    """Opened for reading; a pipe in its place is not waited for, and counts as a damaged file."""
-    file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    """Opened for reading; a pipe or a link to itself in its place is not waited for, and counts as a damaged file."""
+    try:
+        file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DamagedFile(f"{path} is a link to itself; remove it and extract the features again") from error
+        raise
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise DamagedFile(f"{path} is no file; remove it and extract the features again")

@@ -14,6 +14,7 @@ from saot.data import (
     Fingerprints,
     ImageSet,
     LabelledSet,
+    as_written,
     fitting,
     mask_map_of,
     read_record,
@@ -28,6 +29,7 @@ from saot.label.wings import NO_WINGS, PullWing, Wings
 from saot.runs import BEGIN_ANEW, Workspace
 
 Manifest = dict[str, dict[str, str]]
+ROLES = ("source", "target", "eval", "points")
 
 
 @dataclass(frozen=True)
@@ -240,9 +242,17 @@ def digest(entries: dict[str, str]) -> str:
 
 
 def kept_manifest(space: Workspace) -> Manifest | None:
-    """What the run in this folder was made from; None while it has nothing that hangs on it."""
+    """What the run in this folder was made from; None while it has nothing that hangs on it.
+
+    Raises:
+        ValueError: If the file that says it is damaged.
+    """
     path = space.work("data.json")
-    return read_record(path, BEGIN_ANEW) if path.exists() else None
+    if not path.exists():
+        return None
+    kept = read_record(path, BEGIN_ANEW)
+    with as_written(path, BEGIN_ANEW):
+        return {role: {str(name): str(said) for name, said in kept[role].items()} for role in ROLES}
 
 
 def keep_manifest(space: Workspace, found: Manifest) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import pickle
 import struct
 import zlib
@@ -18,6 +19,7 @@ from saot.data import write_atomic, write_tail
 from saot.runs.side import check_stopped
 
 CHECK = b"saot, CRC-32 of the rest "  # begins the comment of a checkpoint's zip archive
+PART = 2**20  # bytes read at a time
 Progress = Callable[[int, int], None]
 History = list[dict[str, float]]
 
@@ -159,16 +161,25 @@ class Checkpoint:
 
 
 def _sound(path: Path) -> bool:
-    """Whether a checkpoint is as it was written, by its check sum; those of earlier versions have none and pass.
+    """Whether a checkpoint is as it was written, by its check sum.
 
     torch's reader of zip archives does not look at the check sums of their members.
     """
-    data = path.read_bytes()
     tail = len(CHECK) + 8
-    if len(data) < tail + 2 or data[-tail:-8] != CHECK:
-        return True
-    whole = zlib.crc32(b"\0\0", zlib.crc32(memoryview(data)[: -tail - 2]))
-    return data[-8:] == f"{whole:08x}".encode() and data[-tail - 2 : -tail] == struct.pack("<H", tail)
+    with open(path, "rb") as file:
+        left = file.seek(0, os.SEEK_END) - tail - 2
+        if left < 0:
+            return False
+        file.seek(left)
+        length, said = file.read(2), file.read(tail)
+        if said[:-8] != CHECK:
+            return False
+        file.seek(0)
+        whole = 0
+        while left > 0:
+            part = file.read(min(left, PART))
+            whole, left = zlib.crc32(part, whole), left - len(part)
+    return said[-8:] == f"{zlib.crc32(bytes(2), whole):08x}".encode() and length == struct.pack("<H", tail)
 
 
 def generator_for(seed: int, *names: object) -> torch.Generator:
