@@ -145,7 +145,7 @@ def test_a_state_of_an_earlier_version_is_taken_up(tmp_path):
     assert again.train(20, checkpoint) == history and again.taken[0] == 10 and same(again, whole)
 
 
-@pytest.mark.parametrize("harm", ["gone", "cut", "changed", "a later one", "a pipe", "a device"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "changed", "a later one", "a pipe", "a device", "itself"])
 def test_a_state_without_its_records_begins_anew(tmp_path, harm):
     """A run whose log would lie is worse than one that takes its steps again."""
     checkpoint, walk = Checkpoint(tmp_path / "state.pt", every=5), Walk()
@@ -160,6 +160,8 @@ def test_a_state_without_its_records_begins_anew(tmp_path, harm):
         os.mkfifo(checkpoint.records)
     elif harm == "a device":
         checkpoint.records.symlink_to("/dev/zero")
+    elif harm == "itself":
+        checkpoint.records.symlink_to(checkpoint.records)
     elif harm == "a later one":
         Walk(seed=1).train(15, Checkpoint(tmp_path / "other.pt", every=5))
         checkpoint.records.write_bytes(Checkpoint(tmp_path / "other.pt").records.read_bytes())

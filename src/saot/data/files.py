@@ -160,8 +160,8 @@ def write_tail(path: str | Path, start: int, data: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():
-            path.unlink()  # a pipe, or a link to a device, has no bytes to keep
+        if os.path.lexists(path) and not path.is_file():
+            path.unlink()  # a pipe, or a link to a device, to nothing or to itself, has no bytes to keep
         with open(path, "r+b" if path.exists() else "wb") as file:
             file.truncate(start)
             file.seek(start)
