@@ -332,7 +332,7 @@ def faults(case: Case, outcome: Outcome, folder: Path, sound: dict[str, dict]) -
     if subject.own and outcome.code == 0 and differing(digest(folder, subject.made), sound[subject.name]):
         found.append("other bytes")
     if (
-        subject.heals and outcome.code != 0 and case.way != "a folder in its place"
+        subject.heals and outcome.code != 0 and case.spoil != "a folder in its place"
     ):  # what is in it is not ours to remove
         found.append("refused what it can make again")
     if case.breaks and outcome.code == 0 and not subject.own and not subject.spare:
