@@ -331,9 +331,8 @@ def faults(case: Case, outcome: Outcome, folder: Path, sound: dict[str, dict]) -
         return found
     if subject.own and outcome.code == 0 and differing(digest(folder, subject.made), sound[subject.name]):
         found.append("other bytes")
-    if (
-        subject.heals and outcome.code != 0 and case.spoil != "a folder in its place"
-    ):  # what is in it is not ours to remove
+    spared = case.spoil == "a folder in its place"  # what is in it is not ours to remove
+    if subject.heals and outcome.code != 0 and not spared:
         found.append("refused what it can make again")
     if case.breaks and outcome.code == 0 and not subject.own and not subject.spare:
         found.append("broken, and taken")
