@@ -279,6 +279,22 @@ def test_a_damaged_network_is_trained_anew(finished, tmp_path):
     assert not trained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["encoder", "network"])
+def test_a_flipped_bit_in_a_network_is_found(finished, tmp_path, name):
+    """A weight that is a little off labels a little otherwise, and nobody would know."""
+    for path in finished.glob("*.safetensors"):
+        shutil.copy(path, tmp_path)
+    place = tmp_path / f"{name}.safetensors"
+    data = bytearray(place.read_bytes())
+    data[-2] ^= 1
+    place.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{name}\.safetensors .*(damaged|not as they were written)"):
+        open_adapted(tmp_path)
+    data[-2] ^= 1
+    place.write_bytes(data)
+    assert len(open_adapted(tmp_path).classes.names) == 19
+
+
 @pytest.mark.parametrize("said", ["{}", '{"settings": null}'])
 def test_a_run_json_of_other_contents_is_written_again(finished, weights, tmp_path, said):
     out = tmp_path / "run"

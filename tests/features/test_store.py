@@ -151,17 +151,18 @@ def test_files_of_two_pictures_swapped(tmp_path):
     assert store.ensure(images, backbone) == 2
 
 
-def test_a_pipe_in_a_pictures_place_is_not_waited_for(tmp_path):
+@pytest.mark.parametrize("what", ["pipe", "link to itself"])
+def test_what_is_no_file_in_a_pictures_place_is_replaced(tmp_path, what):
     backbone, images = filterbank(), image_set(1)
     store = FeatureStore(tmp_path, backbone.key)
     store.ensure(images, backbone)
     (path,) = files(tmp_path)
     path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(ValueError, match="is no file; remove it and extract the features again"):
+    os.mkfifo(path) if what == "pipe" else path.symlink_to(path)
+    with pytest.raises(ValueError, match="remove it and extract the features again"):
         store.read(images.keys[0])
-    assert store.keys() == ()
-    assert store.ensure(images, backbone) == 1 and path.is_file()
+    assert store.keys() == () and store.size(backbone, images).pictures == 0
+    assert store.ensure(images, backbone) == 1 and path.is_file() and not path.is_symlink()
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

@@ -24,7 +24,7 @@ from saot.features import (
     read_weights,
     require_libraries,
 )
-from saot.runs import first_weights
+from saot.runs import check_sum, first_weights
 
 _FORMAT = "saot-encoder-1"
 _MIT_DEPTHS = ((2, 2, 2, 2), (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 18, 3), (3, 8, 27, 3), (3, 6, 40, 3))  # B0 .. B5
@@ -87,7 +87,8 @@ def save_encoder(path: Path, encoder: Encoder) -> None:
 
     # channels-last weights are stored as their shape says; reading gives them back in the network's own order
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    told = {"format": _FORMAT, "name": encoder.name, "config": encoder.settings()}
+    told: dict[str, Any] = {"format": _FORMAT, "name": encoder.name, "config": encoder.settings()}
+    told["check"] = check_sum(told, tensors)
     # one key alone: safetensors writes several in any order, and equal encoders should be equal files
     write_atomic(path, save(tensors, {"saot": json.dumps(told, sort_keys=True)}))
 
@@ -103,6 +104,9 @@ def read_encoder(path: Path) -> Encoder:
     tensors, metadata = _read_file(path)
     try:
         told = json.loads(metadata["saot"])
+        check = told.pop("check", None)
+        if check is not None and check != check_sum(told, tensors):  # files of earlier versions have none
+            raise ValueError("it is damaged: its check sum differs")
         if told["format"] != _FORMAT:
             raise ValueError(f"its format is {told['format']}, not {_FORMAT}")
         name, settings = str(told["name"]), told["config"]

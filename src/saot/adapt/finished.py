@@ -21,7 +21,7 @@ from saot.adapt.two_scale import TwoScaleSettings
 from saot.data import ClassSet, ahead, as_written
 from saot.features import Failed, Picture, Unreadable, readable
 from saot.label import Labeller, Prediction, classes_of, picture_of
-from saot.runs import load_tensors
+from saot.runs import read_kept
 
 AGAIN = "give the same `saot adapt` command again"
 
@@ -121,11 +121,11 @@ def open_adapted(folder: Path, device: str = "cpu") -> AdaptedRun:
             name: tuple(value) if isinstance(value, list) else value for name, value in recipe["pictures"].items()
         }
         network = segmenter_of(encoder, len(classes.names), NetworkRecipe(**recipe["network"]), 0)
-        tensors = load_tensors(path)
-        if tensors is None:
-            raise TypeError("its tensors cannot be read")
+        kept = read_kept(path)
+        if kept is None:
+            raise TypeError("its tensors cannot be read, or are not as they were written")
         with torch.no_grad():
-            network.load_state_dict(tensors)
+            network.load_state_dict(dict(kept.tensors))
         method = str(published["settings"]["method"]).replace("-", "_")
         return AdaptedRun(classes, network.eval().to(device), PicturesRecipe(**sizes), method)
 

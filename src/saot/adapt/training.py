@@ -1,6 +1,5 @@
 """The training stage of `saot adapt`, in one process or several: the first one writes, the others lend a hand."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -29,8 +28,9 @@ from saot.runs import (
     Workspace,
     identity_of,
     load_tensors,
-    save_tensors,
+    read_kept,
     train_steps,
+    write_kept,
 )
 
 
@@ -141,13 +141,13 @@ def train(job: Adaptation, accelerator: Any, pixels: Tensor, pace: Pace) -> None
             "colors": [list(color) for color in names.colors],
             "settings": job.settings.to_dict(),
         }
-        save_tensors(path, student.state_dict(), {"saot": json.dumps(extra)})
+        write_kept(path, Kept(student.state_dict(), about=extra))
         checkpoint.clear()
 
 
 def trained(root: Path) -> bool:
     """Whether the training of a run folder is done: all processes ask it, so that none trains alone."""
-    return load_tensors(root / "network.safetensors") is not None and (root / "encoder.safetensors").exists()
+    return read_kept(root / "network.safetensors") is not None and (root / "encoder.safetensors").exists()
 
 
 @contextmanager

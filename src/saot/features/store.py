@@ -149,7 +149,7 @@ class FeatureStore:
         pictures = missing = there = 0
         for key, (images, number) in places.items():
             try:
-                there += self._path(key).stat().st_size
+                there += self._path(key).lstat().st_size
                 continue
             except FileNotFoundError:
                 pictures += 1

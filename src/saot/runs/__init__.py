@@ -2,7 +2,7 @@
 
 from saot.runs.folder import BEGIN_ANEW, RUN_FORMAT, Workspace, load_tensors, save_tensors
 from saot.runs.memory import peak_bytes, reset_peak
-from saot.runs.once import Kept, Making, Shared, code_version, identity_of, read_kept, room_of, write_kept
+from saot.runs.once import Kept, Making, Shared, check_sum, code_version, identity_of, read_kept, room_of, write_kept
 from saot.runs.record import check_device, commit_of_code, device_name, resolve_device, versions
 from saot.runs.side import check_stopped, first_weights, side_by_side
 from saot.runs.training import (
@@ -32,6 +32,7 @@ __all__ = [
     "check_device",
     "check_finite",
     "check_stopped",
+    "check_sum",
     "code_version",
     "commit_of_code",
     "cosine_rate",

@@ -127,7 +127,7 @@ def write_kept(path: Path, kept: Kept, identity: str = "") -> None:
     """Write what a stage leaves, in one atomic step."""
     contiguous = {name: tensor.contiguous() for name, tensor in kept.tensors.items()}
     about = json.loads(json.dumps({**kept.about, "facts": dict(kept.facts), "identity": identity}))  # as it is read
-    said = json.dumps({**about, "check": _check_sum(about, contiguous)})
+    said = json.dumps({**about, "check": check_sum(about, contiguous)})
     write_atomic(path, save(contiguous, metadata={"saot": said}))  # one key: several have no order of their own
 
 
@@ -142,7 +142,7 @@ def read_kept(path: Path, identity: str | None = None) -> Kept | None:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
         check = about.pop("check", None)
-        if check is not None and check != _check_sum(about, tensors):  # files of earlier versions have none
+        if check is not None and check != check_sum(about, tensors):  # files of earlier versions have none
             return None
         about.pop("identity", None)
         return Kept(tensors, about.pop("facts", {}), about)
@@ -150,7 +150,7 @@ def read_kept(path: Path, identity: str | None = None) -> Kept | None:
         return None
 
 
-def _check_sum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def check_sum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 of words and tensors, each with its name, type and shape: safetensors itself has none."""
     found = zlib.crc32(json.dumps(about, sort_keys=True).encode())
     for name in sorted(tensors):
