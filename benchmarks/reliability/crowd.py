@@ -6,6 +6,8 @@
 - `containers`: the same, each in a process namespace of its own, so that all have the same process number, as on two
   machines that share a disk. Needs the right to `unshare`.
 - `slow`: the same, where each opening, sync and renaming of a file waits up to 50 ms, drawn from the seed.
+- `fuse`: the same, on a file system in user space that waits up to 5 ms before each operation (`slow_disk.py`). Needs
+  mfusepy, libfuse and /dev/fuse.
 - `run`: all give the same `saot run` at once. One works, or one after another; the others are told so in a sentence.
 
 They begin when all have loaded their libraries. Meanwhile the files that are there are read over and over: each has to
@@ -72,6 +74,38 @@ def crowd(words: list[str], folder: Path, count: int, seed: int, slow: float, be
     return started
 
 
+def mounted(folder: Path, seed: int) -> subprocess.Popen:
+    """`out` of the folder as a slow file system, passed on to `behind`."""
+    for name in ("behind", "out"):
+        (folder / name).mkdir()
+    script = Path(__file__).with_name("slow_disk.py")
+    command = [sys.executable, script, folder / "behind", folder / "out", "0.005", str(seed)]
+    disk = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not os.path.ismount(folder / "out"):
+        if disk.poll() is not None:
+            raise SystemExit("expected the slow file system to be mounted; it ended")
+        time.sleep(0.05)
+    return disk
+
+
+def skipped(part: str) -> str:
+    """Why a part cannot be tried here; empty where it can."""
+    if part == "containers" and (
+        not shutil.which("unshare") or subprocess.run([*UNSHARE, "true"], capture_output=True).returncode
+    ):
+        return "no right to make process namespaces"
+    if part == "fuse":
+        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            return "no right to /dev/fuse"
+        if not shutil.which("fusermount3") and not shutil.which("fusermount"):
+            return "no fusermount (Debian: fuse3)"
+        try:
+            import mfusepy  # noqa: F401
+        except (ImportError, OSError) as error:
+            return f"no mfusepy, or no libfuse: {error}"
+    return ""
+
+
 def watch(started: list, store: Path) -> tuple[list[int], int, list[str]]:
     """Their exit codes when all have ended; how often files were read meanwhile, and those that were not whole."""
     from saot.features import FeatureStore
@@ -109,7 +143,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", default="store,containers,slow,run")
+    parser.add_argument("--parts", default="store,containers,slow,fuse,run")
     options = parser.parse_args()
     out = options.out.absolute()
     base = out / "inputs"
@@ -128,17 +162,18 @@ def main() -> int:
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for part in options.parts.split(","):
         job, before, slow, allowed = extract, (), 0.0, (0,)
+        if why := skipped(part):
+            print(f"| {part} | skipped: {why} | | | | | | | | |")
+            continue
         if part == "containers":
             before = UNSHARE
-            if not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True).returncode:
-                print(f"| {part} | skipped: no right to make process namespaces | | | | | | | | |")
-                continue
         if part == "slow":
             slow = 0.05
         if part == "run":
             job, allowed = run, (0, 2)
         folder = out / part
         prepare(base, job.needs, folder)
+        disk = mounted(folder, options.seed) if part == "fuse" else None
         started = crowd(job.command, folder, options.processes, options.seed, slow, before)
         codes, reads, torn = watch(started, folder / job.store)
         wrong = told(folder, codes, allowed)
@@ -154,6 +189,9 @@ def main() -> int:
         for one in (*wrong, *torn[:3], *other[:3], *[f"{left} temporary files are left"] * bool(left)):
             print(f"  {part}: {one}", flush=True)
         faults += len(wrong) + len(torn) + len(other) + left
+        if disk is not None:
+            subprocess.run([shutil.which("fusermount3") or "fusermount", "-u", str(folder / "out")], check=True)
+            disk.wait()
     return 1 if faults else 0
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,12 +270,13 @@ def _remembered(line: str, names: dict[str, str], folder: Path) -> str:
     """A line about a file, as it is about the copy; nothing if that is not there."""
     for old, new in names.items():
         line = line.replace(old, new)
-    name, *_, said = json.loads(line)
+    name, *_, said, _ = json.loads(line)
     path = Path(name.partition("#")[0])
     if not path.is_relative_to(folder) or not path.exists():
         return ""
     state = path.stat()
-    return json.dumps([name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, said]) + "\n"
+    about = [name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, said]
+    return json.dumps([*about, zlib.crc32(json.dumps(about).encode())]) + "\n"
 
 
 def digest(folder: Path, globs: tuple[str, ...]) -> dict[str, str]:

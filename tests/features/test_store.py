@@ -210,6 +210,21 @@ def test_opening_without_a_key(tmp_path):
             FeatureStore(tmp_path / "store", backbone.key)
 
 
+def test_a_store_that_another_process_is_putting_in_place(tmp_path, monkeypatch):
+    """Where a file system in user space replaces an open file, there is none for a moment."""
+    backbone, calls, real = filterbank(), [], Path.read_text
+    FeatureStore(tmp_path, backbone.key)
+
+    def gone_at_first(path, *words, **named):
+        calls.append(path)
+        if len(calls) < 3:
+            raise FileNotFoundError(2, "no such file", str(path))
+        return real(path, *words, **named)
+
+    monkeypatch.setattr(Path, "read_text", gone_at_first)
+    assert FeatureStore(tmp_path).key == backbone.key and len(calls) == 3
+
+
 def test_missing_picture(tmp_path):
     store = FeatureStore(tmp_path, filterbank().key)
     for ask in (store.read, store.grid, lambda key: store.rows(key, torch.tensor([0]))):

@@ -125,9 +125,7 @@ class FeatureStore:
                 )
             write_atomic(path, (key.to_json() + "\n").encode())
         try:
-            if path.stat().st_size > _MAX_HEADER:
-                raise ValueError("its size")
-            self.key = FeatureKey.from_json(path.read_text())
+            self.key = FeatureKey.from_json(_text_of(path))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged; delete {self.root} and extract the features again") from error
         if key is not None:
@@ -391,6 +389,23 @@ def _bytes(count: int) -> str:
     """A number of bytes for people."""
     scale, unit = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
     return f"{count / scale:,.1f} {unit}"
+
+
+def _text_of(path: Path) -> str:
+    """What stands in a small file that several processes may be putting in place at once.
+
+    Where a file system in user space (FUSE) replaces a file that is open, there is none of that name for a moment.
+    """
+    for wait in (0.05, 0.2, 1.0, 5.0, None):
+        try:
+            if path.stat().st_size > _MAX_HEADER:
+                raise ValueError("its size")
+            return path.read_text()
+        except FileNotFoundError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+    raise AssertionError
 
 
 def _open_file(path: Path) -> FileIO:
