@@ -129,6 +129,7 @@ kills: $(VENV)/.ready-test    ## kill -9, a full disk, a store that vanishes, a 
 
 PROCESSES ?= 50
 crowd: $(VENV)/.ready-test    ## processes at once on one store and on one run folder
+	$(BIN)/python -m pip install -q mfusepy==3.1.1   # its part `fuse` also needs fuse3 and libfuse2, and is skipped else
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability/crowd.py --out runs/crowd --seed $(SEED) --processes $(PROCESSES)
 
 memory: $(VENV)/.ready        ## peak memory with 40 and with 160 pictures
