@@ -14,6 +14,7 @@ from saot.evaluate import ConfusionMatrix, predict_mask, scores_at
 from saot.evaluate.confusion import iou_from_counts, mean_over
 from saot.features import FeatureStore
 from saot.label.settings import store_folder
+from saot.tables import ALL_WINGS
 
 IGNORE, PARTS = 255, 4
 Point = tuple[int, int, int, int]  # picture, row, column, class
@@ -40,7 +41,7 @@ class Pictures:
 
 def load(spec: str, store: Path) -> tuple[Pictures, int]:
     """The pictures of a SPEC whose features lie in a store (`saot extract SPEC --out STORE`); the number of classes."""
-    data = open_labelled(spec)
+    data = open_labelled(spec, readers=ALL_WINGS.readers)
     features, classes = FeatureStore(store_folder(store, spec)), len(data.classes.names)
     tokens, cells, masks, grid = [], [], [], None
     for number, key in enumerate(data.images.keys):

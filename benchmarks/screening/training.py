@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from saot.decoder import FineDecoder, cells_of_tokens, make_decoder, seen_tokens
 from saot.decoder.distill import confidence_weighted_kl
-from saot.decoder.fine import cell_loss, grid_of_cells
+from saot.decoder.fine import cell_loss, grid_of_cells, smoothed
 from saot.recipes import BEST, DecoderRecipe
 from saot.runs import cosine_rate, generator_for
 from saot.transfer import class_correction
@@ -89,7 +89,13 @@ class Trial:
             taught = self._taught(nets)
             nets = [self._fit(copy.deepcopy(nets[0]), self._labelled() + taught, stage_2, f"two-{number}", 0)]
         grid = self.shift.judged.grid
-        return self.shift.miou(lambda i: grid_of_cells(self._said(nets, "judged", i), grid.height, grid.width))
+        side, smooth = self.recipe.subdivision, self.recipe.smooth
+
+        def logits_of(number: int) -> Tensor:
+            cells = grid_of_cells(self._said(nets, "judged", number), grid.height, grid.width)
+            return smoothed(cells, grid.height * side, grid.width * side, smooth)
+
+        return self.shift.miou(logits_of)
 
     def _new(self, member: int) -> FineDecoder:
         torch.manual_seed(generator_for(self.seed, "weights", member).initial_seed())
@@ -108,7 +114,8 @@ class Trial:
             for number, term in enumerate(terms):
                 seen, targets, offset = term(generator_for(self.seed, stage, member, number, step))
                 logits = net(seen.float())
-                loss = loss + cell_loss(logits if offset is None else logits + offset, targets, confidence_weighted_kl)
+                logits, weights = logits if offset is None else logits + offset, torch.full((len(seen),), 1 / len(seen))
+                loss = loss + cell_loss(logits, targets, weights, confidence_weighted_kl)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -89,7 +89,7 @@ def test_metrics_have_the_contracts_fields(finished, weights):
     for table in (metrics, metrics["source_domain"]):
         entry = table["methods"]["t2s_da"]
         assert list(table["methods"]) == ["t2s_da"]
-        means = {"miou", "miou_predicted_too", "miou16", "miou13"}
+        means = {"miou", "miou_predicted_too", "miou_edges", "miou16", "miou13"}
         assert set(entry) == {*means, "iou", "label_budget"} and entry["label_budget"] == 0
         known = [value for value in entry["iou"].values() if value is not None]
         assert list(entry["iou"]) == metrics["classes"] and entry["miou"] == pytest.approx(sum(known) / len(known))

@@ -43,7 +43,7 @@ def test_entry_counts_only_scored_classes():
 def test_entry_without_labels_is_null():
     for confusion in (None, ConfusionMatrix(2)):
         entry = method_entry(confusion, folder_class_set(["a", "b"]), 0)
-        means = {"miou": None, "miou_predicted_too": None}
+        means = {"miou": None, "miou_predicted_too": None, "miou_edges": None}
         assert entry == {**means, "iou": {"a": None, "b": None}, "label_budget": 0}
     with pytest.raises(ValueError, match="3 classes but folder has 2"):
         method_entry(ConfusionMatrix(3), folder_class_set(["a", "b"]), 0)

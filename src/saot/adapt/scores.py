@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from saot.adapt.separation import (
     class_center_distance,
 )
 from saot.data import LabelledSet, write_atomic
-from saot.evaluate import ConfusionMatrix, method_entry, method_named
+from saot.evaluate import method_entry, method_named, picture_counts
 from saot.label import confusion_of, spread_pictures, thinned
 from saot.recipes import RecipeDifference
 from saot.report import Figure, Panel, ReportData, Table, figure_png, write_report
@@ -40,13 +40,17 @@ class AdaptationScores:
 
     Attributes:
         counts: (N, K, K) of each evaluation picture, rows truth; None without evaluation labels.
-        source_counts: The same of held-out source pictures; None where none are given.
+        edges: The same of the pixels near an edge of the truth alone.
+        source_counts: As `counts`, of held-out source pictures; None where none are given.
+        source_edges: As `edges`, of those.
         masks: Predicted masks of the pictures the report shows, by number.
         measures: Of the features, as plain JSON values; empty without evaluation labels.
     """
 
     counts: Int64[Tensor, "N K K"] | None
+    edges: Int64[Tensor, "N K K"] | None
     source_counts: Int64[Tensor, "M K K"] | None
+    source_edges: Int64[Tensor, "M K K"] | None
     masks: dict[int, Tensor]
     measures: dict[str, Any]
 
@@ -55,30 +59,33 @@ def score_adaptation(job: Adaptation) -> AdaptationScores:
     """Scores and measures; what is on disk is read, not made again."""
     truth, source, sizes = job.inputs.truth, job.inputs.source_truth, job.recipe.pictures
     shown = [] if truth is None else spread_pictures(len(truth))
-    counts, masks = (None, {}) if truth is None else _scored(job, "eval", truth, shown, sizes)
-    kept = None if source is None else _scored(job, "source", source, [], sizes.of_source())[0]
-    return AdaptationScores(counts, kept, masks, feature_measures(job))
+    target = {} if truth is None else _scored(job, "eval", truth, shown, sizes)
+    own = {} if source is None else _scored(job, "source", source, [], sizes.of_source())
+    masks = {int(key.removeprefix("mask-")): value for key, value in target.items() if key.startswith("mask-")}
+    return AdaptationScores(
+        target.get("counts"), target.get("edges"), own.get("counts"), own.get("edges"), masks, feature_measures(job)
+    )
 
 
 def _scored(
     job: Adaptation, name: str, data: LabelledSet, shown: list[int], sizes: PicturesRecipe
-) -> tuple[Tensor, dict[int, Tensor]]:
+) -> Mapping[str, Tensor]:
+    """`counts` and `edges` of each picture, and the masks that are shown."""
+
     def make(making: Making) -> Kept:
-        masks, counts = {}, []
+        masks, counts, edges = {}, [], []
         with job.space.stage(f"score {name}", resumes=False):
             for number in range(len(data)):
                 mask = predict_mask(job.network, data.image(number), sizes)
-                matrix = ConfusionMatrix(len(job.inputs.classes.names))
-                matrix.update(mask, torch.from_numpy(data.mask(number)))
-                counts.append(matrix.counts)
+                whole, near = picture_counts(mask, data.mask(number), len(job.inputs.classes.names))
+                counts.append(whole)
+                edges.append(near)
                 if number in shown:
                     masks[f"mask-{number:06d}"] = mask
                 job.space.tell(f"score {name}")(number + 1, len(data))
-        return Kept({**masks, "counts": torch.stack(counts)})
+        return Kept({**masks, "counts": torch.stack(counts), "edges": torch.stack(edges)})
 
-    kept = job.space.once(f"work/scores/{name}", _identity(job), make).tensors
-    masks = {int(key.removeprefix("mask-")): value for key, value in kept.items() if key.startswith("mask-")}
-    return kept["counts"], masks
+    return job.space.once(f"work/scores/{name}", identity_of(_identity(job), "edges"), make).tensors
 
 
 def feature_measures(job: Adaptation) -> dict[str, Any]:
@@ -150,20 +157,21 @@ def write_adaptation_metrics(job: Adaptation, scores: AdaptationScores) -> dict[
     """metrics.json: the contract's table, and beside it the source domain's and the feature measures."""
     classes, name = job.inputs.classes, job.settings.method
 
-    def entry(counts: Tensor | None) -> dict[str, Any]:
-        return method_entry(None if counts is None else confusion_of(counts.sum(0)), classes, 0)
+    def entry(*counts: Tensor | None) -> dict[str, Any]:
+        whole, edges = (None if one is None else confusion_of(one.sum(0)) for one in counts)
+        return method_entry(whole, classes, 0, edges)
 
     metrics: dict[str, Any] = {
         "classes": list(classes.names),
         "split": job.settings.eval,
         "images": 0 if scores.counts is None else len(scores.counts),
-        "methods": {name: entry(scores.counts)},
+        "methods": {name: entry(scores.counts, scores.edges)},
     }
     if scores.source_counts is not None:
         metrics["source_domain"] = {
             "split": job.settings.source_eval,
             "images": len(scores.source_counts),
-            "methods": {name: entry(scores.source_counts)},
+            "methods": {name: entry(scores.source_counts, scores.source_edges)},
         }
     if scores.measures:
         metrics["features"] = {

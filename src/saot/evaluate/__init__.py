@@ -1,6 +1,7 @@
 """Scores from counts, pixel-level upsampling, tables of methods."""
 
 from saot.evaluate.confusion import ConfusionMatrix, iou_from_counts, mean_over
+from saot.evaluate.edges import near_edges, picture_counts
 from saot.evaluate.flicker import flicker_counts
 from saot.evaluate.table import (
     GROUPS,
@@ -9,6 +10,7 @@ from saot.evaluate.table import (
     TableRow,
     extra_means,
     format_table,
+    mean_title,
     method_entry,
     method_named,
     predicted_alone,
@@ -35,9 +37,12 @@ __all__ = [
     "interpolation_matrix",
     "iou_from_counts",
     "mean_over",
+    "mean_title",
     "method_entry",
     "method_named",
+    "near_edges",
     "on_cells",
+    "picture_counts",
     "predict_confidence",
     "predict_mask",
     "predicted_alone",

@@ -9,6 +9,7 @@ from saot.data import ClassSet
 from saot.evaluate.confusion import ConfusionMatrix
 
 PREDICTED_TOO = "miou_predicted_too"
+EDGES = "miou_edges"
 
 GROUPS = {
     "paper": "The paper's baselines (source labels only)",
@@ -72,16 +73,20 @@ def _or_null(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def method_entry(confusion: ConfusionMatrix | None, classes: ClassSet, label_budget: int) -> dict[str, Any]:
+def method_entry(
+    confusion: ConfusionMatrix | None, classes: ClassSet, label_budget: int, edges: ConfusionMatrix | None = None
+) -> dict[str, Any]:
     """A method's entry in metrics.json, plain: `miou`, `miou_predicted_too`, `iou` by name and `label_budget`.
 
     `miou` is over the classes of `classes.scored` that occur in the truth, and each of `classes.subsets` ("miou16",
-    "miou13") adds its own mean. `miou_predicted_too` also counts those that are predicted alone, as 0.
+    "miou13") adds its own mean. `miou_predicted_too` also counts those that are predicted alone, as 0; `miou_edges`
+    is over the pixels near an edge of the truth alone (`near_edges`).
 
     Args:
         confusion: Counts over the data set; None where there are no evaluation labels.
         classes: Names, in the order of the counts.
         label_budget: Target labels the method used: points, or pixels for the oracle.
+        edges: Counts of the pixels near an edge; None where they were not counted.
 
     Returns:
         Plain JSON values; None where a class never occurs or nothing could be scored.
@@ -104,6 +109,7 @@ def method_entry(confusion: ConfusionMatrix | None, classes: ClassSet, label_bud
             name: _or_null(confusion.mean_iou(chosen, predicted_too=name == PREDICTED_TOO))
             for name, chosen in means.items()
         }
+    scores[EDGES] = None if edges is None else _or_null(edges.mean_iou(classes.scored))
     per_class = {name: _or_null(value) for name, value in zip(classes.names, iou, strict=True)}
     return {**scores, "iou": per_class, "label_budget": int(label_budget)}
 
@@ -158,9 +164,19 @@ def table_rows(metrics: Mapping[str, Any]) -> tuple[TableRow, ...]:
 
 
 def extra_means(rows: Sequence[TableRow]) -> tuple[str, ...]:
-    """The further means that any row has, the one over most classes first: `("miou16", "miou13")`."""
-    names = sorted({name for row in rows for name in row.means})
-    return tuple(sorted(names, key=lambda name: -int("0" + "".join(filter(str.isdigit, name)))))
+    """The further means that any row has, the one over most classes first: `("miou16", "miou13", "miou_edges")`."""
+    names = {name for row in rows for name, value in row.means.items() if name != EDGES or value is not None}
+    return tuple(sorted(sorted(names), key=lambda name: -int("0" + "".join(filter(str.isdigit, name)))))
+
+
+def mean_title(name: str) -> str:
+    """How a person reads the name of a further mean.
+
+    Example:
+        >>> mean_title("miou16"), mean_title("miou_edges")
+        ('mIoU-16 %', 'mIoU at edges %')
+    """
+    return "mIoU at edges %" if name == EDGES else f"mIoU-{name.removeprefix('miou')} %"
 
 
 def predicted_alone(rows: Sequence[TableRow]) -> list[TableRow]:
@@ -185,7 +201,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     """
     rows = table_rows(metrics)
     extra = extra_means(rows)
-    head = ["method", "mIoU %", *(f"mIoU-{name.removeprefix('miou')} %" for name in extra), "target labels"]
+    head = ["method", "mIoU %", *map(mean_title, extra), "target labels"]
     body = [
         [
             f"  {row.method.title}",

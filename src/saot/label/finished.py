@@ -14,7 +14,14 @@ from torch import Tensor
 
 from saot.data import CLASS_SET_NAMES, ClassSet, PatchGrid, as_written, class_set, mask_map_of, read_record
 from saot.decoder import Decoder, picture_logits
-from saot.evaluate import ConfusionMatrix, method_entry, predict_confidence, predict_mask, upsample_scores
+from saot.evaluate import (
+    ConfusionMatrix,
+    method_entry,
+    picture_counts,
+    predict_confidence,
+    predict_mask,
+    upsample_scores,
+)
 from saot.features import Backbone, Extracted, Failed, FeatureGrid, Picture, extract, extract_each
 from saot.label.fusion import unpacked_decoder
 from saot.label.prediction import Prediction, picture_of
@@ -257,11 +264,12 @@ def evaluate_run(
             f"expected masks of their pictures' sizes; {len(wrong)} of {spec} have another, the first being that of "
             f"{data.keys[number]}, {words}: give both the same size, or leave the picture out"
         )
-    matrix = ConfusionMatrix(len(run.classes.names))
-    images = data.images
+    size, images = len(run.classes.names), data.images
+    matrix, edges = ConfusionMatrix(size), ConfusionMatrix(size)
     asked = (Picture(key, partial(images.image, n), images.fingerprint(n)) for n, key in enumerate(data.keys))
     for number, (_, _, mask) in enumerate(run.masks(asked)):
-        matrix.update(mask, torch.from_numpy(data.mask(number)))
+        whole, near = picture_counts(mask, data.mask(number), size)
+        matrix.counts, edges.counts = matrix.counts + whole, edges.counts + near
         if progress is not None:
             progress(number + 1, len(data))
     classes = run.classes
@@ -269,5 +277,5 @@ def evaluate_run(
         "classes": list(classes.names),
         "split": spec,
         "images": len(data),
-        "methods": {run.method: method_entry(matrix, classes, run.label_budget)},
+        "methods": {run.method: method_entry(matrix, classes, run.label_budget, edges)},
     }

@@ -14,7 +14,7 @@ from torch import Tensor
 from saot.certify import class_shares
 from saot.data import LabelledSet, write_atomic
 from saot.decoder import FineDecoder, GridDecoder, TokenPool
-from saot.evaluate import ConfusionMatrix, method_entry, predict_mask, scores_at
+from saot.evaluate import ConfusionMatrix, method_entry, picture_counts, predict_mask, scores_at
 from saot.label.data import Bench, EvaluationData, TrainingData
 from saot.label.networks import Trained, points_pool
 from saot.label.paper import TrainedCost, source_weights, transfer_from
@@ -287,6 +287,7 @@ class MethodScores:
         budget: Target labels the method has seen.
         bias: Logit adjustment, or None.
         facts: What the method had to say.
+        edges: As `counts`, of the pixels near an edge of the truth alone.
     """
 
     counts: Int64[Tensor, "N K K"] | None
@@ -294,11 +295,17 @@ class MethodScores:
     budget: int
     bias: Tensor | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    edges: Int64[Tensor, "N K K"] | None = None
 
     @property
     def matrix(self) -> ConfusionMatrix | None:
         """Counts of the whole set."""
         return None if self.counts is None else confusion_of(self.counts.sum(0))
+
+    @property
+    def at_edges(self) -> ConfusionMatrix | None:
+        """The same near edges."""
+        return None if self.edges is None else confusion_of(self.edges.sum(0))
 
 
 def all_methods(contest: Contest, rivals: Rivals | None) -> Builders:
@@ -403,6 +410,7 @@ def score_method(contest: Contest, name: str, build: Callable[[], Scorer]) -> Me
     def make(making: Making) -> Kept:
         scorer = build()
         shown, counts, tensors = set(spread_pictures(len(domain))), [], {"budget": torch.tensor(scorer.budget)}
+        edges: list[Tensor] = []
         title = f"score {name}"
         with bench.space.stage(title, resumes=False):
             for number in range(len(domain)):
@@ -410,13 +418,13 @@ def score_method(contest: Contest, name: str, build: Callable[[], Scorer]) -> Me
                     continue
                 mask = predict_mask(scorer.score(number).cpu(), domain.grid(number), scorer.bias)
                 if truth is not None:
-                    matrix = ConfusionMatrix(contest.data.num_classes)
-                    matrix.update(mask, torch.from_numpy(truth.mask(number)))
-                    counts.append(matrix.counts)
+                    whole, near = picture_counts(mask, truth.mask(number), contest.data.num_classes)
+                    counts.append(whole)
+                    edges.append(near)
                 if number in shown:
                     tensors[f"mask-{number:06d}"] = mask
                 bench.space.tell(title)(number + 1, len(domain))
-        tensors |= {"counts": torch.stack(counts)} if counts else {}
+        tensors |= {"counts": torch.stack(counts), "edges": torch.stack(edges)} if counts else {}
         tensors |= {"bias": scorer.bias} if scorer.bias is not None else {}
         return Kept(tensors, scorer.facts)
 
@@ -424,7 +432,8 @@ def score_method(contest: Contest, name: str, build: Callable[[], Scorer]) -> Me
     kept = bench.space.once(f"work/scores/{name}", identity, make)
     tensors = kept.tensors
     masks = {int(key.removeprefix("mask-")): mask for key, mask in tensors.items() if key.startswith("mask-")}
-    return MethodScores(tensors.get("counts"), masks, int(tensors["budget"]), tensors.get("bias"), kept.facts)
+    bias, edges = tensors.get("bias"), tensors.get("edges")
+    return MethodScores(tensors.get("counts"), masks, int(tensors["budget"]), bias, kept.facts, edges)
 
 
 def confusion_of(counts: Tensor) -> ConfusionMatrix:
@@ -440,7 +449,9 @@ def write_metrics(
         "classes": list(data.classes.names),
         "split": evaluation.split,
         "images": len(evaluation) if evaluation.truth is not None else 0,
-        "methods": {name: method_entry(one.matrix, data.classes, one.budget) for name, one in scores.items()},
+        "methods": {
+            name: method_entry(one.matrix, data.classes, one.budget, one.at_edges) for name, one in scores.items()
+        },
     }
     write_atomic(path, (json.dumps(metrics, indent=1) + "\n").encode())
     return metrics

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from saot.data import write_atomic
-from saot.evaluate import GROUPS, METHODS, TableRow, extra_means, method_named, predicted_alone, table_rows
+from saot.evaluate import GROUPS, METHODS, TableRow, extra_means, mean_title, method_named, predicted_alone, table_rows
 from saot.report.contents import Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 
 __all__ = [
@@ -156,7 +156,7 @@ def _numbers(data: ReportData) -> dict[str, Any]:
         "split": data.metrics.get("split"),
         "scored": bool(scores),
         "groups": _grouped(rows),
-        "means": extra_means(rows) if scores else (),
+        "means": [(name, mean_title(name)) for name in extra_means(rows)] if scores else [],
         "scale": math.ceil(max(scores, default=1.0) * 10 + 1e-9) / 10,
         "headline": _headline(rows),
         "classes": list(zip(data.classes.names, swatches, strict=True)),
