@@ -14,7 +14,7 @@ import torch
 
 from saot.adapt.lora_fit import LoraRecipe, MovingDomain, fit_adapters, held_out_accuracy
 from saot.adapt.low_rank import add_adapters, fill_adapters, merge_adapters, packed_adapters, without_adapters
-from saot.data import sha256_file, whole_record, write_atomic
+from saot.data import said_of_masks, sha256_file, whole_record, write_atomic
 from saot.features import FeatureStore, Trainable
 from saot.label import (
     NO_WINGS,
@@ -67,6 +67,7 @@ class LoraSettings:
         size: Its input size.
         seed: Fixes every draw.
         recipe: All other settings.
+        mask_map: What the values in masks of a folder mean, as in `RunSettings`.
     """
 
     source: str
@@ -77,8 +78,10 @@ class LoraSettings:
     size: str | None = None
     seed: int = 0
     recipe: LoraRecipe = field(default_factory=LoraRecipe)
+    mask_map: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mask_map", said_of_masks(self.mask_map, self.source, self.target))
         if len(sizes_of(self.size)) > 1:
             raise ValueError(f"expected one input size to adapt a backbone at; got {self.size}: choose one of them")
         self.request()
@@ -97,6 +100,8 @@ class LoraSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for run.json."""
         plain = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "recipe"}
+        if self.mask_map is None:  # as in runs of earlier versions
+            del plain["mask_map"]
         return {"format": RUN_FORMAT, "kind": KIND, **plain, "recipe": as_dict(self.recipe)}
 
 

@@ -25,6 +25,7 @@ def lora(
     learning_rate: float | None = None,
     set: Words = None,
     seed: Whole = 0,
+    mask_map: str | None = None,
     device: str = "auto",
     strict: Flag = False,
     json: Json = False,
@@ -55,6 +56,7 @@ def lora(
         set: Any other setting by its path, such as --set transport.k=64 --set cost.lambda_ent=0 --set
             adapter.held_out=0 (docs/adapt.md).
         seed: Fixes every draw.
+        mask_map: As in `saot run`.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...
         strict: As in `saot run`.
     """
@@ -76,7 +78,7 @@ def lora(
     for path, value in given.items():
         recipe = recipe if value is None else with_value(recipe, path, value)
     recipe = with_words(recipe, set or [])
-    settings = LoraSettings(source, target, points, backbone, weights, size, seed, recipe)
+    settings = LoraSettings(source, target, points, backbone, weights, size, seed, recipe, mask_map)
     with Bars() as bars:
         outcome = run_lora(
             settings,

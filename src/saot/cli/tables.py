@@ -138,6 +138,7 @@ def reproduce(
     columns: str = "",
     backbones: str = "",
     limit: MaybeWhole = None,
+    mask_map: str | None = None,
     sam: Path | None = None,
     structure: str | None = None,
     masks: str | None = None,
@@ -185,6 +186,7 @@ def reproduce(
         columns: Keys of the columns to make, with commas, such as 0,total:20 for saot-best; all unless given.
         backbones: NAME or NAME=WEIGHTS with commas, for saot-table-19.
         limit: Of gwot-... and soy-...: at most so many pairs, spread over the set.
+        mask_map: As in `saot run`. Of tables of labelling, and of t2s-da-...
         sam: Of soy-...: the published mobile_sam.pt, for object masks where the set has none.
         structure: Of soy-... on sets without depth: where tokens lie in space. depth:MODEL, metric:MODEL, vggt,
             files:FOLDER (NAME.npz or .safetensors a picture with `points` or `depth`, of DUSt3R or others), or grid.
@@ -242,6 +244,7 @@ def reproduce(
         pca=pca,
         remove_position=remove_position,
         limit=limit,
+        mask_map=mask_map,
         device=resolve_device(device),
         strict=strict,
     )

@@ -33,12 +33,11 @@ from saot.report import figure_png, shrink, shrink_mask
 from saot.runs import load_tensors, save_tensors
 from saot.tables.experiment import Column, Experiment, Row
 from saot.tables.label.settings import tiny
-from saot.tables.label_room import Progress, classes_of, predicted_masks, score
+from saot.tables.label_room import Progress, classes_of, predicted_masks, score, wings_of
 from saot.tables.replace import with_changes
 from saot.tables.request import Request
 from saot.tables.results import TableResult
 from saot.tables.table import Places, Planned, Table, Value, class_mean, run_name, same_names
-from saot.tables.wings import ALL_WINGS
 
 SCENES = {
     "source": "scenes:game:train",
@@ -50,7 +49,7 @@ PAPERS = {"transformer": PAPER, "cnn": PAPER_CNN, "hrda": PAPER_HRDA}  # by the 
 OF_FEATURES: tuple[str, ...] = ("ccd", "pdd", "similarity")
 DIGITS: dict[str, int] = dict.fromkeys(OF_FEATURES, 3)
 RECORDED = {
-    **same_names("source target eval source_eval"),
+    **same_names("source target eval source_eval mask_map"),
     "encoder": "backbone",
     **same_names("weights counts set seeds device"),
 }
@@ -101,7 +100,7 @@ class Adaptation(Table):
 
     def __init__(self, experiment: Experiment, request: Request, places: Places) -> None:
         request = completed(request)
-        self.classes = classes_of(request.source)
+        self.classes = classes_of(request.source, request.mask_map)
         super().__init__(with_class_columns(experiment, self.classes), request, places)
 
     def plan(self, row: Row, column: Column, seed: int) -> Planned | None:
@@ -182,7 +181,7 @@ class Adaptation(Table):
         plans = {label: plan for label, of_row in found.items() for plan in of_row if plan and plan.seed == seed}
         if not plans:
             return {}
-        truth = fitting(ALL_WINGS.labelled(self.request.eval, self.classes)).data
+        truth = fitting(wings_of(self.request.mask_map).labelled(self.request.eval, self.classes)).data
         shown = sorted({number * len(truth) // SHOWN for number in range(SHOWN)})
         masks = {}
         for number, (label, plan) in enumerate(plans.items()):
@@ -293,6 +292,7 @@ def settings_of(request: Request, experiment: Experiment, row: Row, seed: int) -
             weights=own if given else None,
             seed=seed,
             recipe=tiny(BEST) if request.counts == "tiny" else BEST,
+            mask_map=request.mask_map,
         )
     recipe = recipe_of(request, experiment, row)
     if recipe is None:
@@ -300,7 +300,7 @@ def settings_of(request: Request, experiment: Experiment, row: Row, seed: int) -
     weights = weights_of(request.weights, recipe.network.encoder)
     weights = "random" if request.counts == "tiny" and weights is None else weights
     target, kept = request.target if recipe.needs_target else None, request.source_eval or None
-    return AdaptSettings(request.source, target, request.eval, kept, weights, seed, recipe)
+    return AdaptSettings(request.source, target, request.eval, kept, weights, seed, recipe, request.mask_map)
 
 
 def weights_of(given: str | None, encoder: str) -> str | None:

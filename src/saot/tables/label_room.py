@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from saot.data import ClassSet
+from saot.data import ClassSet, mask_map_of
 from saot.evaluate import predict_mask
 from saot.label import (
     Contest,
     RunSettings,
+    Wings,
     all_methods,
     fingerprints_file,
     open_contest,
@@ -143,9 +144,14 @@ def available_pictures(spec: str) -> int:
 
 
 @lru_cache(maxsize=64)
-def classes_of(spec: str) -> ClassSet:
-    """The classes of a labelled data set."""
-    return ALL_WINGS.labelled(spec).classes
+def classes_of(spec: str, mask_map: str | None = None) -> ClassSet:
+    """The classes of a labelled data set; `mask_map` as in `RunSettings`."""
+    return wings_of(mask_map).labelled(spec).classes
+
+
+def wings_of(mask_map: str | None) -> Wings:
+    """All wings, with a map of mask values where one is given."""
+    return replace(ALL_WINGS, mask_map=mask_map_of(mask_map))
 
 
 @dataclass(frozen=True)

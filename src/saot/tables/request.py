@@ -46,6 +46,7 @@ class Request:
             adapter; see `saot.features.position_subspace`. Rows of their own keep theirs.
         limit: At most so many pairs, spread over the set; all unless given.
         device: Where networks and transport run.
+        mask_map: What the values in masks of a folder mean, as in `RunSettings`.
         strict: Whether what does not fit (a mask of another size than its picture, a key point outside it) is an
             error; else it is left out and named.
     """
@@ -73,6 +74,7 @@ class Request:
     remove_position: str | None = None
     limit: int | None = None
     device: str = "cpu"
+    mask_map: str | None = None
     strict: bool = False
 
     def __post_init__(self) -> None:

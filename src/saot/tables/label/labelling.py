@@ -33,12 +33,12 @@ class Labelling(Table):
     """A table of the SAOT paper, or one of ours like it."""
 
     words = "labelling"
-    recorded = same_names("source target eval points backbone weights size counts set seeds backbones")
+    recorded = same_names("source target eval points backbone weights size counts set seeds backbones mask_map")
     digits = DIGITS
 
     def __init__(self, experiment: Experiment, request: Request, places: Places) -> None:
         request = completed(request)
-        self.classes = classes_of(request.source)
+        self.classes = classes_of(request.source, request.mask_map)
         super().__init__(with_data_rows(experiment, request, self.classes.names), request, places)
         self.made = Runs(places, request.device, request.strict)
         self.finished = self.made.finished

@@ -15,10 +15,9 @@ from saot.report import figure_png, overlay, shrink, shrink_mask
 from saot.tables.experiment import PictureGrid
 from saot.tables.label.labelling import Labelling
 from saot.tables.label.settings import settings_for
-from saot.tables.label_room import Scored, predicted_masks
+from saot.tables.label_room import Scored, predicted_masks, wings_of
 from saot.tables.results import Cell, ResultRow, TableResult, cell_of
 from saot.tables.table import Planned, run_name
-from saot.tables.wings import ALL_WINGS
 
 SPREAD = 20  # pictures that figures 4, 8 and 9 (5 and 10) share between them
 SHOWN_WIDTH = 420  # pixels of a picture
@@ -90,7 +89,7 @@ class Pictures(Labelling):
     @cached_property
     def truth(self) -> LabelledSet:
         """The pictures that are scored."""
-        return ALL_WINGS.labelled(self.request.eval, self.classes)
+        return wings_of(self.request.mask_map).labelled(self.request.eval, self.classes)
 
     def rows(self) -> list[ResultRow]:
         """A line a picture, below those of classes that the data does not have: the paper's numbers alone."""

@@ -143,6 +143,7 @@ def settings_for(request: Request, experiment: Experiment, changes: Changes, see
     size = scaled_size(request, BASE_SIZE, backbone, weights)
     pictures = _pictures(request, experiment.pictures)
     top: dict[str, Any] = {"points": request.points, "size": size, "weights": weights, **pictures}
+    top["mask_map"] = request.mask_map
     for path, value in merged.items():
         if isinstance(value, Count):
             value = scaled_count(request, path, value)
