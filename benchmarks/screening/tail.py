@@ -89,7 +89,7 @@ def as_map(cells: Tensor, rows: int, columns: int) -> Tensor:
 
 
 class Windows:
-    """Windows of pictures with labels of their cells, drawn class first; each class weighs as in preset best."""
+    """Windows of pictures with labels of cells, drawn class first; of those shown each class weighs as in `best`."""
 
     def __init__(self, pictures: Pictures, labels: list[Tensor], soft: list[Tensor] | None = None) -> None:
         grid = pictures.grid
@@ -98,12 +98,11 @@ class Windows:
         counts = [torch.bincount(part.flatten().long(), minlength=256)[:IGNORE] for part in labels]
         self.counts = torch.stack(counts).double()
         total = self.counts.sum(0)
-        self.draws = torch.where(total > 0, total.clamp_min(1) ** 0.5, 0.0)
-        self.weights = torch.where(total > 0, total.clamp_min(1) ** -0.5, 0.0).float()
+        self.shares = torch.where(total > 0, total.clamp_min(1) ** 0.5, 0.0)
 
     def loss(self, network: Tail, count: int, generator: torch.Generator) -> Tensor:
         tokens, classes, soft = [], [], []
-        for label in torch.multinomial(self.draws, count, True, generator=generator).tolist():
+        for label in torch.multinomial(self.shares, count, True, generator=generator).tolist():
             number = int(torch.multinomial(self.counts[:, label], 1, generator=generator))
             places = (self.labels[number] == label).nonzero()
             place = places[int(torch.randint(len(places), (1,), generator=generator))] // PARTS
@@ -114,7 +113,8 @@ class Windows:
             if self.soft is not None:
                 soft.append(self.soft[number][(slice(None), *inner)].float())
         logits, truth = network(torch.stack(tokens).movedim(-1, 1)), torch.stack(classes)
-        weights = torch.where(truth != IGNORE, self.weights[truth.clamp_max(IGNORE - 1)], 0.0)
+        shown = torch.bincount(truth.flatten(), minlength=256)[:IGNORE].clamp_min(1)
+        weights = torch.where(truth != IGNORE, (self.shares / shown).float()[truth.clamp_max(IGNORE - 1)], 0.0)
         if self.soft is None:
             values = functional.cross_entropy(logits, truth, ignore_index=IGNORE, reduction="none")
         else:
