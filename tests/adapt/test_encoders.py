@@ -345,6 +345,7 @@ def test_files_that_are_no_encoders(folders, tmp_path):
     with pytest.raises(ValueError, match="was not written by save_encoder"):
         read_encoder(path)
     name = sorted(state)[0]
+    told.pop("check")  # as a file of an earlier version, or of somebody else
     for wrong in ({key: value for key, value in state.items() if key != name}, state | {name: torch.zeros(2)}):
         save_file(wrong, path, metadata={"saot": json.dumps(told)})
         with pytest.raises(

@@ -52,7 +52,7 @@ def some(finished, folder, store) -> PartialOutcome:
 def entry(outcome: PartialOutcome, name: str) -> dict:
     """A method as metrics.json has it."""
     result = outcome.methods[name]
-    return method_entry(result.matrix, outcome.contest.data.classes, result.budget)
+    return method_entry(result.matrix, outcome.contest.data.classes, result.budget, result.at_edges)
 
 
 def without_choices(**changes) -> RunSettings:

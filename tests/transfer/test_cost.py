@@ -1,3 +1,4 @@
+import io
 import zipfile
 from dataclasses import replace
 from itertools import pairwise
@@ -8,6 +9,7 @@ from torch.testing import assert_close
 
 from saot.recipes import CostRecipe, TransportRecipe
 from saot.runs import Checkpoint
+from saot.runs.training import write_check
 from saot.transfer import (
     PairData,
     SemanticCost,
@@ -238,20 +240,23 @@ def test_a_checkpoint_of_another_device_is_read_and_one_that_memory_does_not_hol
     pickled = next(name for name in moved if name.endswith("data.pkl"))
     assert b"X\x03\x00\x00\x00cpu" in moved[pickled]
     moved[pickled] = moved[pickled].replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
         for name, content in moved.items():
             archive.writestr(name, content)
+    write_check(written)
+    path.write_bytes(written.getvalue())
     kept = Checkpoint(path).load()
     assert kept is not None and torch.equal(kept["weights"], torch.arange(3.0))
-    path.write_bytes(path.read_bytes()[:-40])
-    assert Checkpoint(path).load() is None
 
     def full(*arguments, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(torch, "load", full)
-    with pytest.raises(RuntimeError, match="allocate"):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="allocate"):
+        patch.setattr(torch, "load", full)
         Checkpoint(path).load()
+    path.write_bytes(path.read_bytes()[:-40])
+    assert Checkpoint(path).load() is None
 
 
 def grouped(source: torch.Tensor, labels: torch.Tensor, **more) -> SemanticCost:

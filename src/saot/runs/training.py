@@ -147,17 +147,22 @@ class Checkpoint:
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        with buffer.getbuffer() as data:
-            assert data[-2:] == b"\0\0"  # of a zip archive without a comment
-            comment = CHECK + f"{zlib.crc32(data):08x}".encode()
-        buffer.seek(-2, io.SEEK_END)
-        buffer.write(struct.pack("<H", len(comment)) + comment)
+        write_check(buffer)
         write_atomic(self.path, buffer.getvalue())
 
     def clear(self) -> None:
         """Forget the state: the stage has written its result."""
         self.path.unlink(missing_ok=True)
         self.records.unlink(missing_ok=True)
+
+
+def write_check(archive: io.BytesIO) -> None:
+    """Give a zip archive without a comment one that holds the check sum of all that stands before."""
+    with archive.getbuffer() as data:
+        assert data[-2:] == b"\0\0"  # the length of its comment
+        comment = CHECK + f"{zlib.crc32(data):08x}".encode()
+    archive.seek(-2, io.SEEK_END)
+    archive.write(struct.pack("<H", len(comment)) + comment)
 
 
 def _sound(path: Path) -> bool:
