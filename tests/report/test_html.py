@@ -127,6 +127,14 @@ def test_a_class_that_is_predicted_but_absent_is_told_with_the_other_mean():
     assert "the means would be: SAOT 37.5." in " ".join(words.split())
 
 
+def test_the_mean_at_edges_is_explained_where_it_stands():
+    classes, matrix = folder_class_set(["a", "b"]), ConfusionMatrix.from_list([[3, 1], [0, 4]])
+    for edges, shown in ((matrix, True), (None, False)):
+        metrics = {"classes": ["a", "b"], "methods": {"saot": method_entry(matrix, classes, 0, edges)}}
+        _, words = checked(render_report(ReportData("run", {}, metrics, classes)))
+        assert ("“mIoU at edges” is over the pixels" in words) is shown
+
+
 def test_names_cannot_break_the_page():
     nasty = "</script><b>&\"'$x$"
     classes = folder_class_set([nasty, "b"])
