@@ -132,7 +132,7 @@ def test_the_mean_at_edges_is_explained_where_it_stands():
     for edges, shown in ((matrix, True), (None, False)):
         metrics = {"classes": ["a", "b"], "methods": {"saot": method_entry(matrix, classes, 0, edges)}}
         _, words = checked(render_report(ReportData("run", {}, metrics, classes)))
-        assert ("“mIoU at edges” is over the pixels" in words) is shown
+        assert ("is over the pixels that have another class within three pixels" in words) is shown
 
 
 def test_names_cannot_break_the_page():
