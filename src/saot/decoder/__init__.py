@@ -3,6 +3,7 @@
 from saot.decoder.distill import DecoderFit, ExtraLoss, Focal, Term, fit_decoder
 from saot.decoder.fine import IGNORE, FineDecoder, cells_of_tokens, cross_tokens, seen_rows, seen_tokens, seen_width
 from saot.decoder.network import (
+    CELLS,
     Decoder,
     GridDecoder,
     MLPDecoder,
@@ -14,8 +15,11 @@ from saot.decoder.network import (
 from saot.decoder.pool import BlockReader, Rows, TokenPool, point_pool, token_pool
 from saot.decoder.pyramid import pyramid
 from saot.decoder.refine import TargetTokens, refine_decoder, update_teacher
+from saot.decoder.tail import TailDecoder
+from saot.decoder.tail_fit import Windows, fit_tail
 
 __all__ = [
+    "CELLS",
     "IGNORE",
     "BlockReader",
     "Decoder",
@@ -26,14 +30,17 @@ __all__ = [
     "GridDecoder",
     "MLPDecoder",
     "Rows",
+    "TailDecoder",
     "TargetTokens",
     "Term",
     "TokenDecoder",
     "TokenPool",
+    "Windows",
     "cells_of_tokens",
     "cross_tokens",
     "decoder_of_shape",
     "fit_decoder",
+    "fit_tail",
     "make_decoder",
     "picture_logits",
     "point_pool",

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from saot.decoder.fine import IGNORE
 from saot.decoder.pool import TokenPool
 
 
@@ -135,14 +136,18 @@ class CropReader:
             self._weights(classes).to(self.device),
         )
 
+    def _first(self, place: int, back: int, size: int) -> int:
+        """Where a window that holds `place` begins along an axis of `size` tokens; `back` is drawn below `side`."""
+        length = min(self.side, size)
+        return min(max(place - back % length, 0), size - length)
+
     def _window(self, position: int, generator: torch.Generator) -> _Window:
         picture, token = int(self.pool.picture[position]), int(self.pool.token[position])
         height, width = self.grid(picture)
         shift = torch.randint(self.side, (2,), generator=generator).tolist()
 
         def span(place: int, back: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-            length = min(self.side, size)
-            first = min(max(place - back % length, 0), size - length)
+            length, first = min(self.side, size), self._first(place, back, size)
             return (first, first + length), (max(first - self.radius, 0), min(first + length + self.radius, size))
 
         rows, read_rows = span(token // width, shift[0], height)
@@ -155,3 +160,104 @@ class CropReader:
         shown = torch.bincount(classes, minlength=len(all_tokens))
         share = torch.where(shown > 0, all_tokens.double() ** self.class_power, 0.0)
         return (share / share.sum() / shown.clamp_min(1))[classes].float()
+
+
+@dataclass(frozen=True)
+class CellBatch:
+    """Windows of one training step with what their cells are, padded to one size.
+
+    Attributes:
+        tokens: (c, rows * columns, d) features, zero where there is none.
+        rows: Rows of each window.
+        columns: Columns of it.
+        targets: (c, n, cells) classes, 255 for none, or (c, n, cells, K) probabilities, all zero for none.
+        weights: (c, n, cells) of the loss, summing to 1; all zero where no cell has a target.
+    """
+
+    tokens: Float[Tensor, "c n d"]
+    rows: int
+    columns: int
+    targets: Num[Tensor, "..."]
+    weights: Float[Tensor, "c n cells"]
+
+
+class CellCrops(CropReader):
+    """The windows of a pool whose tokens have targets for their cells; batch number s is the same in every run.
+
+    Windows begin where `align` says, or end at the far border. All their cells that have a target enter the loss; each
+    class has the share of it that drawing cells class first would give it, among those shown.
+
+    Args:
+        pool: Where tokens come from; `soft` gives the targets of any token's cells.
+        windows: A step.
+        side: Of a window, tokens.
+        align: Windows begin at multiples of it, or of the side if that is less.
+        class_power: See `TokenPool.draw`.
+        make_generator: Step to its generator.
+        device: Where batches go.
+
+    Raises:
+        ValueError: If the pool does not know its grids.
+    """
+
+    def __init__(
+        self,
+        pool: TokenPool,
+        windows: int,
+        side: int,
+        align: int,
+        class_power: float,
+        make_generator: Callable[[int], torch.Generator],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(pool, windows * side**2, side, 0, class_power, make_generator, device)
+        assert pool.soft is not None, "a pool of cells gives their targets"
+        self.align, self.cells = min(align, side), pool.soft
+
+    def _first(self, place: int, back: int, size: int) -> int:
+        last = max(0, size - self.side)
+        found = [at for at in sorted({*range(0, last + 1, self.align), last}) if at <= place < at + self.side]
+        return found[back * len(found) // self.side]
+
+    def cell_batch(self, step: int) -> CellBatch:
+        """The windows of this step."""
+        generator = self.make_generator(step)
+        positions = self.pool.draw(self.windows, generator, self.class_power)
+        windows = [self._window(int(position), generator) for position in positions]
+        rows = max(w.rows[1] - w.rows[0] for w in windows)
+        columns = max(w.columns[1] - w.columns[0] for w in windows)
+        tokens, targets = torch.zeros(len(windows), rows, columns, self.pool.dim), torch.empty(0)
+        for number, window in enumerate(windows):
+            where = window.tokens()
+            height, width = where.shape
+            read = self.pool.features(window.picture, where.flatten())
+            tokens[number, :height, :width] = read.float().reshape(height, width, -1)
+            mine = self.cells(window.picture, where.flatten())
+            if number == 0:
+                none = 0 if mine.is_floating_point() else IGNORE
+                targets = mine.new_full((len(windows), rows, columns, *mine.shape[1:]), none)
+            targets[number, :height, :width] = mine.reshape(height, width, *mine.shape[1:])
+        targets = targets.flatten(1, 2)
+        targets = targets.float() if targets.is_floating_point() else targets.long()
+        shown = cell_weights(targets, self.pool.class_counts(), self.class_power)
+        return CellBatch(
+            tokens.flatten(1, 2).to(self.device), rows, columns, targets.to(self.device), shown.to(self.device)
+        )
+
+
+def cell_weights(
+    targets: Num[Tensor, "..."], counts: Int[Tensor, " K"], class_power: float
+) -> Float[Tensor, "c n cells"]:
+    """Weights of cells by class, a soft one's by its likeliest class and times how likely that is; they sum to 1.
+
+    Example:
+        >>> cell_weights(torch.tensor([[[0, 0, 1, 255]]]), torch.tensor([1, 1]), 0.5)
+        tensor([[[0.2500, 0.2500, 0.5000, 0.0000]]])
+    """
+    confidence, classes = targets.max(-1) if targets.is_floating_point() else ((targets != IGNORE).float(), targets)
+    classes = torch.where(confidence > 0, classes, 0)
+    shown = torch.bincount(classes[confidence > 0], minlength=len(counts)).double()
+    # a class may be the likeliest of a cell and of no whole token
+    share = torch.where(shown > 0, counts.double().clamp_min(1) ** class_power / shown.clamp_min(1), 0.0)
+    weights = share[classes] * confidence
+    return (weights / weights.sum().clamp_min(1e-12)).float()

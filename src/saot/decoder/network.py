@@ -8,25 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saot.decoder.fine import FineDecoder, grid_of_cells, seen_width, smoothed
-from saot.decoder.noise import noise_generator
+from saot.decoder.noise import Dropout
+from saot.decoder.tail import TailDecoder
+from saot.features import make_tail
 from saot.recipes import DecoderRecipe
-
-
-class Dropout(nn.Dropout):
-    """nn.Dropout with the draws of four values from one 64-bit number, on the CPU a third of the time.
-
-    The share that is dropped is rounded to 1 / 65,536.
-    """
-
-    def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Zeros in some places, all others scaled so that the mean stays."""
-        if not self.training or input.device.type != "cpu" or not 0 < self.p < 1:
-            return super().forward(input)
-        count = input.numel()
-        numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=noise_generator())
-        drawn = numbers.view(torch.int16)[:count]
-        kept = drawn.view(input.shape) >= round(self.p * 2**16) - 2**15
-        return input * (kept / (1.0 - self.p))
 
 
 class ResidualBlock(nn.Module):
@@ -212,7 +197,8 @@ class GridDecoder(nn.Module):
         return self.head(x).reshape(*tokens.shape[:-1], -1)
 
 
-Decoder = TokenDecoder | MLPDecoder | GridDecoder | FineDecoder
+Decoder = TokenDecoder | MLPDecoder | GridDecoder | FineDecoder | TailDecoder
+CELLS = (FineDecoder, TailDecoder)  # those finer than their tokens
 
 
 def picture_logits(
@@ -220,7 +206,7 @@ def picture_logits(
 ) -> Float[Tensor, "cells K"]:
     """Logits of all tokens of a picture, whether the network looks at neighbours or not.
 
-    A `FineDecoder` gives those of r^2 n cells, (rows r) x (columns r) of them row by row; `saot.evaluate` knows by
+    A decoder of cells gives those of r^2 n cells, (rows r) x (columns r) of them row by row; `saot.evaluate` knows by
     their number what they are. They are smoothed as the decoder says.
 
     Args:
@@ -229,7 +215,7 @@ def picture_logits(
         rows: Rows of its token grid.
         columns: Columns of it.
     """
-    if isinstance(decoder, FineDecoder):
+    if isinstance(decoder, CELLS):
         cells, side = grid_of_cells(decoder.of_tokens(tokens, rows, columns), rows, columns), decoder.subdivision
         return smoothed(cells, rows * side, columns * side, decoder.smooth)
     return decoder(tokens, rows, columns) if isinstance(decoder, GridDecoder) else decoder(tokens)
@@ -285,5 +271,7 @@ def decoder_of_shape(shape: Mapping[str, Any]) -> Decoder:
         smooth = sizes.pop("smooth", 0)  # none in decoders of earlier versions
         body = TokenDecoder(seen_width(dim, levels), classes * parts**2, **sizes)
         return FineDecoder(dim, classes, body, parts, levels, context_dropout, smooth)
+    if shape.get("architecture") == "tail":
+        return TailDecoder(make_tail(sizes.pop("tail")), **sizes)
     kinds = {"residual": TokenDecoder, "mlp3": MLPDecoder, "conv": GridDecoder}
     return kinds[shape.get("architecture", "residual")](**sizes)

@@ -103,7 +103,7 @@ class PseudoLabels:
 
     def pool(self) -> TokenPool:
         """The tokens above the threshold, with their classes or, for soft pseudo-labels, the labeller's answers."""
-        target, classes = self.target, int(self.teacher.head.out_features)
+        target, classes = self.target, self.teacher.head.weight.shape[0]
         soft = None if self.labeller is None else self._soft
         return token_pool(self.labels, classes, target.rows, target.dim, soft, target.grid)
 

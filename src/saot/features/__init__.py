@@ -4,11 +4,13 @@ from saot.features.base import (
     NO_BACKBONES,
     PRECISIONS,
     Backbone,
+    Divided,
     FeatureSettings,
     Keyed,
     OpenBackbone,
     Padded,
     SizePolicy,
+    Tail,
     Trainable,
     check_size,
     extract,
@@ -22,7 +24,7 @@ from saot.features.base import (
 )
 from saot.features.flow import Extracted, Failed, Picture, Unreadable, extract_each, readable
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
-from saot.features.load import load_backbone
+from saot.features.load import load_backbone, make_tail
 from saot.features.position import PositionSubspace, position_subspace, read_keep
 from saot.features.published import (
     OneSentence,
@@ -46,6 +48,7 @@ __all__ = [
     "PIXEL_MEAN",
     "PRECISIONS",
     "Backbone",
+    "Divided",
     "EncodedPicture",
     "Extracted",
     "Failed",
@@ -67,6 +70,7 @@ __all__ = [
     "SizePolicy",
     "Statistics",
     "StoreSize",
+    "Tail",
     "TinyViT",
     "Trainable",
     "Unreadable",
@@ -82,6 +86,7 @@ __all__ = [
     "load_backbone",
     "load_model",
     "local_folder",
+    "make_tail",
     "map_widths",
     "part_widths",
     "patch_grid",

@@ -117,6 +117,40 @@ class Trainable(Backbone, Protocol):
         ...
 
 
+@runtime_checkable
+class Tail(Protocol):
+    """The last layers of a network, as a module that can be trained on maps of early tokens.
+
+    Attributes:
+        kind: Names it among `make_tail`'s.
+        dim: Numbers of a token that it is given.
+        out: Numbers of a token that it answers with.
+        window: A window of tokens that begins at a multiple of it is seen as in a whole picture.
+    """
+
+    kind: str
+    dim: int
+    out: int
+    window: int
+
+    def __call__(self, x: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b rows columns out"]:
+        """The last layers' maps of early ones."""
+        ...
+
+
+@runtime_checkable
+class Divided(Backbone, Protocol):
+    """A backbone whose first layers can stay frozen while a copy of its last ones is trained along with a decoder."""
+
+    def early(self) -> Backbone:
+        """The same network up to where its tail begins: tokens as they are, of whatever length."""
+        ...
+
+    def tail(self) -> Any:
+        """A copy of the last layers, a `Tail` and an `nn.Module`."""
+        ...
+
+
 class Keyed:
     """What a backbone says of itself from its key and its size, and what all do with a picture first."""
 

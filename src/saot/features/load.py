@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from saot.features.base import NO_BACKBONES, PRECISIONS, Backbone, FeatureSettings, OpenBackbone, SizePolicy
+from saot.features.tinyvit import TinyVitTail
 
 _FAMILIES = (
     "filterbank, mobile-sam, dinov2-{small,base,large,giant}, dinov2-{small,base,large,giant}-reg, "
@@ -114,3 +115,18 @@ def _open(settings: FeatureSettings, others: Mapping[str, OpenBackbone]) -> Back
     if hub_name(name) is None:
         raise ValueError(f"backbone {name!r} is not known; use one of {_FAMILIES}, or OWNER/NAME of a hub model")
     return HubViT(settings)
+
+
+def make_tail(kind: str) -> TinyVitTail:
+    """The untrained last layers of a kind of network, to be filled from a kept decoder.
+
+    Raises:
+        ValueError: If no such network has any.
+
+    Example:
+        >>> make_tail("mobile-sam").dim
+        160
+    """
+    if kind != TinyVitTail.kind:
+        raise ValueError(f"expected the last layers of {TinyVitTail.kind}; got {kind!r}: use the version that wrote it")
+    return TinyVitTail()

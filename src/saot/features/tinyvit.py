@@ -10,7 +10,9 @@ none of them. Trained further (features/encoders.py), it is thus a network whose
 Without gradients, maps are worked through in strips and in place; with them, whole and out of place.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,8 @@ _LONG_SIDE = 1024
 _NECK_WIDTH = 256
 _STRIP_NUMBERS = 2**19  # 2 MB of float32
 _STAGES = ("stage0", "stage1", "stage2", "stage3")
+_EARLY = "stage1"  # the layer before the tail
+TAIL_WINDOW = 7  # tokens a side: windows of attention of the tail are of one or two of them
 _WIDTH_OF = {"stage0": 128, "stage1": 160, "stage2": 320, "stage3": 320, "neck": _NECK_WIDTH}
 _PREFIX = "image_encoder."  # of the encoder in the file of the whole of MobileSAM
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of 0-255 RGB, as published
@@ -114,10 +118,27 @@ class MobileSam(Keyed):
         side = max(rows, columns) * _PATCH
         if self._key.pad and (height, width) != (side, side):
             pixels = F.pad(pixels, (0, 0, 0, side - width, 0, side - height))
-        outputs = self.network(pixels.to(self.network.neck.convs[0].weight.dtype))  # type: ignore[union-attr,index]
-        grid = outputs["neck"].shape[1:3]
-        chosen = [_to_grid(outputs[layer], (grid[0], grid[1]))[:, :rows, :columns] for layer in self._key.layers]
+        last = max(self._key.layers, key=(*_STAGES, "neck").index)
+        outputs = self.network(pixels.to(self.network.neck.convs[0].weight.dtype), last)  # type: ignore[union-attr,index]
+        grid = pixels.shape[1] // _PATCH, pixels.shape[2] // _PATCH
+        chosen = [_to_grid(outputs[layer], grid)[:, :rows, :columns] for layer in self._key.layers]
         return torch.cat(chosen, -1).flatten(1, 2)
+
+    def early(self) -> "MobileSam":
+        """The same network up to its tail: tokens as they are, of whatever length. See `saot.features.Divided`."""
+        found = copy.copy(self)
+        found._key = replace(self._key, layers=(_EARLY,), final_norm=False, l2_norm=False, dim=_WIDTH_OF[_EARLY])
+        return found
+
+    def tail(self) -> "TinyVitTail":
+        """A copy of what stands behind the layers of `early`, to be trained further."""
+        found = TinyVitTail()
+        found.load_state_dict({name: part.float() for name, part in self._tail_state().items()})
+        return found.requires_grad_(True).to(self.device)
+
+    def _tail_state(self) -> dict[str, Tensor]:
+        parts = tail_parts(self.network)
+        return {name: part.detach().cpu() for name, part in nn.ModuleList(parts).state_dict(prefix="parts.").items()}
 
     @property
     def attention_blocks(self) -> list[nn.Module]:
@@ -157,11 +178,12 @@ class TinyViT(nn.Module):
         )
         self.neck = _Neck(_WIDTHS[3], _NECK_WIDTH) if neck else None
 
-    def forward(self, x: Float[Tensor, "b h w 3"]) -> dict[str, Tensor]:
+    def forward(self, x: Float[Tensor, "b h w 3"], last: str = "neck") -> dict[str, Tensor]:
         """Outputs of the stem, of each stage after its merging layer, and of the neck if any, by name.
 
         Args:
             x: Normalised pixels; both sides multiples of 16.
+            last: The stage that is the last to be computed.
         """
         x = _apply(self.stem[1], F.gelu(_apply(self.stem[0], x)))
         outputs = {"stem": x}
@@ -171,6 +193,8 @@ class TinyViT(nn.Module):
             if stage < 3:
                 x = self.merges[stage](x)
             outputs[_STAGES[stage]] = x
+            if _STAGES[stage] == last:
+                return outputs
         if self.neck is not None:
             outputs["neck"] = self.neck(x)
         return outputs
@@ -217,6 +241,36 @@ class TinyViT(nn.Module):
             for number, (block, old) in enumerate(zip(self.stages[stage], before.stages[stage], strict=True)):  # type: ignore[arg-type]
                 block.write(found, f"{prefix}layers.{stage}.blocks.{number}", old)
         return found
+
+
+def tail_parts(network: TinyViT) -> list[nn.Module]:
+    """What stands behind the early layers, in order: stages 2 and 3 with the merging layer between, and the neck."""
+    assert network.neck is not None
+    first, second = (list(stage) for stage in (network.stages[2], network.stages[3]))  # type: ignore[arg-type]
+    return [*first, network.merges[2], *second, network.neck]
+
+
+class TinyVitTail(nn.Module):
+    """Stages 2 and 3 of the network and its neck, as a module of their own.
+
+    Attributes:
+        dim: Numbers of a token that it is given.
+        out: Numbers of a token that it answers with.
+        window: Tokens along each side of the smaller windows of its attention.
+    """
+
+    kind = "mobile-sam"
+    dim, out, window = _WIDTH_OF[_EARLY], _NECK_WIDTH, TAIL_WINDOW
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(tail_parts(TinyViT()))
+
+    def forward(self, x: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b rows columns out"]:
+        """The neck's maps of early ones, with their gradient."""
+        for part in self.parts:
+            x = part(x)
+        return x
 
 
 class _Inverted(nn.Module):

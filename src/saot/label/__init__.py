@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from saot.label.best import saot_decoder, taught_decoder
+from saot.label.best import saot_decoder, tail_decoder, taught_decoder
 from saot.label.data import (
     Bench,
     Domain,
@@ -156,6 +156,7 @@ __all__ = [
     "source_term",
     "spread_pictures",
     "store_folder",
+    "tail_decoder",
     "taught_decoder",
     "term_identity",
     "thinned",

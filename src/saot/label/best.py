@@ -1,5 +1,6 @@
 """SAOT rebuilt, preset best: a network finer than its tokens, taught by two of its kind and a plan over the classes."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -9,14 +10,39 @@ import torch
 from torch import Tensor
 
 from saot.data import Remembered
-from saot.decoder import Decoder, FineDecoder, GridDecoder, Term, TokenPool, token_pool
+from saot.decoder import (
+    CELLS,
+    Decoder,
+    DecoderFit,
+    GridDecoder,
+    TailDecoder,
+    Term,
+    TokenPool,
+    Windows,
+    fit_tail,
+    token_pool,
+)
 from saot.label.data import Bench, TrainingData
-from saot.label.networks import Trained, inside_cells, labelled_terms, network, pull_of, seen, source_shares
+from saot.label.networks import (
+    Trained,
+    inside_cells,
+    labelled_terms,
+    network,
+    new_tail_decoder,
+    points_cell_pool,
+    pull_of,
+    seen,
+    source_cell_pool,
+    source_shares,
+    train_once,
+)
 from saot.label.paper import distilled_decoder
-from saot.recipes import DecoderRecipe
+from saot.recipes import DecoderRecipe, TailRecipe
 from saot.runs import Kept, Making, generator_for, identity_of, side_by_side
 from saot.transfer import class_correction
 
+# Methods that need no other tokens than early ones, where the network's last layers are trained.
+OF_EARLY_TOKENS = ("saot_decoder", "best_no_transport", "decoder_stage1")
 PLAN_TOKENS = 8_192  # target tokens of the plan, spread evenly over the pictures
 
 
@@ -40,6 +66,8 @@ def saot_decoder(
     Raises:
         ValueError: If a decoder finer than its tokens is to be distilled from pairs.
     """
+    if decoder is None and data.tail is not None:
+        return tail_decoder(bench, data, refined=refined)
     recipe = decoder or bench.recipe.decoder
     if bench.recipe.taught.teachers > 0:
         return taught_decoder(bench, data, decoder=recipe, refined=refined)
@@ -104,6 +132,71 @@ def taught_decoder(
     return dataclasses.replace(teachers[0], facts={"taught": plans})
 
 
+def tail_decoder(
+    bench: Bench, data: TrainingData, *, tau: float | None = None, refined: bool = True, steps: int | None = None
+) -> Trained:
+    """The same with a decoder that the network's last layers are part of: one teacher, one round.
+
+    Args:
+        bench: Where and how.
+        data: Source, target and points; the network's last layers.
+        tau: How strongly the plan keeps to the source's class shares, the recipe's unless given; 0 is no plan.
+        refined: False leaves stage 2 out.
+        steps: Of stage 1, the recipe's unless given.
+    """
+    recipe, tau = bench.recipe.tail, bench.recipe.taught.tau if tau is None else tau
+    steps = recipe.steps if steps is None else steps
+    source = Windows("source", source_cell_pool(bench, data, recipe), recipe.source_windows)
+    points = []
+    if data.points.any and bench.recipe.decoder.points_weight > 0:
+        points = [Windows("points", points_cell_pool(bench, data, recipe), recipe.points_windows)]
+        points = [one for one in points if len(one.pool)]  # all of them may lie in cells of two classes
+    first = fitted_tail(bench, data, "teacher-tail", [source, *points], steps=steps)
+    if not refined or recipe.taught_steps == 0:
+        return first
+    label = f"{f'plan-{tau}' if tau > 0 else 'self'}-tail"
+    lesson = Lesson(bench, data, (first,), tau, label, recipe)
+    pool, shown = taught_pool(lesson)
+    beside = dataclasses.replace(source, count=recipe.source_beside)
+    terms = [beside, *points, Windows(label, pool, recipe.taught_windows)]
+    found = fitted_tail(bench, data, f"taught-{label}", terms, steps=recipe.taught_steps, start=first)
+    bench.space.forget(lesson.folder)
+    return dataclasses.replace(found, facts={"taught": {label: shown} if shown else {}})
+
+
+def fitted_tail(
+    bench: Bench,
+    data: TrainingData,
+    name: str,
+    terms: Sequence[Windows],
+    *,
+    steps: int,
+    start: Trained | None = None,
+) -> Trained:
+    """A decoder with the network's last layers, trained on windows; equal trainings are done once.
+
+    Args:
+        bench: Where and how.
+        data: The network's last layers.
+        name: Of the training, in the log and in run.json.
+        terms: Of the loss.
+        steps: Of the stage.
+        start: The network of the stage before, for stage 2.
+    """
+    recipe = bench.recipe.tail
+    seed = bench.seed if start is None else generator_for(bench.seed, "continued", name).initial_seed()
+    rate = 1.0 if start is None else recipe.taught_rate
+
+    def train(making: Making) -> DecoderFit:
+        decoder = new_tail_decoder(data, recipe, seed) if start is None else copy.deepcopy(start.decoder)
+        assert isinstance(decoder, TailDecoder), "the stage before has trained one"
+        state = {"checkpoint": making.checkpoint, "progress": making.progress}
+        return fit_tail(decoder, terms, recipe, steps=steps, rate=rate, seed=seed, **state)
+
+    pools = [(term.name, term.count, term.pool.identity) for term in terms]
+    return train_once(bench, (name, "train", 1), [seed, recipe, steps, rate, pools, start], train)
+
+
 @dataclasses.dataclass(frozen=True)
 class Lesson:
     """One round of stage 2: who teaches, and how the plan corrects them.
@@ -122,7 +215,7 @@ class Lesson:
     teachers: tuple[Trained, ...]
     tau: float
     label: str
-    recipe: DecoderRecipe
+    recipe: DecoderRecipe | TailRecipe
 
     @property
     def decoders(self) -> list[Decoder]:
@@ -141,7 +234,7 @@ class Lesson:
         chosen = slice(None) if tokens is None else tokens
         said = self._read(picture)[chosen].float() if self.keeps else self._asked(picture, tokens)
         first = self.decoders[0]
-        if isinstance(first, FineDecoder):
+        if isinstance(first, CELLS):
             return said, inside_cells(self.data.target, picture, first.subdivision)[chosen]
         return said, torch.ones(said.shape[:2], dtype=torch.bool)
 
@@ -150,7 +243,9 @@ class Lesson:
         """Whether answers are kept: where more tokens are drawn than there are, asking anew would be more work."""
         target = self.data.target
         tokens = sum(target.grid(number).num_tokens for number in range(len(target)))
-        return tokens <= self.bench.recipe.taught.steps * self.recipe.batch
+        tail = isinstance(self.recipe, TailRecipe)
+        steps = self.bench.recipe.tail.taught_steps if tail else self.bench.recipe.taught.steps
+        return tokens <= steps * self.recipe.batch
 
     @property
     def folder(self) -> str:
@@ -170,6 +265,10 @@ class Lesson:
     @torch.no_grad()
     def _asked(self, picture: int, tokens: Tensor | None = None) -> Tensor:
         target, rows = self.data.target, seen(self.bench, self.data, "target", self.recipe)[0]
+        if isinstance(self.recipe, TailRecipe):  # its windows are seen whole
+            early, shape = target.seen_by(self.decoders[0]).tokens(picture), target.shape(picture)
+            said = [teacher.of_tokens(early, *shape) for teacher in self.decoders if isinstance(teacher, TailDecoder)]
+            return joint_logits(said).cpu()[slice(None) if tokens is None else tokens]
         tokens = torch.arange(target.grid(picture).num_tokens) if tokens is None else tokens
         if isinstance(self.decoders[0], GridDecoder):  # it looks further than its tokens bring along
             said = [target.logits(teacher, picture)[tokens.to(target.device)] for teacher in self.decoders]
@@ -202,12 +301,12 @@ def taught_pool(lesson: Lesson) -> tuple[TokenPool, dict[str, list[float]]]:
     def soft(picture: int, tokens: Tensor) -> Tensor:
         said, inside = lesson.said(picture, tokens)
         probs = torch.softmax(said + correction, dim=-1)
-        if not isinstance(lesson.decoders[0], FineDecoder):
+        if not isinstance(lesson.decoders[0], CELLS):
             return probs.squeeze(1)
         return probs * inside.unsqueeze(-1)  # a cell without probabilities has no weight in the loss
 
     pool = token_pool(maps, data.num_classes, rows, width, soft, data.target.shape)
-    cells = recipe.subdivision**2 if isinstance(lesson.decoders[0], FineDecoder) else 1
+    cells = recipe.subdivision**2 if isinstance(lesson.decoders[0], CELLS) else 1
     return dataclasses.replace(pool, target_bytes=4 * data.num_classes * cells, identity=lesson.identity), shown
 
 

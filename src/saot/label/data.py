@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,8 +28,8 @@ from saot.data import (
     read_scribbles,
     write_points_csv,
 )
-from saot.decoder import TargetTokens, picture_logits
-from saot.features import Backbone, FeatureStore, StoreSize, check_room, patch_grid
+from saot.decoder import TailDecoder, TargetTokens, picture_logits
+from saot.features import Backbone, FeatureStore, StoreSize, Tail, check_room, patch_grid
 from saot.label.inputs import Inputs
 from saot.label.settings import RunSettings, points_request, size_folder, store_folder
 from saot.label.sizes import SizesDecoder
@@ -38,6 +38,8 @@ from saot.recipes import Recipe
 from saot.runs import Kept, Making, Workspace, generator_for, identity_of
 from saot.transfer import TargetExample
 from saot.transport import grid_points
+
+EARLY = "early"  # folder of a store in which early tokens are kept
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Domain:
         device: Where whole pictures' tokens go; single rows stay on the CPU.
         identity: A name for pictures, backbone and kind of device.
         further: The same pictures at further input sizes, which a `SizesDecoder` sees too.
+        early: The same pictures as the network's first layers see them, for a `TailDecoder`; None where no such
+            decoder is trained. Where there are any the tokens need not be there.
     """
 
     images: ImageSet
@@ -59,6 +63,7 @@ class Domain:
     device: torch.device = torch.device("cpu")
     identity: str = ""
     further: tuple["Domain", ...] = ()
+    early: "Domain | None" = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +78,7 @@ class Domain:
 
     def grid(self, number: int) -> PatchGrid:
         """How a picture lies under its tokens."""
-        return self.store.grid(self.images.keys[number])
+        return (self if self.early is None else self.early).store.grid(self.images.keys[number])
 
     def all_tokens(self) -> TargetTokens:
         """The unlabelled tokens, for self-training."""
@@ -92,9 +97,17 @@ class Domain:
         """What a network says of all tokens of a picture, or of their cells; no gradient."""
         with torch.no_grad():
             if isinstance(network, SizesDecoder):
-                sizes = (self, *self.further)
-                return network([one.tokens(number) for one in sizes], [one.grid(number) for one in sizes])
-            return picture_logits(network, self.tokens(number), *self.shape(number))
+                sizes = list(zip((self, *self.further), network.members, strict=True))
+                tokens = [one.seen_by(member).tokens(number) for one, member in sizes]
+                return network(tokens, [one.grid(number) for one, _ in sizes])
+            return picture_logits(network, self.seen_by(network).tokens(number), *self.shape(number))
+
+    def seen_by(self, network: object) -> "Domain":
+        """The tokens that a network is given: early ones, or all others."""
+        if not isinstance(network, TailDecoder):
+            return self
+        assert self.early is not None, "a decoder with the network's last layers is trained on early tokens"
+        return self.early
 
     def embeddings(self) -> Float[Tensor, "N d"]:
         """The global embedding of each picture, the mean of its tokens at unit length (E.2)."""
@@ -318,6 +331,7 @@ class TrainingData:
         points: Declared target points.
         translated: The source's pictures in the target's colours, number by number; None unless the pull loss is on.
         pull: Makes the pull loss, where it is on.
+        tail: A copy of the network's last layers, for a decoder that they are part of; None where none is trained.
     """
 
     classes: ClassSet
@@ -326,6 +340,7 @@ class TrainingData:
     points: DeclaredPoints
     translated: Domain | None = None
     pull: PullWing | None = None
+    tail: Callable[[], Tail] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -472,17 +487,41 @@ def picture_sets(settings: RunSettings, inputs: Inputs) -> PictureSets:
 
 
 def open_features(
-    sets: PictureSets, backbone: Backbone, space: Workspace, root: Path, device: str, seen: Fingerprints
+    sets: PictureSets,
+    backbone: Backbone,
+    space: Workspace,
+    root: Path,
+    device: str,
+    seen: Fingerprints,
+    early: Backbone | None = None,
+    tokens: bool = True,
 ) -> Tokens:
-    """The features of every set at one input size; those missing in the store at `root` are made."""
-    key = backbone.key
+    """The features of every set at one input size; those missing in the store at `root` are made.
 
-    def domain(stage: str, spec: str, images: ImageSet, content: object) -> Domain:
-        features = FeatureStore(store_folder(root, spec), key)
-        with space.stage(stage):
-            features.ensure(images, backbone, space.tell(stage), seen=seen)
-        seen.save()
+    Args:
+        sets: Pictures.
+        backbone: Makes the tokens.
+        space: Of the run.
+        root: Of the stores.
+        device: Where whole pictures' tokens go.
+        seen: Remembers which files were found whole.
+        early: Makes early tokens, where a decoder is trained on them.
+        tokens: Whether the backbone's own are needed; without early ones they are.
+    """
+
+    def made(stage: str, pictures: tuple[str, ImageSet, object], network: Backbone, wanted: bool) -> Domain:
+        spec, images, content = pictures
+        folder, key = root if network is not early else root / EARLY, network.key
+        features = FeatureStore(store_folder(folder, spec), key)
+        if wanted:
+            with space.stage(stage):
+                features.ensure(images, network, space.tell(stage), seen=seen)
+            seen.save()
         return Domain(images, features, key.dim, torch.device(device), identity_of(key, content, device.split(":")[0]))
+
+    def domain(stage: str, *pictures: Any) -> Domain:
+        own = made(stage, pictures, backbone, tokens or early is None)
+        return own if early is None else replace(own, early=made(f"early {stage}", pictures, early, True))
 
     source, target = domain("features source", *sets.source), domain("features target", *sets.target)
     translated = None if sets.translated is None else domain("features translated", *sets.translated)
@@ -490,31 +529,44 @@ def open_features(
     return Tokens(source, target, translated, test)
 
 
-def tell_size(inputs: Inputs, sets: PictureSets, root: Path) -> None:
+def tell_size(inputs: Inputs, sets: PictureSets, root: Path, tokens: bool = True) -> None:
     """Say what the features will take, before the first is made; say nothing where all are there.
 
     Args:
         inputs: The backbone at each input size, and who is told.
         sets: What features are needed of.
         root: Of the stores.
+        tokens: Whether the backbone's own tokens are needed where there are early ones.
 
     Raises:
         ValueError: If the disk has not room for them.
     """
     total = StoreSize(0, 0, 0)
-    for folder, backbone, pictures in stores_of(inputs, sets, root):
+    for folder, backbone, pictures in stores_of(inputs, sets, root, tokens):
         total += FeatureStore(folder, backbone.key).size(backbone, *pictures)
     if total.pictures:
         inputs.say(check_room(root, total))
 
 
-def stores_of(inputs: Inputs, sets: PictureSets, root: Path) -> Iterator[tuple[Path, Backbone, list[ImageSet]]]:
-    """Folder, backbone and pictures of each store below `root` that a run needs."""
+def stores_of(
+    inputs: Inputs, sets: PictureSets, root: Path, tokens: bool = True
+) -> Iterator[tuple[Path, Backbone, list[ImageSet]]]:
+    """Folder, backbone and pictures of each store below `root` that a run needs.
+
+    Args:
+        inputs: The backbone at each input size.
+        sets: What features are needed of.
+        root: Of the stores.
+        tokens: Whether the backbone's own tokens are needed where there are early ones.
+    """
     for size, backbone in inputs.sizes.items():
-        by_folder: dict[Path, list[ImageSet]] = {}
-        for spec, images, _ in sets:
-            by_folder.setdefault(store_folder(size_folder(root, size, inputs.sizes), spec), []).append(images)
-        yield from ((folder, backbone, pictures) for folder, pictures in by_folder.items())
+        place, early = size_folder(root, size, inputs.sizes), inputs.early(size)
+        wanted = [(place, backbone)] if tokens or early is None else []
+        for below, network in [*wanted, *([] if early is None else [(place / EARLY, early)])]:
+            by_folder: dict[Path, list[ImageSet]] = {}
+            for spec, images, _ in sets:
+                by_folder.setdefault(store_folder(below, spec), []).append(images)
+            yield from ((folder, network, pictures) for folder, pictures in by_folder.items())
 
 
 def label_source(inputs: Inputs, domain: Domain, spec: str, bench: Bench) -> Source:

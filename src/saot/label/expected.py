@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from saot.label.best import OF_EARLY_TOKENS
 from saot.label.quality import FOLDS, SHORTER
 from saot.label.settings import RunSettings, points_request, sizes_of
 from saot.recipes import DecoderRecipe
@@ -13,6 +14,8 @@ from saot.recipes import DecoderRecipe
 FEATURES, FEATURES_OF_NETWORKS = 0.07, 1.3
 STEP, TAUGHT_STEP, REFINE_STEP, COST_STEP, PROBE_STEP = 0.02, 0.045, 0.015, 0.08, 0.05
 LABELS, PLAN, PSEUDO, SCORE, CALIBRATION, ESTIMATE = 0.04, 0.015, 0.2, 0.06, 0.25, 0.03
+EARLY_SHARE = 0.5  # of the time for features that the network's first layers take
+WINDOW, WHOLE = 0.36, 0.4  # a step of training on a window of 28 x 28 tokens; an answer for a picture of 48 x 64
 DEMO_ROWS = 512 * 128  # rows a step times width of the decoder that `STEP` is of
 CLASSES = 10  # in which a picture has points, roughly
 
@@ -44,7 +47,11 @@ class Expecting(Protocol):
 
 
 def expected_stages(
-    settings: RunSettings, pictures: Mapping[str, int], methods: Collection[str], scored: Collection[str] = ()
+    settings: RunSettings,
+    pictures: Mapping[str, int],
+    methods: Collection[str],
+    scored: Collection[str] = (),
+    divided: bool = False,
 ) -> list[ExpectedStage]:
     """The stages of a run, in about their order.
 
@@ -53,24 +60,28 @@ def expected_stages(
         pictures: How many of "source", "target" and "eval".
         methods: Those that are trained and scored.
         scored: Those whose scores are there already.
+        divided: Whether the decoder is trained along with the network's last layers.
     """
     sizes = sizes_of(settings.size)
     found = list(_opening(settings, pictures))
-    for phase, stages in enumerate((_features, _decoder), start=1):
+    tokens = not divided or any(name not in OF_EARLY_TOKENS for name in methods)
+    opening = [*_features(settings, pictures, tokens, divided)]
+    for phase, stages in enumerate((opening, [*(_tail if divided else _decoder)(settings, pictures)]), start=1):
         for size in sizes:
             prefix = "" if len(sizes) == 1 else f"{size}: "
-            found += [
-                ExpectedStage(f"{prefix}{title}", units, seconds, phase)
-                for title, units, seconds in stages(settings, pictures)
-            ]
+            found += [ExpectedStage(f"{prefix}{title}", units, seconds, phase) for title, units, seconds in stages]
     for name in methods:
         if name not in scored:
-            found += [ExpectedStage(*stage, 3) for stage in _method(settings, name, pictures)]
+            found += [ExpectedStage(*stage, 3) for stage in _method(settings, name, pictures, divided)]
     found += [ExpectedStage("calibration", pictures["eval"] or 1, CALIBRATION, 4)]
     if _folds(settings, pictures["target"]):  # networks of a fraction of the steps, each without a part of the points
         for number in range(FOLDS):
-            steps = max(1, settings.recipe.decoder.steps // SHORTER)
-            found.append(ExpectedStage(f"train fold-{number}", steps, STEP * _work(settings.recipe.decoder), 4))
+            recipe, tail = settings.recipe.decoder, settings.recipe.tail
+            steps, seconds, name = recipe.steps, STEP * _work(recipe), f"fold-{number}"
+            if divided:
+                steps, name = tail.steps, "teacher-tail"
+                seconds = WINDOW * (tail.source_windows + tail.points_windows)
+            found.append(ExpectedStage(f"train {name}", max(1, steps // SHORTER), seconds, 4))
     return [*found, ExpectedStage("estimate", pictures["target"], ESTIMATE, 4)]
 
 
@@ -96,13 +107,15 @@ def _opening(settings: RunSettings, pictures: Mapping[str, int]) -> Iterator[Exp
             yield ExpectedStage(title, pictures[domain], LABELS)
 
 
-def _features(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
+def _features(settings: RunSettings, pictures: Mapping[str, int], tokens: bool, divided: bool) -> Stages:
     seconds = FEATURES if settings.backbone == "filterbank" else FEATURES_OF_NETWORKS
     for domain in ("source", "target", "eval"):
-        if pictures[domain]:
+        if pictures[domain] and tokens:
             yield f"features {domain}", pictures[domain], seconds
+        if pictures[domain] and divided:
+            yield f"early features {domain}", pictures[domain], EARLY_SHARE * seconds
     yield "source labels", pictures["source"], LABELS
-    if settings.recipe.decoder.architecture == "fine":
+    if divided or settings.recipe.decoder.architecture == "fine":
         yield "source cells", pictures["source"], LABELS
 
 
@@ -125,6 +138,27 @@ def _decoder(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
     yield f"refine {last}", recipe.refine.steps, REFINE_STEP * work
 
 
+def _tail(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
+    tail, tau, points = settings.recipe.tail, float(settings.recipe.taught.tau), _points_windows(settings)
+    yield "train teacher-tail", tail.steps, WINDOW * (tail.source_windows + points)
+    yield from _taught_tail(settings, f"plan-{tau}" if tau > 0 else "self", pictures["target"])
+
+
+def _taught_tail(settings: RunSettings, label: str, target: int) -> Stages:
+    tail = settings.recipe.tail
+    if tail.taught_steps == 0:
+        return
+    if label != "self":
+        yield f"plan {label}-tail", target, PLAN + WHOLE
+    yield f"labels {label}-tail", target, PLAN
+    windows = tail.source_beside + _points_windows(settings) + tail.taught_windows
+    yield f"train taught-{label}-tail", tail.taught_steps, WINDOW * windows
+
+
+def _points_windows(settings: RunSettings) -> int:
+    return 0 if points_request(settings.points)[1] == 0 else settings.recipe.tail.points_windows
+
+
 def _taught(settings: RunSettings, label: str, target: int) -> Stages:
     taught = settings.recipe.taught
     for number in range(1, taught.rounds + 1):
@@ -134,12 +168,14 @@ def _taught(settings: RunSettings, label: str, target: int) -> Stages:
         yield f"train taught-{label}-{number}", taught.steps, TAUGHT_STEP * _work(settings.recipe.decoder)
 
 
-def _method(settings: RunSettings, name: str, pictures: Mapping[str, int]) -> Stages:
+def _method(settings: RunSettings, name: str, pictures: Mapping[str, int], divided: bool) -> Stages:
     recipe = settings.recipe
     work, train = _work(recipe.decoder), (f"train {name}", recipe.decoder.steps, STEP * _work(recipe.decoder) / 2)
     match name:
         case "saot" if recipe.taught.teachers > 0:
             yield "cost", recipe.cost.steps, COST_STEP
+        case "best_no_transport" if divided:
+            yield from _taught_tail(settings, "self", pictures["target"])
         case "best_no_transport" if recipe.taught.teachers > 0:
             yield from _taught(settings, "self", pictures["target"])
         case "best_no_transport":

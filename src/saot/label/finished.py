@@ -22,7 +22,7 @@ from saot.evaluate import (
     predict_mask,
     upsample_scores,
 )
-from saot.features import Backbone, Extracted, Failed, FeatureGrid, Picture, extract, extract_each
+from saot.features import Backbone, Divided, Extracted, Failed, FeatureGrid, Picture, extract, extract_each
 from saot.label.fusion import unpacked_decoder
 from saot.label.prediction import Prediction, picture_of
 from saot.label.settings import parse_size
@@ -209,6 +209,9 @@ def _backbones(run: dict[str, Any], wings: Wings, device: str) -> list[Backbone]
         backbone = wings.backbone(
             settings["backbone"], settings["weights"], size=size, device=device, precision=precision
         )
+        if run.get("divided"):  # the decoder has the last layers
+            assert isinstance(backbone, Divided), "the run was made with one"
+            backbone = backbone.early()
         now = json.loads(backbone.key.to_json())
         for name, value in made_with.items():
             if now.get(name) != value:

@@ -23,7 +23,7 @@ from saot.data import (
     sha256_file,
     write_atomic,
 )
-from saot.features import Backbone, token_count
+from saot.features import Backbone, Divided, Tail, token_count
 from saot.label.settings import RunSettings, parse_size, points_request, sizes_of
 from saot.label.wings import NO_WINGS, PullWing, Wings
 from saot.runs import BEGIN_ANEW, Workspace
@@ -49,6 +49,7 @@ class Inputs:
         say: Hears what the user should know.
         sizes: The input sizes with their networks, the one with most tokens first; None is the network's default.
         left_out: Sentences about pictures whose masks have another size; grows when the target's masks are opened.
+        divided: Whether a decoder is trained along with the network's last layers.
     """
 
     source: LabelledSet
@@ -63,6 +64,17 @@ class Inputs:
     say: Callable[[str], None]
     sizes: Mapping[str | None, Backbone]
     left_out: list[str]
+    divided: bool = False
+
+    def early(self, size: str | None) -> Backbone | None:
+        """The network's first layers at an input size, where a decoder is trained along with its last ones."""
+        backbone = self.sizes[size]
+        return backbone.early() if self.divided and isinstance(backbone, Divided) else None
+
+    def tail(self, size: str | None) -> Callable[[], Tail] | None:
+        """Copies its last layers, where they are trained."""
+        backbone = self.sizes[size]
+        return backbone.tail if self.divided and isinstance(backbone, Divided) else None
 
 
 def open_inputs(
@@ -117,7 +129,20 @@ def open_inputs(
     )
     for sentence in left_out:
         wings.say(sentence)
-    return Inputs(source, target, truth, classes, backbone, found, masks, wings.pull, seen, wings.say, sizes, left_out)
+    divided = settings.recipe.tail.steps > 0 and all(isinstance(one, Divided) for one in sizes.values())
+    if settings.recipe.tail.steps > 0 and not divided:
+        wings.say(
+            f"preset {settings.recipe.name} trains the last layers of mobile-sam along; {settings.backbone} stays "
+            "frozen as a whole, as with preset fast"
+        )
+    if divided and settings.recipe.bridge.weight != 0:
+        raise ValueError(
+            "expected bridge.weight 0 where the network's last layers are trained (tail.steps above 0): the pull loss "
+            "is one of frozen tokens; take --preset fast"
+        )
+    return Inputs(
+        source, target, truth, classes, backbone, found, masks, wings.pull, seen, wings.say, sizes, left_out, divided
+    )
 
 
 def _fitting(data: LabelledSet, strict: bool) -> tuple[LabelledSet, list[str]]:

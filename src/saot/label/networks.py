@@ -15,6 +15,7 @@ from saot.decoder import (
     DecoderFit,
     ExtraLoss,
     Rows,
+    TailDecoder,
     Term,
     TokenPool,
     cells_of_tokens,
@@ -29,7 +30,7 @@ from saot.decoder import (
     token_pool,
 )
 from saot.label.data import Bench, Domain, Source, TokenPoints, TrainingData, class_frequencies
-from saot.recipes import DecoderRecipe
+from saot.recipes import DecoderRecipe, TailRecipe
 from saot.runs import Kept, Making, code_version, first_weights, generator_for, identity_of, room_of
 
 Which = Literal["source", "target", "translated"]
@@ -62,33 +63,41 @@ def points_term(data: TrainingData, weight: float) -> Term:
     return Term("points", points_pool(data.points.tokens.training(), data.target, data.num_classes), weight)
 
 
+def decoder_recipe(bench: Bench, data: TrainingData) -> DecoderRecipe | TailRecipe:
+    """Of a run's decoder: with the network's last layers where they are trained."""
+    return bench.recipe.decoder if data.tail is None else bench.recipe.tail
+
+
 def labelled_terms(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> list[Term]:
     """Cross-entropy on source labels and on declared points, at cells where the decoder has them."""
     fine = recipe.architecture == "fine"
-    terms = [Term("source-cells", _source_cells(bench, data, recipe)) if fine else source_term(data)]
+    terms = [Term("source-cells", source_cell_pool(bench, data, recipe)) if fine else source_term(data)]
     if data.points.any and recipe.points_weight > 0:
         points = points_term(data, recipe.points_weight)
         if fine:
-            points = Term("points-cells", _points_cells(bench, data, recipe), recipe.points_weight)
+            points = Term("points-cells", points_cell_pool(bench, data, recipe), recipe.points_weight)
         if len(points.pool):  # all of them may lie in cells of two classes
             terms.append(points)
     return terms
 
 
-def source_shares(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> Tensor:
+def source_shares(bench: Bench, data: TrainingData, recipe: DecoderRecipe | TailRecipe) -> Tensor:
     """(K,) share of each class among what a decoder of this recipe answers for: the source's cells, or its patches."""
-    if recipe.architecture != "fine":
+    if recipe.architecture not in ("fine", "tail"):
         return data.source.frequencies(data.num_classes)
     cells = (source_cells(bench, data, number, recipe.subdivision) for number in range(len(data.source)))
     return class_frequencies(cells, data.num_classes)
 
 
-def seen(bench: Bench, data: TrainingData, which: Which, recipe: DecoderRecipe) -> tuple[Rows, int]:
+def seen(bench: Bench, data: TrainingData, which: Which, recipe: DecoderRecipe | TailRecipe) -> tuple[Rows, int]:
     """Reader and width of what a decoder of this recipe sees of single tokens.
 
     The pyramid of each picture is made where it is first wanted, and kept.
     """
     domain, levels = _domain(data, which), recipe.context
+    if isinstance(recipe, TailRecipe):
+        assert domain.early is not None, "opened where the network's last layers are trained"
+        return domain.early.rows, domain.early.dim
     if recipe.architecture != "fine":
         return domain.rows, domain.dim
 
@@ -121,7 +130,7 @@ def source_cells(bench: Bench, data: TrainingData, number: int, parts: int) -> T
     return bench.space.once(f"work/cells-{parts}/{number:06d}", identity, make).tensors["values"]
 
 
-def _source_cells(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> TokenPool:
+def source_cell_pool(bench: Bench, data: TrainingData, recipe: DecoderRecipe | TailRecipe) -> TokenPool:
     """Source tokens with the labels of their cells; a token stands under every class that one of its cells has."""
     parts = recipe.subdivision
 
@@ -138,15 +147,22 @@ def _source_cells(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> To
     with bench.space.stage("source cells"):
         pool = _cell_pool(bench, data, "source", recipe, all_pictures(), cells)
     ignored = bench.recipe.transfer.ignored_patches
-    return replace(pool, identity=identity_of(data.source, parts, recipe.context, ignored))
+    named = [data.source, parts, recipe.context, ignored]
+    return replace(pool, identity=identity_of(*named, *_early(data.source.domain, recipe)))
 
 
-def _points_cells(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> TokenPool:
+def _early(domain: Domain, recipe: DecoderRecipe | TailRecipe) -> list[Domain | None]:
+    """The early tokens, where they are what is seen."""
+    return [domain.early] if isinstance(recipe, TailRecipe) else []
+
+
+def points_cell_pool(bench: Bench, data: TrainingData, recipe: DecoderRecipe | TailRecipe) -> TokenPool:
     """Target tokens under declared points; only the cells that hold a point have a label.
 
     Points that are drawn anew each step are declared as patch labels, and then all cells of a patch have its label.
     """
-    identity = identity_of(data.target, data.points, recipe.subdivision, recipe.context)
+    named = [data.target, data.points, recipe.subdivision, recipe.context]
+    identity = identity_of(*named, *_early(data.target, recipe))
     if data.points.tokens.resample:
         dense, count = data.points.tokens.dense, recipe.subdivision**2
 
@@ -164,7 +180,12 @@ def _points_cells(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> To
             yield part
 
     def of_points(picture: int, wanted: Tensor) -> Tensor:
-        return cells[picture][torch.searchsorted(tokens[picture], wanted.long())]
+        mine, found = tokens[picture], torch.full((len(wanted), recipe.subdivision**2), IGNORE, dtype=torch.uint8)
+        if len(mine):
+            place = torch.searchsorted(mine, wanted.long()).clamp_max(len(mine) - 1)
+            holds = mine[place] == wanted
+            found[holds] = cells[picture][place[holds]]
+        return found
 
     return replace(_cell_pool(bench, data, "target", recipe, maps(), of_points), identity=identity)
 
@@ -194,7 +215,12 @@ def point_cells(data: TrainingData, subdivision: int) -> Iterator[Tensor]:
 
 
 def _cell_pool(
-    bench: Bench, data: TrainingData, which: Which, recipe: DecoderRecipe, maps: Iterable[Tensor], cells: Rows
+    bench: Bench,
+    data: TrainingData,
+    which: Which,
+    recipe: DecoderRecipe | TailRecipe,
+    maps: Iterable[Tensor],
+    cells: Rows,
 ) -> TokenPool:
     pictures, tokens, classes = [], [], []
     for number, part in enumerate(maps):
@@ -334,6 +360,14 @@ def new_decoder(data: TrainingData, config: DecoderRecipe, seed: int) -> Decoder
     """An untrained decoder; its weights depend on the seed alone."""
     with first_weights(generator_for(seed, "decoder weights").initial_seed()):
         decoder = make_decoder(data.source.domain.dim, data.num_classes, config)
+    return decoder.to(data.source.domain.device)
+
+
+def new_tail_decoder(data: TrainingData, config: TailRecipe, seed: int) -> TailDecoder:
+    """An untrained decoder behind a copy of the network's last layers; its own weights depend on the seed alone."""
+    assert data.tail is not None, "asked for where the network's last layers are trained"
+    with first_weights(generator_for(seed, "decoder weights").initial_seed()):
+        decoder = TailDecoder(data.tail(), data.num_classes, config.width, config.dropout)
     return decoder.to(data.source.domain.device)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from saot.data import Points, check_place, whole_record, write_atomic
 from saot.features import FeatureStore
-from saot.label.best import saot_decoder
+from saot.label.best import OF_EARLY_TOKENS, saot_decoder
 from saot.label.calibration import calibrate
 from saot.label.data import (
     Bench,
@@ -120,7 +120,8 @@ def run_job(
         began = time.time()
         if isinstance(progress, Expecting):
             progress.expect(_expected(settings, inputs, space, compare))
-        contest = open_contest(settings, inputs, space, store, device)  # points, features, labels of the source
+        tokens = any(name not in OF_EARLY_TOKENS for name in methods_of(compare))
+        contest = open_contest(settings, inputs, space, store, device, tokens)  # points, features, source labels
         publish(space.path("decoder.safetensors"), contest.decoder(), contest.data)
         scores, left_out = score_methods(contest, compared(all_methods(contest, rivals), compare))
         scores |= scores_of_sizes(contest)
@@ -144,16 +145,16 @@ def _expected(settings: RunSettings, inputs: Inputs, space: Workspace, compare: 
     pictures = {"source": len(inputs.source), "target": len(inputs.target)}
     pictures["eval"] = 0 if inputs.truth is None else len(inputs.truth)
     scored = {path.stem for path in space.work("scores").glob("*.safetensors")}
-    return expected_stages(settings, pictures, methods_of(compare), scored)
+    return expected_stages(settings, pictures, methods_of(compare), scored, inputs.divided)
 
 
-def _put_aside(inputs: Inputs, sets: PictureSets, space: Workspace) -> None:
+def _put_aside(inputs: Inputs, sets: PictureSets, space: Workspace, tokens: bool) -> None:
     """Move the run's own features of other settings out of the way, and those of its settings back.
 
     A link to the features of others is left alone.
     """
     root = space.path("features")
-    for folder, backbone, _ in stores_of(inputs, sets, root):
+    for folder, backbone, _ in stores_of(inputs, sets, root, tokens):
         if not folder.resolve().is_relative_to(space.root.resolve()):
             continue
         own = FeatureStore(folder).key if (folder / "store.json").is_file() else backbone.key
@@ -170,12 +171,17 @@ def _put_aside(inputs: Inputs, sets: PictureSets, space: Workspace) -> None:
 
 
 def open_contest(
-    settings: RunSettings, inputs: Inputs, space: Workspace, store: Path | None = None, device: str = "cpu"
+    settings: RunSettings,
+    inputs: Inputs,
+    space: Workspace,
+    store: Path | None = None,
+    device: str = "cpu",
+    tokens: bool = True,
 ) -> Contest:
     """Draw points, make what features are missing, label the source's patches.
 
     Until every input has proved readable nothing is kept that hangs on it, so that a bad file can be mended and the
-    same command given again.
+    same command given again. Without `tokens` only early ones are made, where a decoder is trained on those.
 
     Raises:
         ValueError: If an input is not as it should be, or not the one the run began with.
@@ -194,16 +200,17 @@ def open_contest(
         check_masks(inputs, space)
     sets = picture_sets(settings, inputs)
     if store is None and not space.trained():
-        _put_aside(inputs, sets, space)
-    tell_size(inputs, sets, root)
+        _put_aside(inputs, sets, space, tokens)
+    tell_size(inputs, sets, root, tokens)
     several = len(inputs.sizes) > 1
     contests = {}
     for size, backbone in inputs.sizes.items():
         own = replace(settings, size=size)
         part = space.part(str(size), own.to_dict()) if several else space
-        tokens = open_features(sets, backbone, part, size_folder(root, size, inputs.sizes), device, inputs.seen)
+        place, early = size_folder(root, size, inputs.sizes), inputs.early(size)
+        found_tokens = open_features(sets, backbone, part, place, device, inputs.seen, early, tokens)
         bench = Bench(part, settings.recipe, settings.seed, torch.device(device))
-        contests[str(size)] = _contest(own, inputs, bench, tokens, drawn)
+        contests[str(size)] = _contest(own, inputs, bench, found_tokens, drawn)
     if kept is None:
         keep_manifest(space, found)
     if not several:
@@ -217,7 +224,8 @@ def _contest(settings: RunSettings, inputs: Inputs, bench: Bench, tokens: Tokens
     source = label_source(inputs, tokens.source, settings.source, bench)
     share = 0.0 if declared else settings.recipe.scores.holdout_points
     points = declare(settings.points, drawn, source, tokens.target, masks, bench, share)
-    data = TrainingData(inputs.classes, source, tokens.target, points, tokens.translated, inputs.pull)
+    tail = inputs.tail(settings.size)
+    data = TrainingData(inputs.classes, source, tokens.target, points, tokens.translated, inputs.pull, tail)
     evaluation = EvaluationData(tokens.test, inputs.truth, declared, settings.eval)
     domains = {"test": tokens.test, "target": tokens.target}
     return Contest(
@@ -346,7 +354,8 @@ def score_some(
     share = None if shared is None else Shared(shared)
     space = Workspace(out, settings.to_dict(), progress, share, later=ADDED_LATER)
     try:
-        contest = open_contest(settings, inputs, space, store, device)
+        tokens = any(name not in OF_EARLY_TOKENS for name in methods)
+        contest = open_contest(settings, inputs, space, store, device, tokens)
         scores, left_out = score_methods(contest, chosen_methods(all_methods(contest, rivals), methods))
         stages = space.facts("stages")
         seconds = {name: float(stages[f"score {name}"]["seconds"]) for name in scores}

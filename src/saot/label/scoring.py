@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saot.certify import class_shares
 from saot.data import LabelledSet, write_atomic
-from saot.decoder import FineDecoder, GridDecoder, TokenPool
+from saot.decoder import CELLS, GridDecoder, TokenPool
 from saot.evaluate import ConfusionMatrix, method_entry, picture_counts, predict_mask, scores_at
 from saot.label.data import Bench, EvaluationData, TrainingData
 from saot.label.networks import Trained, points_pool
@@ -117,7 +117,7 @@ def _judged(bench: Bench, data: TrainingData, network: Network) -> _Judged | Non
     for number in range(len(data.target)):
         part = data.target.logits(network, number).argmax(-1).cpu()
         predicted += torch.bincount(part, minlength=data.num_classes).double()
-    if isinstance(network, FineDecoder):
+    if isinstance(network, CELLS):
         parts = [logits_at_points(data, network, number) for number in judge.picture.unique().tolist()]
         logits, classes = (torch.cat(part) for part in zip(*parts, strict=True))
     else:

@@ -214,6 +214,7 @@ def run_record(
     """run.json: everything but the scores."""
     space, data, recipe = contest.bench.space, contest.data, contest.bench.recipe
     counts = {name: len(inputs.found[name]) for name in ("source", "target")}
+    early = inputs.early(next(iter(inputs.sizes)))
     seen = inputs.backbone.input_size(*inputs.target.size(0))
     found, sizes, bias = inputs.found, contest.decoder().facts.get("sizes", {}), scores["saot_decoder"].bias
     return {
@@ -230,9 +231,10 @@ def run_record(
         "seed": settings.seed,
         "label_budget": data.points.budget,
         "differences_from_paper": [vars(each) for each in run_differences(settings, counts, seen)],
-        "features": json.loads(inputs.backbone.key.to_json()),
+        "divided": inputs.divided,
+        "features": json.loads(inputs.backbone.key.to_json()) if early is None else json.loads(early.key.to_json()),
         "sizes": [
-            {"size": size, "features": json.loads(one.key.to_json()), **sizes[str(size)]}
+            {"size": size, "features": json.loads((inputs.early(size) or one).key.to_json()), **sizes[str(size)]}
             for size, one in inputs.sizes.items()
             if str(size) in sizes  # of several
         ],

@@ -124,6 +124,52 @@ class TaughtRecipe(Checked):
 
 
 @dataclass(frozen=True)
+class TailRecipe(Checked):
+    """Ours, preset best: a decoder that the network's own last layers are part of, where they can be had.
+
+    With a network that has none to train, `decoder` and `taught` say what is trained.
+    """
+
+    steps: Number = 0  # of stage 1; 0 is off
+    taught_steps: Number = 150  # of stage 2, which goes on with the taught tokens as one more term
+    learning_rate: Positive = 1e-3
+    taught_rate: Positive = 0.5  # of stage 2, times that of stage 1
+    final_rate: Weight = 0.01  # at the end of a stage, times that at its beginning
+    tail_rate: Weight = 0.1  # of the network's last layers, times that of the decoder
+    warm_up: Number = 30  # steps in which the rate grows to what it is
+    clip: Positive = 1.0  # longest gradient
+    weight_decay: Weight = 1e-2
+    width: Count = 128  # channels of the decoder on the tokens' grid; half as many on finer ones
+    dropout: Dropped = 0.1
+    crop: Count = 28  # side of a training window, tokens
+    source_windows: Count = 3  # a step of stage 1
+    points_windows: Count = 1  # a step
+    source_beside: Count = 2  # source windows a step of stage 2
+    taught_windows: Count = 2  # a step of stage 2
+    class_power: Weight = 0.5  # 0 draws windows, and weighs their cells, by class uniformly; 1 by the cells of each
+
+    @property
+    def architecture(self) -> str:
+        """As of a `DecoderRecipe`."""
+        return "tail"
+
+    @property
+    def subdivision(self) -> int:
+        """Cells along each side of a token."""
+        return 4
+
+    @property
+    def context(self) -> int:
+        """Levels of means around a token: a window shows what is around it."""
+        return 0
+
+    @property
+    def batch(self) -> int:
+        """Taught tokens a step of stage 2."""
+        return self.taught_windows * self.crop**2
+
+
+@dataclass(frozen=True)
 class RefineRecipe(Checked):
     """Stage 2, EMA teacher, T12."""
 
@@ -215,6 +261,7 @@ class Recipe:
     cost: CostRecipe = field(default_factory=CostRecipe)
     transfer: TransferRecipe = field(default_factory=TransferRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    tail: TailRecipe = field(default_factory=TailRecipe)
     taught: TaughtRecipe = field(default_factory=TaughtRecipe)
     refine: RefineRecipe = field(default_factory=RefineRecipe)
     baselines: BaselineRecipe = field(default_factory=BaselineRecipe)

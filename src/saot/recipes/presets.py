@@ -9,6 +9,7 @@ from saot.recipes.parts import (
     Recipe,
     RefineRecipe,
     ScoreRecipe,
+    TailRecipe,
     TaughtRecipe,
     TransportRecipe,
 )
@@ -37,8 +38,8 @@ PAPER_SMALL = Recipe(
     baselines=BaselineRecipe(bank=100_000, propagation_bank=20_000),
 )
 
-BEST = Recipe(
-    name="best",
+FAST = Recipe(
+    name="fast",
     transport=TransportRecipe(cover=4),
     cost=CostRecipe(steps=1_000),
     decoder=DecoderRecipe(
@@ -60,7 +61,10 @@ BEST = Recipe(
     ),
 )
 
-PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, BEST)}
+# With a backbone that can be divided its last layers are trained along; with any other it is preset fast.
+BEST = replace(FAST, name="best", tail=TailRecipe(steps=300))
+
+PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, FAST, BEST)}
 
 
 def preset(name: str) -> Recipe:

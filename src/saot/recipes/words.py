@@ -19,8 +19,8 @@ OPTIONS = {"name": "--preset", "method": "--method"}  # fields that decide sever
 def as_dict(recipe: Any) -> dict[str, Any]:
     """A recipe as plain JSON values; infinity becomes the string "inf".
 
-    A bridge, a structure term, an approximate search and class groups that are off are left out: what it was like
-    before there were any, so that older runs go on.
+    A bridge, training of the network's last layers, a structure term, an approximate search and class groups that are
+    off are left out: what it was like before there were any, so that older runs go on.
 
     Example:
         >>> from saot.recipes import BEST
@@ -43,6 +43,8 @@ def as_dict(recipe: Any) -> dict[str, Any]:
     values = plain(dataclasses.asdict(recipe))
     if isinstance(recipe, Recipe) and recipe.bridge.weight == 0:
         del values["bridge"]
+    if isinstance(recipe, Recipe) and recipe.tail.steps == 0:
+        del values["tail"]
     transport = recipe.transport if isinstance(recipe, Recipe) else recipe
     if isinstance(transport, TransportRecipe):
         inner = values if transport is recipe else values["transport"]

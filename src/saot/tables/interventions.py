@@ -67,7 +67,7 @@ def interventions(contest: Contest) -> Builders:
         builders["mlp_ema_pull"] = lambda: pulled_mlp(contest, "mlp_ema_pull", points=False)
         if data.points.any:
             builders["mlp_points_ema_pull"] = lambda: pulled_mlp(contest, "mlp_points_ema_pull", points=True)
-    if bench.recipe.decoder.architecture != "fine":
+    if bench.recipe.decoder.architecture != "fine" and data.tail is None:
         builders["saot_decoder_recalibrated"] = scored("saot_decoder_recalibrated", recalibrated)
         builders["saot_decoder_finetuned"] = lambda: finetuned(contest)
     return builders

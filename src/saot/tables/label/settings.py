@@ -11,6 +11,7 @@ from saot.features import Padded
 from saot.label import RunSettings, parse_size
 from saot.recipes import (
     BEST,
+    FAST,
     PAPER,
     PAPER_PICTURES,
     PAPER_POINTS,
@@ -45,7 +46,7 @@ def base_recipe(counts: str, preset: str = "paper") -> Recipe:
 
     Args:
         counts: How long and large, see `Request`.
-        preset: "paper" or "best".
+        preset: "paper", "fast" or "best".
 
     Raises:
         ValueError: If there is no such preset.
@@ -54,14 +55,15 @@ def base_recipe(counts: str, preset: str = "paper") -> Recipe:
         >>> base_recipe("small").cost.steps, base_recipe("paper").cost.steps, base_recipe("tiny").cost.steps
         (1000, 14000, 5)
     """
-    if preset not in ("paper", "best"):
-        raise ValueError(f"expected the preset of a row as paper or best; got {preset!r}")
+    ours = {"fast": FAST, "best": BEST}
+    if preset != "paper" and preset not in ours:
+        raise ValueError(f"expected the preset of a row as paper, fast or best; got {preset!r}")
     if counts == "paper":
-        recipe = PAPER if preset == "paper" else replace(BEST, name="best-paper-counts")
+        recipe = PAPER if preset == "paper" else replace(ours[preset], name=f"{preset}-paper-counts")
         for path in _COUNT_FIELDS:
             recipe = replaced(recipe, path, _at(PAPER, path))
         return recipe
-    recipe = PAPER_SMALL if preset == "paper" else BEST
+    recipe = PAPER_SMALL if preset == "paper" else ours[preset]
     return recipe if counts == "small" else tiny(recipe)
 
 
@@ -75,6 +77,13 @@ def tiny(recipe: Recipe) -> Recipe:
         cost=replace(recipe.cost, dim=8, steps=min(recipe.cost.steps, most)),
         transfer=replace(recipe.transfer, multi_sources=2, pseudo_sources=2),
         decoder=replace(recipe.decoder, hidden=16, blocks=1, steps=min(recipe.decoder.steps, most), batch=32),
+        tail=replace(
+            recipe.tail,
+            steps=min(recipe.tail.steps, most),
+            taught_steps=min(recipe.tail.taught_steps, most),
+            width=16,
+            crop=14,
+        ),
         taught=replace(recipe.taught, steps=min(recipe.taught.steps, most)),
         bridge=replace(recipe.bridge, queries=2, negatives=16, width=16),
         refine=replace(recipe.refine, steps=min(recipe.refine.steps, most), batch=32, regenerate=2),

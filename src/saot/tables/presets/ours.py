@@ -49,6 +49,7 @@ BUDGET = Experiment(
     notes=_BUDGET_NOTES,
 )
 
+FAST = {"tail.steps": 0}  # the same recipe without the network's last layers
 RIVALS = ("mlp_points", "mlp_points_ema", "best_no_transport")  # the strongest; table 1 and `saot run` have them all
 BEST_BUDGETS = ("0", "total:20", "20")
 
@@ -61,7 +62,8 @@ BEST = Experiment(
         Row("MLP", "mlp"),
         Row("MLP + EMA", "mlp_ema"),
         *(Row(label, method) for label, method in WITH_POINTS.items() if method in RIVALS),
-        Row("Cells alone (stage 1)", "decoder_stage1"),
+        Row("Preset fast", DECODER, FAST),
+        Row("Best, stage 1 alone", "decoder_stage1"),
         Row("SAOT+Decoder", DECODER),
         Row("Grid ceiling", "grid_ceiling", section="For scale, not competitors"),
         Row("Oracle", "oracle", section="For scale, not competitors"),
@@ -83,6 +85,28 @@ BEST_ABLATION = Experiment(
     rows=(
         Row("Preset best", DECODER),
         Row("without the plan", "best_no_transport"),
+        Row("without stage 2", "decoder_stage1"),
+        Row("with the network's last layers frozen", DECODER, {"tail.tail_rate": 0.0}),
+        Row("without class balance", DECODER, {"tail.class_power": 1.0}),
+        Row("without logit adjustment", DECODER, {"scores.logit_adjustment": (0.0,)}),
+        Row("Preset fast", DECODER, FAST),
+    ),
+    base={"preset": "best"},
+    reference="Preset best",
+    notes=(
+        *_BUDGET_NOTES,
+        "With a backbone whose last layers cannot be trained preset best is preset fast; see saot-fast-ablation.",
+    ),
+)
+
+FAST_ABLATION = Experiment(
+    name="saot-fast-ablation",
+    title="Preset fast without each of its parts",
+    location=OURS,
+    columns=_budget_columns(BEST_BUDGETS),
+    rows=(
+        Row("Preset fast", DECODER),
+        Row("without the plan", "best_no_transport"),
         Row("without the second teacher", DECODER, {"taught.teachers": 1}),
         Row("without the second round", DECODER, {"taught.rounds": 1}),
         Row("without stage 2", "decoder_stage1"),
@@ -93,8 +117,8 @@ BEST_ABLATION = Experiment(
         Row("without class balance", DECODER, {"decoder.class_power": 1.0}),
         Row("without logit adjustment", DECODER, {"scores.logit_adjustment": (0.0,)}),
     ),
-    base={"preset": "best"},
-    reference="Preset best",
+    base={"preset": "fast"},
+    reference="Preset fast",
     notes=_BUDGET_NOTES,
 )
 
@@ -113,7 +137,7 @@ BRIDGE = Experiment(
         Row("MLP + points + EMA", "mlp_points_ema"),
         Row("MLP + points + EMA, pulled", "mlp_points_ema_pull", PULL),
     ),
-    base={"preset": "best"},
+    base={"preset": "fast"},
     reference="SAOT+Decoder",
     notes=(
         *_BUDGET_NOTES,

@@ -1,0 +1,135 @@
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.mobile_sam import published_state
+from helpers.runs import TINY, evaluate_run, opened, predict_pictures, run_job, tiny_settings
+from PIL import Image
+
+from saot.decoder import IGNORE, TailDecoder
+from saot.label import open_run
+from saot.label.expected import expected_stages
+from saot.label.networks import points_cell_pool, source_cell_pool
+from saot.recipes import BEST, FAST, TailRecipe, TaughtRecipe, with_words
+from saot.runs import read_kept
+from saot.tables import ALL_WINGS
+
+TAIL = TailRecipe(steps=3, taught_steps=2, crop=4, width=16, warm_up=1)
+RECIPE = replace(
+    TINY,
+    decoder=replace(TINY.decoder, architecture="fine", subdivision=2, rounds=1),
+    taught=TaughtRecipe(teachers=1, steps=2, rounds=1),
+    tail=TAIL,
+)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "mobile_sam.pt"
+    torch.save(published_state(), path)
+    return tiny_settings(recipe=RECIPE, backbone="mobile-sam", weights=str(path), size="64x128")
+
+
+@pytest.fixture(scope="module")
+def run(settings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tail") / "run"
+    told = []
+    outcome = run_job(settings, out, compare="none", progress=lambda stage, *_: told.append(stage))
+    return out, outcome, list(dict.fromkeys(told))
+
+
+@pytest.mark.training
+def test_the_decoder_alone_needs_early_tokens_and_what_it_is_compared_with_the_others(run, settings, tmp_path):
+    out, outcome, stages = run
+    files = list((out / "features").rglob("*.safetensors"))
+    assert len(files) == 8 and all("early" in path.parts for path in files)
+    assert "early features source" in stages and "features source" not in stages
+    assert {"train teacher-tail", "plan plan-1.0-tail", "train taught-plan-1.0-tail"} <= set(stages)
+    assert isinstance(open_run(out, ALL_WINGS).decoder, TailDecoder)
+    assert outcome.run["divided"] and outcome.run["features"]["layers"] == ["stage1"]
+    wider = run_job(settings, out, compare="points")
+    assert not wider.resumed and len(list((out / "features").rglob("*.safetensors"))) == 16
+    assert wider.metrics["methods"]["saot_decoder"] == outcome.metrics["methods"]["saot_decoder"]
+    assert wider.metrics["methods"]["mlp_points"] and wider.metrics["methods"]["best_no_transport"]
+    anew = run_job(settings, tmp_path / "at-once", compare="points")
+    assert anew.metrics == wider.metrics
+
+
+def test_stages_are_told_before_they_come(run, settings):
+    _, _, stages = run
+    expected = expected_stages(settings, {"source": 3, "target": 3, "eval": 2}, ["saot_decoder"], divided=True)
+    assert set(stages) - {one.title for one in expected} <= {"report", "held-out points"}
+
+
+def test_masks_of_new_pictures_are_those_that_were_scored(run, settings, tmp_path):
+    out, outcome, _ = run
+    again = evaluate_run(out, settings.eval)
+    assert again["methods"]["saot_decoder"] == outcome.metrics["methods"]["saot_decoder"]
+    path = tmp_path / "stranger.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)).save(path)
+    predict_pictures(out, [path], tmp_path / "out", ("png",))
+    assert np.asarray(Image.open(tmp_path / "out" / "stranger.png")).shape == (50, 90)
+
+
+def test_other_weights_of_the_first_layers_are_refused(run, tmp_path):
+    out, _, _ = run
+    record = json.loads((out / "run.json").read_text())
+    other = tmp_path / "other.pt"
+    torch.save(published_state(1), other)
+    record["settings"]["weights"] = str(other)
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "decoder.safetensors").write_bytes((out / "decoder.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="expected the backbone the run was made with; weights_sha256"):
+        open_run(tmp_path, ALL_WINGS)
+
+
+def test_early_tokens_and_targets_of_cells_are_what_windows_show(run, settings):
+    out, _, _ = run
+    with opened(settings, out) as contest:
+        bench, data = contest.bench, contest.data
+        early = data.target.early
+        assert early is not None and data.target.seen_by(contest.decoder().decoder) is early
+        source, points = source_cell_pool(bench, data, TAIL), points_cell_pool(bench, data, TAIL)
+        assert source.dim == points.dim == 160 and source.soft is not None and points.soft is not None
+        everywhere = torch.arange(data.target.grid(0).num_tokens)
+        assert torch.equal(points.features(0, everywhere), early.rows(0, everywhere))
+        cells = points.soft(0, everywhere)
+        x, _, _ = data.points.pixels.of(data.target.images.keys[0])
+        assert cells.shape == (len(everywhere), 16) and 0 < int((cells != IGNORE).sum()) <= len(x)
+        known = points.token[points.picture == 0].long().unique()
+        assert torch.equal((cells != IGNORE).any(-1).nonzero().squeeze(-1), known)
+        held = int(data.points.tokens.held().picture[0])
+        assert bool((points.soft(held, everywhere) == IGNORE).all()), "held-out points are not learned from"
+
+
+def test_a_network_without_last_layers_to_train_is_told_and_gets_the_other_decoder(tmp_path):
+    said = []
+    settings = tiny_settings(recipe=RECIPE)
+    wings = replace(ALL_WINGS, say=said.append)
+    outcome = run_job(settings, tmp_path / "plain", compare="none", wings=wings)
+    assert any("filterbank stays frozen as a whole, as with preset fast" in sentence for sentence in said)
+    fast = run_job(replace(settings, recipe=replace(RECIPE, tail=TailRecipe())), tmp_path / "fast", compare="none")
+    assert outcome.metrics == fast.metrics and not outcome.run["divided"]
+
+
+def test_the_pull_loss_is_refused_beside_trained_layers(settings, tmp_path):
+    pulled = replace(settings, recipe=with_words(RECIPE, ["bridge.weight=0.1"]))
+    with pytest.raises(ValueError, match=re.escape("take --preset fast")):
+        run_job(pulled, tmp_path / "pulled", compare="none")
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_several_sizes_each_train_their_own_layers(settings, tmp_path):
+    two = replace(settings, size="64x128,96x192")
+    outcome = run_job(two, tmp_path / "two", compare="none")
+    kept = read_kept(tmp_path / "two" / "decoder.safetensors")
+    assert kept is not None and [shape["architecture"] for shape in kept.about["shapes"]] == ["tail", "tail"]
+    again = evaluate_run(tmp_path / "two", two.eval)
+    assert again["methods"]["saot_decoder"] == outcome.metrics["methods"]["saot_decoder"]
+
+
+def test_best_is_fast_and_the_last_layers():
+    assert replace(BEST, name="fast", tail=TailRecipe()) == FAST
