@@ -87,7 +87,7 @@ def test_the_command_line_goes_before_the_file(tmp_path):
         ("points = 2.5", "expected a text in quotes for points in FILE; got 2.5"),
         ("[transport]\nk = 1.5", "expected a whole number of 1 or more for transport.k; got 1.5"),
         ("[decoder]\nmlp_widths = [1]", "for decoder.mlp_widths; got [1]"),
-        ('preset = "fast"', "expected a preset among paper, paper-small, best; got 'fast'"),
+        ('preset = "quick"', "expected a preset among paper, paper-small, fast, best; got 'quick'"),
         ("seed = ", "expected TOML in FILE; Invalid value (at end of document)"),
     ],
 )

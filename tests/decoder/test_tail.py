@@ -16,7 +16,7 @@ from saot.runs import Checkpoint, generator_for
 pytestmark = pytest.mark.training
 
 DIM, CLASSES = 6, 3
-RECIPE = TailRecipe(steps=200, crop=8, width=16, source_windows=2, warm_up=4, learning_rate=1e-2)
+RECIPE = TailRecipe(steps=200, width=16, warm_up=4, learning_rate=1e-2, ema_decay=0.9)
 
 
 class PlainTail(nn.Module):
@@ -115,7 +115,7 @@ def test_a_class_weighs_by_the_root_of_its_number_and_soft_cells_by_how_sure_the
 
 def test_training_learns_cells_moves_the_tail_slowly_and_goes_on_bit_for_bit(tmp_path):
     pool, tokens, cells = pool_of([(12, 12)])
-    terms = [Windows("source", pool, 2)]
+    terms = [Windows("source", pool, 2, 8)]
 
     def fitted(state=None, stop=None, steps=RECIPE.steps, **changes):
         def halt(done, total):
@@ -149,7 +149,7 @@ def test_training_learns_cells_moves_the_tail_slowly_and_goes_on_bit_for_bit(tmp
 def test_terms_are_summed_and_a_term_without_targets_adds_nothing():
     pool, _, _ = pool_of([(12, 12)])
     nothing = replace(pool, soft=lambda p, t: torch.full((len(t), 16), IGNORE, dtype=torch.uint8))
-    alone = fit_tail(decoder(0.0), [Windows("source", pool, 2)], RECIPE, steps=2)
-    both = fit_tail(decoder(0.0), [Windows("source", pool, 2), Windows("points", nothing, 1)], RECIPE, steps=2)
+    alone = fit_tail(decoder(0.0), [Windows("source", pool, 2, 8)], RECIPE, steps=2)
+    both = fit_tail(decoder(0.0), [Windows("source", pool, 2, 8), Windows("points", nothing, 1, 8)], RECIPE, steps=2)
     assert both.history[0]["points"] == 0.0
     assert_close(copy.deepcopy(alone.decoder.head.weight), both.decoder.head.weight)

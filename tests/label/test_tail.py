@@ -17,7 +17,7 @@ from saot.recipes import BEST, FAST, TailRecipe, TaughtRecipe, with_words
 from saot.runs import read_kept
 from saot.tables import ALL_WINGS
 
-TAIL = TailRecipe(steps=3, taught_steps=2, crop=4, width=16, warm_up=1)
+TAIL = TailRecipe(steps=3, taught_steps=2, crop=4, points_crop=4, width=16, warm_up=1)
 RECIPE = replace(
     TINY,
     decoder=replace(TINY.decoder, architecture="fine", subdivision=2, rounds=1),

@@ -1,5 +1,6 @@
 """Training a decoder along with the network's last layers, in windows; both stages of preset best."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from saot.decoder.crops import CellBatch, CellCrops
 from saot.decoder.distill import DecoderFit
 from saot.decoder.noise import noise
 from saot.decoder.pool import TokenPool
+from saot.decoder.refine import update_teacher
 from saot.decoder.tail import TailDecoder
 from saot.recipes import TailRecipe
 from saot.runs import Checkpoint, Progress, check_finite, cosine_rate, generator_for, train_steps
@@ -25,11 +27,13 @@ class Windows:
         name: Stands in the log; part of what seeds its draws.
         pool: Tokens whose `soft` are the targets of their cells: classes, 255 for none, or probabilities.
         count: Windows a step.
+        side: Of a window, tokens.
     """
 
     name: str
     pool: TokenPool
     count: int
+    side: int
 
 
 def window_loss(decoder: TailDecoder, batch: CellBatch) -> Float[Tensor, ""]:
@@ -55,8 +59,10 @@ def fit_tail(
 ) -> DecoderFit:
     """The decoder and its tail trained on the sum of the terms: AdamW, a warm-up, then cosine annealing.
 
+    What comes back are the weights' running means, which grow old in about 1 / (1 - decay) steps.
+
     Args:
-        decoder: Changed in place and returned in evaluation mode.
+        decoder: Changed in place.
         terms: At least one.
         config: Rates, windows, weight decay.
         steps: Of the stage.
@@ -79,11 +85,10 @@ def fit_tail(
         def generator(number: int) -> torch.Generator:
             return generator_for(seed, "windows", term.name, number)
 
-        side, align = config.crop, decoder.window
-        crops = CellCrops(term.pool, term.count, side, align, config.class_power, generator, device)
+        crops = CellCrops(term.pool, term.count, term.side, decoder.window, config.class_power, generator, device)
         return lambda number: window_loss(decoder, crops.cell_batch(number))
 
-    losses_of = [loss_of(term) for term in terms]
+    losses_of, mean = [loss_of(term) for term in terms], copy.deepcopy(decoder).eval()
     decoder.train()
 
     def step(number: int) -> dict[str, float]:
@@ -102,7 +107,8 @@ def fit_tail(
                 total += record[term.name]
         nn.utils.clip_grad_norm_(decoder.parameters(), config.clip)
         optimizer.step()
+        update_teacher(mean, decoder, min(config.ema_decay, 1 - 1 / (number + 1)))
         return {"loss": total, **record}
 
-    history = train_steps(step, steps, {"decoder": decoder, "optimizer": optimizer}, checkpoint, progress)
-    return DecoderFit(decoder.eval(), history)
+    state = {"decoder": decoder, "mean": mean, "optimizer": optimizer}
+    return DecoderFit(mean, train_steps(step, steps, state, checkpoint, progress))

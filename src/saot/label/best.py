@@ -146,10 +146,11 @@ def tail_decoder(
     """
     recipe, tau = bench.recipe.tail, bench.recipe.taught.tau if tau is None else tau
     steps = recipe.steps if steps is None else steps
-    source = Windows("source", source_cell_pool(bench, data, recipe), recipe.source_windows)
+    source = Windows("source", source_cell_pool(bench, data, recipe), recipe.source_windows, recipe.crop)
     points = []
     if data.points.any and bench.recipe.decoder.points_weight > 0:
-        points = [Windows("points", points_cell_pool(bench, data, recipe), recipe.points_windows)]
+        pool = points_cell_pool(bench, data, recipe)
+        points = [Windows("points", pool, recipe.points_windows, recipe.points_crop)]
         points = [one for one in points if len(one.pool)]  # all of them may lie in cells of two classes
     first = fitted_tail(bench, data, "teacher-tail", [source, *points], steps=steps)
     if not refined or recipe.taught_steps == 0:
@@ -158,7 +159,7 @@ def tail_decoder(
     lesson = Lesson(bench, data, (first,), tau, label, recipe)
     pool, shown = taught_pool(lesson)
     beside = dataclasses.replace(source, count=recipe.source_beside)
-    terms = [beside, *points, Windows(label, pool, recipe.taught_windows)]
+    terms = [beside, *points, Windows(label, pool, recipe.taught_windows, recipe.crop)]
     found = fitted_tail(bench, data, f"taught-{label}", terms, steps=recipe.taught_steps, start=first)
     bench.space.forget(lesson.folder)
     return dataclasses.replace(found, facts={"taught": {label: shown} if shown else {}})
@@ -193,7 +194,7 @@ def fitted_tail(
         state = {"checkpoint": making.checkpoint, "progress": making.progress}
         return fit_tail(decoder, terms, recipe, steps=steps, rate=rate, seed=seed, **state)
 
-    pools = [(term.name, term.count, term.pool.identity) for term in terms]
+    pools = [(term.name, term.count, term.side, term.pool.identity) for term in terms]
     return train_once(bench, (name, "train", 1), [seed, recipe, steps, rate, pools, start], train)
 
 

@@ -80,7 +80,7 @@ def expected_stages(
             steps, seconds, name = recipe.steps, STEP * _work(recipe), f"fold-{number}"
             if divided:
                 steps, name = tail.steps, "teacher-tail"
-                seconds = WINDOW * (tail.source_windows + tail.points_windows)
+                seconds = WINDOW * (tail.source_windows + _points_windows(settings))
             found.append(ExpectedStage(f"train {name}", max(1, steps // SHORTER), seconds, 4))
     return [*found, ExpectedStage("estimate", pictures["target"], ESTIMATE, 4)]
 
@@ -155,8 +155,11 @@ def _taught_tail(settings: RunSettings, label: str, target: int) -> Stages:
     yield f"train taught-{label}-tail", tail.taught_steps, WINDOW * windows
 
 
-def _points_windows(settings: RunSettings) -> int:
-    return 0 if points_request(settings.points)[1] == 0 else settings.recipe.tail.points_windows
+def _points_windows(settings: RunSettings) -> float:
+    """As many windows as those of points take the time of."""
+    tail = settings.recipe.tail
+    none = points_request(settings.points)[1] == 0
+    return 0.0 if none else tail.points_windows * (tail.points_crop / tail.crop) ** 2
 
 
 def _taught(settings: RunSettings, label: str, target: int) -> Stages:

@@ -30,6 +30,7 @@ REASONS: dict[str, str] = {
     "decoder.target_weight": "beside true points, transported labels are the weaker witness",
     "decoder.points_weight": "the declared points also train the decoder, as they do every competitor that has them",
     "decoder.context": "what lies around a patch says what it is",
+    "tail.steps": "the network's last layers are trained along: what frozen features leave out no decoder finds again",
     "taught.teachers": "two networks together label better than one; the plan is one between target tokens and classes",
     "taught.steps": _TIME,
     "taught.rounds": "labels of the first round still have the class shares of stage 1",

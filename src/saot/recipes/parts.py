@@ -141,10 +141,12 @@ class TailRecipe(Checked):
     weight_decay: Weight = 1e-2
     width: Count = 128  # channels of the decoder on the tokens' grid; half as many on finer ones
     dropout: Dropped = 0.1
+    ema_decay: Share = 0.98  # of the running mean of the weights, which is what is kept
     crop: Count = 28  # side of a training window, tokens
-    source_windows: Count = 3  # a step of stage 1
-    points_windows: Count = 1  # a step
-    source_beside: Count = 2  # source windows a step of stage 2
+    source_windows: Count = 2  # a step of stage 1
+    points_crop: Count = 14  # side of a window with points, tokens: a few of them show more points than a large one
+    points_windows: Count = 4  # a step
+    source_beside: Count = 1  # source windows a step of stage 2
     taught_windows: Count = 2  # a step of stage 2
     class_power: Weight = 0.5  # 0 draws windows, and weighs their cells, by class uniformly; 1 by the cells of each
 

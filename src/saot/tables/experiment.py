@@ -16,6 +16,7 @@ Quantity = Literal[
     "miou16",  # over the 16 classes of SYNTHIA
     "miou13",  # over 13 of them
     "iou",  # of the class `of`
+    "miou_edges",  # mean IoU of the pixels within three of another class of the truth
     # of labelling
     "difference",  # mIoU minus that of the reference row, points
     "zero_classes",  # how many occurring classes stay at 0 % IoU, in words

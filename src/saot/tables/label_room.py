@@ -39,11 +39,13 @@ class MethodScore:
         counts: (N, K, K) confusion counts of each picture, rows truth.
         budget: Target labels the method has seen.
         seconds: Of scoring.
+        edges: As `counts`, of the pixels near an edge of the truth alone; None where they were not counted.
     """
 
     counts: Int64[Tensor, "N K K"]
     budget: int
     seconds: float
+    edges: Int64[Tensor, "N K K"] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def score(
         progress=progress,
     )
     scores = {
-        name: MethodScore(result.counts, result.budget, outcome.seconds[name])
+        name: MethodScore(result.counts, result.budget, outcome.seconds[name], result.edges)
         for name, result in outcome.methods.items()
         if result.counts is not None
     }

@@ -75,6 +75,10 @@ def measured(plan: Planned, run: Finished, classes: ClassSet) -> Value:
             return None if result is None else result.seconds
         case "budget":
             return None if result is None else float(result.budget)
+        case "miou_edges":
+            if result is None or result.edges is None:
+                return None
+            return class_mean("miou", None, 100 * iou_from_counts(result.edges.sum(0)), classes)
     return _from_scores(plan, run, classes)
 
 

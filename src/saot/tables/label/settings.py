@@ -83,6 +83,7 @@ def tiny(recipe: Recipe) -> Recipe:
             taught_steps=min(recipe.tail.taught_steps, most),
             width=16,
             crop=14,
+            points_crop=7,
         ),
         taught=replace(recipe.taught, steps=min(recipe.taught.steps, most)),
         bridge=replace(recipe.bridge, queries=2, negatives=16, width=16),
