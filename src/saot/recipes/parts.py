@@ -131,7 +131,7 @@ class TailRecipe(Checked):
     """
 
     steps: Number = 0  # of stage 1; 0 is off
-    taught_steps: Number = 150  # of stage 2, which goes on with the taught tokens as one more term
+    taught_steps: Number = 120  # of stage 2, which goes on with the taught tokens as one more term
     learning_rate: Positive = 1e-3
     taught_rate: Positive = 0.5  # of stage 2, times that of stage 1
     final_rate: Weight = 0.01  # at the end of a stage, times that at its beginning

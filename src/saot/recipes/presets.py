@@ -62,7 +62,7 @@ FAST = Recipe(
 )
 
 # With a backbone that can be divided its last layers are trained along; with any other it is preset fast.
-BEST = replace(FAST, name="best", tail=TailRecipe(steps=300))
+BEST = replace(FAST, name="best", tail=TailRecipe(steps=250))
 
 PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, FAST, BEST)}
 
