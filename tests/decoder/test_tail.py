@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from saot.decoder import TailDecoder, Windows, decoder_of_shape, fit_tail, picture_logits, point_pool
-from saot.decoder.crops import CellCrops, cell_weights
+from saot.decoder.crops import CellCrops, cell_weights, class_weights
 from saot.decoder.fine import IGNORE, grid_of_cells
 from saot.features import make_tail
 from saot.recipes import TailRecipe
@@ -84,7 +84,7 @@ def test_windows_begin_where_windows_of_attention_do_and_bring_all_their_targets
     starts = set()
     for step in range(40):
         batch, generator = crops.cell_batch(step), generator_for(0, step)
-        positions = pool.draw(3, generator, 0.5)
+        positions = pool.draw_by(crops.shares, 3, generator)
         windows = [crops._window(int(at), generator) for at in positions]
         for number, window in enumerate(windows):
             height, width = shapes[window.picture]
@@ -104,13 +104,27 @@ def test_windows_begin_where_windows_of_attention_do_and_bring_all_their_targets
 
 def test_a_class_weighs_by_the_root_of_its_number_and_soft_cells_by_how_sure_they_are():
     targets = torch.tensor([[[0] * 9 + [1] * 4 + [2] * 3 + [IGNORE] * 4]])
-    weights = cell_weights(targets, torch.tensor([900, 400, 0]), 0.5)[0, 0]
+    shares = class_weights(torch.tensor([900, 400, 0]), None, 0.5)
+    weights = cell_weights(targets, shares)[0, 0]
     parts = [float(weights[targets[0, 0] == c].sum()) for c in (0, 1, 2, IGNORE)]
     assert parts == pytest.approx([30 / 51, 20 / 51, 1 / 51, 0.0])  # a class without tokens of its own counts as one
     soft = torch.tensor([[[[0.9, 0.1], [0.4, 0.6], [0.0, 0.0]]]])
-    assert_close(cell_weights(soft, torch.tensor([4, 4]), 0.5), torch.tensor([[[0.6, 0.4, 0.0]]]))
+    assert_close(cell_weights(soft, torch.ones(2).double()), torch.tensor([[[0.6, 0.4, 0.0]]]))
     nothing = torch.full((1, 1, 2), IGNORE)
-    assert float(cell_weights(nothing, torch.tensor([1, 1]), 0.5).sum()) == 0.0
+    assert float(cell_weights(nothing, torch.ones(2).double()).sum()) == 0.0
+
+
+def test_points_are_drawn_and_weighed_as_frequent_as_the_source_says():
+    """As many points of each class say nothing of how frequent a class is."""
+    pool, _, _ = pool_of([(30, 30)])
+    frequencies = torch.tensor([0.64, 0.32, 0.04]).double()
+    crops = CellCrops(pool, 400, 1, 4, 1.0, lambda step: generator_for(0, step), frequencies=frequencies)
+    batch = crops.cell_batch(0)
+    first = batch.targets[:, 0, 0]  # of the left half of each token: its class
+    drawn = torch.bincount(first, minlength=CLASSES) / 400
+    assert_close(drawn.double(), frequencies, atol=0.05, rtol=0)
+    cells = [float(batch.weights[batch.targets == label].sum()) for label in range(CLASSES)]
+    assert cells == pytest.approx(frequencies.tolist(), abs=1e-5)
 
 
 def test_training_learns_cells_moves_the_tail_slowly_and_goes_on_bit_for_bit(tmp_path):

@@ -192,9 +192,10 @@ class CellCrops(CropReader):
         windows: A step.
         side: Of a window, tokens.
         align: Windows begin at multiples of it, or of the side if that is less.
-        class_power: See `TokenPool.draw`.
+        class_power: Classes are drawn, and weigh, by their frequency to this power.
         make_generator: Step to its generator.
         device: Where batches go.
+        frequencies: (K,) of the classes; those of the pool's tokens unless given.
 
     Raises:
         ValueError: If the pool does not know its grids.
@@ -209,10 +210,12 @@ class CellCrops(CropReader):
         class_power: float,
         make_generator: Callable[[int], torch.Generator],
         device: torch.device | str = "cpu",
+        frequencies: Float[Tensor, " K"] | None = None,
     ) -> None:
         super().__init__(pool, windows * side**2, side, 0, class_power, make_generator, device)
         assert pool.soft is not None, "a pool of cells gives their targets"
         self.align, self.cells = min(align, side), pool.soft
+        self.shares = class_weights(pool.class_counts(), frequencies, class_power)
 
     def _first(self, place: int, back: int, size: int) -> int:
         last = max(0, size - self.side)
@@ -222,7 +225,7 @@ class CellCrops(CropReader):
     def cell_batch(self, step: int) -> CellBatch:
         """The windows of this step."""
         generator = self.make_generator(step)
-        positions = self.pool.draw(self.windows, generator, self.class_power)
+        positions = self.pool.draw_by(self.shares, self.windows, generator)
         windows = [self._window(int(position), generator) for position in positions]
         rows = max(w.rows[1] - w.rows[0] for w in windows)
         columns = max(w.columns[1] - w.columns[0] for w in windows)
@@ -239,25 +242,48 @@ class CellCrops(CropReader):
             targets[number, :height, :width] = mine.reshape(height, width, *mine.shape[1:])
         targets = targets.flatten(1, 2)
         targets = targets.float() if targets.is_floating_point() else targets.long()
-        shown = cell_weights(targets, self.pool.class_counts(), self.class_power)
+        shown = cell_weights(targets, self.shares)
         return CellBatch(
             tokens.flatten(1, 2).to(self.device), rows, columns, targets.to(self.device), shown.to(self.device)
         )
 
 
-def cell_weights(
-    targets: Num[Tensor, "..."], counts: Int[Tensor, " K"], class_power: float
-) -> Float[Tensor, "c n cells"]:
-    """Weights of cells by class, a soft one's by its likeliest class and times how likely that is; they sum to 1.
+def class_weights(
+    counts: Int[Tensor, " K"], frequencies: Float[Tensor, " K"] | None, class_power: float
+) -> Float[Tensor, " K"]:
+    """How often each class is drawn: by its frequency to a power; a class without tokens counts as one of them.
+
+    Args:
+        counts: Tokens of each class.
+        frequencies: In their place, where it is known how frequent the classes are; a class that has tokens and no
+            frequency has the smallest that is known.
+        class_power: See above.
 
     Example:
-        >>> cell_weights(torch.tensor([[[0, 0, 1, 255]]]), torch.tensor([1, 1]), 0.5)
+        >>> class_weights(torch.tensor([20, 20, 0]), torch.tensor([0.64, 0.36, 0.0]), 0.5).float()
+        tensor([0.8000, 0.6000, 0.6000])
+        >>> class_weights(torch.tensor([16, 4, 0]), None, 0.5).tolist()
+        [4.0, 2.0, 1.0]
+    """
+    if frequencies is None:
+        return counts.double().clamp_min(1) ** class_power
+    known = frequencies.double()
+    return known.clamp_min(float(known[known > 0].min())) ** class_power
+
+
+def cell_weights(targets: Num[Tensor, "..."], shares: Float[Tensor, " K"]) -> Float[Tensor, "c n cells"]:
+    """Weights of cells by class, a soft one's by its likeliest class and times how likely that is; they sum to 1.
+
+    Args:
+        targets: (c, n, cells) classes, 255 for none, or (c, n, cells, K) probabilities, all zero for none.
+        shares: Of the loss that each class has, up to a factor, among those shown.
+
+    Example:
+        >>> cell_weights(torch.tensor([[[0, 0, 1, 255]]]), torch.ones(2).double())
         tensor([[[0.2500, 0.2500, 0.5000, 0.0000]]])
     """
     confidence, classes = targets.max(-1) if targets.is_floating_point() else ((targets != IGNORE).float(), targets)
     classes = torch.where(confidence > 0, classes, 0)
-    shown = torch.bincount(classes[confidence > 0], minlength=len(counts)).double()
-    # a class may be the likeliest of a cell and of no whole token
-    share = torch.where(shown > 0, counts.double().clamp_min(1) ** class_power / shown.clamp_min(1), 0.0)
-    weights = share[classes] * confidence
+    shown = torch.bincount(classes[confidence > 0], minlength=len(shares)).double()
+    weights = torch.where(shown > 0, shares / shown.clamp_min(1), 0.0)[classes] * confidence
     return (weights / weights.sum().clamp_min(1e-12)).float()

@@ -81,6 +81,14 @@ class TokenPool:
         drawn = (begin.unsqueeze(-1) + within.long()).flatten()
         return drawn[torch.randperm(len(drawn), generator=generator)[:count]]
 
+    def draw_by(self, weights: Float[Tensor, " K"], count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
+        """Positions of tokens drawn class first by these weights; of classes without tokens none."""
+        counts = self.class_counts().double()
+        weights = torch.where(counts > 0, weights.double(), 0.0)
+        classes = torch.multinomial(weights, count, replacement=True, generator=generator)
+        place = (torch.rand(count, generator=generator, dtype=torch.float64) * counts[classes]).long()
+        return self.starts[classes] + place
+
     @cached_property
     def segments(self) -> Int[Tensor, " bounds"]:
         """Where the tokens of each class and picture begin, and the end of the last."""

@@ -28,12 +28,14 @@ class Windows:
         pool: Tokens whose `soft` are the targets of their cells: classes, 255 for none, or probabilities.
         count: Windows a step.
         side: Of a window, tokens.
+        frequencies: Of the classes, where the pool's tokens do not tell them; None where they do.
     """
 
     name: str
     pool: TokenPool
     count: int
     side: int
+    frequencies: Float[Tensor, " K"] | None = None
 
 
 def window_loss(decoder: TailDecoder, batch: CellBatch) -> Float[Tensor, ""]:
@@ -85,7 +87,8 @@ def fit_tail(
         def generator(number: int) -> torch.Generator:
             return generator_for(seed, "windows", term.name, number)
 
-        crops = CellCrops(term.pool, term.count, term.side, decoder.window, config.class_power, generator, device)
+        drawn = config.class_power, generator, device, term.frequencies
+        crops = CellCrops(term.pool, term.count, term.side, decoder.window, *drawn)
         return lambda number: window_loss(decoder, crops.cell_batch(number))
 
     losses_of, mean = [loss_of(term) for term in terms], copy.deepcopy(decoder).eval()

@@ -150,7 +150,9 @@ def tail_decoder(
     points = []
     if data.points.any and bench.recipe.decoder.points_weight > 0:
         pool = points_cell_pool(bench, data, recipe)
-        points = [Windows("points", pool, recipe.points_windows, recipe.points_crop)]
+        # points are declared class by class: how many there are says nothing of how frequent a class is
+        frequencies = source_shares(bench, data, recipe)
+        points = [Windows("points", pool, recipe.points_windows, recipe.points_crop, frequencies)]
         points = [one for one in points if len(one.pool)]  # all of them may lie in cells of two classes
     first = fitted_tail(bench, data, "teacher-tail", [source, *points], steps=steps)
     if not refined or recipe.taught_steps == 0:
@@ -194,7 +196,7 @@ def fitted_tail(
         state = {"checkpoint": making.checkpoint, "progress": making.progress}
         return fit_tail(decoder, terms, recipe, steps=steps, rate=rate, seed=seed, **state)
 
-    pools = [(term.name, term.count, term.side, term.pool.identity) for term in terms]
+    pools = [(term.name, term.count, term.side, term.pool.identity, term.frequencies) for term in terms]
     return train_once(bench, (name, "train", 1), [seed, recipe, steps, rate, pools, start], train)
 
 
