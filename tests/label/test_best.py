@@ -106,7 +106,7 @@ def test_the_plan_moves_shares_towards_the_source(scored, contest):
 
 
 def test_held_out_points_are_on_no_cell(contest):
-    held, cells = set(contest.data.points.tokens.held().picture.tolist()), point_cells(contest.data, 2)
+    held, cells = set(contest.data.points.tokens.held().picture.tolist()), point_cells(contest.bench, contest.data, 2)
     assert held and all(bool((part == 255).all()) == (number in held) for number, part in enumerate(cells))
 
 

@@ -30,6 +30,7 @@ from saot.data import (
 )
 from saot.decoder import TailDecoder, TargetTokens, picture_logits
 from saot.features import Backbone, FeatureStore, StoreSize, Tail, check_room, patch_grid
+from saot.label.grown import Grower
 from saot.label.inputs import Inputs
 from saot.label.settings import RunSettings, points_request, size_folder, store_folder
 from saot.label.sizes import SizesDecoder
@@ -332,6 +333,7 @@ class TrainingData:
         translated: The source's pictures in the target's colours, number by number; None unless the pull loss is on.
         pull: Makes the pull loss, where it is on.
         tail: A copy of the network's last layers, for a decoder that they are part of; None where none is trained.
+        grower: Grows declared points to what they lie on, where that is asked for and can be done.
     """
 
     classes: ClassSet
@@ -341,6 +343,7 @@ class TrainingData:
     translated: Domain | None = None
     pull: PullWing | None = None
     tail: Callable[[], Tail] | None = None
+    grower: Grower | None = None
 
     @property
     def num_classes(self) -> int:

@@ -24,6 +24,7 @@ from saot.data import (
     write_atomic,
 )
 from saot.features import Backbone, Divided, Tail, token_count
+from saot.label.grown import Grower
 from saot.label.settings import RunSettings, parse_size, points_request, sizes_of
 from saot.label.wings import NO_WINGS, PullWing, Wings
 from saot.runs import BEGIN_ANEW, Workspace
@@ -50,6 +51,7 @@ class Inputs:
         sizes: The input sizes with their networks, the one with most tokens first; None is the network's default.
         left_out: Sentences about pictures whose masks have another size; grows when the target's masks are opened.
         divided: Whether a decoder is trained along with the network's last layers.
+        grower: Grows declared points to what they lie on, where that is asked for and can be done.
     """
 
     source: LabelledSet
@@ -65,6 +67,7 @@ class Inputs:
     sizes: Mapping[str | None, Backbone]
     left_out: list[str]
     divided: bool = False
+    grower: Grower | None = None
 
     def early(self, size: str | None) -> Backbone | None:
         """The network's first layers at an input size, where a decoder is trained along with its last ones."""
@@ -132,17 +135,32 @@ def open_inputs(
     divided = settings.recipe.tail.steps > 0 and all(isinstance(one, Divided) for one in sizes.values())
     if settings.recipe.tail.steps > 0 and not divided:
         wings.say(
-            f"preset {settings.recipe.name} trains the last layers of mobile-sam along; {settings.backbone} stays "
-            "frozen as a whole, as with preset fast"
+            f"tail.steps above 0 trains the last layers of mobile-sam along; {settings.backbone} stays frozen as a "
+            "whole"
         )
     if divided and settings.recipe.bridge.weight != 0:
         raise ValueError(
             "expected bridge.weight 0 where the network's last layers are trained (tail.steps above 0): the pull loss "
-            "is one of frozen tokens; take --preset fast"
+            "is one of frozen tokens; leave tail.steps at 0"
         )
-    return Inputs(
-        source, target, truth, classes, backbone, found, masks, wings.pull, seen, wings.say, sizes, left_out, divided
-    )
+    common = found, masks, wings.pull, seen, wings.say, sizes, left_out, divided
+    return Inputs(source, target, truth, classes, backbone, *common, _grower(settings, device, wings))
+
+
+def _grower(settings: RunSettings, device: str, wings: Wings) -> Grower | None:
+    """What grows points, where the backbone's file has Segment Anything's mask decoder."""
+    scope, count = points_request(settings.points)
+    if not settings.recipe.decoder.grown_points or count == 0 or scope == "resample":
+        return None
+    if settings.backbone != "mobile-sam" or settings.weights is None:
+        return None
+    grower = Grower(Path(settings.weights), device)
+    try:
+        grower.segmenter  # noqa: B018  its weights are read here, before anything is written
+    except ValueError as error:
+        wings.say(f"points are not grown to what they lie on, since that takes the whole of MobileSAM: {error}")
+        return None
+    return grower
 
 
 def _fitting(data: LabelledSet, strict: bool) -> tuple[LabelledSet, list[str]]:

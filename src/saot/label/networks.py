@@ -162,7 +162,8 @@ def points_cell_pool(bench: Bench, data: TrainingData, recipe: DecoderRecipe | T
     Points that are drawn anew each step are declared as patch labels, and then all cells of a patch have its label.
     """
     named = [data.target, data.points, recipe.subdivision, recipe.context]
-    identity = identity_of(*named, *_early(data.target, recipe))
+    grown = [] if data.grower is None else [data.grower.identity]
+    identity = identity_of(*named, *_early(data.target, recipe), *grown)
     if data.points.tokens.resample:
         dense, count = data.points.tokens.dense, recipe.subdivision**2
 
@@ -174,7 +175,9 @@ def points_cell_pool(bench: Bench, data: TrainingData, recipe: DecoderRecipe | T
     tokens, cells = [], []  # of those that hold a point; all others are forgotten picture by picture
 
     def maps() -> Iterator[Tensor]:
-        for part in point_cells(data, recipe.subdivision):
+        for number, part in enumerate(point_cells(bench, data, recipe.subdivision)):
+            if data.grower is not None:
+                bench.space.tell("grown points")(number + 1, len(data.target))
             tokens.append((part != IGNORE).any(-1).nonzero().squeeze(-1))
             cells.append(part[tokens[-1]])
             yield part
@@ -187,7 +190,10 @@ def points_cell_pool(bench: Bench, data: TrainingData, recipe: DecoderRecipe | T
             found[holds] = cells[picture][place[holds]]
         return found
 
-    return replace(_cell_pool(bench, data, "target", recipe, maps(), of_points), identity=identity)
+    if data.grower is None:
+        return replace(_cell_pool(bench, data, "target", recipe, maps(), of_points), identity=identity)
+    with bench.space.stage("grown points"):
+        return replace(_cell_pool(bench, data, "target", recipe, maps(), of_points), identity=identity)
 
 
 def inside_cells(domain: Domain, number: int, subdivision: int) -> Tensor:
@@ -197,10 +203,27 @@ def inside_cells(domain: Domain, number: int, subdivision: int) -> Tensor:
     return cells_of_tokens(shown, fine.height, fine.width, *domain.shape(number), subdivision) != IGNORE
 
 
-def point_cells(data: TrainingData, subdivision: int) -> Iterator[Tensor]:
+def grown_labels(bench: Bench, data: TrainingData, number: int) -> Tensor | None:
+    """(h, w) class of every pixel of a target picture that its declared points are grown to, 255 of all others.
+
+    None where points are not grown; made once a picture.
+    """
+    grower, images = data.grower, data.target.images
+    if grower is None:
+        return None
+    points = data.points.pixels.of(images.keys[number])
+
+    def make(making: Making) -> Kept:
+        return Kept({"labels": grower.labels(images.image(number), *points)})
+
+    identity = identity_of(grower.identity, images.fingerprint(number), list(points))
+    return bench.space.once(f"work/grown/{number:06d}", identity, make).tensors["labels"]
+
+
+def point_cells(bench: Bench, data: TrainingData, subdivision: int) -> Iterator[Tensor]:
     """(n, r^2) labels of the cells of each target picture: the class of the training points in it, else 255.
 
-    A cell with points of two classes has none.
+    A cell with points of two classes has none. Where points are grown, the cells of what they lie on have their class.
     """
     held = set(data.points.tokens.held().picture.tolist())
     for number, key in enumerate(data.target.images.keys):
@@ -208,6 +231,9 @@ def point_cells(data: TrainingData, subdivision: int) -> Iterator[Tensor]:
         cells = torch.full((fine.num_tokens,), IGNORE, dtype=torch.uint8)
         if number not in held:
             x, y, labels = data.points.pixels.of(key)
+            grown = grown_labels(bench, data, number) if len(labels) else None
+            if grown is not None:
+                cells = patch_labels(grown.numpy(), fine, num_classes=data.num_classes, ignore="exclude").clone()
             where, labels = point_tokens(x, y, fine), labels.to(torch.uint8)
             cells[where] = labels
             cells[where[cells[where] != labels]] = IGNORE

@@ -225,7 +225,9 @@ def _contest(settings: RunSettings, inputs: Inputs, bench: Bench, tokens: Tokens
     share = 0.0 if declared else settings.recipe.scores.holdout_points
     points = declare(settings.points, drawn, source, tokens.target, masks, bench, share)
     tail = inputs.tail(settings.size)
-    data = TrainingData(inputs.classes, source, tokens.target, points, tokens.translated, inputs.pull, tail)
+    data = TrainingData(
+        inputs.classes, source, tokens.target, points, tokens.translated, inputs.pull, tail, inputs.grower
+    )
     evaluation = EvaluationData(tokens.test, inputs.truth, declared, settings.eval)
     domains = {"test": tokens.test, "target": tokens.target}
     return Contest(

@@ -97,6 +97,7 @@ class DecoderRecipe(Checked):
     class_power: Weight = 0.0  # 0 draws classes uniformly (E.4); 1 in proportion to their tokens
     target_weight: Weight = 1.0  # weight of the pseudo-label term; unspecified, C17
     points_weight: Weight = 0.0  # cross-entropy on the declared points; off in the paper
+    grown_points: bool = False  # fine: a point labels what it lies on, by Segment Anything, where the backbone is its
     mlp_widths: tuple[Positive, Positive] = (
         1.0,
         0.5,

@@ -9,7 +9,6 @@ from saot.recipes.parts import (
     Recipe,
     RefineRecipe,
     ScoreRecipe,
-    TailRecipe,
     TaughtRecipe,
     TransportRecipe,
 )
@@ -61,8 +60,8 @@ FAST = Recipe(
     ),
 )
 
-# With a backbone that can be divided its last layers are trained along; with any other it is preset fast.
-BEST = replace(FAST, name="best", tail=TailRecipe(steps=250))
+# Where Segment Anything's mask decoder is at hand a point labels what it lies on; else it is preset fast.
+BEST = replace(FAST, name="best", decoder=replace(FAST.decoder, grown_points=True))
 
 PRESETS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PAPER, PAPER_SMALL, FAST, BEST)}
 

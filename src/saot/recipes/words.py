@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from saot.recipes.checked import described, fits, hints
-from saot.recipes.parts import Recipe, TransportRecipe
+from saot.recipes.parts import DecoderRecipe, Recipe, TransportRecipe
 
 T = TypeVar("T")
 
@@ -19,8 +19,8 @@ OPTIONS = {"name": "--preset", "method": "--method"}  # fields that decide sever
 def as_dict(recipe: Any) -> dict[str, Any]:
     """A recipe as plain JSON values; infinity becomes the string "inf".
 
-    A bridge, training of the network's last layers, a structure term, an approximate search and class groups that are
-    off are left out: what it was like before there were any, so that older runs go on.
+    A bridge, training of the network's last layers, grown points, a structure term, an approximate search and class
+    groups that are off are left out: what it was like before there were any, so that older runs go on.
 
     Example:
         >>> from saot.recipes import BEST
@@ -45,6 +45,9 @@ def as_dict(recipe: Any) -> dict[str, Any]:
         del values["bridge"]
     if isinstance(recipe, Recipe) and recipe.tail.steps == 0:
         del values["tail"]
+    decoder = recipe.decoder if isinstance(recipe, Recipe) else recipe
+    if isinstance(decoder, DecoderRecipe) and not decoder.grown_points:
+        del (values if decoder is recipe else values["decoder"])["grown_points"]
     transport = recipe.transport if isinstance(recipe, Recipe) else recipe
     if isinstance(transport, TransportRecipe):
         inner = values if transport is recipe else values["transport"]
