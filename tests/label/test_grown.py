@@ -12,7 +12,7 @@ from saot.decoder import IGNORE
 from saot.features import EncodedPicture, PictureMasks
 from saot.label.grown import Grower
 from saot.label.networks import grown_labels, point_cells
-from saot.recipes import BEST, FAST, TaughtRecipe
+from saot.recipes import TaughtRecipe
 from saot.tables import ALL_WINGS
 
 SIDE = 40
@@ -127,9 +127,7 @@ def test_a_run_grows_its_points_where_the_mask_decoder_is_at_hand(weights, tmp_p
     assert not (tmp_path / "alone" / "work" / "grown").exists()
 
 
-def test_points_are_grown_by_preset_best_alone_and_not_without_points(tmp_path):
-    assert BEST.decoder.grown_points and not FAST.decoder.grown_points
-    assert replace(BEST, name="fast", decoder=replace(BEST.decoder, grown_points=False)) == FAST
+def test_without_points_there_is_nothing_to_grow(tmp_path):
     folder = make_folder(tmp_path / "a", 1)
     plain = tiny_settings(recipe=RECIPE, points="0", source=folder, target=folder)
     outcome = run_job(replace(plain, eval=None), tmp_path / "run")

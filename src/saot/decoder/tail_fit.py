@@ -1,4 +1,4 @@
-"""Training a decoder along with the network's last layers, in windows; both stages of preset best."""
+"""Training a decoder along with the network's last layers, in windows; both of its stages."""
 
 import copy
 from collections.abc import Callable, Sequence

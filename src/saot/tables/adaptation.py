@@ -28,7 +28,7 @@ from saot.adapt import (
 from saot.data import ClassSet, LabelledSet, fitting
 from saot.evaluate import iou_from_counts
 from saot.label import RunSettings
-from saot.recipes import FAST, RecipeDifference, with_words
+from saot.recipes import BEST, RecipeDifference, with_words
 from saot.report import figure_png, shrink, shrink_mask
 from saot.runs import load_tensors, save_tensors
 from saot.tables.experiment import Column, Experiment, Row
@@ -291,7 +291,7 @@ def settings_of(request: Request, experiment: Experiment, row: Row, seed: int) -
             backbone="mobile-sam" if given else "filterbank",
             weights=own if given else None,
             seed=seed,
-            recipe=tiny(FAST) if request.counts == "tiny" else FAST,
+            recipe=tiny(BEST) if request.counts == "tiny" else BEST,
             mask_map=request.mask_map,
         )
     recipe = recipe_of(request, experiment, row)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from saot.recipes import FAST, PAPER, replaced, with_words
+from saot.recipes import BEST, PAPER, replaced, with_words
 from saot.tables import EXPERIMENTS, Count, Request, Size
 from saot.tables.label.labelling import completed, planned
 from saot.tables.label.settings import base_recipe, scaled_count, scaled_size, settings_for
@@ -75,15 +75,15 @@ def test_changes_reach_the_recipe_and_nothing_else():
 
 
 def test_the_bridge_compares_each_network_with_itself_pulled():
-    """Rows come in pairs; without the pull loss they are runs of preset fast, whose tokens are frozen."""
+    """Rows come in pairs; without the pull loss they are the runs of saot-best, so equal trainings are done once."""
     table, request = EXPERIMENTS["t2s-da-bridge"], asked(counts="small")
     assert [column.key for column in table.columns] == ["0", "total:20"]
     for plain, pulled in zip(table.rows[::2], table.rows[1::2], strict=True):
         assert pulled.label == f"{plain.label}, pulled" and pulled.method in (plain.method, f"{plain.method}_pull")
         for column in table.columns:
             before, after = (settings_for(request, table, {**r.changes, **column.changes}, 0) for r in (plain, pulled))
-            assert before == settings_for(request, EXPERIMENTS["saot-fast-ablation"], column.changes, 0)
-            assert before.recipe == FAST and after.recipe == with_words(FAST, ["bridge.weight=0.1"])
+            assert before == settings_for(request, EXPERIMENTS["saot-best"], column.changes, 0)
+            assert after.recipe == with_words(BEST, ["bridge.weight=0.1"])
             plan = planned(request, table, pulled, column, 0)
             assert plan is not None
             if pulled.method == "mlp_points_ema_pull":
@@ -94,7 +94,7 @@ def test_what_is_set_stands_under_the_changes_of_rows_and_columns():
     request = completed(Request(set=("transport.tau=2", "decoder.steps=9", "bridge.weight=0.3")))
     table = EXPERIMENTS["t2s-da-bridge"]
     plain, pulled = (settings_for(request, table, row.changes, 0).recipe for row in table.rows[:2])
-    assert plain == with_words(FAST, request.set) and plain.transport.tau == 2.0
+    assert plain == with_words(BEST, request.set) and plain.transport.tau == 2.0
     assert pulled.bridge.weight == 0.1 and pulled.transport.tau == 2.0, "the row says its own weight"
     based = dataclasses.replace(table, base={**table.base, "decoder.steps": 5, "cost.steps": 3})
     both = settings_for(request, based, {}, 0).recipe

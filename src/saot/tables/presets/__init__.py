@@ -25,7 +25,7 @@ _ALL: tuple[Experiment, ...] = (
     *figures.FIGURES,
     *(text_claims.MASS, text_claims.EPSILON, text_claims.TAU, text_claims.K, text_claims.LAMBDA_SEM),
     *(text_claims.CLASS_BALANCE, text_claims.RARITY, text_claims.OVERTRAINING, text_claims.SYNTHIA),
-    *(ours.BUDGET, ours.BEST, ours.BEST_CLASSES, ours.BEST_ABLATION, ours.FAST_ABLATION, ours.BRIDGE, ours.FUSION),
+    *(ours.BUDGET, ours.BEST, ours.BEST_CLASSES, ours.BEST_ABLATION, ours.BRIDGE, ours.FUSION),
     *gwot.GWOT,
     *shape_of_you.SHAPE_OF_YOU,
     *(matching.REAL, matching.WARPS, matching.SEQUENCE, matching.DRIVE),

@@ -1,7 +1,6 @@
 """What the paper lacks: label budgets, the preset `best` beside its rivals, and several sizes joined."""
 
 from dataclasses import replace
-from typing import Any
 
 from saot.tables.experiment import Column, Experiment, Row
 from saot.tables.presets.names import DECODER, FUSED, MIOU, MULTI, SAOT
@@ -52,14 +51,11 @@ BUDGET = Experiment(
     notes=_BUDGET_NOTES,
 )
 
-FAST = {"decoder.grown_points": False}  # the same recipe, points as they were clicked
 RIVALS = ("mlp_points", "mlp_points_ema", "best_no_transport")  # the strongest; table 1 and `saot run` have them all
 BEST_BUDGETS = ("0", "total:20", "20")
-AT_EDGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("MLP + points + EMA", "mlp_points_ema", {}),
-    ("Preset fast", DECODER, FAST),
-    ("SAOT+Decoder", DECODER, {}),
-)
+AT_EDGES = {"MLP + points + EMA": "mlp_points_ema", "Best, no transport": "best_no_transport", "SAOT+Decoder": DECODER}
+
+OPTIONS = "Options, off by default"
 
 BEST = Experiment(
     name="saot-best",
@@ -70,15 +66,14 @@ BEST = Experiment(
         Row("MLP", "mlp"),
         Row("MLP + EMA", "mlp_ema"),
         *(Row(label, method) for label, method in WITH_POINTS.items() if method in RIVALS),
-        Row("Preset fast", DECODER, FAST),
-        Row("Best, stage 1 alone", "decoder_stage1"),
+        Row("Cells alone (stage 1)", "decoder_stage1"),
         Row("SAOT+Decoder", DECODER),
         Row("Grid ceiling", "grid_ceiling", section="For scale, not competitors"),
         Row("Oracle", "oracle", section="For scale, not competitors"),
         Row("Gap MLP -> oracle closed (%)", DECODER, quantity="closed_gap", section="Derived"),
         *(
-            Row(f"{label}, at edges", method, changes, quantity="miou_edges", section="Within 3 pixels of an edge")
-            for label, method, changes in AT_EDGES
+            Row(f"{label}, at edges", method, quantity="miou_edges", section="Within 3 pixels of an edge")
+            for label, method in AT_EDGES.items()
         ),
     ),
     base={"preset": "best"},
@@ -112,28 +107,6 @@ BEST_ABLATION = Experiment(
     rows=(
         Row("Preset best", DECODER),
         Row("without the plan", "best_no_transport"),
-        Row("without stage 2", "decoder_stage1"),
-        Row("without growing points (preset fast)", DECODER, FAST),
-        Row("without the plan and without growing points", "best_no_transport", FAST),
-        Row("with the network's last layers trained along", DECODER, {"tail.steps": 250}),
-    ),
-    base={"preset": "best"},
-    reference="Preset best",
-    notes=(
-        *_BUDGET_NOTES,
-        "Points are grown where the backbone's file has Segment Anything's mask decoder (mobile-sam); elsewhere preset "
-        "best is preset fast, whose parts are in saot-fast-ablation.",
-    ),
-)
-
-FAST_ABLATION = Experiment(
-    name="saot-fast-ablation",
-    title="Preset fast without each of its parts",
-    location=OURS,
-    columns=_budget_columns(BEST_BUDGETS),
-    rows=(
-        Row("Preset fast", DECODER),
-        Row("without the plan", "best_no_transport"),
         Row("without the second teacher", DECODER, {"taught.teachers": 1}),
         Row("without the second round", DECODER, {"taught.rounds": 1}),
         Row("without stage 2", "decoder_stage1"),
@@ -143,10 +116,16 @@ FAST_ABLATION = Experiment(
         Row("without cells, neighbours and pyramid", DECODER, {"decoder.architecture": "residual"}),
         Row("without class balance", DECODER, {"decoder.class_power": 1.0}),
         Row("without logit adjustment", DECODER, {"scores.logit_adjustment": (0.0,)}),
+        Row("with points grown to what they lie on", DECODER, {"decoder.grown_points": True}, section=OPTIONS),
+        Row("with the network's last layers trained along", DECODER, {"tail.steps": 250}, section=OPTIONS),
     ),
-    base={"preset": "fast"},
-    reference="Preset fast",
-    notes=_BUDGET_NOTES,
+    base={"preset": "best"},
+    reference="Preset best",
+    notes=(
+        *_BUDGET_NOTES,
+        "Points are grown, and last layers trained, where the backbone is mobile-sam; with any other those rows are the "
+        "first.",
+    ),
 )
 
 PULL = {"bridge.weight": 0.1}  # T2S-DA, Tab. S6
@@ -164,7 +143,7 @@ BRIDGE = Experiment(
         Row("MLP + points + EMA", "mlp_points_ema"),
         Row("MLP + points + EMA, pulled", "mlp_points_ema_pull", PULL),
     ),
-    base={"preset": "fast"},
+    base={"preset": "best"},
     reference="SAOT+Decoder",
     notes=(
         *_BUDGET_NOTES,
