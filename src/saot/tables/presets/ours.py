@@ -123,8 +123,8 @@ BEST_ABLATION = Experiment(
     reference="Preset best",
     notes=(
         *_BUDGET_NOTES,
-        "Points are grown, and last layers trained, where the backbone is mobile-sam; with any other those rows are the "
-        "first.",
+        "Points are grown, and last layers trained, where the backbone is mobile-sam; with any other those rows are "
+        "the first.",
     ),
 )
 
