@@ -163,7 +163,7 @@ def test_extract_in_a_shell_of_another_launch_makes_everything_and_says_so(capsy
     ("arguments", "said"),
     [
         (["run", "--source", "folder:nowhere", "--target", "folder:nowhere", "--out", "RUN"], "nowhere"),
-        (["run", "--source", "folder:a", "--target", "folder:b", "--out", "RUN", "--preset", "fast"], "paper-small"),
+        (["run", "--source", "folder:a", "--target", "folder:b", "--out", "RUN", "--preset", "quick"], "paper-small"),
         (["run", "--source", "folder:a", "--out", "RUN"], "target"),
         (["run", "--sauce", "folder:a"], "--sauce"),
         (["predict", "nowhere", "x.png", "--out", "RUN"], "nowhere"),
