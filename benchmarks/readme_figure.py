@@ -1,6 +1,6 @@
-"""The README's picture, from a finished run on the built-in scenes.
+"""The README's picture, from a finished run with an evaluation set.
 
-python benchmarks/readme_figure.py runs/demo docs/figures/main.jpg
+python benchmarks/readme_figure.py RUN docs/figures/main.png [NUMBER of the shown picture, 0 to 5] [of the source's]
 """
 
 import json
@@ -8,44 +8,76 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file
 
-from saot.data import open_labelled
+from saot.data import IGNORE_INDEX, open_labelled
 from saot.report import overlay
 from saot.scenes import READERS
 
-WIDTH, GAP, CAPTION = 504, 8, 22
-WHITE = (255, 255, 255)
+WIDTH, GAP, CAPTION = 640, 8, 26
+INK, PAPER, RIGHT, WRONG = (40, 40, 40), (255, 255, 255), (225, 225, 225), (200, 30, 60)
 
 
 def main() -> None:
     run, out = Path(sys.argv[1]), Path(sys.argv[2])
+    chosen, shown_source = (int(sys.argv[place]) if len(sys.argv) > place else 0 for place in (3, 4))
     record = json.loads((run / "run.json").read_text())
     settings = record["settings"]
     source, test = (open_labelled(settings[name], readers=READERS) for name in ("source", "eval"))
     masks = load_file(run / "work" / "scores" / "saot_decoder.safetensors")
     shown = sorted(int(name.removeprefix("mask-")) for name in masks if name.startswith("mask-"))
-    number = shown[int(sys.argv[3]) if len(sys.argv) > 3 else 0]
-    colors = source.classes.colors
-    mask = masks[f"mask-{number:06d}"].numpy()
+    number, classes = shown[chosen], source.classes
+    mask, truth, given = masks[f"mask-{number:06d}"].numpy(), test.mask(number), source.mask(shown_source)
+    labelled = truth != IGNORE_INDEX
+    wrong = labelled & (mask != truth)
+    share = 100 * wrong.sum() / max(1, labelled.sum())
+    errors = np.empty((*mask.shape, 3), np.uint8)
+    errors[:] = RIGHT
+    errors[wrong], errors[~labelled] = WRONG, PAPER
+    picture, street = source.image(shown_source), test.image(number)
     parts = [
-        ("labelled: a game", source.image(0)),
-        ("its labels", overlay(source.image(0), source.mask(0), colors, 0.7)),
-        ("unlabelled: a street", test.image(number)),
-        ("labels carried over", overlay(test.image(number), mask, colors, 0.7)),
+        ("labelled", picture),
+        ("its labels", overlay(picture, given, classes.colors, 0.75)),
+        ("not labelled", street),
+        ("labels carried over", overlay(street, mask, classes.colors, 0.75)),
+        ("the truth, which was not used", overlay(street, truth, classes.colors, 0.75)),
+        (f"errors: {share:.0f} % of the pixels", errors),
     ]
-    height = round(WIDTH * parts[0][1].shape[0] / parts[0][1].shape[1])
-    sheet = Image.new("RGB", (2 * WIDTH + GAP, 2 * (height + CAPTION) + GAP + CAPTION), WHITE)
+    font = ImageFont.load_default(15)
+    height = round(WIDTH * picture.shape[0] / picture.shape[1])
+    present = [c for c in range(len(classes.names)) if any((one == c).any() for one in (given, mask, truth))]
+    legend = legend_of([(classes.names[c], classes.colors[c]) for c in present], 2 * WIDTH + GAP, font)
+    sheet = Image.new("RGB", (2 * WIDTH + GAP, 3 * (height + CAPTION) + 2 * GAP + legend.height + CAPTION), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for place, (caption, picture) in enumerate(parts):
+    for place, (caption, part) in enumerate(parts):
         x, y = (place % 2) * (WIDTH + GAP), (place // 2) * (height + CAPTION + GAP)
-        sheet.paste(Image.fromarray(np.asarray(picture)).resize((WIDTH, height)), (x, y + CAPTION))
-        draw.text((x + 2, y + 5), caption, fill=(40, 40, 40))
-    told = f"{settings['source']} 0 (above), {settings['eval']} {number} (below); preset {record['preset']}"
-    told += f", points {record['points']}, seed {record['seed']}, commit {str(record['commit'])[:7]}"
-    draw.text((2, sheet.height - CAPTION + 5), told, fill=(40, 40, 40))
-    sheet.save(out, quality=88)
+        drawn = Image.fromarray(np.asarray(part)).resize((WIDTH, height), Image.Resampling.LANCZOS)
+        sheet.paste(drawn, (x, y + CAPTION))
+        draw.text((x + 2, y + 4), caption, fill=INK, font=font)
+    sheet.paste(legend, (0, sheet.height - legend.height - CAPTION))
+    told = f"{settings['source']} {shown_source}, {settings['eval']} {number}; preset {record['preset']}, "
+    told += f"points {record['points']}, seed {record['seed']}, commit {str(record['commit'])[:7]}"
+    draw.text((2, sheet.height - CAPTION + 4), told, fill=INK, font=ImageFont.load_default(12))
+    sheet.save(out)
+
+
+def legend_of(entries: list[tuple[str, tuple[int, int, int]]], width: int, font: ImageFont.ImageFont) -> Image.Image:
+    """Swatches and names, in as many lines as they need."""
+    line, swatch = 24, 14
+    places, x, y = [], 2, 4
+    for name, color in entries:
+        length = swatch + 6 + round(font.getlength(name)) + 16
+        if x + length > width:
+            x, y = 2, y + line
+        places.append((x, y, name, color))
+        x += length
+    sheet = Image.new("RGB", (width, y + line), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for x, y, name, color in places:
+        draw.rectangle((x, y + 2, x + swatch, y + 2 + swatch), fill=tuple(color), outline=INK)
+        draw.text((x + swatch + 6, y), name, fill=INK, font=font)
+    return sheet
 
 
 if __name__ == "__main__":

@@ -6,11 +6,21 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from saot.decoder import TailDecoder, Windows, decoder_of_shape, fit_tail, picture_logits, point_pool
+from saot.decoder import (
+    FineDecoder,
+    JointDecoder,
+    TailDecoder,
+    Windows,
+    decoder_of_shape,
+    fit_tail,
+    make_decoder,
+    picture_logits,
+    point_pool,
+)
 from saot.decoder.crops import CellCrops, cell_weights, class_weights
 from saot.decoder.fine import IGNORE, grid_of_cells
 from saot.features import make_tail
-from saot.recipes import TailRecipe
+from saot.recipes import DecoderRecipe, TailRecipe
 from saot.runs import Checkpoint, generator_for
 
 pytestmark = pytest.mark.training
@@ -167,3 +177,48 @@ def test_terms_are_summed_and_a_term_without_targets_adds_nothing():
     both = fit_tail(decoder(0.0), [Windows("source", pool, 2, 8), Windows("points", nothing, 1, 8)], RECIPE, steps=2)
     assert both.history[0]["points"] == 0.0
     assert_close(copy.deepcopy(alone.decoder.head.weight), both.decoder.head.weight)
+
+
+def fine(subdivision: int = 4, classes: int = CLASSES) -> FineDecoder:
+    recipe = DecoderRecipe(architecture="fine", hidden=8, blocks=1, context=1, subdivision=subdivision)
+    made = make_decoder(8, classes, recipe)
+    assert isinstance(made, FineDecoder)
+    return made.eval()
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_two_decoders_as_one_say_their_mean_posterior(unit):
+    frozen, tokens = PlainTail(), torch.randn(3 * 5, DIM)
+    joint = JointDecoder(frozen, fine(), decoder().eval(), unit).eval()
+    whole = frozen(tokens)
+    whole = nn.functional.normalize(whole, dim=-1) if unit else whole
+    with torch.no_grad():
+        parts = picture_logits(joint.fine, whole, 3, 5), picture_logits(joint.trained, tokens, 3, 5)
+        said = picture_logits(joint, tokens, 3, 5)
+    assert said.shape == (15 * 16, CLASSES)
+    assert_close(said.softmax(-1), sum(part.softmax(-1) for part in parts) / 2)
+
+
+def test_two_decoders_as_one_survive_the_disk():
+    joint = JointDecoder(
+        make_tail("mobile-sam"), fine_of_neck(), TailDecoder(make_tail("mobile-sam"), CLASSES, width=16)
+    )
+    again = decoder_of_shape(joint.shape)
+    again.load_state_dict(joint.state_dict())
+    tokens = torch.randn(4, joint.dim)
+    with torch.no_grad():
+        assert_close(picture_logits(again.eval(), tokens, 2, 2), picture_logits(joint.eval(), tokens, 2, 2))
+    assert again.shape == joint.shape
+
+
+def fine_of_neck() -> FineDecoder:
+    made = make_decoder(256, CLASSES, DecoderRecipe(architecture="fine", hidden=8, blocks=1))
+    assert isinstance(made, FineDecoder)
+    return made
+
+
+def test_two_decoders_of_other_cells_or_classes_are_refused():
+    with pytest.raises(ValueError, match="expected two decoders of the same classes and of 4 x 4 cells"):
+        JointDecoder(PlainTail(), fine(subdivision=2), decoder())
+    with pytest.raises(ValueError, match="expected two decoders of the same classes"):
+        JointDecoder(PlainTail(), fine(classes=CLASSES + 1), decoder())

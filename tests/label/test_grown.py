@@ -143,3 +143,10 @@ def test_published_weights_find_what_a_point_lies_on():
     inside[40:80, 50:110] = True
     found = labels.numpy() == 5
     assert (found & inside).sum() / (found | inside).sum() > 0.9 and int(labels[10, 10]) == 2
+
+
+def test_points_stay_points_where_another_network_is_used_and_the_run_says_so(tmp_path):
+    said = []
+    wings = replace(ALL_WINGS, say=said.append)
+    run_job(tiny_settings(recipe=RECIPE), tmp_path / "run", compare="none", wings=wings)
+    assert any("points are not grown" in one and "got --backbone filterbank" in one for one in said)

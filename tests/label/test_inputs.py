@@ -12,8 +12,8 @@ from PIL import Image
 from saot import label
 from saot.data import read_points_csv
 from saot.label import TrainingData
-from saot.label.data import check_masks, open_points
 from saot.label.inputs import Inputs, source_choice, target_choice
+from saot.label.opening import check_masks, open_points
 from saot.label.settings import RunSettings
 from saot.runs import Workspace
 from saot.tables import ALL_WINGS

@@ -9,7 +9,7 @@ from helpers.mobile_sam import published_state
 from helpers.runs import TINY, evaluate_run, opened, predict_pictures, run_job, tiny_settings
 from PIL import Image
 
-from saot.decoder import IGNORE, TailDecoder
+from saot.decoder import IGNORE, JointDecoder
 from saot.label import open_run
 from saot.label.expected import expected_stages
 from saot.label.networks import points_cell_pool, source_cell_pool
@@ -20,7 +20,7 @@ from saot.tables import ALL_WINGS
 TAIL = TailRecipe(steps=3, taught_steps=2, crop=4, points_crop=4, width=16, warm_up=1)
 RECIPE = replace(
     TINY,
-    decoder=replace(TINY.decoder, architecture="fine", subdivision=2, rounds=1),
+    decoder=replace(TINY.decoder, architecture="fine", subdivision=4, rounds=1),
     taught=TaughtRecipe(teachers=1, steps=2, rounds=1),
     tail=TAIL,
 )
@@ -42,16 +42,17 @@ def run(settings, tmp_path_factory):
 
 
 @pytest.mark.training
-def test_the_decoder_alone_needs_early_tokens_and_what_it_is_compared_with_the_others(run, settings, tmp_path):
+def test_two_kinds_of_network_are_trained_taught_and_joined(run, settings, tmp_path):
     out, outcome, stages = run
     files = list((out / "features").rglob("*.safetensors"))
-    assert len(files) == 8 and all("early" in path.parts for path in files)
-    assert "early features source" in stages and "features source" not in stages
-    assert {"train teacher-tail", "plan plan-1.0-tail", "train taught-plan-1.0-tail"} <= set(stages)
-    assert isinstance(open_run(out, ALL_WINGS).decoder, TailDecoder)
+    assert len(files) == 16 and sum("early" in path.parts for path in files) == 8
+    assert {"train teacher-0", "train teacher-tail", "plan plan-1.0-joint"} <= set(stages)
+    assert {"train taught-plan-1.0-joint", "train taught-plan-1.0-joint-tail"} <= set(stages)
+    assert isinstance(open_run(out, ALL_WINGS).decoder, JointDecoder)
     assert outcome.run["divided"] and outcome.run["features"]["layers"] == ["stage1"]
+    assert list(outcome.run["taught"]) == ["plan-1.0-joint"]
     wider = run_job(settings, out, compare="points")
-    assert not wider.resumed and len(list((out / "features").rglob("*.safetensors"))) == 16
+    assert not wider.resumed
     assert wider.metrics["methods"]["saot_decoder"] == outcome.metrics["methods"]["saot_decoder"]
     assert wider.metrics["methods"]["mlp_points"] and wider.metrics["methods"]["best_no_transport"]
     anew = run_job(settings, tmp_path / "at-once", compare="points")
@@ -122,10 +123,16 @@ def test_the_pull_loss_is_refused_beside_trained_layers(settings, tmp_path):
     assert not (tmp_path / "pulled").exists()
 
 
+def test_both_networks_must_answer_for_the_same_cells(settings, tmp_path):
+    coarse = replace(settings, recipe=with_words(RECIPE, ["decoder.subdivision=2"]))
+    with pytest.raises(ValueError, match=re.escape("decoder.subdivision 4 with tail.steps above 0; got fine and 2")):
+        run_job(coarse, tmp_path / "coarse", compare="none")
+
+
 def test_several_sizes_each_train_their_own_layers(settings, tmp_path):
     two = replace(settings, size="64x128,96x192")
     outcome = run_job(two, tmp_path / "two", compare="none")
     kept = read_kept(tmp_path / "two" / "decoder.safetensors")
-    assert kept is not None and [shape["architecture"] for shape in kept.about["shapes"]] == ["tail", "tail"]
+    assert kept is not None and [shape["architecture"] for shape in kept.about["shapes"]] == ["joint", "joint"]
     again = evaluate_run(tmp_path / "two", two.eval)
     assert again["methods"]["saot_decoder"] == outcome.metrics["methods"]["saot_decoder"]

@@ -99,6 +99,18 @@ def test_masks_in_the_report_are_the_predictions(made_up):
     errors = np.asarray(Image.open(io.BytesIO(base64.b64decode(match[1])))) == 0
     truth = data.panels[0].truth
     np.testing.assert_array_equal(errors, (mask != truth) & (truth != 255))
+    first = re.search(r'alt="errors of SAOT \+ decoder"', text), re.search(r"<b>errors</b><span>([0-9.]+) %", text)
+    assert all(first), "the report opens on an error map"
+    map_of_errors = re.search(
+        r'<figure class="wrong"><div class="pic photo-1"><img src="data:image/png;base64,([^"]+)"', text
+    )
+    assert map_of_errors
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(map_of_errors[1])))) == 0, errors)
+    labelled = truth != 255
+    assert first[1] and first[1][1] == f"{100 * errors.sum() / labelled.sum():.1f}"
+    legend = re.findall(r'<div class="legend">(.*?)</div>', text)[0]
+    occurring = {data.classes.names[c] for c in np.unique([mask, truth]) if c != 255}
+    assert set(re.findall(r"</span>([^<]+)</span>", legend)) == occurring
 
 
 def test_without_evaluation_labels(made_up):

@@ -2,6 +2,7 @@
 
 from saot.decoder.distill import DecoderFit, ExtraLoss, Focal, Term, fit_decoder
 from saot.decoder.fine import IGNORE, FineDecoder, cells_of_tokens, cross_tokens, seen_rows, seen_tokens, seen_width
+from saot.decoder.joint import JointDecoder, joint_logits
 from saot.decoder.network import (
     CELLS,
     Decoder,
@@ -28,6 +29,7 @@ __all__ = [
     "FineDecoder",
     "Focal",
     "GridDecoder",
+    "JointDecoder",
     "MLPDecoder",
     "Rows",
     "TailDecoder",
@@ -41,6 +43,7 @@ __all__ = [
     "decoder_of_shape",
     "fit_decoder",
     "fit_tail",
+    "joint_logits",
     "make_decoder",
     "picture_logits",
     "point_pool",

@@ -102,6 +102,13 @@ def grid_of_cells(values: Float[Tensor, "n cells_a_token K"], rows: int, columns
     return values.reshape(rows, columns, side, side, -1).transpose(1, 2).flatten(0, 3)
 
 
+def tokens_of_grid(
+    cells: Float[Tensor, "cells K"], rows: int, columns: int, side: int
+) -> Float[Tensor, "n cells_a_token K"]:
+    """The reverse of `grid_of_cells`: token by token, side x side cells each."""
+    return cells.reshape(rows, side, columns, side, -1).transpose(1, 2).reshape(rows * columns, side**2, -1)
+
+
 def smoothed(cells: Float[Tensor, "cells K"], rows: int, columns: int, reach: int) -> Float[Tensor, "cells K"]:
     """Scores of each cell, averaged over the cells up to `reach` away; at the border over those there are.
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saot.decoder.fine import FineDecoder, grid_of_cells, seen_width, smoothed
+from saot.decoder.joint import JointDecoder
 from saot.decoder.noise import Dropout
 from saot.decoder.tail import TailDecoder
 from saot.features import make_tail
@@ -197,8 +198,8 @@ class GridDecoder(nn.Module):
         return self.head(x).reshape(*tokens.shape[:-1], -1)
 
 
-Decoder = TokenDecoder | MLPDecoder | GridDecoder | FineDecoder | TailDecoder
-CELLS = (FineDecoder, TailDecoder)  # those finer than their tokens
+Decoder = TokenDecoder | MLPDecoder | GridDecoder | FineDecoder | TailDecoder | JointDecoder
+CELLS = (FineDecoder, TailDecoder, JointDecoder)  # those finer than their tokens
 
 
 def picture_logits(
@@ -273,5 +274,9 @@ def decoder_of_shape(shape: Mapping[str, Any]) -> Decoder:
         return FineDecoder(dim, classes, body, parts, levels, context_dropout, smooth)
     if shape.get("architecture") == "tail":
         return TailDecoder(make_tail(sizes.pop("tail")), **sizes)
+    if shape.get("architecture") == "joint":
+        fine, trained = decoder_of_shape(sizes["fine"]), decoder_of_shape(sizes["trained"])
+        assert isinstance(fine, FineDecoder) and isinstance(trained, TailDecoder), "as it was packed"
+        return JointDecoder(make_tail(sizes["tail"]), fine, trained, sizes["unit"])
     kinds = {"residual": TokenDecoder, "mlp3": MLPDecoder, "conv": GridDecoder}
     return kinds[shape.get("architecture", "residual")](**sizes)

@@ -1,6 +1,7 @@
 """Scores from counts, pixel-level upsampling, tables of methods."""
 
 from saot.evaluate.confusion import ConfusionMatrix, iou_from_counts, mean_over
+from saot.evaluate.decision import expected_iou_bias
 from saot.evaluate.edges import near_edges, picture_counts
 from saot.evaluate.flicker import flicker_counts
 from saot.evaluate.table import (
@@ -31,6 +32,7 @@ __all__ = [
     "ConfusionMatrix",
     "Method",
     "TableRow",
+    "expected_iou_bias",
     "extra_means",
     "flicker_counts",
     "format_table",

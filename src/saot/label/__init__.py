@@ -7,19 +7,16 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from saot.label.best import saot_decoder, tail_decoder, taught_decoder
+from saot.label.best import joint_decoder, saot_decoder, taught_decoder
 from saot.label.data import (
     Bench,
     Domain,
     EvaluationData,
     Source,
     TrainingData,
-    declare,
     draw_tokens,
     fingerprints,
     label_maps,
-    label_source,
-    open_points,
 )
 from saot.label.expected import ExpectedStage, Expecting, expected_stages
 from saot.label.finished import FinishedRun, classes_of, evaluate_run, open_run
@@ -37,6 +34,7 @@ from saot.label.networks import (
     train_once,
 )
 from saot.label.new_pictures import LabelledPictures, predict_pictures
+from saot.label.opening import declare, label_source, open_points
 from saot.label.paper import (
     learned_cost,
     new_cost,
@@ -119,6 +117,7 @@ __all__ = [
     "fit_weights",
     "held_out_scores",
     "join",
+    "joint_decoder",
     "keep_manifest",
     "kept_manifest",
     "label_maps",
@@ -156,7 +155,6 @@ __all__ = [
     "source_term",
     "spread_pictures",
     "store_folder",
-    "tail_decoder",
     "taught_decoder",
     "term_identity",
     "thinned",

@@ -14,12 +14,15 @@ from saot.decoder import (
     CELLS,
     Decoder,
     DecoderFit,
+    FineDecoder,
     GridDecoder,
+    JointDecoder,
     TailDecoder,
     Term,
     TokenPool,
     Windows,
     fit_tail,
+    joint_logits,
     token_pool,
 )
 from saot.label.data import Bench, TrainingData
@@ -37,12 +40,10 @@ from saot.label.networks import (
     train_once,
 )
 from saot.label.paper import distilled_decoder
-from saot.recipes import DecoderRecipe, TailRecipe
+from saot.recipes import DecoderRecipe
 from saot.runs import Kept, Making, generator_for, identity_of, side_by_side
 from saot.transfer import class_correction
 
-# Methods that need no other tokens than early ones, where the network's last layers are trained.
-OF_EARLY_TOKENS = ("saot_decoder", "best_no_transport", "decoder_stage1")
 PLAN_TOKENS = 8_192  # target tokens of the plan, spread evenly over the pictures
 
 
@@ -67,7 +68,7 @@ def saot_decoder(
         ValueError: If a decoder finer than its tokens is to be distilled from pairs.
     """
     if decoder is None and data.tail is not None:
-        return tail_decoder(bench, data, refined=refined)
+        return joint_decoder(bench, data, refined=refined)
     recipe = decoder or bench.recipe.decoder
     if bench.recipe.taught.teachers > 0:
         return taught_decoder(bench, data, decoder=recipe, refined=refined)
@@ -132,39 +133,92 @@ def taught_decoder(
     return dataclasses.replace(teachers[0], facts={"taught": plans})
 
 
-def tail_decoder(
-    bench: Bench, data: TrainingData, *, tau: float | None = None, refined: bool = True, steps: int | None = None
+def joint_decoder(
+    bench: Bench, data: TrainingData, *, tau: float | None = None, refined: bool = True, shorter: int = 1
 ) -> Trained:
-    """The same with a decoder that the network's last layers are part of: one teacher, one round.
+    """The same with two kinds of network together: one of both has the backbone's last layers trained along.
+
+    Stage 2 goes on with each of them, taught by both and the plan; what comes out is their mean posterior.
 
     Args:
         bench: Where and how.
         data: Source, target and points; the network's last layers.
         tau: How strongly the plan keeps to the source's class shares, the recipe's unless given; 0 is no plan.
         refined: False leaves stage 2 out.
-        steps: Of stage 1, the recipe's unless given.
+        shorter: Stage 1 takes that part of its steps.
+
+    Raises:
+        ValueError: If the recipe's decoder has not the cells of the other.
     """
-    recipe, tau = bench.recipe.tail, bench.recipe.taught.tau if tau is None else tau
-    steps = recipe.steps if steps is None else steps
-    source = Windows("source", source_cell_pool(bench, data, recipe), recipe.source_windows, recipe.crop)
-    points = []
+    tail, stage_2 = bench.recipe.tail, bench.recipe.taught
+    recipe = dataclasses.replace(bench.recipe.decoder, steps=max(1, bench.recipe.decoder.steps // shorter))
+    if recipe.architecture != "fine" or recipe.subdivision != tail.subdivision:
+        raise ValueError(
+            f"expected decoder.architecture fine and decoder.subdivision {tail.subdivision} with tail.steps above 0; "
+            f"got {recipe.architecture} and {recipe.subdivision}: set both, or tail.steps to 0"
+        )
+    tau, terms, windows = (
+        stage_2.tau if tau is None else tau,
+        labelled_terms(bench, data, recipe),
+        _windows(bench, data),
+    )
+    first = side_by_side(
+        [
+            partial(network, bench, data, terms, None, name="teacher-0", decoder=recipe),
+            partial(fitted_tail, bench, data, "teacher-tail", windows, steps=max(1, tail.steps // shorter)),
+        ],
+        bench.device,
+    )
+    if not refined or tail.taught_steps == 0:
+        return _joined(data, first)
+    label = f"{f'plan-{tau}' if tau > 0 else 'self'}-joint"
+    lesson = Lesson(bench, data, tuple(first), tau, label, recipe)
+    pool, shown = taught_pool(lesson)
+    rows, width = seen(bench, data, "target", tail)
+    early = dataclasses.replace(
+        pool, features=rows, dim=width, identity=identity_of(lesson.identity, data.target.early)
+    )
+    again = dataclasses.replace(
+        recipe,
+        steps=stage_2.steps,
+        learning_rate=stage_2.learning_rate,
+        final_learning_rate=stage_2.final_learning_rate,
+    )
+    taught = [*terms, Term(label, pool, recipe.target_weight)]
+    beside = [dataclasses.replace(windows[0], count=tail.source_beside), *windows[1:]]
+    shown_to_tail = [*beside, Windows(label, early, tail.taught_windows, tail.crop)]
+    name = f"taught-{label}"
+    second = side_by_side(
+        [
+            partial(network, bench, data, taught, None, name=name, decoder=again, start=first[0]),
+            partial(fitted_tail, bench, data, f"{name}-tail", shown_to_tail, steps=tail.taught_steps, start=first[1]),
+        ],
+        bench.device,
+    )
+    bench.space.forget(lesson.folder)
+    return _joined(data, second, {"taught": {label: shown} if shown else {}})
+
+
+def _windows(bench: Bench, data: TrainingData) -> list[Windows]:
+    """What stage 1 sees of the source, then of declared points, where there are any."""
+    recipe = bench.recipe.tail
+    found = [Windows("source", source_cell_pool(bench, data, recipe), recipe.source_windows, recipe.crop)]
     if data.points.any and bench.recipe.decoder.points_weight > 0:
         pool = points_cell_pool(bench, data, recipe)
         # points are declared class by class: how many there are says nothing of how frequent a class is
         frequencies = source_shares(bench, data, recipe)
-        points = [Windows("points", pool, recipe.points_windows, recipe.points_crop, frequencies)]
-        points = [one for one in points if len(one.pool)]  # all of them may lie in cells of two classes
-    first = fitted_tail(bench, data, "teacher-tail", [source, *points], steps=steps)
-    if not refined or recipe.taught_steps == 0:
-        return first
-    label = f"{f'plan-{tau}' if tau > 0 else 'self'}-tail"
-    lesson = Lesson(bench, data, (first,), tau, label, recipe)
-    pool, shown = taught_pool(lesson)
-    beside = dataclasses.replace(source, count=recipe.source_beside)
-    terms = [beside, *points, Windows(label, pool, recipe.taught_windows, recipe.crop)]
-    found = fitted_tail(bench, data, f"taught-{label}", terms, steps=recipe.taught_steps, start=first)
-    bench.space.forget(lesson.folder)
-    return dataclasses.replace(found, facts={"taught": {label: shown} if shown else {}})
+        if len(pool):  # all of them may lie in cells of two classes
+            found.append(Windows("points", pool, recipe.points_windows, recipe.points_crop, frequencies))
+    return found
+
+
+def _joined(data: TrainingData, networks: Sequence[Trained], facts: dict[str, Any] | None = None) -> Trained:
+    """Both networks as one."""
+    fine, trained = (one.decoder for one in networks)
+    assert isinstance(fine, FineDecoder) and isinstance(trained, TailDecoder) and data.tail is not None
+    key = data.source.domain.store.key
+    decoder = JointDecoder(data.tail(), fine, trained, key.l2_norm).to(data.target.device).eval()
+    return Trained(decoder, identity_of([one.identity for one in networks]), facts or {})
 
 
 def fitted_tail(
@@ -210,7 +264,7 @@ class Lesson:
         teachers: Their mean posterior is the lesson.
         tau: How strongly the plan keeps to the source's class shares; 0 is no plan.
         label: Names its files.
-        recipe: Of the network that learns.
+        recipe: Of the networks that learn, and of the teachers.
     """
 
     bench: Bench
@@ -218,7 +272,7 @@ class Lesson:
     teachers: tuple[Trained, ...]
     tau: float
     label: str
-    recipe: DecoderRecipe | TailRecipe
+    recipe: DecoderRecipe
 
     @property
     def decoders(self) -> list[Decoder]:
@@ -246,9 +300,8 @@ class Lesson:
         """Whether answers are kept: where more tokens are drawn than there are, asking anew would be more work."""
         target = self.data.target
         tokens = sum(target.grid(number).num_tokens for number in range(len(target)))
-        tail = isinstance(self.recipe, TailRecipe)
-        steps = self.bench.recipe.tail.taught_steps if tail else self.bench.recipe.taught.steps
-        return tokens <= steps * self.recipe.batch
+        windows = any(isinstance(one, TailDecoder) for one in self.decoders)  # then whole pictures are asked
+        return windows or tokens <= self.bench.recipe.taught.steps * self.recipe.batch
 
     @property
     def folder(self) -> str:
@@ -268,17 +321,18 @@ class Lesson:
     @torch.no_grad()
     def _asked(self, picture: int, tokens: Tensor | None = None) -> Tensor:
         target, rows = self.data.target, seen(self.bench, self.data, "target", self.recipe)[0]
-        if isinstance(self.recipe, TailRecipe):  # its windows are seen whole
-            early, shape = target.seen_by(self.decoders[0]).tokens(picture), target.shape(picture)
-            said = [teacher.of_tokens(early, *shape) for teacher in self.decoders if isinstance(teacher, TailDecoder)]
-            return joint_logits(said).cpu()[slice(None) if tokens is None else tokens]
         tokens = torch.arange(target.grid(picture).num_tokens) if tokens is None else tokens
-        if isinstance(self.decoders[0], GridDecoder):  # it looks further than its tokens bring along
-            said = [target.logits(teacher, picture)[tokens.to(target.device)] for teacher in self.decoders]
-        else:
-            brought = rows(picture, tokens).float().to(target.device)
-            said = [teacher(brought) for teacher in self.decoders]
-        joint = joint_logits(said).cpu()
+        brought = rows(picture, tokens).float().to(target.device)
+
+        def asked(teacher: Decoder) -> Tensor:
+            if isinstance(teacher, TailDecoder):  # it sees pictures whole
+                early = target.seen_by(teacher).tokens(picture)
+                return teacher.of_tokens(early, *target.shape(picture))[tokens.to(target.device)]
+            if isinstance(teacher, GridDecoder):  # it looks further than its tokens bring along
+                return target.logits(teacher, picture)[tokens.to(target.device)]
+            return teacher(brought)
+
+        joint = joint_logits([asked(teacher) for teacher in self.decoders]).cpu()
         return joint if joint.dim() == 3 else joint.unsqueeze(1)
 
     @property
@@ -357,8 +411,3 @@ def _classes(lesson: Lesson, correction: Tensor) -> list[Tensor]:
 
     kept = lesson.bench.space.once(f"work/taught-{lesson.label}-classes", lesson.identity, make).tensors
     return [kept[name] for name in sorted(kept)]
-
-
-def joint_logits(logits: Sequence[Tensor]) -> Tensor:
-    """Log of the mean posterior of several networks, up to a constant."""
-    return torch.stack([part.log_softmax(-1) for part in logits]).logsumexp(0)

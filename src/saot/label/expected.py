@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from saot.label.best import OF_EARLY_TOKENS
 from saot.label.quality import FOLDS, SHORTER
 from saot.label.settings import RunSettings, points_request, sizes_of
 from saot.recipes import DecoderRecipe
@@ -64,9 +63,8 @@ def expected_stages(
     """
     sizes = sizes_of(settings.size)
     found = list(_opening(settings, pictures))
-    tokens = not divided or any(name not in OF_EARLY_TOKENS for name in methods)
-    opening = [*_features(settings, pictures, tokens, divided)]
-    for phase, stages in enumerate((opening, [*(_tail if divided else _decoder)(settings, pictures)]), start=1):
+    opening = [*_features(settings, pictures, divided)]
+    for phase, stages in enumerate((opening, [*(_joint if divided else _decoder)(settings, pictures)]), start=1):
         for size in sizes:
             prefix = "" if len(sizes) == 1 else f"{size}: "
             found += [ExpectedStage(f"{prefix}{title}", units, seconds, phase) for title, units, seconds in stages]
@@ -77,11 +75,11 @@ def expected_stages(
     if _folds(settings, pictures["target"]):  # networks of a fraction of the steps, each without a part of the points
         for number in range(FOLDS):
             recipe, tail = settings.recipe.decoder, settings.recipe.tail
-            steps, seconds, name = recipe.steps, STEP * _work(recipe), f"fold-{number}"
+            name, steps = "teacher-0" if divided else f"fold-{number}", max(1, recipe.steps // SHORTER)
+            found.append(ExpectedStage(f"train {name}", steps, STEP * _work(recipe), 4))
             if divided:
-                steps, name = tail.steps, "teacher-tail"
                 seconds = WINDOW * (tail.source_windows + _points_windows(settings))
-            found.append(ExpectedStage(f"train {name}", max(1, steps // SHORTER), seconds, 4))
+                found.append(ExpectedStage("train teacher-tail", max(1, tail.steps // SHORTER), seconds, 4))
     return [*found, ExpectedStage("estimate", pictures["target"], ESTIMATE, 4)]
 
 
@@ -107,10 +105,10 @@ def _opening(settings: RunSettings, pictures: Mapping[str, int]) -> Iterator[Exp
             yield ExpectedStage(title, pictures[domain], LABELS)
 
 
-def _features(settings: RunSettings, pictures: Mapping[str, int], tokens: bool, divided: bool) -> Stages:
+def _features(settings: RunSettings, pictures: Mapping[str, int], divided: bool) -> Stages:
     seconds = FEATURES if settings.backbone == "filterbank" else FEATURES_OF_NETWORKS
     for domain in ("source", "target", "eval"):
-        if pictures[domain] and tokens:
+        if pictures[domain]:
             yield f"features {domain}", pictures[domain], seconds
         if pictures[domain] and divided:
             yield f"early features {domain}", pictures[domain], EARLY_SHARE * seconds
@@ -138,21 +136,24 @@ def _decoder(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
     yield f"refine {last}", recipe.refine.steps, REFINE_STEP * work
 
 
-def _tail(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
-    tail, tau, points = settings.recipe.tail, float(settings.recipe.taught.tau), _points_windows(settings)
+def _joint(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
+    recipe, tail, points = settings.recipe.decoder, settings.recipe.tail, _points_windows(settings)
+    tau = float(settings.recipe.taught.tau)
+    yield "train teacher-0", recipe.steps, STEP * _work(recipe)
     yield "train teacher-tail", tail.steps, WINDOW * (tail.source_windows + points)
-    yield from _taught_tail(settings, f"plan-{tau}" if tau > 0 else "self", pictures["target"])
+    yield from _taught_joint(settings, f"plan-{tau}" if tau > 0 else "self", pictures["target"])
 
 
-def _taught_tail(settings: RunSettings, label: str, target: int) -> Stages:
-    tail = settings.recipe.tail
+def _taught_joint(settings: RunSettings, label: str, target: int) -> Stages:
+    recipe, taught, tail = settings.recipe.decoder, settings.recipe.taught, settings.recipe.tail
     if tail.taught_steps == 0:
         return
     if label != "self":
-        yield f"plan {label}-tail", target, PLAN + WHOLE
-    yield f"labels {label}-tail", target, PLAN
+        yield f"plan {label}-joint", target, PLAN + WHOLE
+    yield f"labels {label}-joint", target, PLAN
+    yield f"train taught-{label}-joint", taught.steps, TAUGHT_STEP * _work(recipe)
     windows = tail.source_beside + _points_windows(settings) + tail.taught_windows
-    yield f"train taught-{label}-tail", tail.taught_steps, WINDOW * windows
+    yield f"train taught-{label}-joint-tail", tail.taught_steps, WINDOW * windows
 
 
 def _points_windows(settings: RunSettings) -> float:
@@ -178,7 +179,7 @@ def _method(settings: RunSettings, name: str, pictures: Mapping[str, int], divid
         case "saot" if recipe.taught.teachers > 0:
             yield "cost", recipe.cost.steps, COST_STEP
         case "best_no_transport" if divided:
-            yield from _taught_tail(settings, "self", pictures["target"])
+            yield from _taught_joint(settings, "self", pictures["target"])
         case "best_no_transport" if recipe.taught.teachers > 0:
             yield from _taught(settings, "self", pictures["target"])
         case "best_no_transport":

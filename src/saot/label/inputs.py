@@ -153,6 +153,10 @@ def _grower(settings: RunSettings, device: str, wings: Wings) -> Grower | None:
     if not settings.recipe.decoder.grown_points or count == 0 or scope == "resample":
         return None
     if settings.backbone != "mobile-sam" or settings.weights is None:
+        wings.say(
+            "points are not grown to what they lie on, since that takes the mask decoder of --backbone mobile-sam "
+            f"--weights mobile_sam.pt; got --backbone {settings.backbone}"
+        )
         return None
     grower = Grower(Path(settings.weights), device)
     try:

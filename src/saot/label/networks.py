@@ -63,11 +63,6 @@ def points_term(data: TrainingData, weight: float) -> Term:
     return Term("points", points_pool(data.points.tokens.training(), data.target, data.num_classes), weight)
 
 
-def decoder_recipe(bench: Bench, data: TrainingData) -> DecoderRecipe | TailRecipe:
-    """Of a run's decoder: with the network's last layers where they are trained."""
-    return bench.recipe.decoder if data.tail is None else bench.recipe.tail
-
-
 def labelled_terms(bench: Bench, data: TrainingData, recipe: DecoderRecipe) -> list[Term]:
     """Cross-entropy on source labels and on declared points, at cells where the decoder has them."""
     fine = recipe.architecture == "fine"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saot.certify import QualityEstimate, between, estimate_quality
 from saot.evaluate import ConfusionMatrix, predict_mask
-from saot.label.best import tail_decoder
+from saot.label.best import joint_decoder
 from saot.label.data import Bench, TokenPoints, TrainingData
 from saot.label.networks import Trained, labelled_terms, network
 from saot.label.scoring import logits_at_points
@@ -127,8 +127,7 @@ def _cross_fitted(bench: Bench, data: TrainingData) -> Tensor:
         tokens = replace(points, held_out=torch.isin(points.picture, pictures[fold == number]))
         part = replace(data, points=replace(data.points, tokens=tokens))
         if data.tail is not None:
-            steps = max(1, bench.recipe.tail.steps // SHORTER)
-            return _answers(part, tokens.held(), tail_decoder(bench, part, refined=False, steps=steps), None)
+            return _answers(part, tokens.held(), joint_decoder(bench, part, refined=False, shorter=SHORTER), None)
         terms = labelled_terms(bench, part, short)
         trained = network(bench, part, terms, None, name=f"fold-{number}", decoder=short)
         return _answers(part, tokens.held(), trained, None)

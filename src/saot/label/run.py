@@ -12,14 +12,16 @@ import torch
 
 from saot.data import Points, check_place, whole_record, write_atomic
 from saot.features import FeatureStore
-from saot.label.best import OF_EARLY_TOKENS, saot_decoder
+from saot.label.best import saot_decoder
 from saot.label.calibration import calibrate
-from saot.label.data import (
-    Bench,
-    EvaluationData,
+from saot.label.data import Bench, EvaluationData, TrainingData
+from saot.label.expected import ExpectedStage, Expecting, expected_stages
+from saot.label.fusion import joined_contest, packed_decoder, scores_of_sizes
+from saot.label.inputs import Inputs, check_manifest, keep_manifest, kept_manifest, open_inputs, shared_pictures
+from saot.label.networks import Trained
+from saot.label.opening import (
     PictureSets,
     Tokens,
-    TrainingData,
     check_masks,
     declare,
     label_source,
@@ -29,10 +31,6 @@ from saot.label.data import (
     stores_of,
     tell_size,
 )
-from saot.label.expected import ExpectedStage, Expecting, expected_stages
-from saot.label.fusion import joined_contest, packed_decoder, scores_of_sizes
-from saot.label.inputs import Inputs, check_manifest, keep_manifest, kept_manifest, open_inputs, shared_pictures
-from saot.label.networks import Trained
 from saot.label.paper import learned_cost, similarities
 from saot.label.quality import estimate
 from saot.label.scoring import (
@@ -120,8 +118,7 @@ def run_job(
         began = time.time()
         if isinstance(progress, Expecting):
             progress.expect(_expected(settings, inputs, space, compare))
-        tokens = any(name not in OF_EARLY_TOKENS for name in methods_of(compare))
-        contest = open_contest(settings, inputs, space, store, device, tokens)  # points, features, source labels
+        contest = open_contest(settings, inputs, space, store, device)  # points, features, source labels
         publish(space.path("decoder.safetensors"), contest.decoder(), contest.data)
         scores, left_out = score_methods(contest, compared(all_methods(contest, rivals), compare))
         scores |= scores_of_sizes(contest)
@@ -148,13 +145,13 @@ def _expected(settings: RunSettings, inputs: Inputs, space: Workspace, compare: 
     return expected_stages(settings, pictures, methods_of(compare), scored, inputs.divided)
 
 
-def _put_aside(inputs: Inputs, sets: PictureSets, space: Workspace, tokens: bool) -> None:
+def _put_aside(inputs: Inputs, sets: PictureSets, space: Workspace) -> None:
     """Move the run's own features of other settings out of the way, and those of its settings back.
 
     A link to the features of others is left alone.
     """
     root = space.path("features")
-    for folder, backbone, _ in stores_of(inputs, sets, root, tokens):
+    for folder, backbone, _ in stores_of(inputs, sets, root):
         if not folder.resolve().is_relative_to(space.root.resolve()):
             continue
         own = FeatureStore(folder).key if (folder / "store.json").is_file() else backbone.key
@@ -176,12 +173,11 @@ def open_contest(
     space: Workspace,
     store: Path | None = None,
     device: str = "cpu",
-    tokens: bool = True,
 ) -> Contest:
     """Draw points, make what features are missing, label the source's patches.
 
     Until every input has proved readable nothing is kept that hangs on it, so that a bad file can be mended and the
-    same command given again. Without `tokens` only early ones are made, where a decoder is trained on those.
+    same command given again.
 
     Raises:
         ValueError: If an input is not as it should be, or not the one the run began with.
@@ -200,15 +196,15 @@ def open_contest(
         check_masks(inputs, space)
     sets = picture_sets(settings, inputs)
     if store is None and not space.trained():
-        _put_aside(inputs, sets, space, tokens)
-    tell_size(inputs, sets, root, tokens)
+        _put_aside(inputs, sets, space)
+    tell_size(inputs, sets, root)
     several = len(inputs.sizes) > 1
     contests = {}
     for size, backbone in inputs.sizes.items():
         own = replace(settings, size=size)
         part = space.part(str(size), own.to_dict()) if several else space
         place, early = size_folder(root, size, inputs.sizes), inputs.early(size)
-        found_tokens = open_features(sets, backbone, part, place, device, inputs.seen, early, tokens)
+        found_tokens = open_features(sets, backbone, part, place, device, inputs.seen, early)
         bench = Bench(part, settings.recipe, settings.seed, torch.device(device))
         contests[str(size)] = _contest(own, inputs, bench, found_tokens, drawn)
     if kept is None:
@@ -356,8 +352,7 @@ def score_some(
     share = None if shared is None else Shared(shared)
     space = Workspace(out, settings.to_dict(), progress, share, later=ADDED_LATER)
     try:
-        tokens = any(name not in OF_EARLY_TOKENS for name in methods)
-        contest = open_contest(settings, inputs, space, store, device, tokens)
+        contest = open_contest(settings, inputs, space, store, device)
         scores, left_out = score_methods(contest, chosen_methods(all_methods(contest, rivals), methods))
         stages = space.facts("stages")
         seconds = {name: float(stages[f"score {name}"]["seconds"]) for name in scores}

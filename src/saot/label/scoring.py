@@ -14,7 +14,7 @@ from torch import Tensor
 from saot.certify import class_shares
 from saot.data import LabelledSet, write_atomic
 from saot.decoder import CELLS, GridDecoder, TokenPool
-from saot.evaluate import ConfusionMatrix, method_entry, picture_counts, predict_mask, scores_at
+from saot.evaluate import ConfusionMatrix, expected_iou_bias, method_entry, picture_counts, predict_mask, scores_at
 from saot.label.data import Bench, EvaluationData, TrainingData
 from saot.label.networks import Trained, points_pool
 from saot.label.paper import TrainedCost, source_weights, transfer_from
@@ -22,6 +22,7 @@ from saot.runs import Kept, Making, code_version, generator_for, identity_of, ro
 
 Network = Callable[..., Tensor]  # tokens to logits; a `GridDecoder` wants the grid's rows and columns too
 MOST_JUDGED = 50_000  # held-out points that a choice is made on
+DECIDED_ON = 1 << 21  # numbers of a network's answers that its decision rests on, spread evenly over the target
 
 
 def sample_tokens(pool: TokenPool, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -66,6 +67,28 @@ def chosen_adjustment(
     best = max(trials, key=lambda trial: (trial["gain"], -abs(trial["strength"])))
     bias = None if best["strength"] == 0.0 else adjustment_bias(frequencies, best["strength"])
     return Adjustment(bias, {"chosen": best["strength"], "trials": trials})
+
+
+@torch.no_grad()
+def decided(data: TrainingData, network: Network, chosen: Adjustment) -> Adjustment:
+    """An adjustment that also answers for the largest expected mIoU, by what a network says of the unlabelled target.
+
+    Args:
+        data: The target's pictures.
+        network: Its posterior is taken at its word.
+        chosen: The adjustment that belongs to it.
+    """
+    target, sampled = data.target, []
+    quota = max(1, DECIDED_ON // data.num_classes // len(target))
+    bias = torch.zeros(data.num_classes) if chosen.bias is None else chosen.bias
+    for number in range(len(target)):
+        logits = target.logits(network, number).cpu().float()
+        some = torch.randperm(len(logits), generator=generator_for(number, "decision"))[:quota]
+        sampled.append(logits[some] + bias)
+    found = expected_iou_bias(torch.cat(sampled))
+    names = data.classes.names
+    moved = {name: round(value, 2) for name, value in zip(names, found.tolist(), strict=True)}
+    return Adjustment(bias + found, {**chosen.facts, "expected_iou": moved})
 
 
 def adjustment_bias(frequencies: Tensor, strength: float) -> Tensor:
@@ -348,11 +371,12 @@ def _saot(contest: Contest, sources: int) -> Scorer:
 
 def network_scorer(contest: Contest, trained: Trained, name: str, budget: int) -> Scorer:
     """A network as a method; its logit adjustment is chosen on held-out points where the method may see any."""
-    if budget == 0:
-        return Scorer(answers_of(contest, trained.decoder), 0)
-    chosen = chosen_adjustment(contest.bench, contest.data, trained.decoder)
+    bench, data, network = contest.bench, contest.data, trained.decoder
+    chosen = Adjustment(None, {}) if budget == 0 else chosen_adjustment(bench, data, network)
+    if bench.recipe.scores.decision == "expected_iou":
+        chosen = decided(data, network, chosen)
     facts = {"adjustment": {name: chosen.facts}} if chosen.facts else {}
-    return Scorer(answers_of(contest, trained.decoder), budget, chosen.bias, facts)
+    return Scorer(answers_of(contest, network), budget, chosen.bias, facts)
 
 
 def answers_of(contest: Contest, network: Network) -> Callable[[int], Tensor]:

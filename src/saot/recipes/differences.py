@@ -48,6 +48,7 @@ REASONS: dict[str, str] = {
     "baselines.probe_iterations": _TIME,
     "bridge.weight": f"{_OURS}; T2S-DA's pull loss draws translated source tokens to source prototypes",
     "scores.logit_adjustment": "both directions are tried; the choice is still made on declared points",
+    "scores.decision": "mIoU is the measure, and the likeliest class is not the best answer for it",
     "scores.holdout_least": "too few points choose badly",
     "scores.holdout_points": "points the network was trained on say little about it",
 }

@@ -223,6 +223,7 @@ class ScoreRecipe(Checked):
     logit_adjustment: Annotated[tuple[float, ...], SOME] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # E.6
     holdout_points: Dropped = 0.0  # share of point pictures kept from training to choose the adjustment
     holdout_least: Number = 0  # where fewer points would be held out, none are: too few to choose anything on
+    decision: Literal["likeliest", "expected_iou"] = "likeliest"  # of a network's posterior; ours: best.md
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ def as_dict(recipe: Any) -> dict[str, Any]:
         del values["bridge"]
     if isinstance(recipe, Recipe) and recipe.tail.steps == 0:
         del values["tail"]
+    if isinstance(recipe, Recipe) and recipe.scores.decision == "likeliest":
+        del values["scores"]["decision"]
     decoder = recipe.decoder if isinstance(recipe, Recipe) else recipe
     if isinstance(decoder, DecoderRecipe) and not decoder.grown_points:
         del (values if decoder is recipe else values["decoder"])["grown_points"]

@@ -13,7 +13,8 @@ from saot.report import figures
 from saot.report.contents import Box, MassMap, Panel, PatchStory
 from saot.report.export import palette_png
 
-ERROR_COLOR = (255, 255, 255)  # no common class set has white
+ERROR_COLOR = (255, 255, 255)  # over a mask: no common class set has white
+ERROR_RED = (214, 20, 60)  # over a grey picture
 
 
 def panel_view(panel: Panel, order: Sequence[str], classes: ClassSet, width: int) -> dict[str, Any]:
@@ -31,17 +32,21 @@ def panel_view(panel: Panel, order: Sequence[str], classes: ClassSet, width: int
     for name in order:
         if name not in small:
             continue
-        wrong = ""
-        if truth is not None:
+        wrong, red, share = "", "", None
+        if truth is not None and panel.truth is not None:
+            share = _missed(masks[name], panel.truth)
             missed = (small[name] != truth) & (truth != IGNORE_INDEX)
             errors = np.where(missed, 0, IGNORE_INDEX).astype(np.uint8)
             wrong = figures.png_uri(palette_png(errors, [ERROR_COLOR], transparent_ignore=True))
+            red = figures.png_uri(palette_png(errors, [ERROR_RED], transparent_ignore=True))
         shots.append(
             {
                 "method": method_named(name),
                 "miou": panel.miou.get(name),
                 "mask": figures.png_uri(palette_png(small[name], classes.colors, transparent_ignore=True)),
                 "errors": wrong,
+                "error_map": red,
+                "missed": share,
             }
         )
     return {
@@ -50,7 +55,20 @@ def panel_view(panel: Panel, order: Sequence[str], classes: ClassSet, width: int
         "ratio": f"{panel.image.shape[1]} / {panel.image.shape[0]}",
         "truth": "" if truth is None else figures.png_uri(palette_png(truth, classes.colors, transparent_ignore=True)),
         "shots": shots,
+        "legend": _legend([*masks.values()][:2], classes),
     }
+
+
+def _missed(mask: UInt8[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"]) -> float | None:
+    """Share of the labelled pixels that have another class; None where none is labelled."""
+    labelled = truth != IGNORE_INDEX
+    return float((mask != truth)[labelled].mean()) if labelled.any() else None
+
+
+def _legend(masks: Sequence[UInt8[np.ndarray, "h w"]], classes: ClassSet) -> list[tuple[str, str]]:
+    """Name and CSS colour of each class that occurs."""
+    seen = sorted({int(label) for mask in masks for label in np.unique(mask) if label != IGNORE_INDEX})
+    return [(classes.names[label], f"#{bytes(classes.colors[label]).hex()}") for label in seen]
 
 
 def _crop(

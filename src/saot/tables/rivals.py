@@ -19,6 +19,7 @@ from saot.label import (
     answers_of,
     chosen_adjustment,
     fingerprints,
+    joint_decoder,
     label_maps,
     network,
     network_scorer,
@@ -32,7 +33,6 @@ from saot.label import (
     source_pool,
     source_prototypes,
     source_term,
-    tail_decoder,
     taught_decoder,
     unpacked_cost,
 )
@@ -212,7 +212,7 @@ def of_tokens(recipe: DecoderRecipe) -> DecoderRecipe:
 def _without_plan(bench: Bench, data: TrainingData) -> Trained:
     recipe = bench.recipe
     if data.tail is not None:
-        return tail_decoder(bench, data, tau=0.0)
+        return joint_decoder(bench, data, tau=0.0)
     if recipe.taught.teachers > 0:
         return taught_decoder(bench, data, tau=0.0)
     terms = [source_term(data)]
