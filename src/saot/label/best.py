@@ -40,7 +40,7 @@ from saot.label.networks import (
     train_once,
 )
 from saot.label.paper import distilled_decoder
-from saot.recipes import DecoderRecipe
+from saot.recipes import DecoderRecipe, TaughtRecipe
 from saot.runs import Kept, Making, generator_for, identity_of, side_by_side
 from saot.transfer import class_correction
 
@@ -114,12 +114,7 @@ def taught_decoder(
     teachers = side_by_side(jobs, bench.device)
     if not refined or stage_2.steps * stage_2.rounds == 0:
         return teachers[0]
-    again = dataclasses.replace(
-        recipe,
-        steps=stage_2.steps,
-        learning_rate=stage_2.learning_rate,
-        final_learning_rate=stage_2.final_learning_rate,
-    )
+    again = continued(recipe, stage_2)
     plans: dict[str, Any] = {}
     for number in range(1, stage_2.rounds + 1):
         label = f"{f'plan-{tau}' if tau > 0 else 'self'}-{number}{other}"
@@ -157,20 +152,13 @@ def joint_decoder(
             f"expected decoder.architecture fine and decoder.subdivision {tail.subdivision} with tail.steps above 0; "
             f"got {recipe.architecture} and {recipe.subdivision}: set both, or tail.steps to 0"
         )
-    tau, terms, windows = (
-        stage_2.tau if tau is None else tau,
-        labelled_terms(bench, data, recipe),
-        _windows(bench, data),
-    )
-    first = side_by_side(
-        [
-            partial(network, bench, data, terms, None, name="teacher-0", decoder=recipe),
-            partial(fitted_tail, bench, data, "teacher-tail", windows, steps=max(1, tail.steps // shorter)),
-        ],
-        bench.device,
-    )
+    terms, windows, pull = labelled_terms(bench, data, recipe), _windows(bench, data), pull_of(bench, data, recipe)
+    fine = partial(network, bench, data, terms, None, name="teacher-0", decoder=recipe, pull=pull)
+    trained = partial(fitted_tail, bench, data, "teacher-tail", windows, steps=max(1, tail.steps // shorter))
+    first = side_by_side([fine, trained], bench.device)
     if not refined or tail.taught_steps == 0:
         return _joined(data, first)
+    tau = stage_2.tau if tau is None else tau
     label = f"{f'plan-{tau}' if tau > 0 else 'self'}-joint"
     lesson = Lesson(bench, data, tuple(first), tau, label, recipe)
     pool, shown = taught_pool(lesson)
@@ -178,25 +166,25 @@ def joint_decoder(
     early = dataclasses.replace(
         pool, features=rows, dim=width, identity=identity_of(lesson.identity, data.target.early)
     )
-    again = dataclasses.replace(
+    name, again = f"taught-{label}", continued(recipe, stage_2)
+    terms = [*terms, Term(label, pool, recipe.target_weight)]
+    beside = [dataclasses.replace(windows[0], count=tail.source_beside), *windows[1:]]
+    windows = [*beside, Windows(label, early, tail.taught_windows, tail.crop)]
+    fine = partial(network, bench, data, terms, None, name=name, decoder=again, start=first[0])
+    trained = partial(fitted_tail, bench, data, f"{name}-tail", windows, steps=tail.taught_steps, start=first[1])
+    second = side_by_side([fine, trained], bench.device)
+    bench.space.forget(lesson.folder)
+    return _joined(data, second, {"taught": {label: shown} if shown else {}})
+
+
+def continued(recipe: DecoderRecipe, stage_2: TaughtRecipe) -> DecoderRecipe:
+    """The decoder's recipe with steps and rates of stage 2."""
+    return dataclasses.replace(
         recipe,
         steps=stage_2.steps,
         learning_rate=stage_2.learning_rate,
         final_learning_rate=stage_2.final_learning_rate,
     )
-    taught = [*terms, Term(label, pool, recipe.target_weight)]
-    beside = [dataclasses.replace(windows[0], count=tail.source_beside), *windows[1:]]
-    shown_to_tail = [*beside, Windows(label, early, tail.taught_windows, tail.crop)]
-    name = f"taught-{label}"
-    second = side_by_side(
-        [
-            partial(network, bench, data, taught, None, name=name, decoder=again, start=first[0]),
-            partial(fitted_tail, bench, data, f"{name}-tail", shown_to_tail, steps=tail.taught_steps, start=first[1]),
-        ],
-        bench.device,
-    )
-    bench.space.forget(lesson.folder)
-    return _joined(data, second, {"taught": {label: shown} if shown else {}})
 
 
 def _windows(bench: Bench, data: TrainingData) -> list[Windows]:

@@ -135,13 +135,8 @@ def open_inputs(
     divided = settings.recipe.tail.steps > 0 and all(isinstance(one, Divided) for one in sizes.values())
     if settings.recipe.tail.steps > 0 and not divided:
         wings.say(
-            f"tail.steps above 0 trains the last layers of mobile-sam along; {settings.backbone} stays frozen as a "
-            "whole"
-        )
-    if divided and settings.recipe.bridge.weight != 0:
-        raise ValueError(
-            "expected bridge.weight 0 where the network's last layers are trained (tail.steps above 0): the pull loss "
-            "is one of frozen tokens; leave tail.steps at 0"
+            f"{settings.backbone} stays frozen as a whole: mobile-sam alone has last layers that can be trained along "
+            "(tail.steps)"
         )
     common = found, masks, wings.pull, seen, wings.say, sizes, left_out, divided
     return Inputs(source, target, truth, classes, backbone, *common, _grower(settings, device, wings))

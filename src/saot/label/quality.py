@@ -20,7 +20,7 @@ from saot.evaluate import ConfusionMatrix, predict_mask
 from saot.label.best import joint_decoder
 from saot.label.data import Bench, TokenPoints, TrainingData
 from saot.label.networks import Trained, labelled_terms, network
-from saot.label.scoring import logits_at_points
+from saot.label.scoring import UNADJUSTED, decided, logits_at_points
 from saot.runs import Kept, Making, generator_for, identity_of, side_by_side
 
 FOLDS = 2
@@ -127,10 +127,11 @@ def _cross_fitted(bench: Bench, data: TrainingData) -> Tensor:
         tokens = replace(points, held_out=torch.isin(points.picture, pictures[fold == number]))
         part = replace(data, points=replace(data.points, tokens=tokens))
         if data.tail is not None:
-            return _answers(part, tokens.held(), joint_decoder(bench, part, refined=False, shorter=SHORTER), None)
-        terms = labelled_terms(bench, part, short)
-        trained = network(bench, part, terms, None, name=f"fold-{number}", decoder=short)
-        return _answers(part, tokens.held(), trained, None)
+            trained = joint_decoder(bench, part, refined=False, shorter=SHORTER)
+        else:
+            terms = labelled_terms(bench, part, short)
+            trained = network(bench, part, terms, None, name=f"fold-{number}", decoder=short)
+        return _answers(part, tokens.held(), trained, decided(bench, part, trained.decoder, UNADJUSTED).bias)
 
     counts = torch.zeros(len(pictures), data.num_classes, data.num_classes, dtype=torch.int64)
     numbers = fold.unique().tolist()

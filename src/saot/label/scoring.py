@@ -48,6 +48,9 @@ class Adjustment:
     facts: dict[str, Any]
 
 
+UNADJUSTED = Adjustment(None, {})
+
+
 def chosen_adjustment(
     bench: Bench, data: TrainingData, network: Network, strengths: Sequence[float] | None = None
 ) -> Adjustment:
@@ -70,14 +73,19 @@ def chosen_adjustment(
 
 
 @torch.no_grad()
-def decided(data: TrainingData, network: Network, chosen: Adjustment) -> Adjustment:
+def decided(bench: Bench, data: TrainingData, network: Network, chosen: Adjustment) -> Adjustment:
     """An adjustment that also answers for the largest expected mIoU, by what a network says of the unlabelled target.
 
+    The same where the recipe wants the likeliest class.
+
     Args:
+        bench: Where and how.
         data: The target's pictures.
         network: Its posterior is taken at its word.
         chosen: The adjustment that belongs to it.
     """
+    if bench.recipe.scores.decision == "likeliest":
+        return chosen
     target, sampled = data.target, []
     quota = max(1, DECIDED_ON // data.num_classes // len(target))
     bias = torch.zeros(data.num_classes) if chosen.bias is None else chosen.bias
@@ -372,9 +380,8 @@ def _saot(contest: Contest, sources: int) -> Scorer:
 def network_scorer(contest: Contest, trained: Trained, name: str, budget: int) -> Scorer:
     """A network as a method; its logit adjustment is chosen on held-out points where the method may see any."""
     bench, data, network = contest.bench, contest.data, trained.decoder
-    chosen = Adjustment(None, {}) if budget == 0 else chosen_adjustment(bench, data, network)
-    if bench.recipe.scores.decision == "expected_iou":
-        chosen = decided(data, network, chosen)
+    chosen = UNADJUSTED if budget == 0 else chosen_adjustment(bench, data, network)
+    chosen = decided(bench, data, network, chosen)
     facts = {"adjustment": {name: chosen.facts}} if chosen.facts else {}
     return Scorer(answers_of(contest, network), budget, chosen.bias, facts)
 
