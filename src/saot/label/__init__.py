@@ -50,6 +50,7 @@ from saot.label.prediction import Prediction, picture_of
 from saot.label.quality import said
 from saot.label.run import RunOutcome, open_contest, run_job, score_some
 from saot.label.scoring import (
+    UNADJUSTED,
     Builders,
     Compare,
     Contest,
@@ -58,6 +59,7 @@ from saot.label.scoring import (
     answers_of,
     chosen_adjustment,
     confusion_of,
+    decided,
     held_out_scores,
     network_scorer,
     sample_tokens,
@@ -78,6 +80,7 @@ from saot.label.wings import NO_WINGS, Labeller, PullWing, Wings
 
 __all__ = [
     "NO_WINGS",
+    "UNADJUSTED",
     "Bench",
     "Builders",
     "Compare",
@@ -106,6 +109,7 @@ __all__ = [
     "chosen_adjustment",
     "classes_of",
     "confusion_of",
+    "decided",
     "declare",
     "declared_pixels",
     "digest",

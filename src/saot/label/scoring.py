@@ -357,7 +357,9 @@ def own_methods(contest: Contest) -> Builders:
 def _saot_decoder(contest: Contest) -> Scorer:
     trained, budget = contest.decoder(), contest.data.points.budget
     if contest.members:  # each size has brought its own logit adjustment
-        return Scorer(answers_of(contest, trained.decoder), budget)
+        chosen = decided(contest.bench, contest.data, trained.decoder, UNADJUSTED)
+        facts = {"adjustment": {"saot_decoder": chosen.facts}} if chosen.facts else {}
+        return Scorer(answers_of(contest, trained.decoder), budget, chosen.bias, facts)
     return network_scorer(contest, trained, "saot_decoder", budget)
 
 

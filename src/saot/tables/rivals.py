@@ -10,6 +10,7 @@ from torch import Tensor
 from saot.data import patch_labels
 from saot.decoder import Term
 from saot.label import (
+    UNADJUSTED,
     Bench,
     Builders,
     Contest,
@@ -18,6 +19,7 @@ from saot.label import (
     TrainingData,
     answers_of,
     chosen_adjustment,
+    decided,
     fingerprints,
     joint_decoder,
     label_maps,
@@ -313,12 +315,11 @@ def _linear_probe(contest: Contest, with_points: bool) -> Scorer:
             held_out_points=judging,
         )
     facts: dict[str, Any] = {"trials": {name: list(choice.trials)}}
-    answers = answers_of(contest, choice.probe.to(bench.device))
-    if not with_points:
-        return Scorer(answers, 0, facts=facts)
-    chosen = chosen_adjustment(bench, data, choice.candidate.to(bench.device))
+    probe = choice.probe.to(bench.device)
+    chosen = chosen_adjustment(bench, data, choice.candidate.to(bench.device)) if with_points else UNADJUSTED
+    chosen = decided(bench, data, probe, chosen)
     facts |= {"adjustment": {name: chosen.facts}} if chosen.facts else {}
-    return Scorer(answers, data.points.budget, chosen.bias, facts)
+    return Scorer(answers_of(contest, probe), data.points.budget if with_points else 0, chosen.bias, facts)
 
 
 def held_out_sources(bench: Bench, data: TrainingData) -> set[int]:

@@ -56,6 +56,14 @@ BEST_BUDGETS = ("0", "total:20", "20")
 AT_EDGES = {"MLP + points + EMA": "mlp_points_ema", "Best, no transport": "best_no_transport", "SAOT+Decoder": DECODER}
 
 OPTIONS = "Options, off by default"
+CELLS_ALONE = "Preset fast: cells of frozen tokens alone"
+OF_FAST: dict[str, dict[str, object]] = {
+    "Preset fast": {},
+    "without the second teacher": {"taught.teachers": 1},
+    "without the second round": {"taught.rounds": 1},
+    "without cells (surroundings kept)": {"decoder.subdivision": 1},
+    "without cells, neighbours and pyramid": {"decoder.architecture": "residual"},
+}
 
 BEST = Experiment(
     name="saot-best",
@@ -107,24 +115,25 @@ BEST_ABLATION = Experiment(
     rows=(
         Row("Preset best", DECODER),
         Row("without the plan", "best_no_transport"),
-        Row("without the second teacher", DECODER, {"taught.teachers": 1}),
-        Row("without the second round", DECODER, {"taught.rounds": 1}),
         Row("without stage 2", "decoder_stage1"),
-        Row("without cells (surroundings kept)", DECODER, {"decoder.subdivision": 1}),
+        Row("without the network whose last layers are trained", DECODER, {"tail.steps": 0}),
+        Row("with the likeliest class for an answer", DECODER, {"scores.decision": "likeliest"}),
         Row("without the pyramid", DECODER, {"decoder.context": 0}),
         Row("without dropping the pyramid", DECODER, {"decoder.context_dropout": 0.0}),
-        Row("without cells, neighbours and pyramid", DECODER, {"decoder.architecture": "residual"}),
         Row("without class balance", DECODER, {"decoder.class_power": 1.0}),
         Row("without logit adjustment", DECODER, {"scores.logit_adjustment": (0.0,)}),
+        *(
+            Row(label, DECODER, {"preset": "fast", **changes}, section=CELLS_ALONE)
+            for label, changes in OF_FAST.items()
+        ),
         Row("with points grown to what they lie on", DECODER, {"decoder.grown_points": True}, section=OPTIONS),
-        Row("with the network's last layers trained along", DECODER, {"tail.steps": 250}, section=OPTIONS),
     ),
     base={"preset": "best"},
     reference="Preset best",
     notes=(
         *_BUDGET_NOTES,
-        "Points are grown, and last layers trained, where the backbone is mobile-sam; with any other those rows are "
-        "the first.",
+        "Points are grown, and last layers trained, where the backbone is mobile-sam; with any other backbone those "
+        "rows say nothing.",
     ),
 )
 
