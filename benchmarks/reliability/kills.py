@@ -51,7 +51,7 @@ JOBS = (
     Job("extract", ("many",), ["extract", "folder:many", "--backbone", "filterbank", *FEW, "--out", "out/store"],
         ("out/store/*/*.safetensors", "out/store/*/store.json"), "out/store"),
     Job("predict", ("many", "run"), ["predict", "run", "many/images", "--format", "png,color,coco", "--device", "cpu",
-        "--out", "out/masks"], ("out/masks/**/*.png", "out/masks/**/annotations.json")),
+        "--out", "out/masks"], ("out/masks/**/*.png", "out/masks/**/instances_default.json")),
     Job("adapt", (*SETS, "mit"), [*ADAPT, "--out", "out/run"],
         ("out/run/metrics.json", "out/run/network.safetensors", "out/run/encoder.safetensors", "out/run/log.jsonl")),
     Job("reproduce", SETS, ["reproduce", "saot-tau", *RUN[1:7], "--points", "4", "--backbone", "filterbank", "--counts",

@@ -144,7 +144,7 @@ SUBJECTS = (
             "cpu"],
             (*TEXT, *FILE), own=True, made=("store/*/*.safetensors",)),
     Subject("network of a run", ("run/decoder.safetensors",), ("src", "run"), PREDICT, (*SAFETENSORS, *FILE), own=True,
-            made=("out/*.png", "out/annotations.json"), partly=True),
+            made=("out/*.png", "out/annotations/instances_default.json"), partly=True),
     Subject("run.json, predict", ("run/run.json",), ("src", "run"), PREDICT, (*JSON, *FILE), partly=True),
     Subject("calibration.json", ("run/calibration.json",), ("src", "run"), [*PREDICT, "--abstain", "0.1"],
             (*JSON, *FILE), partly=True, spare=True),

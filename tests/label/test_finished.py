@@ -31,7 +31,7 @@ def test_predict_labels_a_strange_picture_at_its_own_size(finished, stranger, tm
     assert Image.open(tmp_path / "out" / "stranger_color.png").size == (61, 97)
     assert records[0]["height"] == 97
     coco = pytest.importorskip("pycocotools.coco")
-    document = coco.COCO(str(tmp_path / "out" / "annotations.json"))
+    document = coco.COCO(str(tmp_path / "out" / "annotations" / "instances_default.json"))
     rebuilt = np.full(mask.shape, 255, np.uint8)
     for annotation in document.loadAnns(document.getAnnIds()):
         rebuilt[document.annToMask(annotation) == 1] = annotation["category_id"] - 1
@@ -110,7 +110,7 @@ def test_wrong_input_is_refused_in_one_sentence(finished, stranger, tmp_path):
         predict_pictures(tmp_path / "nowhere", [stranger], tmp_path / "out")
     with pytest.raises(ValueError, match="does not exist"):
         predict_pictures(finished, [tmp_path / "no.png"], tmp_path / "out")
-    with pytest.raises(ValueError, match="png, color, coco; got tiff"):
+    with pytest.raises(ValueError, match="confidence, coco; got tiff"):
         predict_pictures(finished, [stranger], tmp_path / "out", ("tiff",))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no run\.json"):

@@ -38,16 +38,22 @@ def test_one_broken_picture_does_not_stop_the_others(finished, tmp_path):
     (tmp_path / "new" / "b.png").write_bytes((tmp_path / "new" / "b.png").read_bytes()[:300])
     (tmp_path / "new" / "c.png").write_text("no picture")
     labelled = predict_pictures(finished, [tmp_path / "new"], tmp_path / "out", ("png", "color", "coco"))
-    assert files(tmp_path / "out") == ["a.png", "a_color.png", "annotations.json", "d.png", "d_color.png"]
+    assert files(tmp_path / "out") == [
+        "a.png",
+        "a_color.png",
+        "annotations/instances_default.json",
+        "d.png",
+        "d_color.png",
+    ]
     assert [Path(one["image"]).name for one in labelled.records()] == ["a.png", "d.png"]
     assert [Path(path).name for path in labelled.failed] == ["b.png", "c.png"]
     assert "b.png is broken or cut off" in next(iter(labelled.failed.values()))
-    document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    document = json.loads((tmp_path / "out" / "annotations" / "instances_default.json").read_text())
     assert [one["file_name"] for one in document["images"]] == ["a.png", "d.png"]
     draw(tmp_path / "new" / "b.png", 1)  # mended: the same command adds what is missing
     labelled = predict_pictures(finished, [tmp_path / "new"], tmp_path / "out", ("png", "color", "coco"))
     assert labelled.made == 1 and len(labelled.sizes) == 3
-    document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    document = json.loads((tmp_path / "out" / "annotations" / "instances_default.json").read_text())
     assert [one["file_name"] for one in document["images"]] == ["a.png", "b.png", "d.png"]
 
 
@@ -62,7 +68,9 @@ def test_at_several_sizes_a_broken_picture_is_left_out_of_each(finished, tmp_pat
         new_pictures.Picture(str(path), lambda path=path: new_pictures.read_image(path), "")
         for path in (one, bad, other)
     ]
-    found = [picture.name for picture, _, _ in twice.masks(pictures, lambda picture, why: told.append(picture.name))]
+    labelled = [*twice.masks(pictures, lambda picture, why: told.append(picture.name), confident=True)]
+    found = [one.picture.name for one in labelled]
+    assert all(one.confidence is not None and one.confidence.shape == one.mask.shape for one in labelled)
     assert found == [str(one), str(other)] and told == [str(bad)]
 
 
@@ -128,7 +136,9 @@ def test_masks_beside_their_pictures_are_no_pictures(finished, tmp_path):
         assert [one.key for one in labelled.pictures] == ["a.jpg"] and labelled.made == made
 
 
-@pytest.mark.parametrize("formats", [("png",), ("color",), ("coco",), ("png", "color", "coco")])
+@pytest.mark.parametrize(
+    "formats", [("png",), ("color",), ("coco",), ("png", "palette", "color", "confidence", "coco")]
+)
 def test_a_killed_command_goes_on(finished, tmp_path, monkeypatch, formats):
     new = [draw(tmp_path / "new" / f"{name}.jpg", number) for number, name in enumerate("abc")]
     predict_pictures(finished, new, tmp_path / "undisturbed", formats)
@@ -178,10 +188,11 @@ def test_files_of_others_are_left_alone(finished, tmp_path):
     labelled = predict_pictures(finished, new, tmp_path / "out", ("png", "color"))
     assert corrected.read_bytes() == before and labelled.left_alone == (corrected,)
     assert files(tmp_path / "out") == ["a.png", "b.png", "b_color.png"]
-    (tmp_path / "out" / "annotations.json").write_text('{"images": []}')
-    with pytest.raises(ValueError, match=r"annotations\.json to be missing"):
+    (tmp_path / "out" / "annotations").mkdir()
+    (tmp_path / "out" / "annotations" / "instances_default.json").write_text('{"images": []}')
+    with pytest.raises(ValueError, match=r"instances_default\.json to be missing"):
         predict_pictures(finished, new, tmp_path / "out", ("coco",))
-    assert (tmp_path / "out" / "annotations.json").read_text() == '{"images": []}'
+    assert (tmp_path / "out" / "annotations" / "instances_default.json").read_text() == '{"images": []}'
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(finished, tmp_path, monkeypatch):
@@ -192,3 +203,33 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(finished, tmp_path, 
     with pytest.raises(ValueError, match="read-only for this user: choose another --out"):
         predict_pictures(finished, [picture], tmp_path / "out" / "deep")
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_all_formats_say_the_same_and_open_in_other_readers(finished, tmp_path):
+    picture = draw(tmp_path / "new" / "sub" / "a.jpg", 0)
+    formats = ("png", "palette", "confidence", "coco")
+    predict_pictures(finished, [tmp_path / "new"], tmp_path / "out", formats)
+    out = tmp_path / "out" / "sub"
+    index, palette, sure = (Image.open(out / f"a{suffix}.png") for suffix in ("", "_palette", "_confidence"))
+    assert (index.mode, palette.mode, sure.mode) == ("L", "P", "L")
+    assert np.array_equal(np.asarray(index), np.asarray(palette))
+    said = open_run(finished).predict(picture)
+    assert np.array_equal(np.asarray(index), said.mask)
+    assert np.abs(np.asarray(sure) / 255 - said.confidence).max() <= 0.5 / 255 + 1e-6
+    document = json.loads((tmp_path / "out" / "annotations" / "instances_default.json").read_text())
+    assert [one["file_name"] for one in document["images"]] == ["sub/a.jpg"]
+    for one in document["annotations"]:
+        mine = said.mask == one["category_id"] - 1
+        assert one["iscrowd"] == 0 and one["area"] == mine.sum()
+        assert one["score"] == pytest.approx(said.confidence[mine].mean(), abs=1e-4)
+    cv2 = pytest.importorskip("cv2")
+    assert np.array_equal(cv2.imread(str(out / "a.png"), cv2.IMREAD_UNCHANGED), said.mask)
+
+
+def test_masks_that_were_made_without_scores_are_made_again_for_coco(finished, tmp_path):
+    picture = draw(tmp_path / "a.jpg", 0)
+    assert predict_pictures(finished, [picture], tmp_path / "out", ("png",)).made == 1
+    assert predict_pictures(finished, [picture], tmp_path / "out", ("png", "coco")).made == 1
+    assert predict_pictures(finished, [picture], tmp_path / "out", ("png", "coco")).made == 0
+    document = json.loads((tmp_path / "out" / "annotations" / "instances_default.json").read_text())
+    assert all(0 < one["score"] <= 1 for one in document["annotations"])

@@ -6,7 +6,16 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from saot.data.classes import class_set, folder_class_set
-from saot.report import CocoItem, overlay, png_mark, write_coco, write_color_overlay, write_index_png
+from saot.report import (
+    CocoItem,
+    overlay,
+    png_mark,
+    write_coco,
+    write_color_overlay,
+    write_confidence_png,
+    write_index_png,
+    write_palette_png,
+)
 
 CLASSES = class_set("cityscapes19")
 
@@ -23,19 +32,36 @@ def masks():
 
 def test_index_png_round_trip(tmp_path):
     mask = masks()["noise.png"]
-    write_index_png(tmp_path / "deep" / "mask.png", mask, CLASSES)
+    write_index_png(tmp_path / "deep" / "index.png", mask, CLASSES)
+    grey = Image.open(tmp_path / "deep" / "index.png")
+    assert grey.mode == "L"
+    np.testing.assert_array_equal(np.asarray(grey), mask)
+    write_palette_png(tmp_path / "deep" / "mask.png", mask, CLASSES)
     picture = Image.open(tmp_path / "deep" / "mask.png")
     assert picture.mode == "P"
     np.testing.assert_array_equal(np.asarray(picture), mask)
     colored = np.asarray(picture.convert("RGB"))
     np.testing.assert_array_equal(colored[mask == 18], np.broadcast_to(CLASSES.colors[18], ((mask == 18).sum(), 3)))
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mask.png"]
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["index.png", "mask.png"]
 
 
 def test_255_classes_keep_their_values(tmp_path):
     mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    write_index_png(tmp_path / "all.png", mask, folder_class_set([f"c{i}" for i in range(255)]))
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "all.png")), mask)
+    for write in (write_index_png, write_palette_png):
+        write(tmp_path / "all.png", mask, folder_class_set([f"c{i}" for i in range(255)]))
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "all.png")), mask)
+
+
+def test_confidences_are_grey_of_8_bits(tmp_path):
+    confidence = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    write_confidence_png(tmp_path / "c.png", confidence, "mark")
+    picture = Image.open(tmp_path / "c.png")
+    assert picture.mode == "L" and png_mark(tmp_path / "c.png") == "mark"
+    np.testing.assert_array_equal(np.asarray(picture), np.rint(255 * confidence))
+    for wrong in (np.full((1, 2), 1.5), np.array([[np.nan, 0.5]])):
+        with pytest.raises(ValueError, match="expected confidences from 0 to 1"):
+            write_confidence_png(tmp_path / "d.png", wrong)
+    assert not (tmp_path / "d.png").exists()
 
 
 def test_overlay_mixes_and_keeps_ignored_pixels(tmp_path):
@@ -47,12 +73,13 @@ def test_overlay_mixes_and_keeps_ignored_pixels(tmp_path):
     assert tuple(np.asarray(Image.open(tmp_path / "a.png"))[0, 0]) == CLASSES.colors[0]
 
 
-@pytest.mark.parametrize("action", ["index", "overlay", "coco"])
+@pytest.mark.parametrize("action", ["index", "palette", "overlay", "coco"])
 def test_unknown_class_is_refused_and_nothing_written(tmp_path, action):
     mask, image = np.full((3, 4), 19, np.uint8), np.zeros((3, 4, 3), np.uint8)
     path = tmp_path / "out"
     write = {
         "index": lambda: write_index_png(path, mask, CLASSES),
+        "palette": lambda: write_palette_png(path, mask, CLASSES),
         "overlay": lambda: write_color_overlay(path, image, mask, CLASSES),
         "coco": lambda: write_coco(path, [CocoItem("a.png", mask)], CLASSES),
     }
@@ -81,7 +108,7 @@ def test_coco_opens_and_gives_back_the_same_masks(tmp_path):
         for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[image_id])):
             decoded = coco.annToMask(annotation).astype(bool)
             assert decoded.sum() == annotation["area"] > 0
-            assert annotation["iscrowd"] == 1
+            assert annotation["iscrowd"] == 0 and "score" not in annotation
             ys, xs = np.nonzero(decoded)
             box = [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
             assert annotation["bbox"] == box
@@ -108,9 +135,10 @@ def test_strips_change_nothing(tmp_path, monkeypatch, strip):
     classes = class_set("cityscapes19")
     wanted = overlay(image, mask, classes.colors)
     monkeypatch.setattr("saot.data.images.STRIP", strip)
-    write_index_png(tmp_path / "a.png", mask, classes, '{"of": "b"}')
+    write_index_png(tmp_path / "i.png", mask, classes, "i")
+    write_palette_png(tmp_path / "a.png", mask, classes, '{"of": "b"}')
     write_color_overlay(tmp_path / "c.png", image, mask, classes, mark="d")
-    for name, pixels, mark in (("a.png", mask, '{"of": "b"}'), ("c.png", wanted, "d")):
+    for name, pixels, mark in (("i.png", mask, "i"), ("a.png", mask, '{"of": "b"}'), ("c.png", wanted, "d")):
         with Image.open(tmp_path / name) as picture:
             picture.verify()  # check sums
         assert np.array_equal(np.asarray(Image.open(tmp_path / name)), pixels)
@@ -118,3 +146,9 @@ def test_strips_change_nothing(tmp_path, monkeypatch, strip):
     colored = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     assert colored[mask == 4].tolist() == [list(classes.colors[4])] * int((mask == 4).sum())
     assert png_mark(tmp_path / "nowhere.png") is None
+
+
+def test_coco_scores_are_those_given(tmp_path):
+    path, mask = tmp_path / "coco.json", np.array([[0, 0, 3]], np.uint8)
+    write_coco(path, [CocoItem("a.png", mask, {0: 0.25})], CLASSES)
+    assert [one.get("score") for one in json.loads(path.read_text())["annotations"]] == [0.25, None]

@@ -20,7 +20,7 @@ from saot.adapt.recipe import NetworkRecipe, PicturesRecipe
 from saot.adapt.two_scale import TwoScaleSettings
 from saot.data import ClassSet, ahead, as_written
 from saot.features import Failed, Picture, Unreadable, readable
-from saot.label import Labeller, Prediction, classes_of, picture_of
+from saot.label import Labelled, Labeller, Prediction, classes_of, picture_of
 from saot.runs import read_kept
 
 AGAIN = "give the same `saot adapt` command again"
@@ -49,16 +49,19 @@ class AdaptedRun:
         return predict_mask(self.network, image, self.pictures)
 
     def masks(
-        self, pictures: Iterable[Picture], failed: Failed | None = None
-    ) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
-        """Each picture, its pixels and its mask, in their order; see `Labeller.masks`."""
+        self, pictures: Iterable[Picture], failed: Failed | None = None, confident: bool = False
+    ) -> Iterator[Labelled]:
+        """Each picture with its mask, in their order; see `Labeller.masks`."""
         read = _load if failed is None else readable(_load)
         for picture, image in ahead(lambda one: (one, read(one)), pictures, name=lambda one: one.name):
             if isinstance(image, Unreadable):
                 assert failed is not None
                 failed(picture, image.reason)
             else:
-                yield picture, image, predict_mask(self.network, image, self.pictures)
+                confidence = None
+                if confident:
+                    confidence = picture_logits(self.network, image, self.pictures).softmax(0).amax(0).float().cpu()
+                yield Labelled(picture, image, predict_mask(self.network, image, self.pictures), confidence)
 
     def predict(self, picture: Any) -> Prediction:
         """What the network says of one picture; see `Labeller.predict`."""

@@ -76,7 +76,7 @@ from saot.label.settings import (
 )
 from saot.label.sizes import SizesDecoder, fit_weights, join
 from saot.label.summary import thinned
-from saot.label.wings import NO_WINGS, Labeller, PullWing, Wings
+from saot.label.wings import NO_WINGS, Labelled, Labeller, PullWing, Wings
 
 __all__ = [
     "NO_WINGS",
@@ -91,6 +91,7 @@ __all__ = [
     "Expecting",
     "FinishedRun",
     "Inputs",
+    "Labelled",
     "LabelledPictures",
     "Labeller",
     "Prediction",

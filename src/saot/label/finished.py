@@ -27,7 +27,7 @@ from saot.label.fusion import unpacked_decoder
 from saot.label.prediction import Prediction, picture_of
 from saot.label.settings import parse_size
 from saot.label.sizes import SizesDecoder
-from saot.label.wings import NO_WINGS, Labeller, Wings
+from saot.label.wings import NO_WINGS, Labelled, Labeller, Wings
 from saot.runs import RUN_FORMAT, read_kept
 
 AGAIN = "give the same `saot run` command again"
@@ -72,23 +72,30 @@ class FinishedRun:
         """Class index of every pixel from a picture's features at each input size."""
         return self._mask(self.logits_of(features), features[0].grid).cpu()
 
+    def _labelled(self, sizes: Sequence[Extracted], confident: bool) -> Labelled:
+        """A picture from its features at each input size."""
+        logits, grid = self.logits_of([one.features for one in sizes]), sizes[0].features.grid
+        confidence = predict_confidence(logits, grid, self.bias).cpu() if confident else None
+        return Labelled(sizes[0].picture, sizes[0].image, self._mask(logits, grid).cpu(), confidence)
+
     def masks(
-        self, pictures: Iterable[Picture], failed: Failed | None = None
-    ) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
-        """Each picture, its pixels and its mask as `mask` makes it, in their order; see `saot.features.extract_each`.
+        self, pictures: Iterable[Picture], failed: Failed | None = None, confident: bool = False
+    ) -> Iterator[Labelled]:
+        """Each picture with its mask as `mask` makes it, in their order; see `saot.features.extract_each`.
 
         With several input sizes each picture is read once a size.
 
         Args:
             pictures: Any number of them.
             failed: Hears of a picture that cannot be read, and why; the others go on. Unless given it ends there.
+            confident: Whether confidences are wanted too.
 
         Raises:
             ValueError: If a picture cannot be read or is empty, and nobody hears of it; names it.
         """
         if not self.further:
             for one in extract_each(self.backbone, pictures, failed=failed):
-                yield one.picture, one.image, self.mask_of([one.features])
+                yield self._labelled([one], confident)
             return
         order, *asked = tee(pictures, 2 + len(self.further))
         unread: set[str] = set()
@@ -103,7 +110,7 @@ class FinishedRun:
             for backbone, own in zip((self.backbone, *self.further), asked, strict=True)
         ]
         for sizes in _in_step(streams, order):
-            yield sizes[0].picture, sizes[0].image, self.mask_of([one.features for one in sizes])
+            yield self._labelled(sizes, confident)
 
     def predict(self, picture: Any) -> Prediction:
         """What the run says of one picture; see `Labeller.predict`."""
@@ -270,7 +277,7 @@ def evaluate_run(
     size, images = len(run.classes.names), data.images
     matrix, edges = ConfusionMatrix(size), ConfusionMatrix(size)
     asked = (Picture(key, partial(images.image, n), images.fingerprint(n)) for n, key in enumerate(data.keys))
-    for number, (_, _, mask) in enumerate(run.masks(asked)):
+    for number, mask in enumerate(one.mask for one in run.masks(asked)):
         whole, near = picture_counts(mask, data.mask(number), size)
         matrix.counts, edges.counts = matrix.counts + whole, edges.counts + near
         if progress is not None:

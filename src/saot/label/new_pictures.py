@@ -9,6 +9,9 @@ from os.path import realpath  # Path.resolve raises RuntimeError at a link to it
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, UInt8
+
 from saot.data import (
     IGNORE_INDEX,
     check_place,
@@ -22,13 +25,23 @@ from saot.data import (
 from saot.features import Picture
 from saot.label.calibration import abstention_threshold
 from saot.label.finished import FinishedRun, open_run
-from saot.label.wings import NO_WINGS, Labeller, Wings
-from saot.report import CocoItem, is_coco, png_mark, write_coco, write_color_overlay, write_index_png
+from saot.label.wings import NO_WINGS, Labelled, Labeller, Wings
+from saot.report import (
+    CocoItem,
+    is_coco,
+    png_mark,
+    write_coco,
+    write_color_overlay,
+    write_confidence_png,
+    write_index_png,
+    write_palette_png,
+)
 from saot.runs import code_version, identity_of, room_of
 
-FORMATS = ("png", "color", "coco")
-COCO = "annotations.json"
-BEHIND_COCO = ".masks"  # in the folder of masks: those that only annotations.json asks for
+FILES = {"png": "", "palette": "_palette", "color": "_color", "confidence": "_confidence"}  # one a picture: its suffix
+FORMATS = (*FILES, "coco")
+COCO = "annotations/instances_default.json"  # the place and name that readers of COCO know
+BEHIND_COCO = ".masks"  # in the folder of masks: those that only COCO's document asks for
 CODE = ("data", "features", "evaluate", "decoder", "label")  # what a mask depends on, beside the run
 
 
@@ -45,10 +58,10 @@ class NewPicture:
     key: str
 
     def output(self, out: Path, kind: str) -> Path:
-        """Where its "png" or "color" goes, or its "mask" where only annotations.json asks for it."""
+        """Where a file of its goes, by its format, or its "mask" where only COCO's document asks for it."""
         place = PurePosixPath(self.key)
         folder = out / BEHIND_COCO if kind == "mask" else out
-        return folder / place.parent / f"{place.stem}{'_color' if kind == 'color' else ''}.png"
+        return folder / place.parent / f"{place.stem}{FILES.get(kind, '')}.png"
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ class LabelledPictures:
         made: How many were labelled now; the others of `sizes` had their masks.
         failed: Why a picture could not be read, by its path.
         left_alone: Files in the way that no `saot predict` has written; their pictures have no new masks.
-        outputs: By number, the files of a picture: "mask" and "color".
+        outputs: By number, the files of a picture: "mask", "palette", "color" and "confidence".
     """
 
     pictures: Sequence[NewPicture]
@@ -134,7 +147,7 @@ def find_pictures(paths: Sequence[Path], out: Path, formats: Sequence[str] = ("p
 
 def visible(formats: Sequence[str]) -> list[str]:
     """The kinds of files, one a picture, that these formats ask for."""
-    return [kind for kind in ("png", "color") if kind in formats]
+    return [kind for kind in FILES if kind in formats]
 
 
 def _is_answer(picture: Path, folder: Path, out: Path) -> bool:
@@ -175,8 +188,10 @@ def predict_pictures(
     Args:
         folder: A finished run.
         pictures: Files, or folders of files.
-        out: Where to write `STEM.png` (class indices), `STEM_color.png` (overlay) and `annotations.json` (COCO RLE).
-        formats: Among "png", "color" and "coco".
+        out: Where to write, in sub-folders as the pictures have them.
+        formats: "png": STEM.png, class indices in one grey channel; "palette": STEM_palette.png, the same in colours;
+            "color": STEM_color.png, the picture under its mask; "confidence": STEM_confidence.png, 255 is 1; "coco":
+            annotations/instances_default.json, RLE and a score for each class of each picture.
         progress: Called with (done, total).
         abstain: Error allowed among the labelled pixels; the others get 255, by the threshold the run found on its
             held-out points. `docs/calibration.md` says what that guarantees.
@@ -276,22 +291,34 @@ class _Work:
                 tell()
 
         made = 0
-        for picture, image, found in self.run.masks(missing(), fail):
-            number, mask = number_of[picture.name], found.numpy()
+        confident = "coco" in self.formats or "confidence" in self.formats
+        for found in self.run.masks(missing(), fail, confident):
+            number, mask = number_of[found.picture.name], found.mask.numpy()
             share = 1 - float(mask_counts(mask)[IGNORE_INDEX] / mask.size) if self.abstains else None
-            mark = json.dumps({"of": marks.pop(picture.name), "labelled": share})
-            one = self.pictures[number]
-            for kind in self._kinds():
-                place = one.output(self.out, kind)
-                if kind == "color":
-                    write_color_overlay(place, image, mask, self.run.classes, mark=mark)
-                else:
-                    write_index_png(place, mask, self.run.classes, mark)
+            about: dict[str, Any] = {"of": marks.pop(found.picture.name), "labelled": share}
+            if found.confidence is not None:
+                about["scores"] = class_scores(mask, found.confidence.numpy())
+            self._write(self.pictures[number], found, json.dumps(about))
             sizes[number], made = (mask.shape[0], mask.shape[1], share), made + 1
             tell()
         if "coco" in self.formats and sizes:
             write_coco(self.out / COCO, self._items(sorted(sizes)), self.run.classes)
         return LabelledPictures(self.pictures, sizes, made, failed, tuple(strange), self._outputs)
+
+    def _write(self, one: NewPicture, found: Labelled, mark: str) -> None:
+        """The files of a picture, each marked with what it was made of."""
+        mask, classes = found.mask.numpy(), self.run.classes
+        for kind in self._kinds():
+            place = one.output(self.out, kind)
+            if kind == "color":
+                write_color_overlay(place, found.image, mask, classes, mark=mark)
+            elif kind == "palette":
+                write_palette_png(place, mask, classes, mark)
+            elif kind == "confidence":
+                assert found.confidence is not None, "asked for"
+                write_confidence_png(place, found.confidence.numpy(), mark)
+            else:
+                write_index_png(place, mask, classes, mark)
 
     def _kinds(self) -> list[str]:
         """The kinds of files a picture has; COCO is joined from masks, which are kept out of sight if not asked for."""
@@ -314,7 +341,7 @@ class _Work:
             return None
         try:
             about = json.loads(marks.pop() or "")
-            if about["of"] != wanted:
+            if about["of"] != wanted or ("coco" in self.formats and "scores" not in about):
                 return None
             height, width = image_size(next(iter(there.values())))
             return height, width, about["labelled"]
@@ -325,9 +352,26 @@ class _Work:
         kind = "png" if "png" in self.formats else "mask"
         for number in numbers:
             one = self.pictures[number]
-            mask = read_mask(one.output(self.out, kind))
-            yield CocoItem(one.key, mask.astype("uint8"))
+            place = one.output(self.out, kind)
+            scores = json.loads(png_mark(place) or "{}").get("scores", {})
+            mask = read_mask(place).astype("uint8")
+            yield CocoItem(one.key, mask, {int(label): float(score) for label, score in scores.items()})
 
     def _outputs(self, number: int) -> dict[str, str]:
-        named = {"png": "mask", "color": "color"}
-        return {named[kind]: str(self.pictures[number].output(self.out, kind)) for kind in visible(self.formats)}
+        return {
+            "mask" if kind == "png" else kind: str(self.pictures[number].output(self.out, kind))
+            for kind in visible(self.formats)
+        }
+
+
+def class_scores(mask: UInt8[np.ndarray, "h w"], confidence: Float[np.ndarray, "h w"]) -> dict[int, float]:
+    """Mean confidence of the pixels of each class that a mask shows, to four digits.
+
+    Example:
+        >>> class_scores(np.array([[0, 0, 255]], np.uint8), np.array([[0.5, 1.0, 0.9]]))
+        {0: 0.75}
+    """
+    flat = mask.reshape(-1)
+    total = np.bincount(flat, weights=confidence.reshape(-1), minlength=256)
+    count = np.bincount(flat, minlength=256)
+    return {int(k): round(float(total[k] / count[k]), 4) for k in np.flatnonzero(count) if k != IGNORE_INDEX}

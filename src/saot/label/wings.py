@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from saot.data import ClassSet, Fingerprints, ImageSet, LabelledSet, MaskMap, OpenSet, open_images, open_labelled
@@ -13,6 +13,23 @@ from saot.decoder import ExtraLoss, TokenPool
 from saot.features import Backbone, Failed, OpenBackbone, Picture, load_backbone
 from saot.label.prediction import Prediction
 from saot.recipes import BridgeRecipe
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture with its mask, on the CPU.
+
+    Attributes:
+        picture: Which.
+        image: RGB, 0 to 255.
+        mask: Class index of every pixel, 255 for none.
+        confidence: Probability of the most probable class, 0 to 1; None where it was not asked for.
+    """
+
+    picture: Picture
+    image: UInt8[Any, "h w 3"]
+    mask: UInt8[Tensor, "h w"]
+    confidence: Float[Tensor, "h w"] | None = None
 
 
 @runtime_checkable
@@ -39,13 +56,14 @@ class Labeller(Protocol):
         ...
 
     def masks(
-        self, pictures: Iterable[Picture], failed: Failed | None = None
-    ) -> Iterator[tuple[Picture, UInt8[Any, "h w 3"], UInt8[Tensor, "h w"]]]:
-        """Each picture, its pixels and its mask, in their order; pictures are read ahead of the network.
+        self, pictures: Iterable[Picture], failed: Failed | None = None, confident: bool = False
+    ) -> Iterator[Labelled]:
+        """Each picture with its mask, in their order; pictures are read ahead of the network.
 
         Args:
             pictures: Any number of them.
             failed: Hears of a picture that cannot be read, and why; the others go on. Unless given it ends there.
+            confident: Whether confidences are wanted too.
         """
         ...
 

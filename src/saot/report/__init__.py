@@ -9,7 +9,9 @@ from saot.report.export import (
     png_mark,
     write_coco,
     write_color_overlay,
+    write_confidence_png,
     write_index_png,
+    write_palette_png,
 )
 from saot.report.figures import (
     INK,
@@ -53,6 +55,8 @@ __all__ = [
     "shrink_mask",
     "write_coco",
     "write_color_overlay",
+    "write_confidence_png",
     "write_index_png",
+    "write_palette_png",
     "write_report",
 ]

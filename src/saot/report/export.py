@@ -1,23 +1,23 @@
-"""Masks as files that other tools open: palette PNG, colour overlay, COCO with compressed RLE."""
+"""Masks as files that other tools open: PNG of indices or colours, confidences, COCO with compressed RLE."""
 
 import io
 import json
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from saot.data import BROKEN, IGNORE_INDEX, ClassSet, mask_counts, open_atomic, strips
 
 Put = Callable[[bytes], Any]  # of a file
 Colors = Sequence[tuple[int, int, int]]
-RGB, PALETTE = 2, 3  # colour types of PNG
+GREY, RGB, PALETTE = 0, 2, 3  # colour types of PNG
 MARK = "saot"  # keyword of the text chunk in which a PNG says what it was made of
 COCO_DESCRIPTION = "semantic masks of saot"
 VOID_COLOR = (224, 224, 192)  # the cream that PASCAL VOC draws "ignore" in
@@ -173,7 +173,9 @@ def png_mark(path: Path) -> str | None:
 
 
 def write_index_png(path: Path, mask: UInt8[np.ndarray, "h w"], classes: ClassSet, mark: str = "") -> None:
-    """Writes the mask as a palette PNG: values are class indices or 255, colours those of the classes.
+    """Writes the mask as a PNG of one grey channel, whose values are class indices or 255.
+
+    Every reader gives these numbers back. A palette would look better and be lost on many: OpenCV reads its colours.
 
     Args:
         path: Of the file.
@@ -184,8 +186,46 @@ def write_index_png(path: Path, mask: UInt8[np.ndarray, "h w"], classes: ClassSe
     Raises:
         ValueError: If the mask holds a class that `classes` does not have.
     """
+    _check_mask(mask, len(classes.colors))
+    with open_atomic(Path(path)) as file:
+        _write_png(file.write, mask.shape, (mask[rows] for rows in strips(*mask.shape)), GREY, mark)
+
+
+def write_palette_png(path: Path, mask: UInt8[np.ndarray, "h w"], classes: ClassSet, mark: str = "") -> None:
+    """The same values with the colours of the classes as a palette, for looking at and for PASCAL VOC's readers.
+
+    Args:
+        path: Of the file.
+        mask: Class indices, 255 for ignore, which is drawn cream.
+        classes: What they mean.
+        mark: What `png_mark` gives back.
+
+    Raises:
+        ValueError: If the mask holds a class that `classes` does not have.
+    """
     with open_atomic(Path(path)) as file:
         _write_palette(file.write, mask, classes.colors, mark=mark)
+
+
+def write_confidence_png(path: Path, confidence: Float[np.ndarray, "h w"], mark: str = "") -> None:
+    """Writes confidences as a grey PNG of 8 bits: 255 is 1.
+
+    Args:
+        path: Of the file.
+        confidence: Of each pixel, 0 to 1.
+        mark: What `png_mark` gives back.
+
+    Raises:
+        ValueError: If one is not a number from 0 to 1.
+    """
+    if confidence.size and not (float(confidence.min()) >= 0 and float(confidence.max()) <= 1):
+        raise ValueError(
+            f"expected confidences from 0 to 1; got {float(confidence.min()):g} to {float(confidence.max()):g}: pass "
+            "probabilities, not logits"
+        )
+    with open_atomic(Path(path)) as file:
+        rows = (np.rint(255 * confidence[part]).astype(np.uint8) for part in strips(*confidence.shape))
+        _write_png(file.write, confidence.shape, rows, GREY, mark)
 
 
 def write_color_overlay(
@@ -204,10 +244,17 @@ def write_color_overlay(
 
 @dataclass(frozen=True)
 class CocoItem:
-    """One picture for `write_coco`: file name and mask."""
+    """One picture for `write_coco`.
+
+    Attributes:
+        file_name: As it is named in the document.
+        mask: Class indices, 255 for ignore.
+        scores: Class index to how sure its pixels are, 0 to 1; a class without one has no score.
+    """
 
     file_name: str
     mask: UInt8[np.ndarray, "h w"]
+    scores: Mapping[int, float] = field(default_factory=dict)
 
 
 def _coco_head(classes: ClassSet) -> dict[str, Any]:
@@ -237,7 +284,8 @@ def _coco_entries(
         for index in np.flatnonzero(mask_counts(item.mask)[:IGNORE_INDEX]).tolist():
             annotation += 1
             identity = {"id": annotation, "image_id": len(seen), "category_id": index + 1}
-            own.append({**identity, **_segment(item, index)})
+            score = {"score": item.scores[index]} if index in item.scores else {}
+            own.append({**identity, **_segment(item, index), **score})
         yield {"id": len(seen), "file_name": item.file_name, "width": width, "height": height}, own
 
 
@@ -252,15 +300,15 @@ def _segment(item: CocoItem, index: int) -> dict[str, Any]:
         "segmentation": {"size": size, "counts": encoded["counts"].decode("ascii")},
         "area": int(pixels.sum()),
         "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
-        "iscrowd": 1,
+        "iscrowd": 0,
     }
 
 
 def write_coco(path: Path, items: Iterable[CocoItem], classes: ClassSet) -> None:
     """Writes a COCO document with one annotation a class and picture, as compressed RLE, whole or not at all.
 
-    Category ids are class index + 1, since many readers take 0 for "nothing"; `iscrowd` is 1, which is how COCO marks
-    RLE. A class without pixels gets no annotation, so no segmentation is empty.
+    Category ids are class index + 1, since many readers take 0 for "nothing"; `iscrowd` is 0, since trainers drop
+    crowds and every reader takes RLE without it. A class without pixels gets no annotation: no segmentation is empty.
 
     Args:
         path: Of the file.
