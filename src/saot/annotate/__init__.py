@@ -1,0 +1,24 @@
+"""Masks and points in the formats of annotation tools, both ways, without the tools' own packages."""
+
+from saot.annotate.cvat import read_cvat, write_cvat
+from saot.annotate.cvat_mask import read_cvat_mask, write_cvat_mask
+from saot.annotate.label_studio import labelling_config, read_label_studio, write_label_studio
+from saot.annotate.regions import Click, Marked, Region
+from saot.annotate.runs import brush_rle, coco_counts, mask_of_brush, mask_of_coco
+
+__all__ = [
+    "Click",
+    "Marked",
+    "Region",
+    "brush_rle",
+    "coco_counts",
+    "labelling_config",
+    "mask_of_brush",
+    "mask_of_coco",
+    "read_cvat",
+    "read_cvat_mask",
+    "read_label_studio",
+    "write_cvat",
+    "write_cvat_mask",
+    "write_label_studio",
+]
