@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from saot.annotate.cvat import inside_polygon, read_cvat, write_cvat
+from saot.annotate.cvat import inside_polygon, is_cvat, read_cvat, write_cvat
 from saot.annotate.regions import Click
 from saot.data.classes import folder_class_set
+from saot.report import MaskItem
 
 CLASSES = folder_class_set(["road", "a & b", 'say "x"', "sky"])
 
@@ -22,7 +23,8 @@ def masks(count=40):
 
 
 def test_masks_go_there_and_back_pixel_for_pixel(tmp_path):
-    write_cvat(tmp_path / "annotations.xml", masks(), CLASSES)
+    write_cvat(tmp_path / "annotations.xml", (MaskItem(*one) for one in masks()), CLASSES)
+    assert is_cvat(tmp_path / "annotations.xml") and not is_cvat(tmp_path)
     found = [*read_cvat(tmp_path / "annotations.xml")]
     for one, (name, mask) in zip(found, masks(), strict=True):
         assert (one.name, one.size, one.left_out) == (name, mask.shape, ())

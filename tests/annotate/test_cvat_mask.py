@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saot.annotate.cvat_mask import read_cvat_mask, write_cvat_mask
+from saot.annotate.cvat_mask import is_cvat_mask, read_cvat_mask, write_cvat_mask
 from saot.data.classes import class_set, folder_class_set
+from saot.report import MaskItem
 
 CLASSES = class_set("cityscapes19")
 
@@ -21,18 +22,23 @@ def masks(count=25):
         yield f"sub/{number}.jpg", np.kron(coarse, np.ones((4, 4), int))[:height, :width].astype(np.uint8)
 
 
+def write(path, items, classes):
+    write_cvat_mask(path, (MaskItem(*one) for one in items), classes)
+
+
 def test_masks_go_there_and_back_pixel_for_pixel(tmp_path):
-    write_cvat_mask(tmp_path / "a.zip", masks(), CLASSES)
+    write(tmp_path / "a.zip", masks(), CLASSES)
     found = {one.name: one for one in read_cvat_mask(tmp_path / "a.zip")}
     for name, mask in masks():
         assert np.array_equal(found[name[:-4]].mask(CLASSES), mask)
-    write_cvat_mask(tmp_path / "b.zip", masks(), CLASSES)
+    write(tmp_path / "b.zip", masks(), CLASSES)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert is_cvat_mask(tmp_path / "a.zip") and not is_cvat_mask(tmp_path)
 
 
 def test_the_zip_is_as_voc_and_cvat_want_it(tmp_path):
     mask = np.array([[0, 0, 255], [18, 1, 255]], np.uint8)
-    write_cvat_mask(tmp_path / "a.zip", [("s/x.png", mask)], CLASSES)
+    write(tmp_path / "a.zip", [("s/x.png", mask)], CLASSES)
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert set(archive.namelist()) == {
             "SegmentationClass/s/x.png",
@@ -58,7 +64,7 @@ def colored(*colors):
 def test_black_and_equal_colours_and_background(tmp_path):
     black = colored((0, 0, 0), (5, 5, 5))
     mask = np.array([[0, 1, 255]], np.uint8)
-    write_cvat_mask(tmp_path / "a.zip", [("x.png", mask)], black)
+    write(tmp_path / "a.zip", [("x.png", mask)], black)
     (one,) = read_cvat_mask(tmp_path / "a.zip")
     assert np.array_equal(one.mask(black), mask)
     for classes, says in (
@@ -66,9 +72,9 @@ def test_black_and_equal_colours_and_background(tmp_path):
         (folder_class_set(["background", "b"]), "other than 'background'"),
     ):
         with pytest.raises(ValueError, match=says):
-            write_cvat_mask(tmp_path / "b.zip", [("x.png", mask)], classes)
+            write(tmp_path / "b.zip", [("x.png", mask)], classes)
     with pytest.raises(ValueError, match=r"x\.png and x\.jpg"):
-        write_cvat_mask(tmp_path / "b.zip", [("x.png", mask), ("x.jpg", mask)], black)
+        write(tmp_path / "b.zip", [("x.png", mask), ("x.jpg", mask)], black)
     assert not (tmp_path / "b.zip").exists()
 
 
@@ -112,7 +118,7 @@ def test_other_and_broken_zips_are_refused(tmp_path):
         archive.writestr("annotations.xml", "<a/>")
     with pytest.raises(ValueError, match=r"expected labelmap\.txt"):
         [*read_cvat_mask(tmp_path / "b.zip")]
-    write_cvat_mask(tmp_path / "c.zip", [("x.png", np.zeros((40, 40), np.uint8))], CLASSES)
+    write(tmp_path / "c.zip", [("x.png", np.zeros((40, 40), np.uint8))], CLASSES)
     whole = (tmp_path / "c.zip").read_bytes()
     spoilt = bytearray(whole)
     spoilt[60] ^= 255  # in the first picture

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saot.annotate.label_studio import labelling_config, read_label_studio, write_label_studio
+from saot.annotate.label_studio import is_label_studio, labelling_config, read_label_studio, write_label_studio
 from saot.annotate.regions import Click
 from saot.data.classes import folder_class_set
+from saot.report import MaskItem
 
 CLASSES = folder_class_set(["road", "a & b", 'say "x"', "sky"])
 
@@ -37,7 +38,9 @@ def annotated(tasks):
 
 @pytest.mark.parametrize("kind", ["brush", "bitmask"])
 def test_masks_go_there_and_back_pixel_for_pixel(tmp_path, kind):
-    write_label_studio(tmp_path / "tasks.json", masks(), CLASSES, kind, lambda name: f"/data/{name}")
+    items = (MaskItem(*one) for one in masks())
+    write_label_studio(tmp_path / "tasks.json", items, CLASSES, kind, lambda name: f"/data/{name}")
+    assert is_label_studio(tmp_path / "tasks.json") and not is_label_studio(tmp_path)
     tasks = json.loads((tmp_path / "tasks.json").read_text())
     (tmp_path / "export.json").write_text(json.dumps(annotated(tasks)))
     found = [*read_label_studio(tmp_path / "export.json")]

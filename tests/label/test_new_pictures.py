@@ -12,6 +12,7 @@ from helpers.runs import predict_pictures
 from PIL import Image
 
 from saot import cli
+from saot.annotate import read_cvat, read_cvat_mask
 from saot.label import FinishedRun, new_pictures, open_run
 from saot.label.new_pictures import find_pictures
 
@@ -233,3 +234,30 @@ def test_masks_that_were_made_without_scores_are_made_again_for_coco(finished, t
     assert predict_pictures(finished, [picture], tmp_path / "out", ("png", "coco")).made == 0
     document = json.loads((tmp_path / "out" / "annotations" / "instances_default.json").read_text())
     assert all(0 < one["score"] <= 1 for one in document["annotations"])
+
+
+def test_formats_of_annotation_tools_hold_the_same_masks(finished, tmp_path):
+    for number, name in enumerate(("a.jpg", "sub/b.jpg")):
+        draw(tmp_path / "new" / name, number)
+    out, formats = tmp_path / "out", ("cvat", "cvat-mask", "label-studio", "coco")
+    labelled = predict_pictures(finished, [tmp_path / "new"], out, formats)
+    assert sorted(path.name for path in (out / "annotations").iterdir()) == [
+        "cvat-mask.zip",
+        "cvat.xml",
+        "instances_default.json",
+        "label-studio.json",
+    ]
+    run = open_run(finished)
+    wanted = {one.key: run.predict(one.path).mask for one in labelled.pictures}
+    found = {one.name: one.mask(run.classes) for one in read_cvat(out / "annotations" / "cvat.xml")}
+    assert found.keys() == wanted.keys() and all(np.array_equal(found[key], wanted[key]) for key in wanted)
+    found = {one.name: one.mask(run.classes) for one in read_cvat_mask(out / "annotations" / "cvat-mask.zip")}
+    assert all(np.array_equal(found[key.removesuffix(".jpg")], wanted[key]) for key in wanted)
+    tasks = json.loads((out / "annotations" / "label-studio.json").read_text())
+    assert [task["data"]["image"] for task in tasks] == ["a.jpg", "sub/b.jpg"]
+    before = {path: path.read_bytes() for path in (out / "annotations").iterdir()}
+    assert predict_pictures(finished, [tmp_path / "new"], out, formats).made == 0
+    assert all(path.read_bytes() == held for path, held in before.items())
+    (out / "annotations" / "cvat.xml").write_text("<annotations/>")  # what came back from the tool, under our name
+    with pytest.raises(ValueError, match=r"cvat\.xml to be missing or of an earlier"):
+        predict_pictures(finished, [tmp_path / "new"], out, formats)

@@ -7,7 +7,7 @@ from pycocotools.coco import COCO
 
 from saot.data.classes import class_set, folder_class_set
 from saot.report import (
-    CocoItem,
+    MaskItem,
     overlay,
     png_mark,
     write_coco,
@@ -81,7 +81,7 @@ def test_unknown_class_is_refused_and_nothing_written(tmp_path, action):
         "index": lambda: write_index_png(path, mask, CLASSES),
         "palette": lambda: write_palette_png(path, mask, CLASSES),
         "overlay": lambda: write_color_overlay(path, image, mask, CLASSES),
-        "coco": lambda: write_coco(path, [CocoItem("a.png", mask)], CLASSES),
+        "coco": lambda: write_coco(path, [MaskItem("a.png", mask)], CLASSES),
     }
     with pytest.raises(ValueError, match="class indices below 19"):
         write[action]()
@@ -98,7 +98,7 @@ def test_overlay_refuses_other_size_and_strength():
 
 def test_coco_opens_and_gives_back_the_same_masks(tmp_path):
     path = tmp_path / "coco.json"
-    write_coco(path, (CocoItem(name, mask) for name, mask in masks().items()), CLASSES)
+    write_coco(path, (MaskItem(name, mask) for name, mask in masks().items()), CLASSES)
     coco = COCO(str(path))
     assert [coco.cats[index + 1]["name"] for index in range(19)] == list(CLASSES.names)
     for image_id, info in coco.imgs.items():
@@ -119,12 +119,12 @@ def test_coco_opens_and_gives_back_the_same_masks(tmp_path):
 
 def test_coco_is_plain_json_with_unique_ids(tmp_path):
     path, mask = tmp_path / "coco.json", np.array([[0, 0, 3]], np.uint8)
-    write_coco(path, [CocoItem("a.png", mask), CocoItem("b.png", mask)], CLASSES)
+    write_coco(path, [MaskItem("a.png", mask), MaskItem("b.png", mask)], CLASSES)
     document = json.loads(path.read_text())
     assert [annotation["id"] for annotation in document["annotations"]] == [1, 2, 3, 4]
     assert all(isinstance(a["segmentation"]["counts"], str) for a in document["annotations"])
     with pytest.raises(ValueError, match="two pictures are called"):
-        write_coco(path, [CocoItem("a.png", mask)] * 2, CLASSES)
+        write_coco(path, [MaskItem("a.png", mask)] * 2, CLASSES)
 
 
 @pytest.mark.parametrize("strip", [1, 7 * 11, 1 << 20])
@@ -150,5 +150,5 @@ def test_strips_change_nothing(tmp_path, monkeypatch, strip):
 
 def test_coco_scores_are_those_given(tmp_path):
     path, mask = tmp_path / "coco.json", np.array([[0, 0, 3]], np.uint8)
-    write_coco(path, [CocoItem("a.png", mask, {0: 0.25})], CLASSES)
+    write_coco(path, [MaskItem("a.png", mask, {0: 0.25})], CLASSES)
     assert [one.get("score") for one in json.loads(path.read_text())["annotations"]] == [0.25, None]

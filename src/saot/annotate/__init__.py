@@ -1,12 +1,20 @@
 """Masks and points in the formats of annotation tools, both ways, without the tools' own packages."""
 
-from saot.annotate.cvat import read_cvat, write_cvat
-from saot.annotate.cvat_mask import read_cvat_mask, write_cvat_mask
-from saot.annotate.label_studio import labelling_config, read_label_studio, write_label_studio
+from saot.annotate.cvat import is_cvat, read_cvat, write_cvat
+from saot.annotate.cvat_mask import is_cvat_mask, read_cvat_mask, write_cvat_mask
+from saot.annotate.label_studio import is_label_studio, labelling_config, read_label_studio, write_label_studio
 from saot.annotate.regions import Click, Marked, Region
 from saot.annotate.runs import brush_rle, coco_counts, mask_of_brush, mask_of_coco
+from saot.report import JoinedFormat
+
+FORMATS = {
+    "cvat": JoinedFormat("annotations/cvat.xml", is_cvat, write_cvat),
+    "cvat-mask": JoinedFormat("annotations/cvat-mask.zip", is_cvat_mask, write_cvat_mask),
+    "label-studio": JoinedFormat("annotations/label-studio.json", is_label_studio, write_label_studio),
+}
 
 __all__ = [
+    "FORMATS",
     "Click",
     "Marked",
     "Region",

@@ -10,32 +10,33 @@ from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-from jaxtyping import UInt8
 
 from saot.annotate.regions import Click, Marked, Region, inside, numbered
 from saot.annotate.runs import box_of, checked_size, class_masks, run_lengths, values_of_runs
 from saot.data import ClassSet, open_atomic
+from saot.report import MaskItem, begins_with
 
 CHUNK = 1 << 16
+HEAD = b'<?xml version="1.0" encoding="utf-8"?>\n<!-- masks of saot -->\n<annotations>\n  <version>1.1</version>\n'
 SHAPES = ("mask", "polygon", "polyline", "box", "points", "ellipse", "cuboid", "skeleton", "tag")
 
 
-def write_cvat(path: Path, items: Iterable[tuple[str, UInt8[np.ndarray, "h w"]]], classes: ClassSet) -> None:
+def write_cvat(path: Path, items: Iterable[MaskItem], classes: ClassSet) -> None:
     """Writes masks for CVAT's importer "CVAT 1.1", whole or not at all; one region a class and picture.
 
     A class without pixels gets none: CVAT makes a pixel at the origin of an empty mask.
 
     Args:
         path: Of the XML file.
-        items: Name of each picture with "/", and class indices, 255 for none; read once.
-        classes: Names and colours; their names are those of the labels in CVAT.
+        items: The pictures; read once.
+        classes: Their names are those of the labels in CVAT.
     """
     with open_atomic(Path(path)) as file:
-        file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n')
-        for number, (name, mask) in enumerate(items):
-            height, width = mask.shape
+        file.write(HEAD)
+        for number, item in enumerate(items):
+            (height, width), name = item.mask.shape, item.file_name
             file.write(f'  <image id="{number}" name={quoteattr(name)} width="{width}" height="{height}">\n'.encode())
-            for label, pixels in class_masks(mask):
+            for label, pixels in class_masks(item.mask):
                 box = box_of(pixels)
                 assert box is not None, "a class that is shown has pixels"
                 cut = pixels[box.top : box.bottom + 1, box.left : box.right + 1]
@@ -47,6 +48,11 @@ def write_cvat(path: Path, items: Iterable[tuple[str, UInt8[np.ndarray, "h w"]]]
                 )
             file.write(b"  </image>\n")
         file.write(b"</annotations>\n")
+
+
+def is_cvat(path: Path) -> bool:
+    """Whether a file is one of `write_cvat`."""
+    return begins_with(path, HEAD)
 
 
 def read_cvat(path: Path) -> Iterator[Marked]:

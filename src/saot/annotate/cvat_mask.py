@@ -15,21 +15,23 @@ from jaxtyping import UInt8
 from saot.annotate.regions import Marked, Region
 from saot.annotate.runs import MOST_PIXELS, box_of
 from saot.data import BROKEN, IGNORE_INDEX, ClassSet, open_atomic
+from saot.report import MaskItem
 
 BACKGROUND, BLACK = "background", (0, 0, 0)
 LABELS, LISTS = "labelmap.txt", "ImageSets/Segmentation/"
 CLASS, OBJECT = "SegmentationClass/", "SegmentationObject/"
+COMMENT = b"masks of saot"
 MOST_BYTES = 1 << 31  # of a file in the zip, unpacked
 
 Color = tuple[int, int, int]
 
 
-def write_cvat_mask(path: Path, items: Iterable[tuple[str, UInt8[np.ndarray, "h w"]]], classes: ClassSet) -> None:
+def write_cvat_mask(path: Path, items: Iterable[MaskItem], classes: ClassSet) -> None:
     """Writes masks for CVAT's importer "Segmentation mask 1.1", whole or not at all; one object a class and picture.
 
     Args:
         path: Of the zip.
-        items: Name of each picture with "/", and class indices, 255 for none; read once.
+        items: The pictures; read once.
         classes: Names and colours of the labels.
 
     Raises:
@@ -42,7 +44,9 @@ def write_cvat_mask(path: Path, items: Iterable[tuple[str, UInt8[np.ndarray, "h 
     objects[IGNORE_INDEX] = 0
     names: dict[str, str] = {}
     with open_atomic(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is packed
-        for name, mask in items:
+        archive.comment = COMMENT
+        for item in items:
+            name, mask = item.file_name, item.mask
             stem = PurePosixPath(name).with_suffix("").as_posix()
             if stem in names:
                 raise ValueError(f"expected names that differ without their ending; got {names[stem]} and {name}")
@@ -53,6 +57,15 @@ def write_cvat_mask(path: Path, items: Iterable[tuple[str, UInt8[np.ndarray, "h 
         lines = [(BACKGROUND, BLACK), *zip(classes.names, colors, strict=True)]
         text = "".join(f"{name}:{','.join(map(str, color))}::\n" for name, color in lines)
         archive.writestr(_entry(LABELS), "# label:color_rgb:parts:actions\n" + text)
+
+
+def is_cvat_mask(path: Path) -> bool:
+    """Whether a file is one of `write_cvat_mask`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == COMMENT
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def mask_colors(classes: ClassSet) -> list[Color]:

@@ -13,12 +13,13 @@ from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from saot.annotate.cvat import inside_polygon
 from saot.annotate.regions import Click, Marked, Region, numbered
 from saot.annotate.runs import brush_rle, checked_size, class_masks, mask_of_brush
 from saot.data import BROKEN, ClassSet, open_atomic
+from saot.report import MaskItem, begins_with
 
 Kind = Literal["brush", "bitmask"]
 FROM, TO, KEY = "label", "image", "image"  # names in the labelling configuration that `labelling_config` writes
@@ -42,7 +43,7 @@ def labelling_config(classes: ClassSet, kind: Kind = "brush") -> str:
 
 def write_label_studio(
     path: Path,
-    items: Iterable[tuple[str, UInt8[np.ndarray, "h w"], Mapping[int, float]]],
+    items: Iterable[MaskItem],
     classes: ClassSet,
     kind: Kind = "brush",
     address: Callable[[str], str] = lambda name: name,
@@ -51,20 +52,29 @@ def write_label_studio(
 
     Args:
         path: Of the JSON file, to be imported.
-        items: Name of each picture, class indices with 255 for none, and how sure each class's pixels are; read once.
+        items: The pictures; read once.
         classes: Names of the labels.
         kind: Of the regions.
         address: Where Label Studio finds a picture of that name.
     """
     with open_atomic(Path(path)) as file:
         file.write(b"[")
-        for number, (name, mask, scores) in enumerate(items):
+        for number, item in enumerate(items):
+            name, mask, scores = item.file_name, item.mask, item.scores
             result = [_region(mask.shape, label, pixels, scores, classes, kind) for label, pixels in class_masks(mask)]
             known = [scores[label] for label, _ in class_masks(mask) if label in scores]
             score = {"score": round(sum(known) / len(known), 4)} if known else {}
-            task = {"data": {KEY: address(name)}, "predictions": [{"model_version": MODEL, **score, "result": result}]}
+            prediction = {"model_version": MODEL, **score, "result": result}
+            task = {"predictions": [prediction], "data": {KEY: address(name)}}
             file.write((",\n" if number else "\n").encode() + json.dumps(task, allow_nan=False).encode())
         file.write(b"\n]\n")
+
+
+def is_label_studio(path: Path) -> bool:
+    """Whether a file is one of `write_label_studio`."""
+    return begins_with(path, f'[\n{{"predictions": [{{"model_version": "{MODEL}"'.encode()) or begins_with(
+        path, b"[\n]"
+    )
 
 
 def _region(

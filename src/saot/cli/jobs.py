@@ -358,7 +358,8 @@ def predict(
         images: Pictures, or folders of them; sub-folders are mirrored, hidden files do not count.
         out: Where the masks go. What this run has made there of the same pictures is kept.
         format: Any of png (class indices, one grey channel), palette (the same in the classes' colours), color
-            (overlay), confidence (255 is 1), coco (annotations/instances_default.json, RLE and scores), with commas.
+            (overlay), confidence (255 is 1), and of all pictures together, below annotations/, coco, cvat, cvat-mask,
+            label-studio, with commas. docs/annotation.md has one section a tool.
         abstain: Label only pixels sure enough that at most this share of them is wrong (0.01, 0.05 or 0.1), by the
             run's held-out points; the others are 255. See docs/calibration.md.
         device: As in `saot run`.

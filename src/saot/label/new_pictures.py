@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os.path import realpath  # Path.resolve raises RuntimeError at a link to itself
@@ -27,10 +27,10 @@ from saot.label.calibration import abstention_threshold
 from saot.label.finished import FinishedRun, open_run
 from saot.label.wings import NO_WINGS, Labelled, Labeller, Wings
 from saot.report import (
-    CocoItem,
-    is_coco,
+    COCO,
+    JoinedFormat,
+    MaskItem,
     png_mark,
-    write_coco,
     write_color_overlay,
     write_confidence_png,
     write_index_png,
@@ -39,9 +39,7 @@ from saot.report import (
 from saot.runs import code_version, identity_of, room_of
 
 FILES = {"png": "", "palette": "_palette", "color": "_color", "confidence": "_confidence"}  # one a picture: its suffix
-FORMATS = (*FILES, "coco")
-COCO = "annotations/instances_default.json"  # the place and name that readers of COCO know
-BEHIND_COCO = ".masks"  # in the folder of masks: those that only COCO's document asks for
+HIDDEN = ".masks"  # in the folder of masks: those that only a file of all masks asks for
 CODE = ("data", "features", "evaluate", "decoder", "label")  # what a mask depends on, beside the run
 
 
@@ -58,9 +56,9 @@ class NewPicture:
     key: str
 
     def output(self, out: Path, kind: str) -> Path:
-        """Where a file of its goes, by its format, or its "mask" where only COCO's document asks for it."""
+        """Where a file of its goes, by its format, or its "mask" where only a file of all masks asks for it."""
         place = PurePosixPath(self.key)
-        folder = out / BEHIND_COCO if kind == "mask" else out
+        folder = out / HIDDEN if kind == "mask" else out
         return folder / place.parent / f"{place.stem}{FILES.get(kind, '')}.png"
 
 
@@ -191,7 +189,7 @@ def predict_pictures(
         out: Where to write, in sub-folders as the pictures have them.
         formats: "png": STEM.png, class indices in one grey channel; "palette": STEM_palette.png, the same in colours;
             "color": STEM_color.png, the picture under its mask; "confidence": STEM_confidence.png, 255 is 1; "coco":
-            annotations/instances_default.json, RLE and a score for each class of each picture.
+            annotations/instances_default.json, RLE and a score for each class of each picture; and those of the wings.
         progress: Called with (done, total).
         abstain: Error allowed among the labelled pixels; the others get 255, by the threshold the run found on its
             held-out points. `docs/calibration.md` says what that guarantees.
@@ -203,9 +201,11 @@ def predict_pictures(
             or it has no threshold for `abstain`. Nothing is written then.
         OSError: If a mask cannot be written.
     """
-    unknown = [name for name in formats if name not in FORMATS]
+    known = {"coco": COCO, **wings.formats}
+    unknown = [name for name in formats if name not in FILES and name not in known]
     if unknown or not formats:
-        raise ValueError(f"expected formats among {', '.join(FORMATS)}; got {', '.join(unknown) or 'none'}")
+        raise ValueError(f"expected formats among {', '.join([*FILES, *known])}; got {', '.join(unknown) or 'none'}")
+    joined = {name: known[name] for name in formats if name in known}
     run = open_run(folder, wings, device)
     if abstain is not None:
         if not isinstance(run, FinishedRun):
@@ -213,13 +213,15 @@ def predict_pictures(
                 "expected a run of `saot run` for --abstain; networks of `saot adapt` have no held-out points"
             )
         run = replace(run, threshold=abstention_threshold(folder, abstain))
-    work = _Work(run, _identity(folder, run), find_pictures(pictures, out, formats), out, formats, abstain is not None)
+    found = find_pictures(pictures, out, formats)
+    work = _Work(run, _identity(folder, run), found, out, formats, abstain is not None, joined)
     check_place(out)
-    if "coco" in formats and (out / COCO).exists() and not is_coco(out / COCO):
-        raise ValueError(
-            f"expected {out / COCO} to be missing or of an earlier `saot predict`; it is something else: move it, or "
-            "choose another --out"
-        )
+    for one in joined.values():
+        if (out / one.place).exists() and not one.ours(out / one.place):
+            raise ValueError(
+                f"expected {out / one.place} to be missing or of an earlier `saot predict`; it is something else: "
+                "move it, or choose another --out"
+            )
     return work.done(progress or (lambda done, total: None))
 
 
@@ -244,6 +246,7 @@ class _Work:
         out: The folder.
         formats: Of the masks.
         abstains: Whether the labelled share is of interest.
+        joined: Formats that hold all masks in one file.
     """
 
     run: Labeller
@@ -252,9 +255,10 @@ class _Work:
     out: Path
     formats: Sequence[str]
     abstains: bool
+    joined: Mapping[str, JoinedFormat] = field(default_factory=dict)
 
     def done(self, progress: Callable[[int, int], None]) -> LabelledPictures:
-        """Label those that have no masks yet, and join all masks where COCO is asked for."""
+        """Label those that have no masks yet, and join all masks where that is asked for."""
         sizes: dict[int, tuple[int, int, float | None]] = {}
         marks: dict[str, str] = {}  # of the pictures on their way
         failed: dict[str, str] = {}
@@ -291,7 +295,7 @@ class _Work:
                 tell()
 
         made = 0
-        confident = "coco" in self.formats or "confidence" in self.formats
+        confident = bool(self.joined) or "confidence" in self.formats
         for found in self.run.masks(missing(), fail, confident):
             number, mask = number_of[found.picture.name], found.mask.numpy()
             share = 1 - float(mask_counts(mask)[IGNORE_INDEX] / mask.size) if self.abstains else None
@@ -301,8 +305,8 @@ class _Work:
             self._write(self.pictures[number], found, json.dumps(about))
             sizes[number], made = (mask.shape[0], mask.shape[1], share), made + 1
             tell()
-        if "coco" in self.formats and sizes:
-            write_coco(self.out / COCO, self._items(sorted(sizes)), self.run.classes)
+        for one in self.joined.values() if sizes else ():
+            one.write(self.out / one.place, self._items(sorted(sizes)), self.run.classes)
         return LabelledPictures(self.pictures, sizes, made, failed, tuple(strange), self._outputs)
 
     def _write(self, one: NewPicture, found: Labelled, mark: str) -> None:
@@ -321,8 +325,8 @@ class _Work:
                 write_index_png(place, mask, classes, mark)
 
     def _kinds(self) -> list[str]:
-        """The kinds of files a picture has; COCO is joined from masks, which are kept out of sight if not asked for."""
-        hidden = ["mask"] if "coco" in self.formats and "png" not in self.formats else []
+        """The kinds of files a picture has; all are joined from masks, which are kept out of sight if not asked for."""
+        hidden = ["mask"] if self.joined and "png" not in self.formats else []
         return visible(self.formats) + hidden
 
     def _known(self, number: int, wanted: str) -> tuple[int, int, float | None] | Path | None:
@@ -341,21 +345,21 @@ class _Work:
             return None
         try:
             about = json.loads(marks.pop() or "")
-            if about["of"] != wanted or ("coco" in self.formats and "scores" not in about):
+            if about["of"] != wanted or (self.joined and "scores" not in about):
                 return None
             height, width = image_size(next(iter(there.values())))
             return height, width, about["labelled"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _items(self, numbers: Sequence[int]) -> Iterator[CocoItem]:
+    def _items(self, numbers: Sequence[int]) -> Iterator[MaskItem]:
         kind = "png" if "png" in self.formats else "mask"
         for number in numbers:
             one = self.pictures[number]
             place = one.output(self.out, kind)
             scores = json.loads(png_mark(place) or "{}").get("scores", {})
             mask = read_mask(place).astype("uint8")
-            yield CocoItem(one.key, mask, {int(label): float(score) for label, score in scores.items()})
+            yield MaskItem(one.key, mask, {int(label): float(score) for label, score in scores.items()})
 
     def _outputs(self, number: int) -> dict[str, str]:
         return {

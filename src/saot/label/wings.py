@@ -13,6 +13,7 @@ from saot.decoder import ExtraLoss, TokenPool
 from saot.features import Backbone, Failed, OpenBackbone, Picture, load_backbone
 from saot.label.prediction import Prediction
 from saot.recipes import BridgeRecipe
+from saot.report import JoinedFormat
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Wings:
         say: Hears a sentence that the user should know while a job is under way.
         seen: What is known of the files of pictures and masks; a job that remembers it puts its own here.
         mask_map: What values in the masks of a `folder` mean, where they are no class indices.
+        formats: Files in which masks of many pictures are written, by name, beside COCO's.
     """
 
     readers: Mapping[str, OpenSet] = field(default_factory=dict)
@@ -118,6 +120,7 @@ class Wings:
     say: Callable[[str], None] = _in_silence
     seen: Fingerprints | None = None
     mask_map: MaskMap | None = None
+    formats: Mapping[str, JoinedFormat] = field(default_factory=dict)
 
     def images(self, spec: str, classes: ClassSet | None = None) -> ImageSet:
         """`saot.data.open_images` with these readers."""

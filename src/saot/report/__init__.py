@@ -2,7 +2,10 @@
 
 from saot.report.contents import Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 from saot.report.export import (
-    CocoItem,
+    COCO,
+    JoinedFormat,
+    MaskItem,
+    begins_with,
     is_coco,
     overlay,
     palette_png,
@@ -29,11 +32,13 @@ from saot.report.figures import (
 from saot.report.html import render_report, write_report
 
 __all__ = [
+    "COCO",
     "INK",
     "SERIES",
     "WIDTH",
-    "CocoItem",
     "Figure",
+    "JoinedFormat",
+    "MaskItem",
     "MassMap",
     "Panel",
     "PatchStory",
@@ -42,6 +47,7 @@ __all__ = [
     "Table",
     "_ink",
     "_plain",
+    "begins_with",
     "figure_png",
     "figure_svg",
     "is_coco",

@@ -243,11 +243,11 @@ def write_color_overlay(
 
 
 @dataclass(frozen=True)
-class CocoItem:
-    """One picture for `write_coco`.
+class MaskItem:
+    """One picture for a file that holds the masks of many.
 
     Attributes:
-        file_name: As it is named in the document.
+        file_name: As it is named in the file, with "/".
         mask: Class indices, 255 for ignore.
         scores: Class index to how sure its pixels are, 0 to 1; a class without one has no score.
     """
@@ -269,7 +269,7 @@ def _categories(classes: ClassSet) -> list[dict[str, Any]]:
 
 
 def _coco_entries(
-    items: Iterable[CocoItem], classes: ClassSet
+    items: Iterable[MaskItem], classes: ClassSet
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """The entry of each picture and those of its classes."""
     seen: set[str] = set()
@@ -289,7 +289,7 @@ def _coco_entries(
         yield {"id": len(seen), "file_name": item.file_name, "width": width, "height": height}, own
 
 
-def _segment(item: CocoItem, index: int) -> dict[str, Any]:
+def _segment(item: MaskItem, index: int) -> dict[str, Any]:
     """Segmentation, area and box of one class of one picture."""
     from pycocotools import mask as coco_mask
 
@@ -304,7 +304,7 @@ def _segment(item: CocoItem, index: int) -> dict[str, Any]:
     }
 
 
-def write_coco(path: Path, items: Iterable[CocoItem], classes: ClassSet) -> None:
+def write_coco(path: Path, items: Iterable[MaskItem], classes: ClassSet) -> None:
     """Writes a COCO document with one annotation a class and picture, as compressed RLE, whole or not at all.
 
     Category ids are class index + 1, since many readers take 0 for "nothing"; `iscrowd` is 0, since trainers drop
@@ -340,8 +340,31 @@ def write_coco(path: Path, items: Iterable[CocoItem], classes: ClassSet) -> None
 
 def is_coco(path: Path) -> bool:
     """Whether a file is one of `write_coco`."""
+    return begins_with(path, f'{{"info": {{"description": "{COCO_DESCRIPTION}'.encode())
+
+
+def begins_with(path: Path, begin: bytes) -> bool:
+    """Whether a file can be read and begins so."""
     try:
         with open(path, "rb") as file:
-            return file.read(1 << 10).startswith(f'{{"info": {{"description": "{COCO_DESCRIPTION}'.encode())
+            return file.read(len(begin)) == begin
     except OSError:
         return False
+
+
+@dataclass(frozen=True)
+class JoinedFormat:
+    """A format that holds the masks of all pictures in one file.
+
+    Attributes:
+        place: Of the file, below the folder of masks.
+        ours: Whether a file is an earlier answer, so that it may be written again.
+        write: Writes it, whole or not at all; pictures are read once.
+    """
+
+    place: str
+    ours: Callable[[Path], bool]
+    write: Callable[[Path, Iterable[MaskItem], ClassSet], None]
+
+
+COCO = JoinedFormat("annotations/instances_default.json", is_coco, write_coco)  # place and name that readers know
