@@ -107,21 +107,21 @@ def test_a_label_map_without_colours_means_numbers_and_background_goes_by_its_na
 )
 def test_what_does_not_fit_is_refused(tmp_path, labels, values, says):
     with pytest.raises(ValueError, match=says):
-        [*zipped(tmp_path, labels, values)]
+        list(zipped(tmp_path, labels, values))
 
 
 def test_other_and_broken_zips_are_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"no zip")
     with pytest.raises(ValueError, match="expected a whole zip"):
-        [*read_cvat_mask(tmp_path / "a.zip")]
+        list(read_cvat_mask(tmp_path / "a.zip"))
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("annotations.xml", "<a/>")
     with pytest.raises(ValueError, match=r"expected labelmap\.txt"):
-        [*read_cvat_mask(tmp_path / "b.zip")]
+        list(read_cvat_mask(tmp_path / "b.zip"))
     write(tmp_path / "c.zip", [("x.png", np.zeros((40, 40), np.uint8))], CLASSES)
     whole = (tmp_path / "c.zip").read_bytes()
     spoilt = bytearray(whole)
     spoilt[60] ^= 255  # in the first picture
     (tmp_path / "d.zip").write_bytes(spoilt)
     with pytest.raises(ValueError, match="expected a whole"):
-        [*read_cvat_mask(tmp_path / "d.zip")]
+        list(read_cvat_mask(tmp_path / "d.zip"))

@@ -161,4 +161,4 @@ def test_bad_regions_are_refused_in_one_sentence(tmp_path, regions, says):
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match="expected"):
-        [*read_label_studio(tmp_path / "a.json")]
+        list(read_label_studio(tmp_path / "a.json"))

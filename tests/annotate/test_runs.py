@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from pycocotools import mask as pycoco
@@ -43,7 +45,7 @@ def test_runs_begin_with_background_and_give_the_values_back():
 
 def test_coco_is_that_of_pycocotools_both_ways():
     for mask in masks():
-        theirs = pycoco.encode(np.asfortranarray(mask.astype(np.uint8)))
+        theirs: Any = pycoco.encode(np.asfortranarray(mask.astype(np.uint8)))
         assert coco_counts(mask).encode() == theirs["counts"]
         assert np.array_equal(mask_of_coco(list(mask.shape), theirs["counts"], "a"), mask)
         assert np.array_equal(mask_of_coco(list(mask.shape), theirs["counts"].decode(), "a"), mask)

@@ -79,7 +79,7 @@ def mask_colors(classes: ClassSet) -> list[Color]:
             f"expected classes other than {BACKGROUND!r}, which CVAT keeps for what has no label: rename the class, "
             "or write another format"
         )
-    colors = [(1, 1, 1) if tuple(color) == BLACK else tuple(color) for color in classes.colors]
+    colors: list[Color] = [(1, 1, 1) if (r, g, b) == BLACK else (r, g, b) for r, g, b in classes.colors]
     for number, color in enumerate(colors):
         if color in colors[:number]:
             one, other = classes.names[colors.index(color)], classes.names[number]

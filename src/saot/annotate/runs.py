@@ -93,9 +93,8 @@ def mask_of_coco(size: Sequence[Any], counts: str | bytes | Sequence[Any], what:
         ValueError: If they are not run lengths of such a picture.
     """
     height, width = checked_size(size, what)
-    if isinstance(counts, str | bytes):
-        counts = _numbers(counts.encode() if isinstance(counts, str) else counts, what)
-    values = values_of_runs(counts, height * width, what)
+    packed = counts.encode() if isinstance(counts, str) else counts
+    values = values_of_runs(_numbers(packed, what) if isinstance(packed, bytes) else packed, height * width, what)
     return np.ascontiguousarray(values.reshape(width, height).T)
 
 
