@@ -1,5 +1,6 @@
 """Masks and points in the formats of annotation tools, both ways, without the tools' own packages."""
 
+from saot.annotate.coco import read_coco
 from saot.annotate.cvat import is_cvat, read_cvat, write_cvat
 from saot.annotate.cvat_mask import is_cvat_mask, read_cvat_mask, write_cvat_mask
 from saot.annotate.label_studio import is_label_studio, labelling_config, read_label_studio, write_label_studio
@@ -23,6 +24,7 @@ __all__ = [
     "labelling_config",
     "mask_of_brush",
     "mask_of_coco",
+    "read_coco",
     "read_cvat",
     "read_cvat_mask",
     "read_label_studio",
