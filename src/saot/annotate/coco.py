@@ -29,10 +29,9 @@ def read_coco(path: Path) -> Iterator[Marked]:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"expected COCO's JSON in {path}; {error}: export it again") from error
-    parts = [document.get(name) for name in ("images", "annotations", "categories")] if _is(document, dict) else [None]
-    if not all(_is(part, list) and all(_is(one, dict) for one in part) for part in parts):
-        raise ValueError(f"expected images, annotations and categories in {path}; got something else: export as COCO")
-    images, annotations, categories = parts
+    images, annotations, categories = (
+        _entries(document, name, path) for name in ("images", "annotations", "categories")
+    )
     labels = {_key(one, "id", path): str(one.get("name", "")) for one in categories}
     of_image: dict[Any, list[dict[str, Any]]] = {_key(one, "id", path): [] for one in images}
     if len(of_image) < len(images) or len(labels) < len(categories):
@@ -55,8 +54,11 @@ def read_coco(path: Path) -> Iterator[Marked]:
         yield Marked(str(image.get("file_name", "")), size, tuple(regions), (), numbered(others))
 
 
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, kind)
+def _entries(document: Any, name: str, path: Path) -> list[dict[str, Any]]:
+    found = document.get(name) if isinstance(document, dict) else None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ValueError(f"expected images, annotations and categories in {path}; got other {name}: export as COCO")
+    return found
 
 
 def _key(one: dict[str, Any], name: str, path: Path) -> int | str:
