@@ -1,6 +1,6 @@
 """The README's picture, from a finished run with an evaluation set.
 
-python benchmarks/readme_figure.py RUN docs/figures/main.png [NUMBER of the shown picture, 0 to 5] [of the source's]
+python benchmarks/readme_figure.py RUN docs/figures/main.jpg [NUMBER of the shown picture, 0 to 5] [of the source's]
 """
 
 import json
@@ -59,7 +59,7 @@ def main() -> None:
     told = f"{settings['source']} {shown_source}, {settings['eval']} {number}; preset {record['preset']}, "
     told += f"points {record['points']}, seed {record['seed']}, commit {str(record['commit'])[:7]}"
     draw.text((2, sheet.height - CAPTION + 4), told, fill=INK, font=ImageFont.load_default(12))
-    sheet.save(out)
+    sheet.save(out, quality=88)
 
 
 def legend_of(entries: list[tuple[str, tuple[int, int, int]]], width: int, font: ImageFont.ImageFont) -> Image.Image:
