@@ -55,7 +55,7 @@ def panel_view(panel: Panel, order: Sequence[str], classes: ClassSet, width: int
         "ratio": f"{panel.image.shape[1]} / {panel.image.shape[0]}",
         "truth": "" if truth is None else figures.png_uri(palette_png(truth, classes.colors, transparent_ignore=True)),
         "shots": shots,
-        "legend": _legend([*masks.values()][:2], classes),
+        "legend": _legend([masks[name] for name in ("truth", *order) if name in masks][:2], classes),
     }
 
 
