@@ -1,5 +1,7 @@
 import json
 import re
+import threading
+import traceback
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ from saot.label import open_run
 from saot.label.expected import expected_stages
 from saot.label.networks import points_cell_pool, source_cell_pool
 from saot.recipes import TailRecipe, TaughtRecipe, with_words
-from saot.runs import read_kept
+from saot.runs import read_kept, side
 from saot.tables import ALL_WINGS
 
 TAIL = TailRecipe(steps=3, taught_steps=2, crop=4, points_crop=4, width=16, warm_up=1)
@@ -139,3 +141,29 @@ def test_several_sizes_each_train_their_own_layers(settings, tmp_path):
     assert kept is not None and [shape["architecture"] for shape in kept.about["shapes"]] == ["joint", "joint"]
     again = evaluate_run(tmp_path / "two", two.eval)
     assert again["methods"]["saot_decoder"] == outcome.metrics["methods"]["saot_decoder"]
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_no_training_takes_the_draws_of_the_network_made_beside_it(settings, tmp_path, monkeypatch, two_threads):
+    made, outside = [], []
+
+    def watched(draw):
+        def drawn(*args, **kwargs):
+            thread = threading.current_thread().name
+            if thread.startswith("training"):
+                (made if side._first_weights._is_owned() else outside).append(traceback.format_stack()[-8:-1])
+            return draw(*args, **kwargs)
+
+        return drawn
+
+    for name in ("kaiming_uniform_", "uniform_", "normal_", "trunc_normal_", "xavier_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, watched(getattr(torch.nn.init, name)))
+    run_job(settings, tmp_path / "run", compare="points")
+    assert made and not outside, "".join(outside[0])

@@ -41,7 +41,7 @@ from saot.label.networks import (
 )
 from saot.label.paper import distilled_decoder
 from saot.recipes import DecoderRecipe, TaughtRecipe
-from saot.runs import Kept, Making, generator_for, identity_of, side_by_side
+from saot.runs import Kept, Making, first_weights, generator_for, identity_of, side_by_side
 from saot.transfer import class_correction
 
 PLAN_TOKENS = 8_192  # target tokens of the plan, spread evenly over the pictures
@@ -205,7 +205,8 @@ def _joined(data: TrainingData, networks: Sequence[Trained], facts: dict[str, An
     fine, trained = (one.decoder for one in networks)
     assert isinstance(fine, FineDecoder) and isinstance(trained, TailDecoder) and data.tail is not None
     key = data.source.domain.store.key
-    decoder = JointDecoder(data.tail(), fine, trained, key.l2_norm).to(data.target.device).eval()
+    with first_weights(0):  # all of them are loaded
+        decoder = JointDecoder(data.tail(), fine, trained, key.l2_norm).to(data.target.device).eval()
     return Trained(decoder, identity_of([one.identity for one in networks]), facts or {})
 
 

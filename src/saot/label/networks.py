@@ -400,6 +400,7 @@ def packed(decoder: Decoder, **extra: object) -> Kept:
 
 def unpacked(kept: Kept) -> Decoder:
     """The decoder that was packed, in evaluation mode."""
-    decoder = decoder_of_shape(kept.about["shape"])
+    with first_weights(0):  # all of them are loaded
+        decoder = decoder_of_shape(kept.about["shape"])
     decoder.load_state_dict(dict(kept.tensors))
     return decoder.eval()

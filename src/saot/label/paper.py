@@ -170,7 +170,8 @@ def unpacked_cost(kept: Kept) -> SemanticCost:
     if "prototype_means" in tensors:
         prototypes = Prototypes(tensors["prototype_means"], tensors["prototype_present"])
     groups = tensors["class_groups"].tolist() if "class_groups" in tensors else None
-    cost = SemanticCost(kept.about["dim"], CostRecipe(**kept.about["config"]), prototypes, groups)
+    with first_weights(0):  # all of them are loaded
+        cost = SemanticCost(kept.about["dim"], CostRecipe(**kept.about["config"]), prototypes, groups)
     cost.load_state_dict(tensors)
     return cost.eval()
 

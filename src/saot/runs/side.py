@@ -10,7 +10,7 @@ import torch
 
 T = TypeVar("T")
 _own = threading.local()
-_first_weights = threading.Lock()
+_first_weights = threading.RLock()
 
 
 class Stopped(RuntimeError):
@@ -20,6 +20,9 @@ class Stopped(RuntimeError):
 @contextmanager
 def first_weights(seed: int) -> Iterator[None]:
     """Torch's one generator, of which new layers draw their weights: seeded, for one thread at a time, then as it was.
+
+    Layers whose weights are loaded next draw some all the same: they too are made inside, or they would take the draws
+    of a network that is made beside them.
 
     Example:
         >>> with first_weights(1):
