@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels test-wheel sbom audit lint bench-transport bench-job random-problems adapt camvid \
+.PHONY: demo test test-kernels test-wheel test-formats sbom audit lint bench-transport bench-job random-problems adapt camvid \
   kill-test mutations kills crowd memory soak clean
 
 NEEDED := expected Python 3.11 or later with venv and pip; give another one: make demo PYTHON=python3.12
@@ -45,6 +45,9 @@ test-wheel:                   ## what CI checks besides: that the package works 
 	$(WHEELPIP) wheel --no-deps --wheel-dir $(WHEEL) .
 	$(WHEELPIP) install -c constraints.txt $(WHEEL)/*.whl
 	cd $(WHEEL)/empty && ../.venv/bin/python -I ../../../benchmarks/installed.py ../../..
+
+test-formats: $(VENV)/.ready-test  ## our formats against the annotation tools' own packages, each in an environment of its own
+	$(BIN)/python benchmarks/formats/check.py --out runs/formats
 
 sbom: $(VENV)/.ready-test     ## runs/sbom.json: what the package and its extras bring, CycloneDX
 	$(BIN)/python benchmarks/supply_chain.py sbom --out runs/sbom.json

@@ -152,7 +152,7 @@ def load_libraries() -> None:
         found = importlib.import_module(f"saot.{package}")
         for module in pkgutil.iter_modules(found.__path__):
             importlib.import_module(f"saot.{package}.{module.name}")
-    for name in ("matplotlib.pyplot", "pycocotools.mask", "transformers", "accelerate", "PIL.Image"):
+    for name in ("matplotlib.pyplot", "transformers", "accelerate", "PIL.Image"):
         importlib.import_module(name)
     from PIL import Image
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers.masks import class_masks_of
 
 from saot.annotate.cvat import inside_polygon, is_cvat, read_cvat, write_cvat
 from saot.annotate.regions import Click
@@ -9,17 +10,9 @@ from saot.report import MaskItem
 CLASSES = folder_class_set(["road", "a & b", 'say "x"', "sky"])
 
 
-def masks(count=40):
-    rng = np.random.default_rng(1)
+def masks():
     yield "only.png", np.full((3, 5), 2, np.uint8)
-    yield "none.png", np.full((4, 4), 255, np.uint8)
-    for number in range(count):
-        height, width = rng.integers(1, 50, 2)
-        coarse = rng.choice([0, 1, 2, 3, 255], (-(-height // 5), -(-width // 5)))
-        mask = np.kron(coarse, np.ones((5, 5), int))[:height, :width]
-        noise = rng.random((height, width)) < rng.choice([0, 0.1])
-        mask[noise] = rng.choice([0, 3, 255], int(noise.sum()))
-        yield f"sub/{number} <&>.png", mask.astype(np.uint8)
+    yield from class_masks_of(40, 4, "sub/{} <&>.png")
 
 
 def test_masks_go_there_and_back_pixel_for_pixel(tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.masks import class_masks_of
 from PIL import Image
 
 from saot.annotate.cvat_mask import is_cvat_mask, read_cvat_mask, write_cvat_mask
@@ -13,13 +14,8 @@ from saot.report import MaskItem
 CLASSES = class_set("cityscapes19")
 
 
-def masks(count=25):
-    rng = np.random.default_rng(3)
-    yield "none.png", np.full((4, 4), 255, np.uint8)
-    for number in range(count):
-        height, width = rng.integers(1, 40, 2)
-        coarse = rng.choice([*range(19), 255], (-(-height // 4), -(-width // 4)))
-        yield f"sub/{number}.jpg", np.kron(coarse, np.ones((4, 4), int))[:height, :width].astype(np.uint8)
+def masks():
+    yield from class_masks_of(25, 19, "sub/{}.jpg")
 
 
 def write(path, items, classes):

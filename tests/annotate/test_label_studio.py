@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from helpers.masks import class_masks_of
 from PIL import Image
 
 from saot.annotate.label_studio import is_label_studio, labelling_config, read_label_studio, write_label_studio
@@ -15,15 +16,9 @@ from saot.report import MaskItem
 CLASSES = folder_class_set(["road", "a & b", 'say "x"', "sky"])
 
 
-def masks(count=25):
-    rng = np.random.default_rng(2)
-    yield "none.png", np.full((4, 4), 255, np.uint8), {}
-    for number in range(count):
-        height, width = rng.integers(1, 50, 2)
-        coarse = rng.choice([0, 1, 2, 3, 255], (-(-height // 5), -(-width // 5)))
-        mask = np.kron(coarse, np.ones((5, 5), int))[:height, :width].astype(np.uint8)
-        mask[rng.random((height, width)) < 0.05] = 0
-        yield f"sub/{number}.png", mask, {int(label): 0.5 + label / 10 for label in np.unique(mask) if label != 255}
+def masks():
+    for name, mask in class_masks_of(25, 4):
+        yield name, mask, {int(label): 0.5 + label / 10 for label in np.unique(mask) if label != 255}
 
 
 def annotated(tasks):

@@ -9,11 +9,11 @@ from saot.annotate.runs import (
     Box,
     box_of,
     brush_rle,
-    class_masks,
     coco_counts,
     mask_of_brush,
     mask_of_coco,
     run_lengths,
+    shown,
     values_of_runs,
 )
 
@@ -134,5 +134,5 @@ def test_boxes_hold_their_borders():
 
 
 def test_classes_of_a_mask():
-    found = class_masks(np.array([[3, 255], [0, 3]], np.uint8))
+    found = shown(np.array([[3, 255], [0, 3]], np.uint8))
     assert [label for label, _ in found] == [0, 3] and found[1][1].sum() == 2

@@ -33,7 +33,6 @@ def mask(path: Path) -> np.ndarray:
 
 
 def test_one_broken_picture_does_not_stop_the_others(finished, tmp_path):
-    pytest.importorskip("pycocotools")
     for number, name in enumerate(("a", "b", "c", "d")):
         draw(tmp_path / "new" / f"{name}.png", number)
     (tmp_path / "new" / "b.png").write_bytes((tmp_path / "new" / "b.png").read_bytes()[:300])
@@ -182,7 +181,6 @@ def test_what_is_kept_is_of_this_picture_and_this_run(finished, tmp_path):
 
 
 def test_files_of_others_are_left_alone(finished, tmp_path):
-    pytest.importorskip("pycocotools")
     new = [draw(tmp_path / "new" / f"{name}.jpg", number) for number, name in enumerate("ab")]
     corrected = draw(tmp_path / "out" / "a.png", 5)
     before = corrected.read_bytes()

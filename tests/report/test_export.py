@@ -1,16 +1,11 @@
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools.coco import COCO
 
 from saot.data.classes import class_set, folder_class_set
 from saot.report import (
-    MaskItem,
     overlay,
     png_mark,
-    write_coco,
     write_color_overlay,
     write_confidence_png,
     write_index_png,
@@ -73,7 +68,7 @@ def test_overlay_mixes_and_keeps_ignored_pixels(tmp_path):
     assert tuple(np.asarray(Image.open(tmp_path / "a.png"))[0, 0]) == CLASSES.colors[0]
 
 
-@pytest.mark.parametrize("action", ["index", "palette", "overlay", "coco"])
+@pytest.mark.parametrize("action", ["index", "palette", "overlay"])
 def test_unknown_class_is_refused_and_nothing_written(tmp_path, action):
     mask, image = np.full((3, 4), 19, np.uint8), np.zeros((3, 4, 3), np.uint8)
     path = tmp_path / "out"
@@ -81,7 +76,6 @@ def test_unknown_class_is_refused_and_nothing_written(tmp_path, action):
         "index": lambda: write_index_png(path, mask, CLASSES),
         "palette": lambda: write_palette_png(path, mask, CLASSES),
         "overlay": lambda: write_color_overlay(path, image, mask, CLASSES),
-        "coco": lambda: write_coco(path, [MaskItem("a.png", mask)], CLASSES),
     }
     with pytest.raises(ValueError, match="class indices below 19"):
         write[action]()
@@ -94,37 +88,6 @@ def test_overlay_refuses_other_size_and_strength():
         overlay(image, np.zeros((3, 5), np.uint8), CLASSES.colors)
     with pytest.raises(ValueError, match="alpha"):
         overlay(image, np.zeros((3, 4), np.uint8), CLASSES.colors, 1.5)
-
-
-def test_coco_opens_and_gives_back_the_same_masks(tmp_path):
-    path = tmp_path / "coco.json"
-    write_coco(path, (MaskItem(name, mask) for name, mask in masks().items()), CLASSES)
-    coco = COCO(str(path))
-    assert [coco.cats[index + 1]["name"] for index in range(19)] == list(CLASSES.names)
-    for image_id, info in coco.imgs.items():
-        mask = masks()[info["file_name"]]
-        assert (info["height"], info["width"]) == mask.shape
-        rebuilt = np.full(mask.shape, 255, np.uint8)
-        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[image_id])):
-            decoded = coco.annToMask(annotation).astype(bool)
-            assert decoded.sum() == annotation["area"] > 0
-            assert annotation["iscrowd"] == 0 and "score" not in annotation
-            ys, xs = np.nonzero(decoded)
-            box = [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
-            assert annotation["bbox"] == box
-            rebuilt[decoded] = annotation["category_id"] - 1
-        np.testing.assert_array_equal(rebuilt, mask)
-    assert len(coco.anns) == 3 + 1 + 0 + 2
-
-
-def test_coco_is_plain_json_with_unique_ids(tmp_path):
-    path, mask = tmp_path / "coco.json", np.array([[0, 0, 3]], np.uint8)
-    write_coco(path, [MaskItem("a.png", mask), MaskItem("b.png", mask)], CLASSES)
-    document = json.loads(path.read_text())
-    assert [annotation["id"] for annotation in document["annotations"]] == [1, 2, 3, 4]
-    assert all(isinstance(a["segmentation"]["counts"], str) for a in document["annotations"])
-    with pytest.raises(ValueError, match="two pictures are called"):
-        write_coco(path, [MaskItem("a.png", mask)] * 2, CLASSES)
 
 
 @pytest.mark.parametrize("strip", [1, 7 * 11, 1 << 20])
@@ -146,9 +109,3 @@ def test_strips_change_nothing(tmp_path, monkeypatch, strip):
     colored = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     assert colored[mask == 4].tolist() == [list(classes.colors[4])] * int((mask == 4).sum())
     assert png_mark(tmp_path / "nowhere.png") is None
-
-
-def test_coco_scores_are_those_given(tmp_path):
-    path, mask = tmp_path / "coco.json", np.array([[0, 0, 3]], np.uint8)
-    write_coco(path, [MaskItem("a.png", mask, {0: 0.25})], CLASSES)
-    assert [one.get("score") for one in json.loads(path.read_text())["annotations"]] == [0.25, None]

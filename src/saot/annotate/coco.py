@@ -1,16 +1,103 @@
-"""COCO's JSON as annotation tools export it: run lengths, compressed or not, and polygons."""
+"""COCO's JSON: masks as compressed run lengths; what annotation tools export also as plain ones and polygons."""
 
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from saot.annotate.cvat import inside_polygon
-from saot.annotate.regions import Marked, Region, numbered
-from saot.annotate.runs import checked_size, mask_of_coco
+from saot.annotate.regions import Marked, Region, inside_polygon, numbered
+from saot.annotate.runs import box_of, checked_size, coco_counts, mask_of_coco, shown
+from saot.data import ClassSet, open_atomic
+from saot.report import MaskItem, begins_with, check_mask
+
+DESCRIPTION = "semantic masks of saot"
+
+
+def write_coco(path: Path, items: Iterable[MaskItem], classes: ClassSet) -> None:
+    """Writes a COCO document with one annotation a class and picture, as compressed RLE, whole or not at all.
+
+    Category ids are class index + 1, since many readers take 0 for "nothing"; `iscrowd` is 0, since trainers drop
+    crowds and every reader takes RLE without it. A class without pixels gets no annotation: no segmentation is empty.
+
+    Args:
+        path: Of the file.
+        items: Pictures; read once, so a generator keeps one mask in memory.
+        classes: Names and order of the classes.
+
+    Raises:
+        ValueError: If a mask holds an unknown class, or two pictures have one file name.
+    """
+    rest = {"categories": _categories(classes)}
+    with (
+        open_atomic(Path(path)) as file,
+        tempfile.TemporaryFile("w+", encoding="utf-8", dir=Path(path).parent) as annotations,
+    ):
+        file.write(json.dumps(_coco_head(classes))[:-1].encode() + b', "images": [')
+        between = annotated = ""
+        for image, own in _coco_entries(items, classes):
+            file.write((between + json.dumps(image, allow_nan=False)).encode())
+            between = ", "
+            for one in own:
+                annotations.write(annotated + json.dumps(one, allow_nan=False))
+                annotated = ", "
+        file.write(b'], "annotations": [')
+        annotations.seek(0)
+        while part := annotations.read(1 << 20):
+            file.write(part.encode())
+        file.write(b"], " + json.dumps(rest)[1:].encode())
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a file is one of `write_coco`."""
+    return begins_with(path, f'{{"info": {{"description": "{DESCRIPTION}'.encode())
+
+
+def _coco_head(classes: ClassSet) -> dict[str, Any]:
+    return {"info": {"description": f"{DESCRIPTION}, classes {classes.name}"}, "licenses": []}
+
+
+def _categories(classes: ClassSet) -> list[dict[str, Any]]:
+    return [
+        {"id": index + 1, "name": name, "supercategory": "", "color": list(color)}
+        for index, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
+    ]
+
+
+def _coco_entries(
+    items: Iterable[MaskItem], classes: ClassSet
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The entry of each picture and those of its classes."""
+    seen: set[str] = set()
+    annotation = 0
+    for item in items:
+        if item.file_name in seen:
+            raise ValueError(f"two pictures are called {item.file_name!r}; give each its own file name")
+        seen.add(item.file_name)
+        check_mask(item.mask, len(classes.names))
+        height, width = item.mask.shape
+        own = []
+        for index, pixels in shown(item.mask):
+            annotation += 1
+            identity = {"id": annotation, "image_id": len(seen), "category_id": index + 1}
+            score = {"score": item.scores[index]} if index in item.scores else {}
+            own.append({**identity, **_segment(pixels), **score})
+        yield {"id": len(seen), "file_name": item.file_name, "width": width, "height": height}, own
+
+
+def _segment(pixels: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
+    """Segmentation, area and box of one class of one picture."""
+    box = box_of(pixels)
+    assert box is not None, "a class that is shown has pixels"
+    return {
+        "segmentation": {"size": list(pixels.shape), "counts": coco_counts(pixels)},
+        "area": int(np.count_nonzero(pixels)),
+        "bbox": [float(value) for value in (box.left, box.top, box.size[1], box.size[0])],
+        "iscrowd": 0,
+    }
 
 
 def read_coco(path: Path) -> Iterator[Marked]:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from saot.annotate.regions import Click, Marked, Region, inside, numbered
-from saot.annotate.runs import box_of, checked_size, class_masks, run_lengths, values_of_runs
+from saot.annotate.regions import Click, Marked, Region, inside, inside_polygon, numbered
+from saot.annotate.runs import box_of, checked_size, run_lengths, shown, values_of_runs
 from saot.data import ClassSet, open_atomic
 from saot.report import MaskItem, begins_with
 
@@ -32,11 +32,11 @@ def write_cvat(path: Path, items: Iterable[MaskItem], classes: ClassSet) -> None
         classes: Their names are those of the labels in CVAT.
     """
     with open_atomic(Path(path)) as file:
-        file.write(HEAD)
+        file.write(HEAD + _meta(classes).encode())
         for number, item in enumerate(items):
             (height, width), name = item.mask.shape, item.file_name
             file.write(f'  <image id="{number}" name={quoteattr(name)} width="{width}" height="{height}">\n'.encode())
-            for label, pixels in class_masks(item.mask):
+            for label, pixels in shown(item.mask):
                 box = box_of(pixels)
                 assert box is not None, "a class that is shown has pixels"
                 cut = pixels[box.top : box.bottom + 1, box.left : box.right + 1]
@@ -48,6 +48,15 @@ def write_cvat(path: Path, items: Iterable[MaskItem], classes: ClassSet) -> None
                 )
             file.write(b"  </image>\n")
         file.write(b"</annotations>\n")
+
+
+def _meta(classes: ClassSet) -> str:
+    """The labels as CVAT's own exports declare them; datumaro reads no file without them."""
+    labels = "".join(
+        f"<label><name>{escape(name)}</name><color>#{bytes(color).hex()}</color></label>"
+        for name, color in zip(classes.names, classes.colors, strict=True)
+    )
+    return f"  <meta><task><labels>{labels}</labels></task></meta>\n"
 
 
 def is_cvat(path: Path) -> bool:
@@ -176,30 +185,6 @@ def _filled(kind: str, shape: dict[str, str], size: tuple[int, int], where: str)
     if kind == "box":
         return (np.abs(along) <= half[0]) & (np.abs(across) <= half[1])
     return (along / max(half[0], 1e-9)) ** 2 + (across / max(half[1], 1e-9)) ** 2 <= 1
-
-
-def inside_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixels whose centres lie in a polygon, by the number of its edges to the left of them.
-
-    Args:
-        corners: (n, 2) x and y, in pixels from the top left corner of the picture.
-        size: Height and width.
-
-    Example:
-        >>> inside_polygon(np.array([[0, 0], [2, 0], [2, 1], [0, 1]]), (2, 3)).astype(int).tolist()
-        [[1, 1, 0], [0, 0, 0]]
-    """
-    height, width = size
-    crossings = np.zeros((height, width + 1), np.int64)
-    rows = np.arange(height) + 0.5
-    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        if y0 == y1:
-            continue
-        mine = np.flatnonzero((rows >= min(y0, y1)) & (rows < max(y0, y1)))
-        x = x0 + (rows[mine] - y0) * (x1 - x0) / (y1 - y0)
-        first = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)  # the first centre at or right of the edge
-        np.add.at(crossings, (mine, first), 1)
-    return np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
 
 
 def _places(text: str, where: str) -> list[tuple[float, float]]:

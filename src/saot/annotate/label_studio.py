@@ -15,9 +15,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from jaxtyping import Bool
 
-from saot.annotate.cvat import inside_polygon
-from saot.annotate.regions import Click, Marked, Region, numbered
-from saot.annotate.runs import brush_rle, checked_size, class_masks, mask_of_brush
+from saot.annotate.regions import Click, Marked, Region, inside_polygon, numbered
+from saot.annotate.runs import brush_rle, checked_size, mask_of_brush, shown
 from saot.data import BROKEN, ClassSet, open_atomic
 from saot.report import MaskItem, begins_with
 
@@ -61,8 +60,9 @@ def write_label_studio(
         file.write(b"[")
         for number, item in enumerate(items):
             name, mask, scores = item.file_name, item.mask, item.scores
-            result = [_region(mask.shape, label, pixels, scores, classes, kind) for label, pixels in class_masks(mask)]
-            known = [scores[label] for label, _ in class_masks(mask) if label in scores]
+            parts = shown(mask)
+            result = [_region(mask.shape, label, pixels, scores, classes, kind) for label, pixels in parts]
+            known = [scores[label] for label, _ in parts if label in scores]
             score = {"score": round(sum(known) / len(known), 4)} if known else {}
             prediction = {"model_version": MODEL, **score, "result": result}
             task = {"predictions": [prediction], "data": {KEY: address(name)}}

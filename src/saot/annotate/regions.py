@@ -113,3 +113,27 @@ def numbered(kinds: Iterable[str]) -> tuple[str, ...]:
     """
     found = list(kinds)
     return tuple(f"{found.count(kind)} {kind}" for kind in sorted(set(found)))
+
+
+def inside_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The pixels whose centres lie in a polygon, by the number of its edges to the left of them.
+
+    Args:
+        corners: (n, 2) x and y, in pixels from the top left corner of the picture.
+        size: Height and width.
+
+    Example:
+        >>> inside_polygon(np.array([[0, 0], [2, 0], [2, 1], [0, 1]]), (2, 3)).astype(int).tolist()
+        [[1, 1, 0], [0, 0, 0]]
+    """
+    height, width = size
+    crossings = np.zeros((height, width + 1), np.int64)
+    rows = np.arange(height) + 0.5
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if y0 == y1:
+            continue
+        mine = np.flatnonzero((rows >= min(y0, y1)) & (rows < max(y0, y1)))
+        x = x0 + (rows[mine] - y0) * (x1 - x0) / (y1 - y0)
+        first = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)  # the first centre at or right of the edge
+        np.add.at(crossings, (mine, first), 1)
+    return np.cumsum(crossings, axis=1)[:, :width] % 2 == 1

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
+from saot.data import IGNORE_INDEX, mask_counts
+
 MOST_PIXELS = 1 << 30  # of a mask that is read
 SIZES = (3, 4, 8, 16)  # bits of Label Studio's run lengths
 WORD = 8  # bits of its values
@@ -256,6 +258,11 @@ def checked_size(size: Sequence[Any], what: str) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def class_masks(mask: UInt8[np.ndarray, "h w"], ignore: int = 255) -> list[tuple[int, Bool[np.ndarray, "h w"]]]:
-    """Each class that a mask shows, with its pixels."""
-    return [(int(label), mask == label) for label in np.unique(mask) if label != ignore]
+def shown(mask: UInt8[np.ndarray, "h w"]) -> list[tuple[int, Bool[np.ndarray, "h w"]]]:
+    """Each class that a mask shows, with its pixels; 255 is none.
+
+    Example:
+        >>> shown(np.array([[2, 255]], np.uint8))
+        [(2, array([[ True, False]]))]
+    """
+    return [(label, mask == label) for label in np.flatnonzero(mask_counts(mask)[:IGNORE_INDEX]).tolist()]

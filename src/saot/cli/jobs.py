@@ -5,7 +5,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say
 
@@ -359,7 +361,7 @@ def predict(
         out: Where the masks go. What this run has made there of the same pictures is kept.
         format: Any of png (class indices, one grey channel), palette (the same in the classes' colours), color
             (overlay), confidence (255 is 1), and of all pictures together, below annotations/, coco, cvat, cvat-mask,
-            label-studio, with commas. docs/annotation.md has one section a tool.
+            label-studio, labelme, fiftyone, yolo, with commas. docs/annotation.md has one section a tool.
         abstain: Label only pixels sure enough that at most this share of them is wrong (0.01, 0.05 or 0.1), by the
             run's held-out points; the others are 255. See docs/calibration.md.
         device: As in `saot run`.
@@ -397,6 +399,58 @@ def predict(
         for reason in labelled.failed.values():
             print(f"  {reason}", file=sys.stderr)
         raise SystemExit(SOME_FAILED)
+
+
+@app.command(name="import")
+def import_(
+    file: Path,
+    /,
+    *,
+    from_: Annotated[str, Parameter(name="--from")],
+    images: Path,
+    out: Path,
+    classes: str | None = None,
+    before: Path | None = None,
+    accept: Flag = False,
+    json: Json = False,
+) -> None:
+    """What people corrected in a tool, as a `folder:` set to learn from and as clicks, with their label budget.
+
+    Example: `saot import annotations.xml --from cvat --images new --classes runs/mine --out corrected`
+
+    Only what a person changed is a label, as far as the tool or --before tells; the other pixels are 255.
+
+    Args:
+        file: The tool's export, a file, or a folder for fiftyone, yolo and labelme.
+        from_: coco, cvat, cvat-mask, label-studio, labelme, fiftyone or yolo.
+        images: Folder of the pictures, the one that was labelled.
+        out: Gets images, masks, classes.txt, points.csv (if there are clicks) and import.json.
+        classes: What the indices in the masks are to mean: a run's folder, a classes.txt, or a known set such as
+            cityscapes19; the labels that occur, sorted by name, unless given.
+        before: Folder of masks that `saot predict` wrote of these pictures: pixels that are still as predicted are no
+            labels.
+        accept: Somebody has looked at the pictures whole: what was left as it was counts too.
+    """
+    from saot.annotate import classes_named, import_annotations
+    from saot.tables import ALL_WINGS
+
+    named = None if classes is None else classes_named(classes, ALL_WINGS)
+    with Bars() as bars:
+        made = import_annotations(
+            file, from_, images, out, classes=named, before=before, accept=accept, progress=bars.stage("import")
+        )
+    if json:
+        print_json({"out": str(out), "classes": list(made.classes.names), **made.record()})
+        return
+    print(made.said())
+    if made.unchanged:
+        say(
+            f"{len(made.unchanged)} pictures hold nothing but what was predicted, the first being {made.unchanged[0]}; "
+            "they are left out: give --accept if somebody has looked at them"
+        )
+    if made.left_out:
+        key, kinds = next(iter(made.left_out.items()))
+        say(f"{len(made.left_out)} pictures hold what no mask can be made of, such as {', '.join(kinds)} in {key}")
 
 
 @app.command

@@ -52,7 +52,7 @@ from saot.data.images import (
     rgb_of,
     strips,
 )
-from saot.data.listing import columns, files_below, read_text, walk
+from saot.data.listing import columns, files_below, picture_finder, read_text, walk
 from saot.data.mask_map import MaskMap, mask_map_of, parse_mask_map, said_of_masks
 from saot.data.patches import PatchGrid, patch_labels, point_tokens, soft_patch_labels
 from saot.data.points import (
@@ -64,6 +64,7 @@ from saot.data.points import (
     read_scribbles,
     write_points_csv,
 )
+from saot.data.readers import read_classes
 from saot.data.remember import Remembered
 from saot.data.spreadsheets import Table, read_table
 from saot.data.survey import Survey, survey
@@ -115,8 +116,10 @@ __all__ = [
     "parse_mask_map",
     "parse_spec",
     "patch_labels",
+    "picture_finder",
     "point_tokens",
     "points_said",
+    "read_classes",
     "read_image",
     "read_mask",
     "read_mask_colours",

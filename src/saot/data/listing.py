@@ -1,6 +1,7 @@
 """Finding the files of a data set: folders, list files, and pairs of picture and mask."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from saot.data.files import LARGEST_RECORD
@@ -161,3 +162,54 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text; save it as UTF-8") from error
+
+
+def picture_finder(keys: Sequence[str], spec: str) -> Callable[[str, str], int]:
+    """A look-up of pictures by key, path, file name or stem: (name, where it stands) -> index.
+
+    Args:
+        keys: Of the pictures, paths relative to their folder.
+        spec: Names the data set in errors.
+
+    Example:
+        >>> find = picture_finder(["day/a.png", "day/b.png", "night/b.png"], "folder:mine")
+        >>> find("a", "line 1"), find("elsewhere/night/b.jpg", "line 2")
+        (0, 2)
+    """
+    by_name: dict[str, set[int]] = {}
+    for index, key in enumerate(keys):
+        for name in {stem_of(key), PurePosixPath(key).name, PurePosixPath(key).stem}:
+            by_name.setdefault(name, set()).add(index)
+    by_key = {key: index for index, key in enumerate(keys)}
+
+    def of_path(name: str) -> list[int]:
+        """A path that ends with a key, the longest; or the end of keys."""
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        for first in range(len(parts)):
+            end = "/".join(parts[first:])
+            if end in by_key:
+                return [by_key[end]]
+            if end in by_name and "/" in end:
+                return sorted(by_name[end])
+        if not parts or len(parts) == 1:
+            return []
+        ends = [index for key, index in by_key.items() if f"/{key}".endswith("/" + "/".join(parts))]
+        return ends or [i for i in by_name.get(parts[-1], ()) if "/" not in keys[i]]
+
+    def find(name: str, where: str) -> int:
+        name = name.replace("\\", "/") if name not in by_key else name
+        if name in by_key:
+            return by_key[name]
+        found = sorted(by_name.get(name, ())) or of_path(name)
+        if not found:
+            raise ValueError(
+                f"{where}: there is no picture {name!r} in {spec}; its {len(keys)} pictures are named like {keys[0]!r}"
+            )
+        if len(found) > 1:
+            raise ValueError(
+                f"{where}: {len(found)} pictures are called {name!r}, such as {keys[found[0]]!r} and "
+                f"{keys[found[1]]!r}; write the whole of one"
+            )
+        return found[0]
+
+    return find

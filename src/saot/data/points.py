@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from saot.data.classes import IGNORE_INDEX, ClassSet
 from saot.data.datasets import ImageSet, LabelledSet
 from saot.data.files import write_atomic
 from saot.data.images import read_mask
-from saot.data.listing import by_stem, stem_of, walk
+from saot.data.listing import by_stem, picture_finder, walk
 from saot.data.patches import PatchGrid, patch_labels, point_tokens
 from saot.data.readers import check_indices
 from saot.data.spreadsheets import SEPARATORS, read_table
@@ -182,7 +182,7 @@ def read_points_csv(
             or no point at all, or two classes for one pixel.
     """
     rows: dict[tuple[str, int, int], tuple[int, int]] = {}  # (key, y, x) -> (class, line)
-    find = _finder(images)
+    find = picture_finder(images.keys, images.spec)
     sizes: dict[int, tuple[int, int]] = {}
     for line, row in read_table(path, COLUMNS, HEADER).rows:
         image, x_text, y_text, label = (row[name] for name in HEADER)
@@ -268,7 +268,7 @@ def read_scribbles(
     """
     if per_class < 1 or seed < 0:
         raise ValueError(f"per_class must be at least 1 and seed at least 0, but they are {per_class} and {seed}")
-    find = _finder(images)
+    find = picture_finder(images.keys, images.spec)
     scribbles = by_stem(walk(Path(folder), "a scribble set", ".png"), Path(folder))
     rows: list[Row] = []
     for stem, path in scribbles.items():
@@ -332,48 +332,6 @@ def _points(rows: Iterable[Row]) -> Points:
         y=tuple(row[1] for row in ordered),
         classes=tuple(row[3] for row in ordered),
     )
-
-
-def _finder(images: ImageSet) -> Callable[[str, str], int]:
-    """A look-up of pictures by key, path, file name or stem: (name, where it stands) -> index."""
-    by_name: dict[str, set[int]] = {}
-    for index, key in enumerate(images.keys):
-        for name in {stem_of(key), PurePosixPath(key).name, PurePosixPath(key).stem}:
-            by_name.setdefault(name, set()).add(index)
-    by_key = {key: index for index, key in enumerate(images.keys)}
-
-    def of_path(name: str) -> list[int]:
-        """A path that ends with a key, the longest; or the end of keys."""
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        for first in range(len(parts)):
-            end = "/".join(parts[first:])
-            if end in by_key:
-                return [by_key[end]]
-            if end in by_name and "/" in end:
-                return sorted(by_name[end])
-        if not parts or len(parts) == 1:
-            return []
-        ends = [index for key, index in by_key.items() if f"/{key}".endswith("/" + "/".join(parts))]
-        return ends or [i for i in by_name.get(parts[-1], ()) if "/" not in images.keys[i]]
-
-    def find(name: str, where: str) -> int:
-        name = name.replace("\\", "/") if name not in by_key else name
-        if name in by_key:
-            return by_key[name]
-        found = sorted(by_name.get(name, ())) or of_path(name)
-        if not found:
-            raise ValueError(
-                f"{where}: there is no picture {name!r} in {images.spec}; its {len(images)} pictures are "
-                f"named like {images.keys[0]!r}"
-            )
-        if len(found) > 1:
-            raise ValueError(
-                f"{where}: {len(found)} pictures are called {name!r}, such as {images.keys[found[0]]!r} and "
-                f"{images.keys[found[1]]!r}; write the whole of one"
-            )
-        return found[0]
-
-    return find
 
 
 def _pixel(text: str, line: int, path: str | Path) -> int:

@@ -27,7 +27,6 @@ from saot.label.calibration import abstention_threshold
 from saot.label.finished import FinishedRun, open_run
 from saot.label.wings import NO_WINGS, Labelled, Labeller, Wings
 from saot.report import (
-    COCO,
     JoinedFormat,
     MaskItem,
     png_mark,
@@ -201,7 +200,7 @@ def predict_pictures(
             or it has no threshold for `abstain`. Nothing is written then.
         OSError: If a mask cannot be written.
     """
-    known = {"coco": COCO, **wings.formats}
+    known = wings.formats
     unknown = [name for name in formats if name not in FILES and name not in known]
     if unknown or not formats:
         raise ValueError(f"expected formats among {', '.join([*FILES, *known])}; got {', '.join(unknown) or 'none'}")
@@ -359,7 +358,7 @@ class _Work:
             place = one.output(self.out, kind)
             scores = json.loads(png_mark(place) or "{}").get("scores", {})
             mask = read_mask(place).astype("uint8")
-            yield MaskItem(one.key, mask, {int(label): float(score) for label, score in scores.items()})
+            yield MaskItem(one.key, mask, {int(label): float(score) for label, score in scores.items()}, one.path)
 
     def _outputs(self, number: int) -> dict[str, str]:
         return {

@@ -110,7 +110,7 @@ class Wings:
         say: Hears a sentence that the user should know while a job is under way.
         seen: What is known of the files of pictures and masks; a job that remembers it puts its own here.
         mask_map: What values in the masks of a `folder` mean, where they are no class indices.
-        formats: Files in which masks of many pictures are written, by name, beside COCO's.
+        formats: Files in which masks of many pictures are written, by name.
     """
 
     readers: Mapping[str, OpenSet] = field(default_factory=dict)

@@ -2,15 +2,13 @@
 
 from saot.report.contents import Figure, MassMap, Panel, PatchStory, ReportData, SourcePatch, Table
 from saot.report.export import (
-    COCO,
     JoinedFormat,
     MaskItem,
     begins_with,
-    is_coco,
+    check_mask,
     overlay,
     palette_png,
     png_mark,
-    write_coco,
     write_color_overlay,
     write_confidence_png,
     write_index_png,
@@ -32,7 +30,6 @@ from saot.report.figures import (
 from saot.report.html import render_report, write_report
 
 __all__ = [
-    "COCO",
     "INK",
     "SERIES",
     "WIDTH",
@@ -48,9 +45,9 @@ __all__ = [
     "_ink",
     "_plain",
     "begins_with",
+    "check_mask",
     "figure_png",
     "figure_svg",
-    "is_coco",
     "overlay",
     "palette_png",
     "per_class_bars",
@@ -59,7 +56,6 @@ __all__ = [
     "render_report",
     "shrink",
     "shrink_mask",
-    "write_coco",
     "write_color_overlay",
     "write_confidence_png",
     "write_index_png",

@@ -1,9 +1,7 @@
-"""Masks as files that other tools open: PNG of indices or colours, confidences, COCO with compressed RLE."""
+"""Masks as files that other tools open: PNG of indices or colours, confidences; what files of many masks hold."""
 
 import io
-import json
 import struct
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +17,15 @@ Put = Callable[[bytes], Any]  # of a file
 Colors = Sequence[tuple[int, int, int]]
 GREY, RGB, PALETTE = 0, 2, 3  # colour types of PNG
 MARK = "saot"  # keyword of the text chunk in which a PNG says what it was made of
-COCO_DESCRIPTION = "semantic masks of saot"
 VOID_COLOR = (224, 224, 192)  # the cream that PASCAL VOC draws "ignore" in
 
 
-def _check_mask(mask: UInt8[np.ndarray, "h w"], num_classes: int) -> None:
+def check_mask(mask: UInt8[np.ndarray, "h w"], num_classes: int) -> None:
+    """Check that a mask holds class indices and 255 alone.
+
+    Raises:
+        ValueError: If it does not; names the values.
+    """
     present = np.flatnonzero(mask_counts(mask))
     wrong = [int(value) for value in present if value >= num_classes and value != IGNORE_INDEX]
     if wrong:
@@ -70,7 +72,7 @@ def _check_overlay(image: np.ndarray, mask: np.ndarray, colors: Colors, alpha: f
         )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
-    _check_mask(mask, len(colors))
+    check_mask(mask, len(colors))
 
 
 def _overlaid(
@@ -113,7 +115,7 @@ def palette_png(
 def _write_palette(
     put: Put, mask: UInt8[np.ndarray, "h w"], colors: Colors, transparent_ignore: bool = False, mark: str = ""
 ) -> None:
-    _check_mask(mask, len(colors))
+    check_mask(mask, len(colors))
     table = np.zeros((256, 3), np.uint8)
     table[: len(colors)] = colors
     table[IGNORE_INDEX] = VOID_COLOR
@@ -186,7 +188,7 @@ def write_index_png(path: Path, mask: UInt8[np.ndarray, "h w"], classes: ClassSe
     Raises:
         ValueError: If the mask holds a class that `classes` does not have.
     """
-    _check_mask(mask, len(classes.colors))
+    check_mask(mask, len(classes.colors))
     with open_atomic(Path(path)) as file:
         _write_png(file.write, mask.shape, (mask[rows] for rows in strips(*mask.shape)), GREY, mark)
 
@@ -250,97 +252,13 @@ class MaskItem:
         file_name: As it is named in the file, with "/".
         mask: Class indices, 255 for ignore.
         scores: Class index to how sure its pixels are, 0 to 1; a class without one has no score.
+        picture: Its file, for formats that show it or lead to it.
     """
 
     file_name: str
     mask: UInt8[np.ndarray, "h w"]
     scores: Mapping[int, float] = field(default_factory=dict)
-
-
-def _coco_head(classes: ClassSet) -> dict[str, Any]:
-    return {"info": {"description": f"{COCO_DESCRIPTION}, classes {classes.name}"}, "licenses": []}
-
-
-def _categories(classes: ClassSet) -> list[dict[str, Any]]:
-    return [
-        {"id": index + 1, "name": name, "supercategory": "", "color": list(color)}
-        for index, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
-    ]
-
-
-def _coco_entries(
-    items: Iterable[MaskItem], classes: ClassSet
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The entry of each picture and those of its classes."""
-    seen: set[str] = set()
-    annotation = 0
-    for item in items:
-        if item.file_name in seen:
-            raise ValueError(f"two pictures are called {item.file_name!r}; give each its own file name")
-        seen.add(item.file_name)
-        _check_mask(item.mask, len(classes.names))
-        height, width = item.mask.shape
-        own = []
-        for index in np.flatnonzero(mask_counts(item.mask)[:IGNORE_INDEX]).tolist():
-            annotation += 1
-            identity = {"id": annotation, "image_id": len(seen), "category_id": index + 1}
-            score = {"score": item.scores[index]} if index in item.scores else {}
-            own.append({**identity, **_segment(item, index), **score})
-        yield {"id": len(seen), "file_name": item.file_name, "width": width, "height": height}, own
-
-
-def _segment(item: MaskItem, index: int) -> dict[str, Any]:
-    """Segmentation, area and box of one class of one picture."""
-    from pycocotools import mask as coco_mask
-
-    pixels = item.mask == index
-    encoded: Any = coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
-    size = [int(length) for length in encoded["size"]]
-    return {
-        "segmentation": {"size": size, "counts": encoded["counts"].decode("ascii")},
-        "area": int(pixels.sum()),
-        "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
-        "iscrowd": 0,
-    }
-
-
-def write_coco(path: Path, items: Iterable[MaskItem], classes: ClassSet) -> None:
-    """Writes a COCO document with one annotation a class and picture, as compressed RLE, whole or not at all.
-
-    Category ids are class index + 1, since many readers take 0 for "nothing"; `iscrowd` is 0, since trainers drop
-    crowds and every reader takes RLE without it. A class without pixels gets no annotation: no segmentation is empty.
-
-    Args:
-        path: Of the file.
-        items: Pictures; read once, so a generator keeps one mask in memory.
-        classes: Names and order of the classes.
-
-    Raises:
-        ValueError: If a mask holds an unknown class, or two pictures have one file name.
-    """
-    rest = {"categories": _categories(classes)}
-    with (
-        open_atomic(Path(path)) as file,
-        tempfile.TemporaryFile("w+", encoding="utf-8", dir=Path(path).parent) as annotations,
-    ):
-        file.write(json.dumps(_coco_head(classes))[:-1].encode() + b', "images": [')
-        between = annotated = ""
-        for image, own in _coco_entries(items, classes):
-            file.write((between + json.dumps(image, allow_nan=False)).encode())
-            between = ", "
-            for one in own:
-                annotations.write(annotated + json.dumps(one, allow_nan=False))
-                annotated = ", "
-        file.write(b'], "annotations": [')
-        annotations.seek(0)
-        while part := annotations.read(1 << 20):
-            file.write(part.encode())
-        file.write(b"], " + json.dumps(rest)[1:].encode())
-
-
-def is_coco(path: Path) -> bool:
-    """Whether a file is one of `write_coco`."""
-    return begins_with(path, f'{{"info": {{"description": "{COCO_DESCRIPTION}'.encode())
+    picture: Path | None = None
 
 
 def begins_with(path: Path, begin: bytes) -> bool:
@@ -354,17 +272,14 @@ def begins_with(path: Path, begin: bytes) -> bool:
 
 @dataclass(frozen=True)
 class JoinedFormat:
-    """A format that holds the masks of all pictures in one file.
+    """A format that holds the masks of all pictures in one file or folder of its own.
 
     Attributes:
-        place: Of the file, below the folder of masks.
-        ours: Whether a file is an earlier answer, so that it may be written again.
-        write: Writes it, whole or not at all; pictures are read once.
+        place: Of the file or folder, below the folder of masks.
+        ours: Whether what lies there is an earlier answer, so that it may be written again.
+        write: Writes it, each file whole or not at all; pictures are read once.
     """
 
     place: str
     ours: Callable[[Path], bool]
     write: Callable[[Path, Iterable[MaskItem], ClassSet], None]
-
-
-COCO = JoinedFormat("annotations/instances_default.json", is_coco, write_coco)  # place and name that readers know
