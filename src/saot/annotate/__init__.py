@@ -9,6 +9,7 @@ from saot.annotate.labelme import read_labelme, write_labelme
 from saot.annotate.layouts import is_our_folder, read_fiftyone, read_yolo, write_fiftyone, write_yolo
 from saot.annotate.regions import Click, Marked, Region
 from saot.annotate.runs import brush_rle, coco_counts, mask_of_brush, mask_of_coco
+from saot.annotate.suggest import RULES, Suggestion, check_ending, suggest, write_clicks
 from saot.report import JoinedFormat
 
 FORMATS = {
@@ -24,11 +25,14 @@ FORMATS = {
 __all__ = [
     "FORMATS",
     "READERS",
+    "RULES",
     "Click",
     "Imported",
     "Marked",
     "Region",
+    "Suggestion",
     "brush_rle",
+    "check_ending",
     "classes_named",
     "coco_counts",
     "import_annotations",
@@ -42,6 +46,8 @@ __all__ = [
     "read_label_studio",
     "read_labelme",
     "read_yolo",
+    "suggest",
+    "write_clicks",
     "write_coco",
     "write_cvat",
     "write_cvat_mask",

@@ -143,7 +143,7 @@ class _Reader:
                 places = [(int(np.floor(x)), int(np.floor(y))) for x, y in _places(shape.get("points", ""), where)]
                 if any(not (0 <= x < size[1] and 0 <= y < size[0]) for x, y in places):
                     raise ValueError(f"expected points inside {where}, {size[0]} x {size[1]}; one lies outside")
-                clicks += [Click(label, x, y) for x, y in places]
+                clicks += [Click(label, x, y, shape.get("source", "")) for x, y in places]
             elif kind in ("mask", "polygon", "box", "ellipse"):
                 regions.append(_region(kind, shape, size, where))
             else:

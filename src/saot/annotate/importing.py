@@ -249,13 +249,12 @@ class _Making:
                 f"expected {key} to be of its picture's {size[0]} x {size[1]} pixels (height x width); the tool has "
                 f"{one.size[0]} x {one.size[1]}{turned}; label it at its own size"
             )
-        for click in one.clicks:
+        clicks = [click for click in one.clicks if self.accept or click.source not in UNTOUCHED]
+        for click in clicks:
             self.clicks.append((key, click.y, click.x, index_of(click.label, self.classes, one.name)))
-        if not one.regions:
-            return
-        mask = self._corrected(one, key)
+        mask = self._corrected(one, key) if one.regions else None
         if mask is None:
-            self.unchanged += [key] if not one.clicks else []
+            self.unchanged += [] if clicks else [key]
             return
         stem = PurePosixPath(key).with_suffix("").as_posix()
         if stem in self.masks:

@@ -167,7 +167,7 @@ def _marked(name: str, result: Any, where: str) -> Marked:
         label = str(value[kind][0])
         if kind == "keypointlabels":
             x, y = (_percent(value, name, where) for name in ("x", "y"))
-            clicks.append(Click(label, _pixel(x, own[1]), _pixel(y, own[0])))
+            clicks.append(Click(label, _pixel(x, own[1]), _pixel(y, own[0]), str(one.get("origin", ""))))
         else:
             regions.append(Region(label, 0, 0, SHAPES[kind](value, own, where), order, str(one.get("origin", ""))))
     if size is None:

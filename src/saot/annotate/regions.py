@@ -38,11 +38,13 @@ class Click:
         label: Name of the class.
         x: Column, from 0.
         y: Row, from 0.
+        source: Who made it, as of a region.
     """
 
     label: str
     x: int
     y: int
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)

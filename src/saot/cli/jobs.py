@@ -454,6 +454,50 @@ def import_(
 
 
 @app.command
+def suggest(
+    run: Path,
+    /,
+    *,
+    out: Path,
+    count: Whole = 100,
+    by: str = "transport",
+    seed: Whole = 0,
+    store: Path | None = None,
+    device: str = "auto",
+    json: Json = False,
+) -> None:
+    """Which pixels of the target to label next, best first, spread over classes and pictures, one a region.
+
+    Example: `saot suggest runs/mine --count 100 --out clicks.csv`, fill in the column class, then `saot run ...
+    --points clicks.csv --out runs/second`
+
+    Args:
+        run: Folder of a finished run.
+        out: A table (.csv), or points for CVAT (.xml) or Label Studio (.json), shown there with the network's class.
+        count: How many clicks a person can make.
+        by: transport (uncertainty times impurity of the region, plus the mass that no source explains), impure (the
+            same without the mass), entropy, margin or random.
+        seed: Of random draws.
+        store: Folder of the run's features, if it had one.
+        device: As in `saot run`.
+    """
+    from saot.annotate import check_ending, suggest, write_clicks
+    from saot.label import reopened
+    from saot.runs import resolve_device
+    from saot.tables import ALL_WINGS
+
+    check_ending(out)
+    with Bars() as bars, reopened(run, ALL_WINGS, store=store, device=resolve_device(device), progress=bars) as made:
+        finished, contest = made
+        found = suggest(finished, contest, count, rule=by, seed=seed, progress=bars.stage("suggest"))
+    write_clicks(out, found, finished.classes)
+    if json:
+        print_json({"out": str(out), "clicks": len(found), "pictures": len({one.image for one in found})})
+    else:
+        print(f"{len(found)} pixels of {len({one.image for one in found})} pictures in {out}")
+
+
+@app.command
 def evaluate(run: Path, spec: str, /, *, mask_map: str | None = None, device: str = "auto", json: Json = False) -> None:
     """Scores of a finished run's network on labelled pictures.
 

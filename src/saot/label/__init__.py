@@ -48,7 +48,7 @@ from saot.label.paper import (
 )
 from saot.label.prediction import Prediction, picture_of
 from saot.label.quality import said
-from saot.label.run import RunOutcome, open_contest, run_job, score_some
+from saot.label.run import RunOutcome, open_contest, reopened, run_job, score_some
 from saot.label.scoring import (
     UNADJUSTED,
     Builders,
@@ -147,6 +147,7 @@ __all__ = [
     "pseudo_term",
     "pull_of",
     "refine_terms",
+    "reopened",
     "run_job",
     "said",
     "sample_tokens",

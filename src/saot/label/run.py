@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 import torch
 
-from saot.data import Points, check_place, whole_record, write_atomic
+from saot.data import Points, check_place, read_record, whole_record, write_atomic
 from saot.features import FeatureStore
 from saot.label.best import saot_decoder
 from saot.label.calibration import calibrate
 from saot.label.data import Bench, EvaluationData, TrainingData
 from saot.label.expected import ExpectedStage, Expecting, expected_stages
+from saot.label.finished import REMADE, FinishedRun, open_run
 from saot.label.fusion import joined_contest, packed_decoder, scores_of_sizes
 from saot.label.inputs import Inputs, check_manifest, keep_manifest, kept_manifest, open_inputs, shared_pictures
 from saot.label.networks import Trained
@@ -46,7 +48,7 @@ from saot.label.scoring import (
     score_methods,
     write_metrics,
 )
-from saot.label.settings import RunSettings, fingerprints_file, size_folder
+from saot.label.settings import RunSettings, fingerprints_file, settings_of, size_folder
 from saot.label.summary import report_data, run_record
 from saot.label.wings import NO_WINGS, Wings
 from saot.report import write_report
@@ -133,6 +135,39 @@ def run_job(
         run = record()
         write_atomic(space.path("run.json"), (json.dumps(run, indent=1) + "\n").encode())
         return RunOutcome(metrics, run, Path(out), resumed=False)
+    finally:
+        space.close()
+
+
+@contextmanager
+def reopened(
+    folder: Path,
+    wings: Wings = NO_WINGS,
+    *,
+    store: Path | None = None,
+    device: str = "cpu",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[tuple[FinishedRun, Contest]]:
+    """A finished run with all that it was made of, for whoever asks more of it; no result of it changes.
+
+    Args:
+        folder: Of the run.
+        wings: What the core does not know.
+        store: Where its features are; the run folder unless given. What is missing is made again.
+        device: Where networks run, such as "cuda".
+        progress: Called with (stage, done, total).
+
+    Raises:
+        ValueError: If it is no finished run of `saot run`, or its pictures are not what they were.
+    """
+    run = open_run(folder, wings, device)
+    if not isinstance(run, FinishedRun):
+        raise ValueError(f"expected a run of `saot run`; {folder} is a network of another command")
+    settings = settings_of(read_record(folder / "run.json", REMADE)["settings"])
+    inputs = open_inputs(settings, device, wings, fingerprints_file(folder, store))
+    space = Workspace(folder, settings.to_dict(), progress, later=ADDED_LATER)
+    try:
+        yield run, open_contest(settings, inputs, space, store, device)
     finally:
         space.close()
 

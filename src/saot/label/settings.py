@@ -21,6 +21,7 @@ from saot.recipes import (
     RecipeDifference,
     as_dict,
     differences,
+    from_dict,
 )
 from saot.runs import RUN_FORMAT
 
@@ -87,6 +88,19 @@ class RunSettings:
         if self.mask_map is None:
             del plain["mask_map"]
         return {"format": RUN_FORMAT, **plain, "preset": self.recipe.name, "recipe": as_dict(self.recipe)}
+
+
+def settings_of(record: Mapping[str, Any]) -> RunSettings:
+    """The settings that a run's record holds.
+
+    Args:
+        record: Of `RunSettings.to_dict`.
+
+    Raises:
+        ValueError: If they are not settings of this version.
+    """
+    plain = {name: value for name, value in record.items() if name not in ("format", "preset", "recipe")}
+    return RunSettings(**plain, recipe=from_dict(Recipe, record["recipe"]))
 
 
 def parse_size(text: str | None) -> SizePolicy:

@@ -36,7 +36,7 @@ from saot.recipes.presets import (
     PRESETS,
     preset,
 )
-from saot.recipes.words import as_dict, replaced, setting_paths, with_value, with_words
+from saot.recipes.words import as_dict, from_dict, replaced, setting_paths, with_value, with_words
 
 __all__ = [
     "BEST",
@@ -74,6 +74,7 @@ __all__ = [
     "Weight",
     "as_dict",
     "differences",
+    "from_dict",
     "preset",
     "replaced",
     "setting_paths",

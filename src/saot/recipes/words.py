@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from saot.recipes.checked import described, fits, hints
@@ -61,6 +61,36 @@ def as_dict(recipe: Any) -> dict[str, Any]:
     if isinstance(recipe, Recipe) and recipe.cost.groups == "one":
         del values["cost"]["groups"]
     return values
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The recipe behind its plain values; what is missing is as its class has it.
+
+    Args:
+        kind: Class of the recipe.
+        values: Of `as_dict`.
+
+    Raises:
+        ValueError: If there is no such field, or a value is not of the declared type or out of its range.
+
+    Example:
+        >>> from saot.recipes import BEST
+        >>> from_dict(Recipe, as_dict(BEST)) == BEST
+        True
+    """
+    known, found = hints(kind), {}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"expected settings of {kind.__name__}, {', '.join(known)}; got {name}")
+        hint = known[name]
+        if isinstance(value, Mapping):
+            found[name] = from_dict(hint, value)
+            continue
+        plain = math.inf if value == "inf" and fits(math.inf, hint) else _plain(value)
+        if not fits(plain, hint):
+            raise ValueError(f"expected {described(hint)} for {name}; got {value!r}")
+        found[name] = _as_declared(plain, hint)
+    return kind(**found)
 
 
 def replaced(recipe: T, path: str, value: Any) -> T:

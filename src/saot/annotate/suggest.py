@@ -1,0 +1,345 @@
+"""Which pixels a person should label next: where the network is unsure, at borders, and what no source explains.
+
+Uncertainty times impurity of the region follows RIPU (Xie et al., 2022): the entropy of the network's posterior, times
+that of the classes it calls the pixels around. To that comes the mass of a pixel that a plan from the most similar
+source picture leaves unmatched. Choices are spread over the classes that the network sees and over pictures, one a
+region.
+"""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from saot.data import ClassSet, write_atomic
+from saot.evaluate import scores_at
+from saot.label import Contest, FinishedRun
+from saot.runs import generator_for
+from saot.transfer import solve_pair
+
+RULES = ("transport", "impure", "entropy", "margin", "random")
+MOST_PLACES = 40_000  # of a picture that are looked at, evenly spread
+REGION = 16  # part of a picture's shorter side: half the side of what counts as one region
+KEPT = 24  # candidates of each class and picture
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A pixel to be labelled.
+
+    Attributes:
+        image: Key of the picture in its set.
+        size: Height and width of the picture.
+        x: Column, from 0.
+        y: Row, from 0.
+        predicted: Index of the class that the network sees there.
+        score: Higher is more worth asking; comparable within one list.
+    """
+
+    image: str
+    size: tuple[int, int]
+    x: int
+    y: int
+    predicted: int
+    score: float
+
+
+def suggest(
+    run: FinishedRun,
+    contest: Contest,
+    count: int,
+    *,
+    rule: str = "transport",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Suggestion]:
+    """The pixels of the run's target most worth a click, best first; none near one that is declared already.
+
+    Args:
+        run: Whose network is asked.
+        contest: What it was made of; see `saot.label.reopened`.
+        count: How many; fewer where there are not so many regions.
+        rule: "transport": uncertainty times impurity, plus unmatched mass; "impure": without the mass; "entropy" and
+            "margin" of the posterior alone; "random": any pixels, for comparison.
+        seed: Of random draws.
+        progress: Told how many pictures are done, of how many.
+
+    Raises:
+        ValueError: If the count is below 1 or the rule is not known.
+    """
+    if count < 1:
+        raise ValueError(f"expected a count of 1 or more; got {count}")
+    if rule not in RULES:
+        raise ValueError(f"expected a rule among {', '.join(RULES)}; got {rule}")
+    target, found = contest.data.target, []
+    similar = contest.similar("target") if rule == "transport" else None
+    for number in range(len(target)):
+        lattice = Lattice.of(target.grid(number).image_height, target.grid(number).image_width)
+        logits = target.logits(run.decoder, number).cpu()
+        scores = scores_at(logits, target.grid(number), lattice.rows, lattice.columns)
+        scores = scores if run.bias is None else scores + run.bias.to(scores)
+        posterior = scores.softmax(-1).view(*lattice.shape, -1)
+        if rule == "random":
+            generator = generator_for(seed, "clicks", target.images.keys[number])
+            worth = torch.rand(lattice.shape, generator=generator)
+        else:
+            worth = worth_of(posterior, rule, lattice.radius)
+        if similar is not None:
+            worth = worth + unmatched(contest, number, int(similar[number].argmax()), lattice)
+        found += _candidates(contest, number, lattice, posterior.argmax(-1), worth, rule == "random")
+        if progress:
+            progress(number + 1, len(target))
+    if rule == "random":
+        return sorted(found, key=lambda one: -one.score)[:count]
+    return spread(found, count)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Evenly spread pixels of a picture.
+
+    Attributes:
+        size: Height and width of the picture.
+        step: Pixels from one to the next.
+    """
+
+    size: tuple[int, int]
+    step: int
+
+    @classmethod
+    def of(cls, height: int, width: int) -> "Lattice":
+        """That with at most `MOST_PLACES` places."""
+        step = 1
+        while -(-height // step) * -(-width // step) > MOST_PLACES:
+            step += 1
+        return cls((height, width), step)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of places."""
+        return -(-self.size[0] // self.step), -(-self.size[1] // self.step)
+
+    @property
+    def radius(self) -> int:
+        """Half the side of a region, in places."""
+        return max(1, min(self.size) // REGION // self.step)
+
+    def _lines(self, side: int) -> Int64[Tensor, " n"]:
+        length = self.size[side]
+        return (torch.arange(self.shape[side]) * self.step + self.step // 2).clamp_max(length - 1)
+
+    @property
+    def rows(self) -> Int64[Tensor, " p"]:
+        """Row of each place."""
+        return self._lines(0).repeat_interleave(self.shape[1])
+
+    @property
+    def columns(self) -> Int64[Tensor, " p"]:
+        """Column of each place."""
+        return self._lines(1).repeat(self.shape[0])
+
+
+def worth_of(posterior: Float[Tensor, "h w K"], rule: str, radius: int) -> Float[Tensor, "h w"]:
+    """How worth a click each place is by the network alone, 0 to 1.
+
+    Args:
+        posterior: Probability of each class.
+        rule: Of `RULES`.
+        radius: Half the side of a region.
+
+    Example:
+        >>> even, sure = torch.full((2,), 0.5), torch.tensor([1.0, 0.0])
+        >>> worth_of(torch.stack([even, sure])[None], "entropy", 1)
+        tensor([[1., 0.]])
+    """
+    if rule == "margin":
+        first, second = posterior.topk(2, dim=-1).values.unbind(-1)
+        return 1 - (first - second)
+    unsure = entropy(posterior)
+    return unsure if rule == "entropy" else unsure * impurity(posterior.argmax(-1), posterior.shape[-1], radius)
+
+
+def entropy(shares: Float[Tensor, "*places K"]) -> Float[Tensor, "*places"]:
+    """Of shares, as a part of what it could be: 1 where all are equal."""
+    return torch.special.entr(shares).sum(-1) / torch.log(torch.tensor(float(max(shares.shape[-1], 2))))
+
+
+def impurity(predicted: Int64[Tensor, "h w"], num_classes: int, radius: int) -> Float[Tensor, "h w"]:
+    """Entropy of the classes in the square around each place (RIPU, Eq. 3).
+
+    Args:
+        predicted: Class of each place.
+        num_classes: K.
+        radius: Half the side of the square.
+
+    Example:
+        >>> impurity(torch.tensor([[0, 0, 0, 1]]), 2, 1).tolist()[0][0]
+        0.0
+    """
+    one_hot = functional.one_hot(predicted, num_classes).permute(2, 0, 1).float()
+    side = 2 * radius + 1
+    shares = functional.avg_pool2d(one_hot, side, stride=1, padding=radius, count_include_pad=False)
+    return entropy(shares.permute(1, 2, 0))
+
+
+def unmatched(contest: Contest, number: int, source: int, lattice: Lattice) -> Float[Tensor, "h w"]:
+    """Share of each place's mass that a plan from a source picture leaves unmatched, at the fixed cost |x - y|^2.
+
+    Args:
+        contest: Sets and settings of transport.
+        number: Of the target picture.
+        source: Number of the source picture.
+        lattice: The places.
+    """
+    data = contest.data
+    tokens, labels = data.source.labelled(source)
+    target = data.target.tokens(number)
+    with torch.no_grad():
+        places = data.source.places(source), data.target.places(number)
+        plan = solve_pair(tokens, labels, target, None, contest.bench.recipe.transport, places=places)
+    left = (1 - plan.marginals[1] * len(target)).clamp(0, 1).float().cpu().unsqueeze(1)  # b_j = 1 / m
+    return scores_at(left, data.target.grid(number), lattice.rows, lattice.columns).view(lattice.shape)
+
+
+def _candidates(
+    contest: Contest,
+    number: int,
+    lattice: Lattice,
+    predicted: Int64[Tensor, "h w"],
+    worth: Float[Tensor, "h w"],
+    anywhere: bool,
+) -> list[Suggestion]:
+    """The best places of each class in a picture, one a region."""
+    key, free = contest.data.target.images.keys[number], torch.ones(lattice.shape, dtype=torch.bool)
+    x, y, _ = contest.data.points.pixels.of(key)
+    for column, row in zip((x // lattice.step).tolist(), (y // lattice.step).tolist(), strict=True):
+        _close(free, row, column, lattice.radius)
+    found: list[Suggestion] = []
+    counted: Counter[int] = Counter()
+    most = len(predicted.unique()) * KEPT
+    for place in worth.flatten().argsort(descending=True, stable=True).tolist():
+        row, column = divmod(place, lattice.shape[1])
+        label = int(predicted[row, column])
+        if len(found) == most:
+            break
+        if not bool(free[row, column]) or (not anywhere and counted[label] == KEPT):
+            continue
+        counted[label] += 1
+        _close(free, row, column, 0 if anywhere else lattice.radius)
+        at = int(lattice.columns[place]), int(lattice.rows[place])
+        found.append(Suggestion(key, lattice.size, *at, label, round(float(worth[row, column]), 6)))
+    return found
+
+
+def _close(free: Bool[Tensor, "h w"], row: int, column: int, radius: int) -> None:
+    free[max(0, row - radius) : row + radius + 1, max(0, column - radius) : column + radius + 1] = False
+
+
+def spread(found: Sequence[Suggestion], count: int) -> list[Suggestion]:
+    """So many of them: in turn of the class with fewest, then the picture with fewest, then the best.
+
+    Example:
+        >>> a, b, c = (Suggestion("p", (9, 9), 0, 0, *one) for one in ((0, 0.9), (0, 0.8), (1, 0.1)))
+        >>> [one.score for one in spread([a, b, c], 2)]
+        [0.9, 0.1]
+    """
+    left: dict[int, list[Suggestion]] = {}
+    for one in sorted(found, key=lambda one: -one.score):
+        left.setdefault(one.predicted, []).append(one)
+    classes: Counter[int] = Counter()
+    pictures: Counter[str] = Counter()
+    chosen: list[Suggestion] = []
+    while len(chosen) < count and left:
+        label = min(left, key=lambda one: (classes[one], -left[one][0].score))
+        best = min(left[label], key=lambda one: (pictures[one.image], -one.score))
+        left[label].remove(best)
+        if not left[label]:
+            del left[label]
+        classes[label] += 1
+        pictures[best.image] += 1
+        chosen.append(best)
+    return chosen
+
+
+def check_ending(path: Path) -> None:
+    """Check that `write_clicks` can write such a file.
+
+    Raises:
+        ValueError: If not.
+    """
+    if path.suffix.lower() not in WRITERS:
+        raise ValueError(f"expected a file that ends with .csv, .xml (CVAT) or .json (Label Studio); got {path.name}")
+
+
+def write_clicks(path: Path, found: Sequence[Suggestion], classes: ClassSet) -> None:
+    """Writes suggestions by the file's ending: .csv a table, .xml points for CVAT, .json key points for Label Studio.
+
+    The table's column `class` is empty, for a person to fill; the network's own class stands beside it. The tools show
+    points with that class, which a person corrects.
+
+    Args:
+        path: Of the file.
+        found: The suggestions.
+        classes: Names of the labels.
+
+    Raises:
+        ValueError: If the ending is another.
+    """
+    check_ending(path)
+    write_atomic(path, WRITERS[path.suffix.lower()](found, classes).encode())
+
+
+def _table(found: Sequence[Suggestion], classes: ClassSet) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("image", "x", "y", "class", "predicted", "score"))
+    for one in found:
+        table.writerow((one.image, one.x, one.y, "", classes.names[one.predicted], one.score))
+    return text.getvalue()
+
+
+def _by_picture(found: Sequence[Suggestion]) -> dict[str, list[Suggestion]]:
+    pictures: dict[str, list[Suggestion]] = {}
+    for one in found:
+        pictures.setdefault(one.image, []).append(one)
+    return pictures
+
+
+def _cvat(found: Sequence[Suggestion], classes: ClassSet) -> str:
+    lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>"]
+    for number, (key, points) in enumerate(_by_picture(found).items()):
+        height, width = points[0].size
+        lines.append(f'  <image id="{number}" name={quoteattr(key)} width="{width}" height="{height}">')
+        for one in points:
+            label, place = quoteattr(classes.names[one.predicted]), f"{one.x + 0.5},{one.y + 0.5}"
+            lines.append(f'    <points label={label} source="file" occluded="0" points="{place}" z_order="0"></points>')
+        lines.append("  </image>")
+    return "\n".join([*lines, "</annotations>", ""])
+
+
+def _label_studio(found: Sequence[Suggestion], classes: ClassSet) -> str:
+    tasks = []
+    for key, points in _by_picture(found).items():
+        result = []
+        for number, one in enumerate(points):
+            height, width = one.size
+            place = {"x": 100 * (one.x + 0.5) / width, "y": 100 * (one.y + 0.5) / height, "width": 0.5}
+            about = {"from_name": "points", "to_name": "image", "original_width": width, "original_height": height}
+            value = {**place, "keypointlabels": [classes.names[one.predicted]]}
+            result.append(
+                {"id": f"click{number}", "type": "keypointlabels", **about, "image_rotation": 0, "value": value}
+            )
+        tasks.append({"data": {"image": key}, "predictions": [{"model_version": "saot", "result": result}]})
+    return json.dumps(tasks, indent=1) + "\n"
+
+
+WRITERS = {".csv": _table, ".xml": _cvat, ".json": _label_studio}  # by the ending of a file
