@@ -146,6 +146,7 @@ def load_libraries() -> None:
         "tables.label",
         "tables.match",
         "adapt",
+        "annotate",
         "features",
         "scenes",
     ):

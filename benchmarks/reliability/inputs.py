@@ -198,6 +198,17 @@ def stop_at_a_checkpoint(*words: str, folder: Path) -> None:
         raise SystemExit(f"saot {' '.join(words)} did not stop at a checkpoint:\n{done.stderr}")
 
 
+def make_exports(root: Path) -> None:
+    """What annotation tools give back: our own predictions, as annotations where the tool tells them apart."""
+    formats = "cvat,cvat-mask,label-studio,coco,labelme,fiftyone,yolo"
+    saot("predict", "run", "src/images", "--out", "exports", "--format", formats, "--device", "cpu", folder=root)
+    path = root / "exports" / "annotations" / "label-studio.json"
+    tasks = json.loads(path.read_text())
+    for task in tasks:
+        task["annotations"] = [{"result": task.pop("predictions")[0]["result"]}]
+    path.write_text(json.dumps(tasks))
+
+
 def allow_abstention(path: Path) -> None:
     """Put a threshold into a calibration that has too few points for one."""
     record = json.loads(path.read_text())
@@ -222,6 +233,7 @@ def make_inputs(root: Path) -> None:
     make_pairs(root)
     saot(*RUN, "--points", "clicks.csv", "--out", "run", folder=root)
     allow_abstention(root / "run" / "calibration.json")
+    make_exports(root)
     saot("extract", "folder:src", "--backbone", "filterbank", "--size", "28x56", "--out", "store", folder=root)
     stop_at_a_checkpoint(*RUN, *LONG, "--points", "4", "--out", "stopped", folder=root)
     saot(*ADAPT, "--out", "adapted", folder=root)

@@ -33,6 +33,9 @@ FILE = (*WRONG_PLACE, *BYTES)
 MATCH = ["match", "src/images/0.png", "src/images/1.png", "--size", "28x56", "--out", "out", "--device", "cpu"]
 EXTRACT = ["--size", "28x56", "--out", "out", "--device", "cpu"]
 PREDICT = ["predict", "run", "src/images", "--out", "out", "--format", "png,color,coco", "--device", "cpu"]
+FOLDERS = {"labelme": "labelme", "fiftyone": "fiftyone", "yolo": "yolo"}
+EXPORTS = {"cvat": "cvat.xml", "cvat-mask": "cvat-mask.zip", "label-studio": "label-studio.json",
+           "coco": "instances_default.json", **FOLDERS}  # fmt: skip
 WORK = ("run/work/**/*.safetensors", "run/work/**/*.json", "run/work/**/*.jsonl")
 
 
@@ -76,12 +79,32 @@ def _masks(name: str) -> tuple[str, ...]:
     return (f"{name}/masks/0.png", f"{name}/masks/1.png")
 
 
+def _export(kind: str, spoilt: str, spoils: tuple[Spoil, ...], *more: str) -> Subject:
+    """A tool's export, imported."""
+    words = ["import", f"exports/annotations/{EXPORTS[kind]}", "--from", kind, "--images", "src/images", "--out", "out"]
+    name = f"export, {kind}" + (f", {Path(spoilt).name}" if kind in FOLDERS else "")
+    place = (f"exports/annotations/{spoilt}",)
+    return Subject(name, place, ("src", "exports"), [*words, "--accept", *more], (*spoils, *FILE))
+
+
 SETS = ("src", "tgt", "evl")
 AGAIN = [*RUN, "--points", "clicks.csv", "--out", "run"]
 SUBJECTS = (
     Subject("picture, predict", _set("src"), ("src", "run"), PREDICT, (*PICTURE, *FILE), partly=True),
     Subject("picture, predict by a trained encoder", _set("src"), ("src", "adapted"),
             ["predict", "adapted", "src/images", "--out", "out", "--device", "cpu"], (*PICTURE, *FILE), partly=True),
+    _export("cvat", "cvat.xml", TEXT),
+    _export("cvat-mask", "cvat-mask.zip", ()),
+    _export("label-studio", "label-studio.json", JSON),
+    _export("coco", "instances_default.json", JSON),
+    _export("labelme", "labelme/0.json", JSON),
+    _export("fiftyone", "fiftyone/mask_targets.json", JSON),
+    _export("fiftyone", "fiftyone/labels/0.png", PICTURE),
+    _export("yolo", "yolo/data.yaml", TEXT),
+    _export("yolo", "yolo/masks/0.png", PICTURE),
+    Subject("export, cvat, beside what was predicted", ("exports/.masks/0.png",), ("src", "exports"),
+            ["import", "exports/annotations/cvat.xml", "--from", "cvat", "--images", "src/images", "--out", "out",
+             "--before", "exports"], (*PICTURE, *FILE)),
     Subject("picture, extract", _set("src"), ("src",), ["extract", "folder:src", "--backbone", "filterbank", *EXTRACT],
             (*PICTURE, *FILE)),
     Subject("picture, match", _set("src"), ("src",), MATCH, (*PICTURE, *FILE)),

@@ -84,7 +84,11 @@ def test_fiftyone_takes_names_from_the_user_where_the_export_has_none(tmp_path):
         read_fiftyone(tmp_path / "out")
     (one,) = read_fiftyone(tmp_path / "out", CLASSES)
     assert np.array_equal(one.mask(CLASSES), mask)
-    for content, message in (("{", "values and names"), ('{"x": "road"}', "values and names"), ("[]", "values and")):
+    for content, message in (
+        ("{", "expected FiftyOne's JSON"),
+        ('{"x": "road"}', "values and names"),
+        ("[]", "values and"),
+    ):
         targets.write_text(content)
         with pytest.raises(ValueError, match=message):
             read_fiftyone(tmp_path / "out")
@@ -179,6 +183,15 @@ def test_masks_of_labelme_must_fill_a_box_of_their_picture(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="there are none"):
         [*read_labelme(tmp_path / "none")]
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="it is no plain file"):
+        [*read_labelme(tmp_path / "out")]
+    file.unlink()
+    with file.open("wb") as holes:
+        holes.truncate((1 << 30) + 1)
+    with pytest.raises(ValueError, match="export it in parts"):
+        [*read_labelme(tmp_path / "out")]
     file.write_text("{")
     with pytest.raises(ValueError, match="expected labelme's JSON"):
         [*read_labelme(tmp_path / "out")]

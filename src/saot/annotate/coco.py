@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from saot.annotate.regions import Marked, Region, inside_polygon, numbered
+from saot.annotate.regions import Marked, Region, inside_polygon, numbered, read_json
 from saot.annotate.runs import box_of, checked_size, coco_counts, mask_of_coco, shown
 from saot.data import ClassSet, open_atomic
 from saot.report import MaskItem, begins_with, check_mask
@@ -112,10 +112,7 @@ def read_coco(path: Path) -> Iterator[Marked]:
     Raises:
         ValueError: If the file is no COCO document; names the picture where it can.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"expected COCO's JSON in {path}; {error}: export it again") from error
+    document = read_json(Path(path), "COCO's")
     images, annotations, categories = (
         _entries(document, name, path) for name in ("images", "annotations", "categories")
     )

@@ -15,7 +15,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from jaxtyping import Bool
 
-from saot.annotate.regions import Click, Marked, Region, inside_polygon, numbered
+from saot.annotate.regions import Click, Marked, Region, inside_polygon, numbered, read_json
 from saot.annotate.runs import brush_rle, checked_size, mask_of_brush, shown
 from saot.data import BROKEN, ClassSet, open_atomic
 from saot.report import MaskItem, begins_with
@@ -126,10 +126,7 @@ def read_label_studio(path: Path, key: str = KEY) -> Iterator[Marked]:
     Raises:
         ValueError: If the file is no such export; names the task.
     """
-    try:
-        tasks = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"expected Label Studio's JSON in {path}; {error}: export it again, as JSON") from error
+    tasks = read_json(Path(path), "Label Studio's")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise ValueError(
             f"expected a list of tasks in {path}; got something else: export as JSON, not JSON-MIN or COCO"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from saot.annotate.layouts import begin_folder, stems_of
-from saot.annotate.regions import Click, Marked, Region, inside, inside_polygon, numbered
+from saot.annotate.regions import Click, Marked, Region, inside, inside_polygon, numbered, read_json
 from saot.annotate.runs import box_of, checked_size, shown
 from saot.data import BROKEN, ClassSet, write_atomic
 from saot.report import MaskItem
@@ -88,10 +88,7 @@ def read_labelme(path: Path) -> Iterator[Marked]:
 
 
 def _marked(file: Path, top: Path) -> Marked:
-    try:
-        document: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"expected labelme's JSON in {file}; {error}: save it again") from error
+    document = read_json(file, "labelme's")
     shapes = document.get("shapes") if isinstance(document, dict) else None
     if not isinstance(shapes, list) or not isinstance(document.get("imagePath"), str):
         raise ValueError(f"expected shapes and imagePath in {file}; got something else: it is no file of labelme")

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Integer
 
-from saot.annotate.regions import Marked, Region
+from saot.annotate.regions import Marked, Region, read_json
 from saot.data import IGNORE_INDEX, ClassSet, files_below, folder_class_set, read_mask, read_text, write_atomic
 from saot.report import MaskItem, check_mask, write_index_png
 
@@ -180,10 +180,10 @@ def _targets(folder: Path) -> dict[int, str]:
     path = folder / TARGETS
     if not path.is_file():
         raise ValueError(f"expected {TARGETS} in {folder}, such as {{'1': 'road'}}; there is none: give --classes")
+    found = read_json(path, "FiftyOne's")
     try:
-        found = json.loads(read_text(path))
         return {int(value): str(name) for value, name in found.items() if int(value) != 0}
-    except (json.JSONDecodeError, RecursionError, AttributeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"expected values and names in {path}, such as {{'1': 'road'}}; got others: {error}"
         ) from error

@@ -1,12 +1,17 @@
 """What an annotation tool says of a picture, whatever the tool: regions with a label, and points."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from saot.data import IGNORE_INDEX, ClassSet
+
+MOST_BYTES = 1 << 30  # of a JSON file
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +82,27 @@ class Marked:
             place = found[region.top : region.top + height, region.left : region.left + width]
             place[region.mask] = index_of(region.label, classes, self.name)
         return found
+
+
+def read_json(path: Path, what: str) -> Any:
+    """What a tool's JSON file holds.
+
+    Args:
+        path: The file.
+        what: Names the tool in errors, such as "COCO's".
+
+    Raises:
+        ValueError: If it is no plain file, larger than `MOST_BYTES`, or no JSON.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected {what} JSON in {path}; it is {'no plain file' if path.exists() else 'missing'}")
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"expected at most {MOST_BYTES:,} bytes in {path}; it has {size:,}: export it in parts")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"expected {what} JSON in {path}; {error}: export it again") from error
 
 
 def index_of(label: str, classes: ClassSet, where: str) -> int:
