@@ -56,7 +56,7 @@ def quick(monkeypatch):
 
 
 def test_help_has_an_example_for_every_command(capsys):
-    for command in ("demo", "run", "check", "extract", "predict", "evaluate", "completion"):
+    for command in ("demo", "run", "check", "extract", "predict", "import", "suggest", "evaluate", "completion"):
         code, out, err = call(capsys, command, "--help")
         assert code == 0
         assert f"saot {command}" in out + err, command
