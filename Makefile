@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels test-wheel test-formats sbom audit lint bench-transport bench-job random-problems adapt camvid \
+.PHONY: demo test test-kernels test-wheel test-formats test-browser sbom audit lint bench-transport bench-job random-problems adapt camvid \
   kill-test mutations kills crowd memory soak clean
 
 NEEDED := expected Python 3.11 or later with venv and pip; give another one: make demo PYTHON=python3.12
@@ -48,6 +48,16 @@ test-wheel:                   ## what CI checks besides: that the package works 
 
 test-formats: $(VENV)/.ready-test  ## our formats against the annotation tools' own packages, each in an environment of its own
 	$(BIN)/python benchmarks/formats/check.py --out runs/formats
+
+# Debian's chromium, driven by playwright in an environment of its own.
+BROWSER := .venv-browser
+test-browser: $(VENV)/.ready  ## the explorer's page of the demo in headless Chromium, with pictures of it in runs/browser
+	test -x /usr/bin/chromium || apt-get install -y -qq chromium
+	test -x $(BROWSER)/bin/playwright || { $(PYTHON) -m venv $(BROWSER) && \
+	  $(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2; }
+	test -f runs/demo/run.json || $(BIN)/saot demo --out runs/demo
+	$(BIN)/saot explore runs/demo --on eval --out runs/browser/explore.html
+	$(BROWSER)/bin/python benchmarks/browser/explore.py runs/browser/explore.html --out runs/browser
 
 sbom: $(VENV)/.ready-test     ## runs/sbom.json: what the package and its extras bring, CycloneDX
 	$(BIN)/python benchmarks/supply_chain.py sbom --out runs/sbom.json

@@ -51,6 +51,14 @@ def test_suggested_pixels_are_answered_and_learned_from(capsys, labelled):
     assert code == 0 and json.loads(out)["clicks"] == 4
 
 
+def test_a_page_is_made_beside_the_run(capsys, labelled):
+    code, out, err = call(capsys, "explore", str(labelled / "run"))
+    assert code == 0 and out.strip() == f"page: {labelled / 'run' / 'explore.html'}", err
+    assert (labelled / "run" / "explore.html").stat().st_size > 10_000
+    code, _, err = call(capsys, "explore", str(labelled / "run"), "--on", "eval")
+    assert code == 2 and "expected a run with --eval" in err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

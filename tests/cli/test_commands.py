@@ -56,7 +56,18 @@ def quick(monkeypatch):
 
 
 def test_help_has_an_example_for_every_command(capsys):
-    for command in ("demo", "run", "check", "extract", "predict", "import", "suggest", "evaluate", "completion"):
+    for command in (
+        "demo",
+        "run",
+        "check",
+        "extract",
+        "predict",
+        "import",
+        "suggest",
+        "explore",
+        "evaluate",
+        "completion",
+    ):
         code, out, err = call(capsys, command, "--help")
         assert code == 0
         assert f"saot {command}" in out + err, command
@@ -294,7 +305,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 @pytest.mark.parametrize(
     ("words", "found"),
-    [("saot ex", "extract"), ("saot extract scenes:game --back", "--backbone"), ("saot run --compare po", "points")],
+    [("saot ext", "extract"), ("saot extract scenes:game --back", "--backbone"), ("saot run --compare po", "points")],
 )
 def test_bash_completes_commands_options_and_choices(capsys, words, found):
     code, script, _ = call(capsys, "completion", "bash")

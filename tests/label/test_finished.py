@@ -110,7 +110,7 @@ def test_wrong_input_is_refused_in_one_sentence(finished, stranger, tmp_path):
         predict_pictures(tmp_path / "nowhere", [stranger], tmp_path / "out")
     with pytest.raises(ValueError, match="does not exist"):
         predict_pictures(finished, [tmp_path / "no.png"], tmp_path / "out")
-    with pytest.raises(ValueError, match="coco, cvat, cvat-mask, label-studio; got tiff"):
+    with pytest.raises(ValueError, match="label-studio, labelme, fiftyone, yolo; got tiff"):
         predict_pictures(finished, [stranger], tmp_path / "out", ("tiff",))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no run\.json"):

@@ -3,6 +3,7 @@
 from saot.annotate.coco import is_coco, read_coco, write_coco
 from saot.annotate.cvat import is_cvat, read_cvat, write_cvat
 from saot.annotate.cvat_mask import is_cvat_mask, read_cvat_mask, write_cvat_mask
+from saot.annotate.explore import write_explorer
 from saot.annotate.importing import READERS, Imported, classes_named, import_annotations
 from saot.annotate.label_studio import is_label_studio, labelling_config, read_label_studio, write_label_studio
 from saot.annotate.labelme import read_labelme, write_labelme
@@ -51,6 +52,7 @@ __all__ = [
     "write_coco",
     "write_cvat",
     "write_cvat_mask",
+    "write_explorer",
     "write_fiftyone",
     "write_label_studio",
     "write_labelme",

@@ -22,11 +22,13 @@ from torch.nn import functional
 
 from saot.data import ClassSet, write_atomic
 from saot.evaluate import scores_at
-from saot.label import Contest, FinishedRun
+from saot.label import Contest, Domain, FinishedRun
 from saot.runs import generator_for
-from saot.transfer import solve_pair
+from saot.transfer import solve_pair, transfer_labels
+from saot.transport import TransportResult
 
-RULES = ("transport", "impure", "entropy", "margin", "random")
+RULES = ("transport", "impure", "entropy", "margin", "disagreement", "random")
+SOURCES = 5  # pictures whose labels may disagree
 MOST_PLACES = 40_000  # of a picture that are looked at, evenly spread
 REGION = 16  # part of a picture's shorter side: half the side of what counts as one region
 KEPT = 24  # candidates of each class and picture
@@ -69,7 +71,8 @@ def suggest(
         contest: What it was made of; see `saot.label.reopened`.
         count: How many; fewer where there are not so many regions.
         rule: "transport": uncertainty times impurity, plus unmatched mass; "impure": without the mass; "entropy" and
-            "margin" of the posterior alone; "random": any pixels, for comparison.
+            "margin" of the posterior alone; "disagreement" of the labels that the most similar source pictures give
+            (what SAOT proposes); "random": any pixels, for comparison.
         seed: Of random draws.
         progress: Told how many pictures are done, of how many.
 
@@ -81,7 +84,7 @@ def suggest(
     if rule not in RULES:
         raise ValueError(f"expected a rule among {', '.join(RULES)}; got {rule}")
     target, found = contest.data.target, []
-    similar = contest.similar("target") if rule == "transport" else None
+    similar = contest.similar("target") if rule in ("transport", "disagreement") else None
     for number in range(len(target)):
         lattice = Lattice.of(target.grid(number).image_height, target.grid(number).image_width)
         logits = target.logits(run.decoder, number).cpu()
@@ -91,9 +94,13 @@ def suggest(
         if rule == "random":
             generator = generator_for(seed, "clicks", target.images.keys[number])
             worth = torch.rand(lattice.shape, generator=generator)
-        else:
+        elif similar is None:
             worth = worth_of(posterior, rule, lattice.radius)
-        if similar is not None:
+        elif rule == "disagreement":
+            sources = similar[number].topk(min(SOURCES, len(similar[number]))).indices.tolist()
+            worth = disagreement(contest, number, sources, lattice)
+        else:
+            worth = worth_of(posterior, "impure", lattice.radius)
             worth = worth + unmatched(contest, number, int(similar[number].argmax()), lattice)
         found += _candidates(contest, number, lattice, posterior.argmax(-1), worth, rule == "random")
         if progress:
@@ -200,14 +207,47 @@ def unmatched(contest: Contest, number: int, source: int, lattice: Lattice) -> F
         source: Number of the source picture.
         lattice: The places.
     """
+    plan, _ = plan_from(contest, contest.data.target, number, source)
+    left = (1 - plan.marginals[1] * len(plan.marginals[1])).clamp(0, 1).float().cpu().unsqueeze(1)  # b_j = 1 / m
+    return scores_at(left, contest.data.target.grid(number), lattice.rows, lattice.columns).view(lattice.shape)
+
+
+def disagreement(contest: Contest, number: int, sources: Sequence[int], lattice: Lattice) -> Float[Tensor, "h w"]:
+    """Entropy of the class shares that several source pictures transport to each place, 0 to 1.
+
+    A source that reaches a token with nothing says nothing of it; where none does all classes are as likely.
+
+    Args:
+        contest: Sets and settings of transport.
+        number: Of the target picture.
+        sources: Numbers of the source pictures.
+        lattice: The places.
+    """
+    total = torch.zeros(len(contest.data.target.tokens(number)), contest.data.num_classes)
+    for source in sources:
+        plan, labels = plan_from(contest, contest.data.target, number, source)
+        found = transfer_labels(plan, labels, contest.data.num_classes)
+        total += (found.probs * found.covered.unsqueeze(1)).float().cpu()
+    shares = (total + 1e-9) / (total + 1e-9).sum(1, keepdim=True)
+    worth = entropy(shares).unsqueeze(1)
+    return scores_at(worth, contest.data.target.grid(number), lattice.rows, lattice.columns).view(lattice.shape)
+
+
+def plan_from(contest: Contest, domain: Domain, number: int, source: int) -> tuple[TransportResult, Tensor]:
+    """The plan from a source picture to one of a set at the fixed cost |x - y|^2, and the labels of its tokens.
+
+    Args:
+        contest: Source and settings of transport.
+        domain: The picture's set.
+        number: Of the picture.
+        source: Number of the source picture.
+    """
     data = contest.data
     tokens, labels = data.source.labelled(source)
-    target = data.target.tokens(number)
     with torch.no_grad():
-        places = data.source.places(source), data.target.places(number)
-        plan = solve_pair(tokens, labels, target, None, contest.bench.recipe.transport, places=places)
-    left = (1 - plan.marginals[1] * len(target)).clamp(0, 1).float().cpu().unsqueeze(1)  # b_j = 1 / m
-    return scores_at(left, data.target.grid(number), lattice.rows, lattice.columns).view(lattice.shape)
+        places = data.source.places(source), domain.places(number)
+        transport = contest.bench.recipe.transport
+        return solve_pair(tokens, labels, domain.tokens(number), None, transport, places=places), labels
 
 
 def _candidates(

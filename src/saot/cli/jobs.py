@@ -476,7 +476,7 @@ def suggest(
         out: A table (.csv), or points for CVAT (.xml) or Label Studio (.json), shown there with the network's class.
         count: How many clicks a person can make.
         by: transport (uncertainty times impurity of the region, plus the mass that no source explains), impure (the
-            same without the mass), entropy, margin or random.
+            same without the mass), entropy, margin, disagreement (of the labels that sources give) or random.
         seed: Of random draws.
         store: Folder of the run's features, if it had one.
         device: As in `saot run`.
@@ -495,6 +495,45 @@ def suggest(
         print_json({"out": str(out), "clicks": len(found), "pictures": len({one.image for one in found})})
     else:
         print(f"{len(found)} pixels of {len({one.image for one in found})} pictures in {out}")
+
+
+@app.command
+def explore(
+    run: Path,
+    /,
+    *,
+    out: Path | None = None,
+    on: Literal["target", "eval"] = "target",
+    store: Path | None = None,
+    device: str = "auto",
+    json: Json = False,
+) -> None:
+    """One page to look into a run: click a pixel, see the network's answer and the source patches matched with it.
+
+    It opens from disk without a server, and clicks that you add there are saved as points.csv.
+
+    Example: `saot explore runs/mine`, then open runs/mine/explore.html
+
+    Args:
+        run: Folder of a finished run.
+        out: The page; explore.html in the run folder unless given. With more than 50 pictures a folder beside it holds
+            their data.
+        on: target, or eval: the pictures that were scored, with a map of errors.
+        store: Folder of the run's features, if it had one.
+        device: As in `saot run`.
+    """
+    from saot.annotate import write_explorer
+    from saot.label import reopened
+    from saot.runs import resolve_device
+    from saot.tables import ALL_WINGS
+
+    place = out or run / "explore.html"
+    with Bars() as bars, reopened(run, ALL_WINGS, store=store, device=resolve_device(device), progress=bars) as made:
+        write_explorer(*made, place, on, progress=bars.stage("explore"))
+    if json:
+        print_json({"out": str(place)})
+    else:
+        print(f"page: {place}")
 
 
 @app.command

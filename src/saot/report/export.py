@@ -174,6 +174,13 @@ def png_mark(path: Path) -> str | None:
         return None
 
 
+def grey_png(values: UInt8[np.ndarray, "h w"]) -> bytes:
+    """A PNG of one grey channel with these values."""
+    buffer = io.BytesIO()
+    _write_png(buffer.write, values.shape, (values[rows] for rows in strips(*values.shape)), GREY)
+    return buffer.getvalue()
+
+
 def write_index_png(path: Path, mask: UInt8[np.ndarray, "h w"], classes: ClassSet, mark: str = "") -> None:
     """Writes the mask as a PNG of one grey channel, whose values are class indices or 255.
 
