@@ -17,6 +17,15 @@ def _seeded() -> None:
 
 
 @pytest.fixture
+def two_threads():
+    """Two threads for as long as a test asks for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def shared() -> Path:
     """The folder of real pictures and weights beside the repository."""
     if not SHARED.is_dir():

@@ -14,7 +14,7 @@ class Folder:
     def __init__(self) -> None:
         self.root = Path(sys.argv[1]).resolve()
         about = json.loads((self.root / "truth" / "truth.json").read_text())
-        self.classes, self.colors = about["classes"], about["colors"]
+        self.classes = about["classes"]
         self.masks = {
             name: np.load(self.root / "truth" / f"{number}.npy") for number, name in enumerate(about["names"])
         }

@@ -143,14 +143,6 @@ def test_several_sizes_each_train_their_own_layers(settings, tmp_path):
     assert again["methods"]["saot_decoder"] == outcome.metrics["methods"]["saot_decoder"]
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_no_training_takes_the_draws_of_the_network_made_beside_it(settings, tmp_path, monkeypatch, two_threads):
     made, outside = [], []
 

@@ -13,14 +13,6 @@ from saot.runs import check_stopped, first_weights, side_by_side, train_steps
 pytestmark = pytest.mark.training
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_networks_are_those_of_trainings_one_by_one(two_threads):
     terms = [Term("source", pool_of(*pictures()))]
 

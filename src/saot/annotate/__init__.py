@@ -1,5 +1,6 @@
 """Masks and points in the formats of annotation tools, both ways, without the tools' own packages."""
 
+from saot.annotate.clicks import Suggestion, check_ending, write_clicks
 from saot.annotate.coco import is_coco, read_coco, write_coco
 from saot.annotate.cvat import is_cvat, read_cvat, write_cvat
 from saot.annotate.cvat_mask import is_cvat_mask, read_cvat_mask, write_cvat_mask
@@ -10,7 +11,7 @@ from saot.annotate.labelme import read_labelme, write_labelme
 from saot.annotate.layouts import is_our_folder, read_fiftyone, read_yolo, write_fiftyone, write_yolo
 from saot.annotate.regions import Click, Marked, Region
 from saot.annotate.runs import brush_rle, coco_counts, mask_of_brush, mask_of_coco
-from saot.annotate.suggest import RULES, Suggestion, check_ending, suggest, write_clicks
+from saot.annotate.suggest import RULES, suggest
 from saot.report import JoinedFormat
 
 FORMATS = {

@@ -120,9 +120,9 @@ def run(
         mask_map: What the values in masks of a folder: mean, where they are no class indices:
             0=background,255=foreground (or binary for short), #000000=sky,#ff0000=road, grey (R = G = B is the index),
             or a file with a line for each; `ignore` for no class, * for every other value.
-        preset: paper, paper-small, fast or best; best unless given. fast stays what it is when best changes; today they
-            are the same. paper is the printed paper: it also takes its points, 1,000 pictures of each domain and
-            504x1008 pixels in whole patches, unless you say otherwise.
+        preset: paper, paper-small, fast or best; best unless given. fast stays what it is when best changes. paper is
+            the printed paper: it also takes its points, 1,000 pictures of each domain and 504x1008 pixels in whole
+            patches, unless you say otherwise.
         set: Any setting of the recipe by its path, such as --set transport.tau=inf --set cost.steps=2000;
             --print-config names them all.
         seed: Fixes every draw; 0 unless given.
@@ -476,7 +476,8 @@ def suggest(
         out: A table (.csv), or points for CVAT (.xml) or Label Studio (.json), shown there with the network's class.
         count: How many clicks a person can make.
         by: transport (uncertainty times impurity of the region, plus the mass that no source explains), impure (the
-            same without the mass), entropy, margin, disagreement (of the labels that sources give) or random.
+            same without the mass), entropy, margin, disagreement (of the labels that sources give), coreset (far from
+            all chosen tokens) or random.
         seed: Of random draws.
         store: Folder of the run's features, if it had one.
         device: As in `saot run`.

@@ -173,7 +173,7 @@ def picture_finder(keys: Sequence[str], spec: str) -> Callable[[str, str], int]:
 
     Example:
         >>> find = picture_finder(["day/a.png", "day/b.png", "night/b.png"], "folder:mine")
-        >>> find("a", "line 1"), find("elsewhere/night/b.jpg", "line 2")
+        >>> find("a", "line 1"), find("elsewhere/night/b.png", "line 2")
         (0, 2)
     """
     by_name: dict[str, set[int]] = {}
