@@ -17,7 +17,7 @@ CORE = (
     *("recipes", "transport", "data", "runs", "features", "evaluate"),
     *("transfer", "decoder", "certify", "report", "label"),
 )
-WINGS = ("scenes", "match", "adapt", "annotate", "tables", "api", "cli")
+WINGS = ("scenes", "match", "adapt", "annotate", "deploy", "tables", "api", "cli")
 ROOMS_OF_ONE_FILE = {"saot.api"}
 
 # what is left to mend; a line that is no longer needed fails

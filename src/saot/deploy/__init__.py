@@ -1,0 +1,1 @@
+"""A finished run elsewhere: one file that labels pictures, large rasters."""
