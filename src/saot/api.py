@@ -83,6 +83,7 @@ def label(
     out: str | Path,
     eval: str | None = None,
     points: str | None = None,
+    start: str | Path | None = None,
     preset: str | Recipe = "best",
     backbone: str = "dinov2-large",
     weights: str | Path | None = None,
@@ -108,6 +109,7 @@ def label(
         points: Label budget: "20" a class and picture, "total:20" a class, the same of patches by majority
             ("patches:20", "patches:total:20"), "resample:20" (the paper), a CSV file (image,x,y,class), a folder of
             scribbles, or "0", as it is unless given.
+        start: Folder of a finished run whose network this one goes on from, for a second round of clicks.
         preset: "best", "paper-small", a `saot.recipes.Recipe` of your own, or "paper", which also takes the paper's
             pictures, points and size unless they are given, as `saot run` does.
         backbone: "filterbank", "mobile-sam", "dinov2-small" and so on, as `saot.load_backbone` has them.
@@ -146,6 +148,7 @@ def label(
         weights=weights,
         precision=precision,
         mask_map=mask_map,
+        start=None if start is None else str(start),
         seed=seed,
         recipe=recipe,
         **{**usual, **given},

@@ -10,6 +10,7 @@ from saot.annotate.runs import (
     box_of,
     brush_rle,
     coco_counts,
+    column_runs,
     mask_of_brush,
     mask_of_coco,
     run_lengths,
@@ -52,6 +53,19 @@ def test_coco_is_that_of_pycocotools_both_ways():
         plain = run_lengths(mask.ravel(order="F")).tolist()
         assert np.array_equal(mask_of_coco(list(mask.shape), plain, "a"), mask)
         assert np.array_equal(pycoco.decode({"size": list(mask.shape), "counts": coco_counts(mask).encode()}), mask)
+
+
+def test_runs_of_all_classes_at_once_are_those_of_each():
+    rng = np.random.default_rng(1)
+    for mask in masks(20):
+        labels = np.where(mask, 3, rng.choice([0, 255], mask.shape, p=[0.8, 0.2])).astype(np.uint8)
+        found = column_runs(labels)
+        assert [*found] == [label for label, _ in shown(labels)]
+        for label, pixels in shown(labels):
+            one = found[label]
+            assert one.lengths.tolist() == run_lengths(pixels.ravel(order="F")).tolist()
+            assert (one.area, one.box, one.size) == (pixels.sum(), box_of(pixels), mask.shape)
+    assert column_runs(np.full((2, 3), 255, np.uint8)) == {}
 
 
 def slow_brush(mask):

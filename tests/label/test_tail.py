@@ -159,3 +159,17 @@ def test_no_training_takes_the_draws_of_the_network_made_beside_it(settings, tmp
         monkeypatch.setattr(torch.nn.init, name, watched(getattr(torch.nn.init, name)))
     run_job(settings, tmp_path / "run", compare="points")
     assert made and not outside, "".join(outside[0])
+
+
+@pytest.mark.training
+def test_a_second_round_of_clicks_goes_on_with_both_networks(run, settings, tmp_path):
+    out, outcome, _ = run
+    again = run_job(replace(settings, points=str(out / "points.csv"), start=str(out)), tmp_path / "run", compare="none")
+    trained = {name for name in again.run["stages"] if name.startswith("train")}
+    assert trained == {"train taught-plan-1.0-joint", "train taught-plan-1.0-joint-tail"}
+    before, after = (open_run(one, ALL_WINGS).decoder for one in (out, tmp_path / "run"))
+    assert isinstance(before, JointDecoder) and isinstance(after, JointDecoder)
+    for one, other in ((before.fine, after.fine), (before.trained, after.trained)):
+        assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before.frozen.parameters(), after.frozen.parameters(), strict=True))
+    assert again.run["label_budget"] == outcome.run["label_budget"]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from saot.annotate.regions import Marked, Region, inside_polygon, numbered, read_json
-from saot.annotate.runs import box_of, checked_size, coco_counts, mask_of_coco, shown
+from saot.annotate.runs import ColumnRuns, checked_size, column_runs, compressed, mask_of_coco
 from saot.data import ClassSet, open_atomic
 from saot.report import MaskItem, begins_with, check_mask
 
@@ -80,21 +80,20 @@ def _coco_entries(
         check_mask(item.mask, len(classes.names))
         height, width = item.mask.shape
         own = []
-        for index, pixels in shown(item.mask):
+        for index, runs in column_runs(item.mask).items():
             annotation += 1
             identity = {"id": annotation, "image_id": len(seen), "category_id": index + 1}
             score = {"score": item.scores[index]} if index in item.scores else {}
-            own.append({**identity, **_segment(pixels), **score})
+            own.append({**identity, **_segment(runs), **score})
         yield {"id": len(seen), "file_name": item.file_name, "width": width, "height": height}, own
 
 
-def _segment(pixels: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
+def _segment(runs: ColumnRuns) -> dict[str, Any]:
     """Segmentation, area and box of one class of one picture."""
-    box = box_of(pixels)
-    assert box is not None, "a class that is shown has pixels"
+    box = runs.box
     return {
-        "segmentation": {"size": list(pixels.shape), "counts": coco_counts(pixels)},
-        "area": int(np.count_nonzero(pixels)),
+        "segmentation": {"size": list(runs.size), "counts": compressed(runs.lengths)},
+        "area": runs.area,
         "bbox": [float(value) for value in (box.left, box.top, box.size[1], box.size[0])],
         "iscrowd": 0,
     }

@@ -19,6 +19,7 @@ KINDS: dict[str, type] = {
     "eval": str,
     "out": str,
     "points": str,
+    "start": str,
     "backbone": str,
     "weights": str,
     "size": str,

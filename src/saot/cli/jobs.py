@@ -75,6 +75,7 @@ def run(
     out: Path | None = None,
     eval: str | None = None,
     points: str | None = None,
+    start: Path | None = None,
     backbone: str | None = None,
     weights: Path | None = None,
     size: str | None = None,
@@ -109,6 +110,8 @@ def run(
             in place of pixels), resample:N (the paper: patches anew each step), all drawn from the target's masks; a
             CSV file (image,x,y,class, also with semicolons or tabs), a folder of scribbles, or 0, as it is unless
             given; preset paper: resample:20.
+        start: A finished run whose network this one goes on from, for a second round of clicks: no stage 1, and half
+            the steps of stage 2. Its points have to be among the points.
         backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, OWNER/NAME, or
             adapted, with --weights RUN of `saot adapt`; dinov2-large unless given.
         weights: File or folder of the backbone's weights, where it needs one.
@@ -148,6 +151,7 @@ def run(
         "out": out,
         "eval": eval,
         "points": points,
+        "start": start,
         "backbone": backbone,
         "weights": weights,
         "size": size,

@@ -1,8 +1,8 @@
 """SAOT rebuilt, preset best: a network finer than its tokens, taught by two of its kind and a plan over the classes."""
 
 import copy
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -114,9 +114,37 @@ def taught_decoder(
     teachers = side_by_side(jobs, bench.device)
     if not refined or stage_2.steps * stage_2.rounds == 0:
         return teachers[0]
-    again = continued(recipe, stage_2)
+    return taught_rounds(bench, data, teachers, terms, tau, stage_2.rounds, decoder=recipe)
+
+
+def taught_rounds(
+    bench: Bench,
+    data: TrainingData,
+    teachers: Sequence[Trained],
+    terms: Sequence[Term],
+    tau: float,
+    rounds: int,
+    *,
+    decoder: DecoderRecipe | None = None,
+    part: int = 1,
+) -> Trained:
+    """Stage 2: each round the first teacher goes on, taught by all of them and the plan, and is the next one's teacher.
+
+    Args:
+        bench: Where and how.
+        data: Source, target and points.
+        teachers: Networks of stage 1.
+        terms: Of stage 1, which are kept.
+        tau: How strongly the plan keeps to the source's class shares; 0 is no plan.
+        rounds: How many.
+        decoder: Settings of stage 1, the recipe's unless given.
+        part: A round takes one in so many of its steps.
+    """
+    recipe, stage_2 = decoder or bench.recipe.decoder, bench.recipe.taught
+    other = "" if recipe == bench.recipe.decoder else f"-{recipe.architecture}"
+    again = continued(recipe, replace(stage_2, steps=max(1, stage_2.steps // part)))
     plans: dict[str, Any] = {}
-    for number in range(1, stage_2.rounds + 1):
+    for number in range(1, rounds + 1):
         label = f"{f'plan-{tau}' if tau > 0 else 'self'}-{number}{other}"
         lesson = Lesson(bench, data, tuple(teachers), tau, label, recipe)
         pool, shown = taught_pool(lesson)
@@ -125,7 +153,7 @@ def taught_decoder(
         start = teachers[0]
         teachers = [network(bench, data, [*terms, taught], None, name=f"taught-{label}", decoder=again, start=start)]
         bench.space.forget(lesson.folder)
-    return dataclasses.replace(teachers[0], facts={"taught": plans})
+    return replace(teachers[0], facts={"taught": plans})
 
 
 def joint_decoder(
@@ -145,33 +173,57 @@ def joint_decoder(
     Raises:
         ValueError: If the recipe's decoder has not the cells of the other.
     """
-    tail, stage_2 = bench.recipe.tail, bench.recipe.taught
-    recipe = dataclasses.replace(bench.recipe.decoder, steps=max(1, bench.recipe.decoder.steps // shorter))
+    tail = bench.recipe.tail
+    recipe = replace(bench.recipe.decoder, steps=max(1, bench.recipe.decoder.steps // shorter))
     if recipe.architecture != "fine" or recipe.subdivision != tail.subdivision:
         raise ValueError(
             f"expected decoder.architecture fine and decoder.subdivision {tail.subdivision} with tail.steps above 0; "
             f"got {recipe.architecture} and {recipe.subdivision}: set both, or tail.steps to 0"
         )
-    terms, windows, pull = labelled_terms(bench, data, recipe), _windows(bench, data), pull_of(bench, data, recipe)
+    terms, pull, windows = labelled_terms(bench, data, recipe), pull_of(bench, data, recipe), stage_windows(bench, data)
     fine = partial(network, bench, data, terms, None, name="teacher-0", decoder=recipe, pull=pull)
     trained = partial(fitted_tail, bench, data, "teacher-tail", windows, steps=max(1, tail.steps // shorter))
     first = side_by_side([fine, trained], bench.device)
     if not refined or tail.taught_steps == 0:
         return _joined(data, first)
-    tau = stage_2.tau if tau is None else tau
+    return joint_stage_2(bench, data, first, terms, windows, bench.recipe.taught.tau if tau is None else tau)
+
+
+def joint_stage_2(
+    bench: Bench,
+    data: TrainingData,
+    first: Sequence[Trained],
+    terms: Sequence[Term],
+    windows: Sequence[Windows],
+    tau: float,
+    *,
+    part: int = 1,
+) -> Trained:
+    """Stage 2 of both kinds of network: each goes on, taught by both and the plan.
+
+    Args:
+        bench: Where and how.
+        data: Source, target and points; the network's last layers.
+        first: Both networks, the one of whole tokens first.
+        terms: Of its stage 1, which are kept.
+        windows: Of the other's, which are kept too.
+        tau: How strongly the plan keeps to the source's class shares; 0 is no plan.
+        part: It takes one in so many of its steps.
+    """
+    recipe, tail, stage_2 = bench.recipe.decoder, bench.recipe.tail, bench.recipe.taught
     label = f"{f'plan-{tau}' if tau > 0 else 'self'}-joint"
     lesson = Lesson(bench, data, tuple(first), tau, label, recipe)
     pool, shown = taught_pool(lesson)
     rows, width = seen(bench, data, "target", tail)
-    early = dataclasses.replace(
-        pool, features=rows, dim=width, identity=identity_of(lesson.identity, data.target.early)
-    )
-    name, again = f"taught-{label}", continued(recipe, stage_2)
+    early = replace(pool, features=rows, dim=width, identity=identity_of(lesson.identity, data.target.early))
+    name = f"taught-{label}"
+    again = continued(recipe, replace(stage_2, steps=max(1, stage_2.steps // part)))
     terms = [*terms, Term(label, pool, recipe.target_weight)]
-    beside = [dataclasses.replace(windows[0], count=tail.source_beside), *windows[1:]]
+    beside = [replace(windows[0], count=tail.source_beside), *windows[1:]]
     windows = [*beside, Windows(label, early, tail.taught_windows, tail.crop)]
     fine = partial(network, bench, data, terms, None, name=name, decoder=again, start=first[0])
-    trained = partial(fitted_tail, bench, data, f"{name}-tail", windows, steps=tail.taught_steps, start=first[1])
+    steps = max(1, tail.taught_steps // part)
+    trained = partial(fitted_tail, bench, data, f"{name}-tail", windows, steps=steps, start=first[1])
     second = side_by_side([fine, trained], bench.device)
     bench.space.forget(lesson.folder)
     return _joined(data, second, {"taught": {label: shown} if shown else {}})
@@ -179,7 +231,7 @@ def joint_decoder(
 
 def continued(recipe: DecoderRecipe, stage_2: TaughtRecipe) -> DecoderRecipe:
     """The decoder's recipe with steps and rates of stage 2."""
-    return dataclasses.replace(
+    return replace(
         recipe,
         steps=stage_2.steps,
         learning_rate=stage_2.learning_rate,
@@ -187,7 +239,7 @@ def continued(recipe: DecoderRecipe, stage_2: TaughtRecipe) -> DecoderRecipe:
     )
 
 
-def _windows(bench: Bench, data: TrainingData) -> list[Windows]:
+def stage_windows(bench: Bench, data: TrainingData) -> list[Windows]:
     """What stage 1 sees of the source, then of declared points, where there are any."""
     recipe = bench.recipe.tail
     found = [Windows("source", source_cell_pool(bench, data, recipe), recipe.source_windows, recipe.crop)]
@@ -243,7 +295,7 @@ def fitted_tail(
     return train_once(bench, (name, "train", 1), [seed, recipe, steps, rate, pools, start], train)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Lesson:
     """One round of stage 2: who teaches, and how the plan corrects them.
 
@@ -353,7 +405,7 @@ def taught_pool(lesson: Lesson) -> tuple[TokenPool, dict[str, list[float]]]:
 
     pool = token_pool(maps, data.num_classes, rows, width, soft, data.target.shape)
     cells = recipe.subdivision**2 if isinstance(lesson.decoders[0], CELLS) else 1
-    return dataclasses.replace(pool, target_bytes=4 * data.num_classes * cells, identity=lesson.identity), shown
+    return replace(pool, target_bytes=4 * data.num_classes * cells, identity=lesson.identity), shown
 
 
 @torch.no_grad()

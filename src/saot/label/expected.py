@@ -1,11 +1,12 @@
 """Which stages a run will go through and about how long each takes, so that whoever waits can be told what is left."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from saot.label.quality import FOLDS, SHORTER
 from saot.label.settings import RunSettings, points_request, sizes_of
+from saot.label.start import PART
 from saot.recipes import DecoderRecipe
 
 # Seconds a unit on two cores with the decoder of `saot demo`. Only their relations count: what a run measures of itself
@@ -64,7 +65,8 @@ def expected_stages(
     sizes = sizes_of(settings.size)
     found = list(_opening(settings, pictures))
     opening = [*_features(settings, pictures, divided)]
-    for phase, stages in enumerate((opening, [*(_joint if divided else _decoder)(settings, pictures)]), start=1):
+    trained = (_joint if divided else _decoder)(_own(settings), pictures)
+    for phase, stages in enumerate((opening, [*trained]), start=1):
         for size in sizes:
             prefix = "" if len(sizes) == 1 else f"{size}: "
             found += [ExpectedStage(f"{prefix}{title}", units, seconds, phase) for title, units, seconds in stages]
@@ -86,10 +88,20 @@ def expected_stages(
 Stages = Iterator[tuple[str, int, float]]
 
 
+def _own(settings: RunSettings) -> RunSettings:
+    """With the steps that a decoder takes which goes on from another run's."""
+    if settings.start is None:
+        return settings
+    recipe = settings.recipe
+    taught = replace(recipe.taught, rounds=1, steps=max(1, recipe.taught.steps // PART))
+    tail = replace(recipe.tail, taught_steps=max(1, recipe.tail.taught_steps // PART))
+    return replace(settings, recipe=replace(recipe, taught=taught, tail=tail))
+
+
 def _folds(settings: RunSettings, target: int) -> bool:
     """Whether `estimate` will train folds, as far as is known before there are points; clicked ones are few."""
     (scope, count), scores = points_request(settings.points), settings.recipe.scores
-    if count == 0 or scope == "resample" or settings.recipe.taught.teachers == 0:
+    if count == 0 or scope == "resample" or settings.recipe.taught.teachers == 0 or settings.start is not None:
         return False
     points = (count or 0) * CLASSES * (1 if scope.endswith("total") else target)
     apart = settings.eval != settings.target  # nothing is held out of pictures that are scored on
@@ -121,7 +133,7 @@ def _decoder(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
     recipe, target = settings.recipe, pictures["target"]
     work = _work(recipe.decoder)
     if recipe.taught.teachers > 0:
-        for member in range(recipe.taught.teachers):
+        for member in range(recipe.taught.teachers if settings.start is None else 0):
             yield f"train teacher-{member}", recipe.decoder.steps, STEP * work
         tau = float(recipe.taught.tau)
         yield from _taught(settings, f"plan-{tau}" if tau > 0 else "self", target)
@@ -139,8 +151,9 @@ def _decoder(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
 def _joint(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
     recipe, tail, points = settings.recipe.decoder, settings.recipe.tail, _points_windows(settings)
     tau = float(settings.recipe.taught.tau)
-    yield "train teacher-0", recipe.steps, STEP * _work(recipe)
-    yield "train teacher-tail", tail.steps, WINDOW * (tail.source_windows + points)
+    if settings.start is None:
+        yield "train teacher-0", recipe.steps, STEP * _work(recipe)
+        yield "train teacher-tail", tail.steps, WINDOW * (tail.source_windows + points)
     yield from _taught_joint(settings, f"plan-{tau}" if tau > 0 else "self", pictures["target"])
 
 

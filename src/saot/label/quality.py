@@ -3,11 +3,13 @@
 Where points are held out the run's own network is asked about those. Else the pictures with points are split in two,
 and each half is asked of a network that has learned from the other half alone, with a third of the steps and no
 stage 2. Such networks err more than the run's, by ten points of mIoU and more across a large shift, and the run's own
-errs less on points that it has learned; the .632+ rule stands between (`saot.certify.between`).
+errs less on points that it has learned; the .632+ rule stands between (`saot.certify.between`). A run that goes on from
+another (`saot.label.start`) asks that one's network about the points that are new, in place of the halves.
 
 Either way it speaks of pictures that nobody clicked in: those with points trained the network, and are labelled better.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,9 +18,10 @@ import torch
 from torch import Tensor
 
 from saot.certify import QualityEstimate, between, estimate_quality
+from saot.data import Points
 from saot.evaluate import ConfusionMatrix, predict_mask
 from saot.label.best import joint_decoder
-from saot.label.data import Bench, TokenPoints, TrainingData
+from saot.label.data import Bench, TrainingData
 from saot.label.networks import Trained, labelled_terms, network
 from saot.label.scoring import UNADJUSTED, decided, logits_at_points
 from saot.runs import Kept, Making, generator_for, identity_of, side_by_side
@@ -28,7 +31,13 @@ SHORTER = 3  # a fold's network has this share of the steps
 LEVEL = 0.9
 
 
-def estimate(bench: Bench, data: TrainingData, trained: Trained, bias: Tensor | None) -> dict[str, Any]:
+def estimate(
+    bench: Bench,
+    data: TrainingData,
+    trained: Trained,
+    bias: Tensor | None,
+    before: tuple[Trained, Points] | None = None,
+) -> dict[str, Any]:
     """run.json's `estimate`: mIoU and each class's IoU with an interval, or why there is none; made once.
 
     Args:
@@ -36,8 +45,11 @@ def estimate(bench: Bench, data: TrainingData, trained: Trained, bias: Tensor | 
         data: The target and its declared points.
         trained: The run's network.
         bias: The logit adjustment of its masks, or None.
+        before: The network it goes on from, and the points that this one has not learned from.
     """
     points = data.points.tokens
+    if before is not None and not before[1]:
+        return {"miou": None, "why": "no point is new since the run it goes on from, so nothing can be promised"}
     if len(points) == 0 or points.resample:
         why = "no point is declared" if not points.resample else "points are drawn anew each step"
         return {"miou": None, "why": f"{why}, so nothing can be promised"}
@@ -48,18 +60,21 @@ def estimate(bench: Bench, data: TrainingData, trained: Trained, bias: Tensor | 
     def make(making: Making) -> Kept:
         predicted = _pixels(bench, data, trained, bias)
         if held:
-            asked = {"counts": _answers(data, data.points.tokens.held(), trained, bias)}
+            asked = {"counts": _answers(data, points.held().picture.unique().tolist(), trained, bias)}
             counts = asked["counts"]
         else:
-            own = _answers(data, points, trained, bias)
-            asked = {"cross": _cross_fitted(bench, data), "own": own}
-            counts = between(asked["cross"], own)
+            asked = (
+                _cross_fitted(bench, data, trained, bias)
+                if before is None
+                else _new(bench, data, trained, bias, *before)
+            )
+            counts = between(**asked)
         found = estimate_quality(counts, predicted, level=LEVEL, seed=bench.seed)
         assert found is not None, "there are points"
-        facts = _record(found, data, "held-out" if held else "cross-fitted")
+        facts = _record(found, data, "held-out" if held else "cross-fitted" if before is None else "new")
         return Kept({**asked, "pixels": predicted}, facts)
 
-    identity = identity_of(data, trained, bias, bench.recipe, bench.seed)
+    identity = identity_of(data, trained, bias, bench.recipe, bench.seed, *(before or ()))
     return dict(bench.space.once("work/estimate", identity, make, title="estimate").facts)
 
 
@@ -105,10 +120,10 @@ def _pixels(bench: Bench, data: TrainingData, trained: Trained, bias: Tensor | N
     return total
 
 
-def _answers(data: TrainingData, points: TokenPoints, trained: Trained, bias: Tensor | None) -> Tensor:
-    """(pictures, K, K) points by (class, prediction), at their own pixels, of each picture that has some."""
+def _answers(data: TrainingData, pictures: Sequence[int], trained: Trained, bias: Tensor | None) -> Tensor:
+    """(pictures, K, K) points of these pictures by (class, prediction), at their own pixels."""
     counts = []
-    for number in points.picture.unique().tolist():
+    for number in pictures:
         logits, classes = logits_at_points(data, trained.decoder, number)
         matrix = ConfusionMatrix(data.num_classes)
         matrix.update((logits if bias is None else logits + bias).argmax(-1), classes)
@@ -116,8 +131,18 @@ def _answers(data: TrainingData, points: TokenPoints, trained: Trained, bias: Te
     return torch.stack(counts)
 
 
-def _cross_fitted(bench: Bench, data: TrainingData) -> Tensor:
-    """(pictures, K, K) all points by (class, prediction), each said by a network that has not seen its picture's."""
+def _new(
+    bench: Bench, data: TrainingData, trained: Trained, bias: Tensor | None, earlier: Trained, new: Points
+) -> dict[str, Tensor]:
+    """The points that an earlier network has not learned from, as it and the present one say them."""
+    part, index = replace(data, points=replace(data.points, pixels=new)), data.target.images.keys.index
+    pictures = [index(key) for key in dict.fromkeys(new.keys)]
+    adjusted = decided(bench, data, earlier.decoder, UNADJUSTED).bias
+    return {"cross": _answers(part, pictures, earlier, adjusted), "own": _answers(part, pictures, trained, bias)}
+
+
+def _cross_fitted(bench: Bench, data: TrainingData, trained: Trained, bias: Tensor | None) -> dict[str, Tensor]:
+    """All points as networks say them that have not seen their picture's, and as the run's own says them."""
     points, recipe = data.points.tokens, bench.recipe.decoder
     pictures = points.picture.unique()
     fold = torch.randperm(len(pictures), generator=generator_for(bench.seed, "folds")) % FOLDS
@@ -131,10 +156,12 @@ def _cross_fitted(bench: Bench, data: TrainingData) -> Tensor:
         else:
             terms = labelled_terms(bench, part, short)
             trained = network(bench, part, terms, None, name=f"fold-{number}", decoder=short)
-        return _answers(part, tokens.held(), trained, decided(bench, part, trained.decoder, UNADJUSTED).bias)
+        adjusted = decided(bench, part, trained.decoder, UNADJUSTED).bias
+        return _answers(part, tokens.held().picture.unique().tolist(), trained, adjusted)
 
+    own = _answers(data, pictures.tolist(), trained, bias)
     counts = torch.zeros(len(pictures), data.num_classes, data.num_classes, dtype=torch.int64)
     numbers = fold.unique().tolist()
     for number, found in zip(numbers, side_by_side([partial(answers, n) for n in numbers], bench.device), strict=True):
         counts[fold == number] = found
-    return counts
+    return {"cross": counts, "own": own}

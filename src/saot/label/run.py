@@ -49,6 +49,7 @@ from saot.label.scoring import (
     write_metrics,
 )
 from saot.label.settings import RunSettings, fingerprints_file, settings_of, size_folder
+from saot.label.start import Start, continued_decoder, open_start
 from saot.label.summary import report_data, run_record
 from saot.label.wings import NO_WINGS, Wings
 from saot.report import write_report
@@ -127,7 +128,8 @@ def run_job(
         publish_cost(contest)
         metrics = write_metrics(space.path("metrics.json"), contest.data, contest.evaluation, scores)
         calibration = calibrate(contest, scores["saot_decoder"].bias, transported="saot" in scores)
-        quality = estimate(contest.bench, contest.data, contest.decoder(), scores["saot_decoder"].bias)
+        bias = scores["saot_decoder"].bias
+        quality = estimate(contest.bench, contest.data, contest.decoder(), bias, contest.before)
         space.write_log()
         record = partial(run_record, settings, inputs, contest, scores, left_out, compare, quality, began)
         with space.stage("report"):
@@ -218,6 +220,9 @@ def open_contest(
         ValueError: If an input is not as it should be, or not the one the run began with.
     """
     inputs.seen.save()
+    start = open_start(settings, inputs.classes, space)
+    if start is not None:
+        start.check_features((inputs.early(settings.size) or inputs.backbone).key.to_json())
     found, kept = inputs.found, kept_manifest(space)
     if kept is not None:
         check_manifest(found, kept)
@@ -227,6 +232,8 @@ def open_contest(
     masks, root = inputs.target_masks, store or space.path("features")
     with space.stage("points"):
         drawn = open_points(settings, inputs, masks, space, fresh=kept is None)
+        if start is not None:
+            start.check_points(drawn, inputs.classes)
     if kept is None:
         check_masks(inputs, space)
     sets = picture_sets(settings, inputs)
@@ -241,7 +248,7 @@ def open_contest(
         place, early = size_folder(root, size, inputs.sizes), inputs.early(size)
         found_tokens = open_features(sets, backbone, part, place, device, inputs.seen, early)
         bench = Bench(part, settings.recipe, settings.seed, torch.device(device))
-        contests[str(size)] = _contest(own, inputs, bench, found_tokens, drawn)
+        contests[str(size)] = _contest(own, inputs, bench, found_tokens, drawn, start)
     if kept is None:
         keep_manifest(space, found)
     if not several:
@@ -249,11 +256,13 @@ def open_contest(
     return joined_contest(Bench(space, settings.recipe, settings.seed, torch.device(device)), contests)
 
 
-def _contest(settings: RunSettings, inputs: Inputs, bench: Bench, tokens: Tokens, drawn: Points) -> Contest:
+def _contest(
+    settings: RunSettings, inputs: Inputs, bench: Bench, tokens: Tokens, drawn: Points, start: Start | None
+) -> Contest:
     """The contest at one input size, its source labelled patch by patch."""
     masks, declared = inputs.target_masks, shared_pictures(inputs.found) > 0
     source = label_source(inputs, tokens.source, settings.source, bench)
-    share = 0.0 if declared else settings.recipe.scores.holdout_points
+    share = 0.0 if declared or start is not None else settings.recipe.scores.holdout_points
     points = declare(settings.points, drawn, source, tokens.target, masks, bench, share)
     tail = inputs.tail(settings.size)
     data = TrainingData(
@@ -261,14 +270,18 @@ def _contest(settings: RunSettings, inputs: Inputs, bench: Bench, tokens: Tokens
     )
     evaluation = EvaluationData(tokens.test, inputs.truth, declared, settings.eval)
     domains = {"test": tokens.test, "target": tokens.target}
+    decoder: Callable[[], Trained] = partial(saot_decoder, bench, data)
+    if start is not None:
+        decoder = partial(continued_decoder, start, bench, data)
     return Contest(
         bench,
         data,
         evaluation,
         masks,
         cost=cache(partial(learned_cost, bench, data)),
-        decoder=cache(partial(saot_decoder, bench, data)),
+        decoder=cache(decoder),
         similar=cache(partial(similarities, bench, source, domains)),
+        before=None if start is None else (start.trained, start.unseen(drawn, inputs.classes)),
     )
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from saot.certify import class_shares
-from saot.data import LabelledSet, write_atomic
+from saot.data import LabelledSet, Points, write_atomic
 from saot.decoder import CELLS, GridDecoder, TokenPool
 from saot.evaluate import ConfusionMatrix, expected_iou_bias, method_entry, picture_counts, predict_mask, scores_at
 from saot.label.data import Bench, EvaluationData, TrainingData
@@ -269,6 +269,8 @@ class Contest:
         decoder: SAOT's decoder; trained when first asked for.
         similar: "test" or "target" to the cosine of its pictures' global embeddings with the source's.
         members: The contest at each of several input sizes, most tokens first; empty where there is one size.
+        before: The network that the decoder goes on from, and the declared points that it has not learned from; None
+            where it is trained from the beginning.
     """
 
     bench: Bench
@@ -279,6 +281,7 @@ class Contest:
     decoder: Callable[[], Trained]
     similar: Callable[[str], Tensor]
     members: Mapping[str, "Contest"] = field(default_factory=dict)
+    before: tuple[Trained, Points] | None = None
 
 
 Compare = Literal["none", "points", "all"]

@@ -50,6 +50,7 @@ class RunSettings:
         precision: Of the backbone: "float32", or "bf16".
         mask_map: What values in the masks of a `folder` mean, as `saot.data.parse_mask_map` reads it; None where they
             are class indices. A file is read once, and what it says is kept.
+        start: Folder of a finished run whose network this one goes on from; None trains from the beginning.
     """
 
     source: str
@@ -65,6 +66,7 @@ class RunSettings:
     target_pictures: int | None = None
     precision: str = "float32"
     mask_map: str | None = None
+    start: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask_map", said_of_masks(self.mask_map, self.source, self.target, self.eval))
@@ -74,6 +76,11 @@ class RunSettings:
         points_request(self.points)
         if type(self.seed) is not int:
             raise ValueError(f"expected the seed as a whole number; got {self.seed!r}")
+        if self.start is not None and (self.recipe.taught.teachers < 1 or "," in (self.size or "")):
+            raise ValueError(
+                "expected a preset with taught.teachers of 1 or more, such as best or fast, and one input size with "
+                f"--start; got preset {self.recipe.name} and size {self.size}: leave --start out"
+            )
         if self.recipe.decoder.architecture == "fine" and self.recipe.taught.teachers < 1:
             raise ValueError(
                 "expected taught.teachers of 1 or more with decoder.architecture=fine, whose cells no plan between "
@@ -85,8 +92,7 @@ class RunSettings:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
         if self.precision == "float32":
             del plain["precision"]  # as in runs of earlier versions, which go on
-        if self.mask_map is None:
-            del plain["mask_map"]
+        plain = {name: value for name, value in plain.items() if value is not None or name not in ("mask_map", "start")}
         return {"format": RUN_FORMAT, **plain, "preset": self.recipe.name, "recipe": as_dict(self.recipe)}
 
 
