@@ -202,6 +202,7 @@ def make_exports(root: Path) -> None:
     """What annotation tools give back: our own predictions, as annotations where the tool tells them apart."""
     formats = "cvat,cvat-mask,label-studio,coco,labelme,fiftyone,yolo"
     saot("predict", "run", "src/images", "--out", "exports", "--format", formats, "--device", "cpu", folder=root)
+    saot("predict", "run", "many/images", "--out", "corrected", "--format", "cvat", "--device", "cpu", folder=root)
     path = root / "exports" / "annotations" / "label-studio.json"
     tasks = json.loads(path.read_text())
     for task in tasks:

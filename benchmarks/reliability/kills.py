@@ -2,12 +2,12 @@
 
     python benchmarks/reliability/kills.py --out runs/kills --kills 100 --seed 0
 
-`run`, `extract`, `predict`, `adapt` and `reproduce` work on tiny pictures, each in a folder of its own, in children of
+`run`, `extract`, `predict`, `import`, `adapt` and `reproduce` work on tiny pictures, each in a folder of its own, in children of
 a process that has loaded the libraries (`child.py`), so that a moment falls into the work and not into imports. A trial
 is one disturbance, drawn from the seed and the trial's number; then the same command again, until it ends by itself,
 and a comparison with an undisturbed run, byte for byte: what docs/conventions.md promises. A full disk is a tmpfs of a
 random size, which needs the right to mount one. What is done is kept in OUT/trials-SEED.jsonl; the same command goes
-on. `--only "full disk" --trials 10` takes one disturbance alone.
+on. `--only "full disk" --trials 10` takes one disturbance alone, `--job import` one command.
 """
 
 import argparse
@@ -52,6 +52,8 @@ JOBS = (
         ("out/store/*/*.safetensors", "out/store/*/store.json"), "out/store"),
     Job("predict", ("many", "run"), ["predict", "run", "many/images", "--format", "png,color,coco", "--device", "cpu",
         "--out", "out/masks"], ("out/masks/**/*.png", "out/masks/**/instances_default.json")),
+    Job("import", ("many", "corrected"), ["import", "corrected/annotations/cvat.xml", "--from", "cvat", "--images",
+        "many/images", "--accept", "--out", "out/set"], ("out/set/masks/*.png", "out/set/*.txt", "out/set/*.csv")),
     Job("adapt", (*SETS, "mit"), [*ADAPT, "--out", "out/run"],
         ("out/run/metrics.json", "out/run/network.safetensors", "out/run/encoder.safetensors", "out/run/log.jsonl")),
     Job("reproduce", SETS, ["reproduce", "saot-tau", *RUN[1:7], "--points", "4", "--backbone", "filterbank", "--counts",
@@ -192,6 +194,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", choices=sorted({"", *WAYS}), help="take this disturbance alone")
+    parser.add_argument("--job", default="", choices=["", *(job.name for job in JOBS)], help="take this command alone")
     parser.add_argument("--trials", type=int, help="stop after so many trials, however many kills they were")
     options = parser.parse_args()
     out = options.out.absolute()
@@ -211,7 +214,8 @@ def main() -> int:
         for number in count():
             if sum(one["kills"] for one in some) >= options.kills or len(some) == options.trials:
                 break
-            if options.only not in planned(number)[1]:
+            job, way = planned(number)
+            if options.only not in way or options.job not in job.name:
                 continue
             if number not in done:
                 done[number] = {**trial(number, options.seed, base, out, children, sound), "build": build}

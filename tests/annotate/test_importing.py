@@ -196,6 +196,18 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
     import_annotations(path, "cvat", new, out)  # an import that was stopped is done again
 
 
+def test_an_import_that_was_killed_at_its_first_file_is_done_again(tmp_path):
+    mask, out = np.zeros((2, 2), np.uint8), tmp_path / "out"
+    path, new = exported(tmp_path, "coco", [("a.png", mask)]), tmp_path / "new"
+    out.mkdir()
+    (out / "import.json.tmp-1-abc").write_text("{")
+    assert import_annotations(path, "coco", new, out).masks == ("a.png",)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "other.tmp-1-abc").write_text("")
+    with pytest.raises(ValueError, match="expected .*mine to be empty or of an earlier import"):
+        import_annotations(path, "coco", new, tmp_path / "mine")
+
+
 def test_names_that_label_studio_gives_are_found():
     find = picture_finder(["day/a b.png", "night/c.png", "12345678-d.png"], "folder new")
     for name, key in {

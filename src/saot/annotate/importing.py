@@ -138,7 +138,9 @@ def import_annotations(
     if before is not None and not before.is_dir():
         raise ValueError(f"expected the folder of masks that `saot predict` wrote; {before} is none")
     check_place(out)
-    if out.exists() and any(out.iterdir()) and not (out / RECORD).is_file():
+    begun = f"{RECORD}.tmp-*"  # of an import that was killed before anything else was there
+    others = [one for one in out.iterdir() if not one.match(begun)] if out.exists() else []
+    if others and not (out / RECORD).is_file():
         raise ValueError(f"expected {out} to be empty or of an earlier import; it holds something else: choose another")
     pictures = files_below(images)
     if not pictures:
