@@ -36,6 +36,9 @@ def test_what_predict_writes_is_read_pixel_for_pixel(tmp_path, kind):
         one = found[name.removesuffix(".png")]
         assert one.size == mask.shape and np.array_equal(one.mask(CLASSES), mask)
     assert is_our_folder(tmp_path / "out") and not is_our_folder(tmp_path / "new")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".saot.tmp-1-abc").write_text("")
+    assert is_our_folder(tmp_path / "killed"), "before the mark was there"
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -27,6 +27,7 @@ from saot.data import (
     files_below,
     folder_class_set,
     image_size,
+    is_marked,
     mask_counts,
     picture_finder,
     read_classes,
@@ -138,9 +139,7 @@ def import_annotations(
     if before is not None and not before.is_dir():
         raise ValueError(f"expected the folder of masks that `saot predict` wrote; {before} is none")
     check_place(out)
-    begun = f"{RECORD}.tmp-*"  # of an import that was killed before anything else was there
-    others = [one for one in out.iterdir() if not one.match(begun)] if out.exists() else []
-    if others and not (out / RECORD).is_file():
+    if out.exists() and not is_marked(out, RECORD):
         raise ValueError(f"expected {out} to be empty or of an earlier import; it holds something else: choose another")
     pictures = files_below(images)
     if not pictures:

@@ -16,7 +16,16 @@ import numpy as np
 from jaxtyping import Integer
 
 from saot.annotate.regions import Marked, Region, read_json
-from saot.data import IGNORE_INDEX, ClassSet, files_below, folder_class_set, read_mask, read_text, write_atomic
+from saot.data import (
+    IGNORE_INDEX,
+    ClassSet,
+    files_below,
+    folder_class_set,
+    is_marked,
+    read_mask,
+    read_text,
+    write_atomic,
+)
 from saot.report import MaskItem, check_mask, write_index_png
 
 MARKER = ".saot"  # in a folder that is ours
@@ -31,8 +40,8 @@ def begin_folder(folder: Path) -> None:
 
 
 def is_our_folder(folder: Path) -> bool:
-    """Whether a folder is one that `begin_folder` has made."""
-    return (folder / MARKER).is_file()
+    """Whether a folder is one that `begin_folder` has made or begun."""
+    return is_marked(folder, MARKER)
 
 
 def stems_of(items: Iterable[MaskItem], classes: ClassSet) -> Iterator[tuple[str, MaskItem]]:

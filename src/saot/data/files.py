@@ -99,6 +99,20 @@ def _no_lock(error: OSError, taken: tuple[int, ...]) -> Lock:
     raise error
 
 
+def is_marked(folder: Path, marker: str) -> bool:
+    """Whether a folder is one that we began with a file of this name, or holds nothing but what a kill left of it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> is_marked(folder, "a.json"), bool((folder / "mine.txt").write_text("1")), is_marked(folder, "a.json")
+        (True, True, False)
+    """
+    if not folder.is_dir():
+        return False
+    return (folder / marker).is_file() or all(one.match(f"{marker}.tmp-*") for one in folder.iterdir())
+
+
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` in one step: readers find the old file or the whole new one.
 
