@@ -2,12 +2,12 @@
 
     python benchmarks/reliability/kills.py --out runs/kills --kills 100 --seed 0
 
-`run`, `extract`, `predict`, `import`, `adapt` and `reproduce` work on tiny pictures, each in a folder of its own, in children of
-a process that has loaded the libraries (`child.py`), so that a moment falls into the work and not into imports. A trial
-is one disturbance, drawn from the seed and the trial's number; then the same command again, until it ends by itself,
-and a comparison with an undisturbed run, byte for byte: what docs/conventions.md promises. A full disk is a tmpfs of a
-random size, which needs the right to mount one. What is done is kept in OUT/trials-SEED.jsonl; the same command goes
-on. `--only "full disk" --trials 10` takes one disturbance alone, `--job import` one command.
+`run`, `extract`, `predict`, `import`, `adapt` and `reproduce` work on tiny pictures, each in a folder of its own, in
+children of a process that has loaded the libraries (`child.py`), so that a moment falls into the work and not into
+imports. A trial is one disturbance, drawn from the seed and the trial's number; then the same command again, until it
+ends by itself, and a comparison with an undisturbed run, byte for byte: what docs/conventions.md promises. A full disk
+is a tmpfs of a random size, which needs the right to mount one. What is done is kept in OUT/trials-SEED.jsonl; the
+same command goes on. `--only "full disk" --trials 10` takes one disturbance alone, `--job import` one command.
 """
 
 import argparse

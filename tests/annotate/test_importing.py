@@ -204,7 +204,7 @@ def test_an_import_that_was_killed_at_its_first_file_is_done_again(tmp_path):
     assert import_annotations(path, "coco", new, out).masks == ("a.png",)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "other.tmp-1-abc").write_text("")
-    with pytest.raises(ValueError, match="expected .*mine to be empty or of an earlier import"):
+    with pytest.raises(ValueError, match=r"expected .*mine to be empty or of an earlier import"):
         import_annotations(path, "coco", new, tmp_path / "mine")
 
 

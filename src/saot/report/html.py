@@ -166,6 +166,7 @@ def _numbers(data: ReportData) -> dict[str, Any]:
         "by_class": _by_class(rows, data),
         "verdict": _verdict(rows, data),
         "command": f"saot predict {run} new/ --out masks --format png,color",
+        "run": run if "estimate" in data.run else None,  # of `saot run`, which alone can be looked into
         "differences": data.differences,
         **_figures(rows, data),
         **_further(data),
