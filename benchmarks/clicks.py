@@ -37,7 +37,7 @@ def main() -> None:
             points="0",
             backbone=options.backbone,
             weights=options.weights,
-            size=options.size,
+            size=options.size or None,
             seed=seed,
             recipe=recipe,
         )
@@ -103,7 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--source", default=DEMO_SOURCE)
     parser.add_argument("--target", default=DEMO_TARGET)
     parser.add_argument("--eval", default=DEMO_TEST)
-    parser.add_argument("--size", default=DEMO_SIZE)
+    parser.add_argument("--size", default=DEMO_SIZE, help="empty is the default of the backbone")
     parser.add_argument("--backbone", default="filterbank")
     parser.add_argument("--weights")
     parser.add_argument("--threads", type=int, default=1)

@@ -36,7 +36,7 @@ def main() -> None:
             points="0",
             backbone=options.backbone,
             weights=options.weights,
-            size=options.size,
+            size=options.size or None,
             seed=seed,
             recipe=recipe,
         )

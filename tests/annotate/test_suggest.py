@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.runs import run_job, tiny_settings
 
-from saot.annotate import RULES, Suggestion, import_annotations, suggest, write_clicks
+from saot.annotate import RULES, Suggestion, import_annotations, suggest, write_clicks, write_explorer
 from saot.annotate.suggest import REGION, Lattice, entropy, impurity, spread, worth_of
 from saot.data.classes import folder_class_set
 from saot.label import reopened
@@ -136,3 +136,14 @@ def test_what_a_person_corrects_in_a_tool_comes_back_as_clicks(tmp_path, ending,
     assert made.points == {"a & b": 1}
     made = import_annotations(path, kind, tmp_path / "new", tmp_path / "out", classes=CLASSES, accept=True)
     assert made.points == {"a & b": 1, "road": 1}
+
+
+def test_runs_of_several_input_sizes_are_asked_and_explored_too(tmp_path):
+    run_job(tiny_settings(size="56x112,84x168"), tmp_path / "run", compare="none")
+    for rule in ("transport", "disagreement", "coreset"):
+        assert len(clicks_of(tmp_path / "run", 4, rule=rule)) == 4
+    with reopened(tmp_path / "run", ALL_WINGS) as made:
+        finished, contest = made
+        assert contest.members and finished.further
+        write_explorer(finished, contest, tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().count("picture(") >= 3
