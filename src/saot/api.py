@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saot.data import ClassSet
+from saot.deploy import is_hub_name, pull_run
 from saot.label import Compare, Labeller, Prediction, RunOutcome, RunSettings, open_run, run_job
 from saot.recipes import PAPER, Recipe
 from saot.recipes import preset as preset_named
@@ -54,22 +55,22 @@ class OpenedRun:
 
 
 def load(folder: str | Path, device: str = "auto") -> OpenedRun:
-    """A finished run of `saot run`, `saot.label` or `saot adapt`.
+    """A finished run of `saot run`, `saot.label` or `saot adapt`, or one that `saot push` has put on a hub.
 
     Args:
-        folder: The `--out` it was made with.
+        folder: The `--out` it was made with. Where there is no such folder, OWNER/NAME of a run on the hub.
         device: Where its networks run: auto (cuda, else mps, else cpu), or one that torch knows.
 
     Raises:
         ValueError: If the folder is missing, unfinished, of another format, or its backbone is not the one it was made
-            with.
+            with; or there is no such run on the hub.
 
     Example:
-        >>> load("runs/nowhere", device="cpu")
+        >>> load("runs/of/nobody", device="cpu")
         Traceback (most recent call last):
-        ValueError: expected the folder of a run; runs/nowhere does not exist: give the --out of `saot run`
+        ValueError: expected the folder of a run; runs/of/nobody does not exist: give the --out of `saot run`
     """
-    folder = Path(folder)
+    folder = pull_run(str(folder)) if not Path(folder).exists() and is_hub_name(str(folder)) else Path(folder)
     labeller = open_run(folder, ALL_WINGS, resolve_device(device))
     scores = folder / "metrics.json"
     metrics = json.loads(scores.read_text()) if scores.exists() else {}

@@ -64,6 +64,7 @@ def test_help_has_an_example_for_every_command(capsys):
         "predict",
         "import",
         "suggest",
+        "push",
         "explore",
         "evaluate",
         "completion",

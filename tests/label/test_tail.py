@@ -166,7 +166,8 @@ def test_a_second_round_of_clicks_goes_on_with_both_networks(run, settings, tmp_
     out, outcome, _ = run
     again = run_job(replace(settings, points=str(out / "points.csv"), start=str(out)), tmp_path / "run", compare="none")
     trained = {name for name in again.run["stages"] if name.startswith("train")}
-    assert trained == {"train taught-plan-1.0-joint", "train taught-plan-1.0-joint-tail"}
+    taught = {"train taught-plan-1.0-joint", "train taught-plan-1.0-joint-tail"}
+    assert trained == {"train again", "train again-tail", *taught}
     before, after = (open_run(one, ALL_WINGS).decoder for one in (out, tmp_path / "run"))
     assert isinstance(before, JointDecoder) and isinstance(after, JointDecoder)
     for one, other in ((before.fine, after.fine), (before.trained, after.trained)):

@@ -110,8 +110,8 @@ def run(
             in place of pixels), resample:N (the paper: patches anew each step), all drawn from the target's masks; a
             CSV file (image,x,y,class, also with semicolons or tabs), a folder of scribbles, or 0, as it is unless
             given; preset paper: resample:20.
-        start: A finished run whose network this one goes on from, for a second round of clicks: no stage 1, and half
-            the steps of stage 2. Its points have to be among the points.
+        start: A finished run whose network this one goes on from, for a second round of clicks: a sixth of the steps
+            of stage 1, a quarter of a round of stage 2. Its points have to be among the points.
         backbone: filterbank, mobile-sam, dinov2-small .. dinov2-giant[-reg], dinov3-..., vit-base, OWNER/NAME, or
             adapted, with --weights RUN of `saot adapt`; dinov2-large unless given.
         weights: File or folder of the backbone's weights, where it needs one.
@@ -539,6 +539,41 @@ def explore(
         print_json({"out": str(place)})
     else:
         print(f"page: {place}")
+
+
+@app.command
+def push(
+    run: Path,
+    name: str,
+    /,
+    *,
+    out: Path | None = None,
+    weights: bool = True,
+    private: Flag = False,
+    json: Json = False,
+) -> None:
+    """Put a finished run on a model hub, for `saot.load("OWNER/NAME")`: network, scores, calibration, a model card.
+
+    No picture, no point and no path of this machine goes along. It takes the extra `hub`, and an account there
+    (`hf auth login`); HF_ENDPOINT names another hub.
+
+    Example: `saot push runs/mine somebody/street-day`, or `--out packed` to look at the files first
+
+    Args:
+        run: Folder of a finished run of `saot run`.
+        name: OWNER/NAME.
+        out: Write the files into this folder, and upload nothing.
+        weights: Whether the file of the backbone's weights goes along; its licence has to allow that.
+        private: A new repository is for its owner alone.
+    """
+    from saot.deploy import pack_run, push_run
+
+    if out is not None:
+        made = str(pack_run(run, out, weights=weights))
+        print_json({"out": made}) if json else print(f"packed: {made}")
+        return
+    address = push_run(run, name, weights=weights, private=private)
+    print_json({"name": name, "commit": address}) if json else print(f"{name}: {address}")
 
 
 @app.command

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from saot.label.quality import FOLDS, SHORTER
 from saot.label.settings import RunSettings, points_request, sizes_of
-from saot.label.start import PART
+from saot.label.start import PARTS
 from saot.recipes import DecoderRecipe
 
 # Seconds a unit on two cores with the decoder of `saot demo`. Only their relations count: what a run measures of itself
@@ -93,8 +93,8 @@ def _own(settings: RunSettings) -> RunSettings:
     if settings.start is None:
         return settings
     recipe = settings.recipe
-    taught = replace(recipe.taught, rounds=1, steps=max(1, recipe.taught.steps // PART))
-    tail = replace(recipe.tail, taught_steps=max(1, recipe.tail.taught_steps // PART))
+    taught = replace(recipe.taught, rounds=1, steps=max(1, recipe.taught.steps // PARTS[1]))
+    tail = replace(recipe.tail, taught_steps=max(1, recipe.tail.taught_steps // PARTS[1]))
     return replace(settings, recipe=replace(recipe, taught=taught, tail=tail))
 
 
@@ -133,8 +133,10 @@ def _decoder(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
     recipe, target = settings.recipe, pictures["target"]
     work = _work(recipe.decoder)
     if recipe.taught.teachers > 0:
-        for member in range(recipe.taught.teachers if settings.start is None else 0):
-            yield f"train teacher-{member}", recipe.decoder.steps, STEP * work
+        again = [] if settings.start is None else [("again", recipe.decoder.steps // PARTS[0])]
+        teachers = [(f"teacher-{member}", recipe.decoder.steps) for member in range(recipe.taught.teachers)]
+        for name, steps in again or teachers:
+            yield f"train {name}", max(1, steps), STEP * work
         tau = float(recipe.taught.tau)
         yield from _taught(settings, f"plan-{tau}" if tau > 0 else "self", target)
         return
@@ -151,9 +153,10 @@ def _decoder(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
 def _joint(settings: RunSettings, pictures: Mapping[str, int]) -> Stages:
     recipe, tail, points = settings.recipe.decoder, settings.recipe.tail, _points_windows(settings)
     tau = float(settings.recipe.taught.tau)
-    if settings.start is None:
-        yield "train teacher-0", recipe.steps, STEP * _work(recipe)
-        yield "train teacher-tail", tail.steps, WINDOW * (tail.source_windows + points)
+    part = 1 if settings.start is None else PARTS[0]
+    fine, other = ("teacher-0", "teacher-tail") if settings.start is None else ("again", "again-tail")
+    yield f"train {fine}", max(1, recipe.steps // part), STEP * _work(recipe)
+    yield f"train {other}", max(1, tail.steps // part), WINDOW * (tail.source_windows + points)
     yield from _taught_joint(settings, f"plan-{tau}" if tau > 0 else "self", pictures["target"])
 
 

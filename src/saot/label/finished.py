@@ -192,7 +192,7 @@ def open_run(folder: Path, wings: Wings = NO_WINGS, device: str = "cpu") -> Labe
             "give the same `saot run` command again"
         )
     with as_written(record, AGAIN):
-        first, *further = _backbones(run, wings, device)
+        first, *further = _backbones(run, folder, wings, device)
         bias = None if run["decoder_bias"] is None else torch.tensor(run["decoder_bias"])
         budget = int(run["label_budget"])
     with as_written(folder / "decoder.safetensors", AGAIN):
@@ -202,20 +202,22 @@ def open_run(folder: Path, wings: Wings = NO_WINGS, device: str = "cpu") -> Labe
     return FinishedRun(classes, decoder, first, bias, budget, device=device, further=tuple(further))
 
 
-def _backbones(run: dict[str, Any], wings: Wings, device: str) -> list[Backbone]:
+def _backbones(run: dict[str, Any], folder: Path, wings: Wings, device: str) -> list[Backbone]:
     """The backbone of a run at each of its input sizes, in the order of its decoder.
+
+    Its weights are those in the run's own folder where it was packed with them.
 
     Raises:
         ValueError: If one is not what the run was made with.
     """
-    settings, found = run["settings"], []
+    settings, found, weights = run["settings"], [], run["settings"]["weights"]
+    if weights is not None and (folder / weights).is_file():
+        weights = str(folder / weights)
     sizes = run.get("sizes") or [{"size": settings["size"], "features": run["features"]}]
     for one in sizes:
         made_with, size = one["features"], parse_size(one["size"])
         precision = made_with.get("precision", "float32")
-        backbone = wings.backbone(
-            settings["backbone"], settings["weights"], size=size, device=device, precision=precision
-        )
+        backbone = wings.backbone(settings["backbone"], weights, size=size, device=device, precision=precision)
         if run.get("divided"):  # the decoder has the last layers
             assert isinstance(backbone, Divided), "the run was made with one"
             backbone = backbone.early()

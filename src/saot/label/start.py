@@ -1,28 +1,30 @@
 """A second round of clicks: a run that goes on from the network of a finished one.
 
-Stage 1 is left out. The finished network teaches itself, corrected by the plan over the classes, beside the source's
-labels and all declared points, for a part of the steps of stage 2.
+The finished network goes on with a part of the steps of stage 1, on the source and all declared points, and then with
+a part of those of one round of stage 2, as its own teacher. Stage 2 alone would not do: a teacher that has not seen the
+new points holds the network to what it said before.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from saot.data import COLUMNS, ClassSet, Points, read_record, read_table
 from saot.decoder import JointDecoder
-from saot.label.best import joint_stage_2, stage_windows, taught_rounds
+from saot.label.best import fitted_tail, joint_stage_2, stage_windows, taught_rounds
 from saot.label.data import Bench, TrainingData
 from saot.label.finished import AGAIN
 from saot.label.fusion import unpacked_decoder
-from saot.label.networks import Trained, labelled_terms
+from saot.label.networks import Trained, labelled_terms, network
 from saot.label.settings import RunSettings
 from saot.label.sizes import SizesDecoder
 from saot.recipes import as_dict
-from saot.runs import Kept, Workspace, identity_of, read_kept
+from saot.runs import Kept, Workspace, identity_of, read_kept, side_by_side
 
-PART = 2  # a second round takes one part in so many of the steps of stage 2
+PARTS = (6, 4)  # it takes one in so many of the steps of stage 1, and of a round of stage 2
 ALIKE = ("decoder", "tail")  # parts of the recipe that shape the network
 
 
@@ -138,10 +140,16 @@ def continued_decoder(start: Start, bench: Bench, data: TrainingData) -> Trained
         bench: Where and how.
         data: Source, target and points.
     """
-    recipe, tau = bench.recipe.decoder, bench.recipe.taught.tau
-    decoder, name = start.trained.decoder.to(bench.device), start.trained.identity
-    terms = labelled_terms(bench, data, recipe)
-    if isinstance(decoder, JointDecoder):
-        first = [Trained(one, identity_of(name, place)) for place, one in enumerate((decoder.fine, decoder.trained))]
-        return joint_stage_2(bench, data, first, terms, stage_windows(bench, data), tau, part=PART)
-    return taught_rounds(bench, data, [Trained(decoder, name)], terms, tau, rounds=1, part=PART)
+    tau, (part, taught) = bench.recipe.taught.tau, PARTS
+    recipe = replace(bench.recipe.decoder, steps=max(1, bench.recipe.decoder.steps // part))
+    terms, name = labelled_terms(bench, data, recipe), start.trained.identity
+    decoder = start.trained.decoder.to(bench.device)
+    again = partial(network, bench, data, terms, None, name="again", decoder=recipe)
+    if not isinstance(decoder, JointDecoder):
+        return taught_rounds(bench, data, [again(start=Trained(decoder, name))], terms, tau, rounds=1, part=taught)
+    windows = stage_windows(bench, data)
+    fine, other = (Trained(one, identity_of(name, place)) for place, one in enumerate((decoder.fine, decoder.trained)))
+    steps = max(1, bench.recipe.tail.steps // part)
+    tail = partial(fitted_tail, bench, data, "again-tail", windows, steps=steps, start=other)
+    first = side_by_side([partial(again, start=fine), tail], bench.device)
+    return joint_stage_2(bench, data, first, terms, windows, tau, part=taught)
