@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from saot.cli.rasters import label_raster, words
 from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say
 
 Compare = Literal["none", "points", "all"]
@@ -388,7 +389,7 @@ def predict(
 
     settings = RasterSettings(bands, stretch, tile, overlap, cog)
     if raster_output(out):
-        _predict_raster(run, images, out, settings, format, abstain, device, json)
+        label_raster(run, images, out, settings, format, abstain, device, json)
         return
     if settings != RasterSettings():
         raise ValueError(
@@ -399,7 +400,7 @@ def predict(
             run,
             images,
             out,
-            _words(format or "png"),
+            words(format or "png"),
             bars.stage("predict"),
             abstain,
             ALL_WINGS,
@@ -423,52 +424,6 @@ def predict(
         for reason in labelled.failed.values():
             print(f"  {reason}", file=sys.stderr)
         raise SystemExit(SOME_FAILED)
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _predict_raster(
-    run: Path,
-    images: list[Path],
-    out: Path,
-    settings: Any,
-    format: str | None,
-    abstain: float | None,
-    device: str,
-    as_json: bool,
-) -> None:
-    """`saot predict` of one raster."""
-    from saot.deploy import predict_raster
-    from saot.runs import resolve_device
-    from saot.tables import ALL_WINGS
-
-    if len(images) != 1 or images[0].is_dir():
-        raise ValueError(f"expected one GeoTIFF for --out {out}; of several pictures, or a folder, --out is a folder")
-    with Bars() as bars:
-        made = predict_raster(
-            run,
-            images[0],
-            out,
-            settings,
-            _words(format or "tif"),
-            bars.stage("predict"),
-            abstain,
-            ALL_WINGS,
-            resolve_device(device),
-        )
-    if as_json:
-        print_json(made.record())
-        return
-    if made.gone_on_from:
-        say(f"gone on from row {made.gone_on_from}, where an earlier command had stopped")
-    before = "" if made.made else ", all of it before"
-    print(f"{made.width} x {made.height} pixels labelled in {', '.join(made.outputs.values())}{before}")
-    total = max(sum(made.pixels.values()) + made.unlabelled, 1)
-    for name, count in made.pixels.items():
-        if count:
-            print(f"  {name}  {100 * count / total:.2f} %")
 
 
 @app.command(name="import")

@@ -95,16 +95,16 @@ def survey(
 
 
 def _of_reader(spec: str, parts: DataSpec, reader: OpenSet, progress: Callable[[int, int], None] | None) -> Survey:
-    images, told = None, list[str]()
+    labelled, told = None, list[str]()
     if isinstance(reader, SetReader):
         images = reader.images(spec, parts)
-    try:
+        try:
+            labelled = reader(spec, parts)
+        except ValueError as error:
+            told.append(str(error))
+    else:
         labelled = reader(spec, parts)
-    except ValueError as error:
-        if images is None:
-            raise
-        labelled, told = None, [str(error)]
-    images = images or labelled.images
+        images = labelled.images
     masks = {} if labelled is None else {key: number for number, key in enumerate(labelled.keys)}
     looks = _looked(lambda n: _look_at(images, n, labelled, masks.get(images.keys[n])), len(images), progress)
     return _survey(spec, len(images), len(masks), images.classes, looks, told)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from saot.data import IGNORE_INDEX, ClassSet, temporary_name
-from saot.deploy.raster import quiet_gdal, rasterio_module
+from saot.deploy.raster import moved_to, quiet_gdal, rasterio_module
 
 GPKG, VERSION = 0x47504B47, 10300  # "GPKG" and 1.3.0, in the head of the file
 WINDOW = 4096  # pixels a side: polygons are cut where two windows meet
@@ -72,7 +72,7 @@ def mask_polygons(
     places = [(top, left) for top in range(0, height, WINDOW) for left in range(0, width, WINDOW)]
     for number, (top, left) in enumerate(places, 1):
         part = np.array(mask[top : top + WINDOW, left : left + WINDOW])
-        moved = transform * transform.translation(left, top)
+        moved = moved_to(transform, top, left)
         for geometry, value in shapes(part, part != IGNORE_INDEX, connectivity=4, transform=moved):
             yield int(value), geometry["coordinates"]
         if progress is not None:
@@ -122,8 +122,8 @@ def _filled(file: sqlite3.Connection, polygons: Iterable, classes: ClassSet, crs
         world = rasterio_module().crs.CRS.from_epsg(4326).to_wkt()
         known = {one[1]: one for one in (*SYSTEMS, ("WGS 84", 4326, "EPSG", 4326, world))}
         if number not in known:
-            name = ("EPSG", number) if number != OWN else ("NONE", OWN)
-            known[number] = (f"{name[0]}:{number}", number, *name, crs.to_wkt())
+            organisation = "EPSG" if number != OWN else "NONE"
+            known[number] = (f"{organisation}:{number}", number, organisation, number, crs.to_wkt())
     file.executemany(put, known.values())
     bounds = [float("inf")] * 2 + [float("-inf")] * 2
     count = 0
@@ -135,10 +135,9 @@ def _filled(file: sqlite3.Connection, polygons: Iterable, classes: ClassSet, crs
         row = (_blob(rings, number, (low[0], high[0], low[1], high[1])), label, classes.names[label])
         file.execute("INSERT INTO labels (geom, class, name) VALUES (?, ?, ?)", row)
     edges = bounds if count else [None] * 4
-    said = (
-        "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, min_x, min_y, max_x, max_y, srs_id)"
-    )
-    file.execute(f"{said} VALUES ('labels', 'features', 'labels', ?, ?, ?, ?, ?, ?)", (mark, *edges, number))
+    said = "table_name, data_type, identifier, description, min_x, min_y, max_x, max_y, srs_id"
+    row = ("labels", "features", "labels", mark, *edges, number)
+    file.execute(f"INSERT INTO gpkg_contents ({said}) VALUES ({', '.join('?' * len(row))})", row)
     file.execute("INSERT INTO gpkg_geometry_columns VALUES ('labels', 'geom', 'POLYGON', ?, 0, 0)", (number,))
     file.execute("COMMIT")
     return count
@@ -293,8 +292,8 @@ def burnt(polygons: Sequence[Burning], size: tuple[int, int], transform: Any) ->
         transform: From the window's pixels to coordinates.
     """
     mask = np.full(size, IGNORE_INDEX, np.uint8)
-    corners = np.array([transform * corner for corner in ((0, 0), (size[1], 0), (0, size[0]), size[::-1])])
-    (left, low), (right, high) = corners.min(0), corners.max(0)
+    left, low, right, high = rasterio_module().transform.array_bounds(*size, transform)
+    (left, right), (low, high) = sorted((left, right)), sorted((low, high))
     near = [
         (one.geometry, one.label)
         for one in polygons

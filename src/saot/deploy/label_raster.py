@@ -5,7 +5,9 @@ beside it says how many count, so that a command that was stopped goes on with t
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -262,30 +264,30 @@ class _Work:
         if kept is not None and kept.get("identity") == self._parts_identity() and self._enough(kept):
             first = int(kept["row"])
             begun = self.down.done(first - 1).stop
-        names = [name for name in ("tif", "confidence") if name in self.outputs]
-        files = {name: open(self.part(name), "ab") for name in names}
-        try:
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(open(self.part(name), "ab")) for name in self._parts()}
             for file in files.values():
                 file.truncate(begun * width)
             progress(first, rows)
             for row in range(max(first - 1, 0) if first < rows else rows, rows):
-                mask, confidence = self._row(dataset, blend, row)
+                made: dict[str, Any] = dict(zip(("tif", "confidence"), self._row(dataset, blend, row), strict=True))
                 if row < first:
                     continue  # its lower edge is in `blend` now
                 for name, file in files.items():
-                    file.write((mask if name == "tif" else confidence).data)
+                    file.write(made[name].data)
                     file.flush()
-                write_atomic(
-                    self.part("state"), json.dumps({"identity": self._parts_identity(), "row": row + 1}).encode()
-                )
+                    os.fsync(file.fileno())
+                state = {"identity": self._parts_identity(), "row": row + 1}
+                write_atomic(self.part("state"), json.dumps(state).encode())
                 progress(row + 1, rows)
-        finally:
-            for file in files.values():
-                file.close()
         return begun
 
+    def _parts(self) -> list[str]:
+        """The outputs that have a file of bytes."""
+        return [name for name in ("tif", "confidence") if name in self.outputs]
+
     def _parts_identity(self) -> str:
-        return identity_of(self.identity, "confidence" in self.outputs)
+        return identity_of(self.identity, self._parts())
 
     def _enough(self, kept: dict[str, Any]) -> bool:
         """Whether the files of bytes hold the rows that a state speaks of."""
@@ -293,8 +295,7 @@ class _Work:
         if type(row) is not int or not 0 < row <= len(self.down.starts):
             return False
         needed = self.down.done(row - 1).stop * self.across.length
-        names = [name for name in ("tif", "confidence") if name in self.outputs]
-        return all(self.part(name).exists() and self.part(name).stat().st_size >= needed for name in names)
+        return all(self.part(name).exists() and self.part(name).stat().st_size >= needed for name in self._parts())
 
     def _row(self, dataset: Any, blend: Blend, row: int) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
         """Labels and confidences of the rows that a row of tiles finishes."""

@@ -298,6 +298,12 @@ def read_rgb(
     return np.ascontiguousarray(values.transpose(1, 2, 0)), valid
 
 
+def moved_to(transform: Any, top: int, left: int) -> Any:
+    """From the pixels of a window that begins at this row and column to coordinates."""
+    windows = rasterio_module().windows
+    return windows.transform(windows.Window(left, top, 1, 1), transform)
+
+
 def filled(rgb: UInt8[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """The same with the mean colour where there is no data, so that no edge shows there that is none."""
     if valid.all():

@@ -28,6 +28,7 @@ from saot.deploy.raster import (
     Look,
     choose_look,
     filled,
+    moved_to,
     open_raster,
     parse_bands,
     parse_stretch,
@@ -142,8 +143,7 @@ class RasterSet:
             else:
                 state = place.stat()
                 polygons = _polygons(place, state.st_mtime_ns, state.st_size, dataset.crs, self.classes)
-                moved = dataset.transform * dataset.transform.translation(cut.left, cut.top)
-                found = burnt(polygons, valid.shape, moved)
+                found = burnt(polygons, valid.shape, moved_to(dataset.transform, cut.top, cut.left))
         found[~valid] = IGNORE_INDEX
         found[: cut.fresh[0]] = IGNORE_INDEX
         found[:, : cut.fresh[1]] = IGNORE_INDEX
@@ -189,8 +189,8 @@ def _option(text: str) -> tuple[str, str]:
     name, _, value = (part.strip() for part in text.partition("="))
     if name not in OPTIONS or not value:
         raise ValueError(
-            f"geotiff: takes tile=SIDE or tile=HEIGHTxWIDTH, bands=4-3-2 and stretch=2-98, min-max, 0..3000 or none; got "
-            f"{text!r}"
+            "geotiff: takes tile=SIDE or tile=HEIGHTxWIDTH, bands=4-3-2 and stretch=2-98, min-max, 0..3000 or none; "
+            f"got {text!r}"
         )
     return name, value
 
@@ -271,8 +271,8 @@ def _mask_window(place: Path, raster: Any, classes: ClassSet, cut: Cut) -> UInt8
     wrong = ((found < 0) | (found >= classes.num_classes)) & (found != IGNORE_INDEX)
     if wrong.any():
         raise ValueError(
-            f"mask {place} has the value {int(found[wrong][0])}, but allowed are 0-{classes.num_classes - 1} and 255 for "
-            "ignore: correct the mask or classes.txt"
+            f"mask {place} has the value {int(found[wrong][0])}, but allowed are 0-{classes.num_classes - 1} and 255 "
+            "for ignore: correct the mask or classes.txt"
         )
     return found.astype(np.uint8)
 

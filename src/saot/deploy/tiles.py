@@ -54,8 +54,8 @@ def axis_of(length: int, tile: int, overlap: int) -> Axis:
         ValueError: If the overlap is a third or more.
 
     Example:
-        >>> axis_of(10, 4, 1).starts, [axis_of(10, 4, 1).join(n) for n in (0, 1)]
-        ((0, 3, 6), [3, 6])
+        >>> axis_of(20, 8, 1).starts, [axis_of(20, 8, 1).done(n) for n in (0, 1)]
+        ((0, 6, 12), [slice(0, 6, None), slice(6, 12, None)])
     """
     if not 0 <= 3 * overlap < tile - 2:
         raise ValueError(
@@ -88,8 +88,8 @@ def rising(overlap: int) -> Float32[np.ndarray, " overlap"]:
     """A raised cosine from 0 to 1, at the centres of pixels; with its mirror image it makes 1 everywhere.
 
     Example:
-        >>> rising(2).round(3).tolist()
-        [0.14599999785423279, 0.8539999723434448]
+        >>> (100 * rising(2)).round().tolist()
+        [15.0, 85.0]
     """
     return (0.5 - 0.5 * np.cos(np.pi * (np.arange(overlap) + 0.5) / max(overlap, 1))).astype(np.float32)
 
