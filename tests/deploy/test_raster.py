@@ -241,7 +241,7 @@ def test_strange_stretches_bands_and_tiles_are_refused(words):
 def test_a_stopped_command_goes_on_and_ends_with_the_same_bytes(tmp_path, finished):
     source = write(tmp_path / "a.tif", scene(300, 130))
 
-    def stop(done, total):
+    def stop(what, done, total):
         if done == 3:
             raise KeyboardInterrupt
 
@@ -255,7 +255,7 @@ def test_a_stopped_command_goes_on_and_ends_with_the_same_bytes(tmp_path, finish
         label(parts, stop)
     assert not parts.exists() and parts.with_name("l.tif.part").exists()
     told = []
-    made = label(parts, lambda done, total: told.append(done))
+    made = label(parts, lambda what, done, total: told.append(done))
     assert told[0] == 3 and made.gone_on_from == tiles.axis_of(300, 56, 14).done(2).stop
     for name in ("l.tif", "l_confidence.tif"):
         assert (whole.parent / name).read_bytes() == (parts.parent / name).read_bytes()
@@ -360,10 +360,11 @@ def test_polygons_burnt_again_are_the_mask(tmp_path, monkeypatch, labeller, crs)
     mask[mask == 3] = 255
     crs = None if crs is None else rasterio.crs.CRS.from_user_input(crs)
     told = []
-    polygons = list(geopackage.mask_polygons(mask, PLACE, lambda done, total: told.append((done, total))))
+    band = raster.Band(*mask.shape, lambda top, bottom: mask[top:bottom])
+    polygons = list(geopackage.mask_polygons(band, PLACE, lambda done, total: told.append((done, total))))
     path = tmp_path / "l.gpkg"
     assert geopackage.write_geopackage(path, polygons, labeller.classes, crs, "saot x") == len(polygons)
-    assert told[-1] == (12, 12) and geopackage.geopackage_mark(path) == "saot x"
+    assert told == [(32, 72), (64, 72), (72, 72)] and geopackage.geopackage_mark(path) == "saot x"
     shapes = geopackage.read_shapes(path)
     assert shapes.crs == crs and {one["name"] for _, one in shapes.items} == set(labeller.classes.names[:3])
     again = geopackage.burnings(shapes, lambda attributes: attributes["class"], crs)

@@ -38,7 +38,7 @@ def label_raster(
             out,
             settings,
             words(format or "tif"),
-            bars.stage("predict"),
+            bars,
             abstain,
             ALL_WINGS,
             resolve_device(device),

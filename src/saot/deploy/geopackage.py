@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from saot.data import IGNORE_INDEX, ClassSet, temporary_name
-from saot.deploy.raster import moved_to, quiet_gdal, rasterio_module
+from saot.deploy.raster import Band, moved_to, quiet_gdal, rasterio_module
 
 GPKG, VERSION = 0x47504B47, 10300  # "GPKG" and 1.3.0, in the head of the file
 WINDOW = 4096  # pixels a side: polygons are cut where two windows meet
@@ -56,27 +56,27 @@ class Shapes:
 
 
 def mask_polygons(
-    mask: UInt8[np.ndarray, "h w"], transform: Any, progress: Callable[[int, int], None] | None = None
+    mask: Band, transform: Any, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[int, list[list[tuple[float, float]]]]]:
     """Class and rings (the outer one first) of every connected area of a mask, window by window.
 
     Areas are connected along sides of pixels. One that reaches across the border of two windows comes in two polygons.
 
     Args:
-        mask: Class indices, 255 for none; may be a file that is mapped into memory.
+        mask: Class indices, 255 for none.
         transform: From pixels to coordinates, as rasterio has it.
-        progress: Called with (windows done, windows in all).
+        progress: Called with (rows done, rows in all).
     """
     shapes = rasterio_module().features.shapes
-    height, width = mask.shape
-    places = [(top, left) for top in range(0, height, WINDOW) for left in range(0, width, WINDOW)]
-    for number, (top, left) in enumerate(places, 1):
-        part = np.array(mask[top : top + WINDOW, left : left + WINDOW])
-        moved = moved_to(transform, top, left)
-        for geometry, value in shapes(part, part != IGNORE_INDEX, connectivity=4, transform=moved):
-            yield int(value), geometry["coordinates"]
+    for top in range(0, mask.height, WINDOW):
+        rows = mask.rows(top, min(top + WINDOW, mask.height))
+        for left in range(0, mask.width, WINDOW):
+            part = np.ascontiguousarray(rows[:, left : left + WINDOW])
+            moved = moved_to(transform, top, left)
+            for geometry, value in shapes(part, part != IGNORE_INDEX, connectivity=4, transform=moved):
+                yield int(value), geometry["coordinates"]
         if progress is not None:
-            progress(number, len(places))
+            progress(top + len(rows), mask.height)
 
 
 def write_geopackage(

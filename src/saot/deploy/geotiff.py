@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from jaxtyping import UInt8
-
 from saot.data import temporary_name
-from saot.deploy.raster import quiet_gdal, rasterio_module
+from saot.deploy.raster import Band, quiet_gdal, rasterio_module
 
 BLOCK = 512  # pixels a side
 STRIP = 1024  # rows written at once, whole blocks
@@ -42,7 +39,7 @@ def place_of(dataset: Any) -> Place:
 
 def write_geotiff(
     path: Path,
-    band: UInt8[np.ndarray, "h w"],
+    band: Band,
     place: Place,
     nodata: int,
     mark: str,
@@ -55,7 +52,7 @@ def write_geotiff(
 
     Args:
         path: The file.
-        band: Its pixels; may be a file that is mapped into memory.
+        band: Its pixels.
         place: Where it lies.
         nodata: The value of pixels without data.
         mark: What `geotiff_mark` gives back.
@@ -68,7 +65,7 @@ def write_geotiff(
     """
     rasterio = rasterio_module()
     temporary, copy = temporary_name(path), temporary_name(path.with_name(f"{path.name}.cog"))
-    height, width = band.shape
+    height, width = band.height, band.width
     profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": "uint8", "nodata": nodata}
     packed = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate", "bigtiff": "IF_SAFER"}
     where = {"crs": place.crs, "transform": place.transform, **place.further}
@@ -80,7 +77,7 @@ def write_geotiff(
                 if colors is not None:
                     file.write_colormap(1, dict(colors))
                 for top in range(0, height, STRIP):
-                    rows = np.array(band[top : top + STRIP])
+                    rows = band.rows(top, min(top + STRIP, height))
                     file.write(rows, 1, window=rasterio.windows.Window(0, top, width, len(rows)))
             levels = _levels(height, width)
             if levels:

@@ -29,6 +29,7 @@ from saot.data import (
 from saot.deploy.geopackage import geopackage_mark, mask_polygons, write_geopackage
 from saot.deploy.geotiff import Place, geotiff_mark, place_of, write_geotiff
 from saot.deploy.raster import (
+    Band,
     Look,
     check_bands,
     choose_look,
@@ -50,6 +51,8 @@ FORMATS = {"tif": ".tif", "confidence": "_confidence.tif", "gpkg": ".gpkg"}  # w
 SUFFIXES = (".tif", ".tiff")
 TILE = 512  # pixels a side, where nothing else says it
 AGAIN = "give the command that made it again"
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def predict_raster(
     out: Path,
     settings: RasterSettings = RasterSettings(),
     formats: Sequence[str] = ("tif",),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     abstain: float | None = None,
     wings: Wings = NO_WINGS,
     device: str = "cpu",
@@ -129,7 +132,7 @@ def predict_raster(
         settings: Bands, stretch, tiles.
         formats: "tif" is `out`, always written; "confidence": NAME_confidence.tif, 255 is 1 and 0 no data; "gpkg":
             NAME.gpkg, polygons.
-        progress: Called with (rows of tiles done, all of them).
+        progress: Called with (what, done, all): rows of tiles of "labels", rows of pixels of "polygons".
         abstain: As in `saot.label.predict_pictures`.
         wings: What the core does not know.
         device: Where networks run.
@@ -144,6 +147,7 @@ def predict_raster(
     if not raster_output(out):
         raise ValueError(f"expected --out of a raster to end with .tif; got {out}")
     rasterio_module()
+    told = progress or (lambda what, done, total: None)
     run, identity = open_abstaining(folder, abstain, wings, device)
     look, tile = _looked(folder, raster, settings)
     wanted = {name: out.with_name(f"{out.stem}{FORMATS[name]}") if name != "tif" else out for name in FORMATS}
@@ -160,8 +164,8 @@ def predict_raster(
         if work.there():
             return work.result(made=False, gone_on_from=0)
         with work.locked():
-            begun = work.label(dataset, progress or (lambda done, total: None))
-            work.write(place_of(dataset))
+            begun = work.label(dataset, partial(told, "labels"))
+            work.write(place_of(dataset), told)
         return work.result(made=True, gone_on_from=begun)
 
 
@@ -345,22 +349,29 @@ class _Work:
         missing = (self.down.tile - part.shape[0], self.across.tile - part.shape[1])
         return np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
 
-    def write(self, place: Place) -> None:
+    def write(self, place: Place, progress: Progress) -> None:
         """The outputs from the files of bytes, which are gone then."""
-        shape = (self.down.length, self.across.length)
-        classes = self.run.classes
-        mask = np.memmap(self.part("tif"), np.uint8, "r", shape=shape)
+        classes, mask = self.run.classes, self._band("tif")
         colors = {index: (*color, 255) for index, color in enumerate(classes.colors)} | {IGNORE_INDEX: (0, 0, 0, 0)}
         if "confidence" in self.outputs:
-            sure = np.memmap(self.part("confidence"), np.uint8, "r", shape=shape)
-            write_geotiff(self.outputs["confidence"], sure, place, 0, self.mark, overviews="average", cog=self.cog)
+            path, sure = self.outputs["confidence"], self._band("confidence")
+            write_geotiff(path, sure, place, 0, self.mark, overviews="average", cog=self.cog)
         if "gpkg" in self.outputs:
-            polygons = mask_polygons(mask, place.transform)
+            polygons = mask_polygons(mask, place.transform, partial(progress, "polygons"))
             self.counted["gpkg"] = write_geopackage(self.outputs["gpkg"], polygons, classes, place.crs, self.mark)
         out = self.outputs["tif"]
         write_geotiff(out, mask, place, IGNORE_INDEX, self.mark, overviews="mode", colors=colors, cog=self.cog)
         for name in ("state", "confidence", "tif"):
             self.part(name).unlink(missing_ok=True)
+
+    def _band(self, name: str) -> Band:
+        """The file of bytes behind an output; mapped into memory it would count as memory."""
+        path, width = self.part(name), self.across.length
+
+        def rows(top: int, bottom: int) -> UInt8[np.ndarray, "rows w"]:
+            return np.fromfile(path, np.uint8, (bottom - top) * width, offset=top * width).reshape(-1, width)
+
+        return Band(self.down.length, width, rows)
 
     def result(self, made: bool, gone_on_from: int) -> LabelledRaster:
         """What there is now."""

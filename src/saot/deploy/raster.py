@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,20 @@ from saot.data import how_to_install
 SAMPLE_SIDE, SAMPLE_WINDOWS = 256, 256  # pixels a side of the windows a stretch is measured in; how many of them
 PIECE = 1 << 25  # bytes of raw values that are read at once
 CACHE_MB = 64  # of GDAL, for blocks that two windows share
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band of bytes that is not held in memory.
+
+    Attributes:
+        height, width: Pixels.
+        rows: Its rows from one on and up to another.
+    """
+
+    height: int
+    width: int
+    rows: Callable[[int, int], UInt8[np.ndarray, "rows w"]]
 
 
 @dataclass(frozen=True)
