@@ -537,5 +537,8 @@ def test_a_run_on_rasters_keeps_how_they_were_looked_at(folder, tmp_path, monkey
     bright = write(tmp_path / "new.tif", scene(60, 70, bands=5).astype(np.uint16) * 80)
     made = call("predict", run, bright, "--out", tmp_path / "l.tif")
     assert made["stretch"] == {name: look[name] for name in ("bands", "low", "high")} and made["tile"] == [56, 56]
+    for values, words in [(scene(60, 70), "expected band 4"), (scene(60, 70, bands=5), "raster of uint16")]:
+        with pytest.raises(ValueError, match=words):
+            predicted(run, write(tmp_path / "other.tif", values), tmp_path / "o.tif")
     own = call("predict", run, bright, "--out", tmp_path / "l.tif", "--stretch", "2:98")
     assert own["stretch"]["bands"] == [4, 3, 2] and own["stretch"]["high"] != look["high"]

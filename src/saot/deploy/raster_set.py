@@ -73,6 +73,7 @@ class RasterSet:
         root: The folder.
         tile: Height and width, pixels.
         look: Bands and stretch, of all rasters.
+        dtype: Of their numbers.
         cuts: All tiles that have data.
         classes: Of classes.txt, or None.
         masks: The mask of each raster that has one.
@@ -82,6 +83,7 @@ class RasterSet:
     root: Path
     tile: tuple[int, int]
     look: Look
+    dtype: str
     cuts: tuple[Cut, ...]
     classes: ClassSet | None
     masks: Mapping[Path, Path]
@@ -122,7 +124,7 @@ class RasterSet:
             load=lambda number: self.picture(cuts[number]),
             fingerprint=lambda number: self._name(cuts[number]),
             measure=lambda number: self.tile,
-            about={"raster": {**self.look.to_dict(), "tile": list(self.tile)}},
+            about={"raster": {**self.look.to_dict(), "tile": list(self.tile), "dtype": self.dtype}},
         )
 
     def picture(self, cut: Cut) -> UInt8[np.ndarray, "h w 3"]:
@@ -182,7 +184,9 @@ def _open(spec: str, parts: DataSpec) -> RasterSet:
         raise ValueError(f"expected pixels with data in the rasters of {folder}; found none: check their nodata values")
     named = root / "classes.txt"
     classes = read_classes(named) if named.is_file() else None
-    return RasterSet(spec, root, tile, look, cuts, classes, _masks(root, rasters))
+    with open_raster(cuts[0].path) as dataset:
+        dtype = dataset.dtypes[look.bands[0] - 1]
+    return RasterSet(spec, root, tile, look, dtype, cuts, classes, _masks(root, rasters))
 
 
 def _option(text: str) -> tuple[str, str]:
