@@ -11,7 +11,6 @@ both with one look at the whole at the same scale, and with the truth.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -204,10 +203,11 @@ def main() -> None:
     elif asked.what == "seams":
         seams(asked.work)
     else:
+        from saot.runs import peak_bytes
+
         began = time.monotonic()
         {"plain": plain, "blended": blended}[asked.value](asked.run, asked.raster, asked.out)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": time.monotonic() - began, "peak": peak}))
+        print(json.dumps({"seconds": time.monotonic() - began, "peak": peak_bytes()}))
 
 
 if __name__ == "__main__":

@@ -400,7 +400,7 @@ def predict(
             run,
             images,
             out,
-            words(format or "png"),
+            words("png" if format is None else format),
             bars.stage("predict"),
             abstain,
             ALL_WINGS,

@@ -37,7 +37,7 @@ def label_raster(
             images[0],
             out,
             settings,
-            words(format or "tif"),
+            words("tif" if format is None else format),
             bars,
             abstain,
             ALL_WINGS,
