@@ -183,14 +183,14 @@ def _looked(folder: Path, raster: Path, settings: RasterSettings) -> tuple[Look,
         tile = asked if isinstance(asked, tuple) else (asked, asked) if isinstance(asked, int) else (TILE, TILE)
     if settings.tile is not None:
         tile = parse_tile(settings.tile)
-    if look is not None and settings.stretch is None:
+    if look is not None and settings.bands is None and settings.stretch is None:
         with open_raster(raster) as dataset:
             check_bands(dataset, look.bands)
             own = dataset.dtypes[look.bands[0] - 1]
             if own != kept["dtype"]:
                 raise ValueError(
-                    f"expected a raster of {kept['dtype']}, as those the run was made with, since their stretch is used; "
-                    f"{raster} has {own}: give --stretch"
+                    f"expected a raster of {kept['dtype']}, as those of the run, since their stretch is used; {raster} "
+                    f"has {own}: give --stretch"
                 )
     if look is None or settings.bands is not None or settings.stretch is not None:
         bands = None if settings.bands is None else parse_bands(settings.bands)

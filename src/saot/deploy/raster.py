@@ -14,7 +14,7 @@ from jaxtyping import Bool, Num, UInt8
 from saot.data import how_to_install
 
 SAMPLE_SIDE, SAMPLE_WINDOWS = 256, 256  # pixels a side of the windows a stretch is measured in; how many of them
-PIECE = 1 << 25  # bytes of raw values that are read at once
+PIECE = 1 << 23  # bytes of raw values that are read at once
 CACHE_MB = 64  # of GDAL, for blocks that two windows share
 
 
