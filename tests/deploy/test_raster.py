@@ -278,6 +278,7 @@ def test_what_is_there_is_kept_and_what_is_strange_is_left_alone(tmp_path, finis
     again = predicted(finished, source, out)
     assert not again.made and out.stat().st_mtime_ns == before and sum(again.pixels.values()) == 60 * 120
     assert predicted(finished, source, out, cog=True).made  # another file
+    assert predicted(finished, source, out).made
     write(source, scene(60, 120)[:, ::-1])
     assert predicted(finished, source, out).made  # another raster of the same size
     with pytest.raises(ValueError, match="it is something else: move it"):
