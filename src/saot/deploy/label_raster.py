@@ -183,7 +183,7 @@ def _looked(folder: Path, raster: Path, settings: RasterSettings) -> tuple[Look,
         tile = asked if isinstance(asked, tuple) else (asked, asked) if isinstance(asked, int) else (TILE, TILE)
     if settings.tile is not None:
         tile = parse_tile(settings.tile)
-    if look is not None and settings.bands is None and settings.stretch is None:
+    if kept is not None and look is not None and settings.bands is None and settings.stretch is None:
         with open_raster(raster) as dataset:
             check_bands(dataset, look.bands)
             own = dataset.dtypes[look.bands[0] - 1]
