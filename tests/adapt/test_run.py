@@ -27,6 +27,7 @@ from saot.adapt.recipe import AdaptRecipe
 from saot.adapt.run import run_adaptation
 from saot.adapt.training import Pace, trained
 from saot.data import Fingerprints, datasets
+from saot.features import Picture
 from saot.runs.folder import load_tensors
 
 pytest.importorskip("transformers")
@@ -116,6 +117,8 @@ def test_a_notebook_opens_it_as_it_opens_any_run(finished, weights):
     assert np.array_equal(found.mask, open_adapted(finished).mask(image, "").numpy())
     assert np.array_equal(found.probabilities.argmax(0), found.mask)
     np.testing.assert_allclose(found.confidence, found.probabilities.max(0))
+    (streamed,) = run.labeller.probabilities([Picture("a", lambda: image, "")])
+    assert np.array_equal(streamed.numpy(), found.probabilities)
     assert run.run["kind"] == "adaptation" and run.metrics["classes"] == list(run.classes.names)
 
 

@@ -3,6 +3,7 @@
 import json
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 import saot
 from saot.cli import app, main
 from saot.evaluate import ConfusionMatrix
+from saot.features import Picture
 from saot.label import (
     SizesDecoder,
     chosen_adjustment,
@@ -102,6 +104,9 @@ def test_a_finished_run_labels_as_it_scored(joined, tmp_path):
     said = labeller.predict(data.image(0))
     assert np.allclose(said.probabilities.sum(0), 1, atol=1e-5)
     assert np.allclose(said.probabilities.max(0), said.confidence, atol=1e-5)
+    asked = [Picture(str(n), partial(data.image, n), "") for n in (1, 0)]
+    assert [one.shape for one in labeller.probabilities(asked)] == [(19, *data.mask(n).shape) for n in (1, 0)]
+    assert np.array_equal([*labeller.probabilities(asked)][1].numpy(), said.probabilities)
 
 
 def test_evaluate_agrees(joined, capsys):

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -62,6 +62,11 @@ class AdaptedRun:
                 if confident:
                     confidence = picture_logits(self.network, image, self.pictures).softmax(0).amax(0).float().cpu()
                 yield Labelled(picture, image, predict_mask(self.network, image, self.pictures), confidence)
+
+    def probabilities(self, pictures: Iterable[Picture]) -> Iterator[Float[Tensor, "K h w"]]:
+        """Probability of each class at each pixel of each picture; see `Labeller.probabilities`."""
+        for image in ahead(_load, pictures, name=lambda one: one.name):
+            yield picture_logits(self.network, image, self.pictures).softmax(0).float().cpu()
 
     def predict(self, picture: Any) -> Prediction:
         """What the network says of one picture; see `Labeller.predict`."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from saot.cli.rasters import label_raster, words
 from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say
 
 Compare = Literal["none", "points", "all"]
@@ -348,8 +349,13 @@ def predict(
     /,
     *,
     out: Path,
-    format: str = "png",
+    format: str | None = None,
     abstain: float | None = None,
+    bands: str | None = None,
+    stretch: str | None = None,
+    tile: str | None = None,
+    overlap: MaybeWhole = None,
+    cog: Flag = False,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -357,7 +363,8 @@ def predict(
 
     Example: `saot predict runs/mine new/ --out masks --format png,color,coco`
 
-    A picture that cannot be read does not stop the others: such are listed at the end, and the exit code is 1.
+    A picture that cannot be read does not stop the others: such are listed at the end, and the exit code is 1. A large
+    GeoTIFF is labelled as a whole where OUT is one, too: `saot predict runs/mine big.tif --out labels.tif`.
 
     Args:
         run: Folder of a finished run.
@@ -365,21 +372,39 @@ def predict(
         out: Where the masks go. What this run has made there of the same pictures is kept.
         format: Any of png (class indices, one grey channel), palette (the same in the classes' colours), color
             (overlay), confidence (255 is 1), and of all pictures together, below annotations/, coco, cvat, cvat-mask,
-            label-studio, labelme, fiftyone, yolo, with commas. docs/annotation.md has one section a tool.
+            label-studio, labelme, fiftyone, yolo, with commas. docs/annotation.md has one section a tool. png unless
+            given. Of a raster: tif, confidence, gpkg (polygons); tif unless given.
         abstain: Label only pixels sure enough that at most this share of them is wrong (0.01, 0.05 or 0.1), by the
             run's held-out points; the others are 255. See docs/calibration.md.
+        bands: Of a raster: those for red, green and blue, such as 4,3,2, or one; as the run's own rasters had them,
+            else the first three. See docs/rasters.md.
+        stretch: Of a raster: which values become 0 and 255: percentiles 2:98, min:max, values 0..3000, or none; as the
+            run's own rasters had it, else none for 8 bits and 2:98 for more.
+        tile: Of a raster: pixels that the network sees at once, SIDE or HEIGHTxWIDTH; as the run's own rasters had it,
+            else the run's input size.
+        overlap: Of a raster: pixels over which neighbouring tiles are blended; a quarter of a tile unless given.
+        cog: Of a raster: write a cloud-optimised GeoTIFF.
         device: As in `saot run`.
     """
+    from saot.deploy import RasterSettings, raster_output
     from saot.label import predict_pictures
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
+    settings = RasterSettings(bands, stretch, tile, overlap, cog)
+    if raster_output(out):
+        label_raster(run, images, out, settings, format, abstain, device, json)
+        return
+    if settings != RasterSettings():
+        raise ValueError(
+            f"--bands, --stretch, --tile, --overlap and --cog are for one GeoTIFF and --out NAME.tif; got --out {out}"
+        )
     with Bars() as bars:
         labelled = predict_pictures(
             run,
             images,
             out,
-            [f.strip() for f in format.split(",") if f.strip()],
+            words("png" if format is None else format),
             bars.stage("predict"),
             abstain,
             ALL_WINGS,

@@ -3,10 +3,11 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -57,6 +58,8 @@ class ImageSet:
 
     Other:
         measure: Index -> (height, width) in pixels, without decoding; None means by loading the picture.
+        about: How the pictures were made of their files, for whoever has more such files to label; JSON values, which a
+            run keeps.
     """
 
     spec: str
@@ -65,6 +68,7 @@ class ImageSet:
     load: Callable[[int], UInt8[np.ndarray, "h w 3"]]
     fingerprint: Callable[[int], str]
     measure: Callable[[int], tuple[int, int]] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -179,6 +183,25 @@ def parse_spec(text: str) -> DataSpec:
 
 
 OpenSet = Callable[[str, DataSpec], LabelledSet]  # from SPEC and its parts
+
+
+@dataclass(frozen=True)
+class SetReader:
+    """An `OpenSet` whose pictures may come without masks, too.
+
+    Attributes:
+        labelled: Opens those that have masks.
+        images: Opens all, and looks for no mask.
+    """
+
+    labelled: OpenSet
+    images: Callable[[str, DataSpec], ImageSet]
+
+    def __call__(self, spec: str, parts: DataSpec) -> LabelledSet:
+        """The pictures that have masks, with them."""
+        return self.labelled(spec, parts)
+
+
 NO_READERS: Mapping[str, OpenSet] = MappingProxyType({})
 
 
@@ -206,7 +229,8 @@ def open_images(
     """
     parts = parse_spec(spec)
     if parts.name in readers:
-        images = readers[parts.name](spec, parts).images
+        reader = readers[parts.name]
+        images = reader.images(spec, parts) if isinstance(reader, SetReader) else reader(spec, parts).images
         return images if classes is None else replace(images, classes=classes)
     reader, root = reader_of(parts.name, readers), parts.folder()
     own = own_classes(reader, root, spec, classes)

@@ -10,7 +10,17 @@ import numpy as np
 
 from saot.data.ahead import ahead
 from saot.data.classes import IGNORE_INDEX, ClassSet, folder_class_set, one_class_alone
-from saot.data.datasets import NO_READERS, NUMBERED, DataSpec, LabelledSet, OpenSet, own_classes, parse_spec
+from saot.data.datasets import (
+    NO_READERS,
+    NUMBERED,
+    DataSpec,
+    ImageSet,
+    LabelledSet,
+    OpenSet,
+    SetReader,
+    own_classes,
+    parse_spec,
+)
 from saot.data.images import deep_grey_range, image_size, read_image, read_mask, read_mask_colours
 from saot.data.listing import Files, by_stem, stem_of, walk
 from saot.data.mask_map import MaskMap
@@ -80,10 +90,24 @@ def survey(
     if mask_map is not None and parts.name != "folder":
         raise ValueError(f"--mask-map explains masks of a folder:, but {spec} knows what its masks mean; leave it out")
     if parts.name in readers:
-        labelled = readers[parts.name](spec, parts)
-        looks = _looked(lambda number: _look_at(labelled, number), len(labelled), progress)
-        return _survey(spec, len(labelled), len(labelled), labelled.classes, looks, [])
+        return _of_reader(spec, parts, readers[parts.name], progress)
     return _of_files(spec, parts, mask_map, progress)
+
+
+def _of_reader(spec: str, parts: DataSpec, reader: OpenSet, progress: Callable[[int, int], None] | None) -> Survey:
+    labelled, told = None, list[str]()
+    if isinstance(reader, SetReader):
+        images = reader.images(spec, parts)
+        try:
+            labelled = reader(spec, parts)
+        except ValueError as error:
+            told.append(str(error))
+    else:
+        labelled = reader(spec, parts)
+        images = labelled.images
+    masks = {} if labelled is None else {key: number for number, key in enumerate(labelled.keys)}
+    looks = _looked(lambda n: _look_at(images, n, labelled, masks.get(images.keys[n])), len(images), progress)
+    return _survey(spec, len(images), len(masks), images.classes, looks, told)
 
 
 def _of_files(
@@ -134,8 +158,15 @@ def _looked(look: Callable[[int], _Look], count: int, progress: Callable[[int, i
     return found
 
 
-def _look_at(labelled: LabelledSet, number: int) -> _Look:
-    return _Look(labelled.image(number).shape[:2], _counted(labelled.mask(number)), ())
+def _look_at(images: ImageSet, number: int, labelled: LabelledSet | None, mask: int | None) -> _Look:
+    size, values, wrong = None, dict[int, int](), []
+    try:
+        size = images.image(number).shape[:2]
+        if labelled is not None and mask is not None:
+            values = _counted(labelled.mask(mask))
+    except (ValueError, OSError) as error:
+        wrong.append((images.keys[number], str(error)))
+    return _Look(size, values, tuple(wrong))
 
 
 def _look(picture: Path, mask: Path | None, decode: Callable[[Path], np.ndarray]) -> _Look:

@@ -1,12 +1,19 @@
 """A finished run elsewhere: on a hub, in one file that labels pictures, on large rasters."""
 
 from saot.deploy.hub import is_hub_name, pack_run, pull_run, push_run
+from saot.deploy.label_raster import LabelledRaster, RasterSettings, predict_raster, raster_output
 from saot.deploy.licences import licence_of
+from saot.deploy.raster_set import READERS
 
 __all__ = [
+    "READERS",
+    "LabelledRaster",
+    "RasterSettings",
     "is_hub_name",
     "licence_of",
     "pack_run",
+    "predict_raster",
     "pull_run",
     "push_run",
+    "raster_output",
 ]

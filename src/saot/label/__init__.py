@@ -33,7 +33,7 @@ from saot.label.networks import (
     term_identity,
     train_once,
 )
-from saot.label.new_pictures import LabelledPictures, predict_pictures
+from saot.label.new_pictures import LabelledPictures, open_abstaining, predict_pictures
 from saot.label.opening import declare, label_source, open_points
 from saot.label.paper import (
     learned_cost,
@@ -131,6 +131,7 @@ __all__ = [
     "network",
     "network_scorer",
     "new_cost",
+    "open_abstaining",
     "open_contest",
     "open_inputs",
     "open_points",

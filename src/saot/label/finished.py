@@ -93,9 +93,20 @@ class FinishedRun:
         Raises:
             ValueError: If a picture cannot be read or is empty, and nobody hears of it; names it.
         """
+        for sizes in self._extracted(pictures, failed):
+            yield self._labelled(sizes, confident)
+
+    def probabilities(self, pictures: Iterable[Picture]) -> Iterator[Float[Tensor, "K h w"]]:
+        """Probability of each class at each pixel of each picture; see `Labeller.probabilities`."""
+        for sizes in self._extracted(pictures, None):
+            logits = self.logits_of([one.features for one in sizes])
+            yield self._probabilities(logits, sizes[0].features.grid)
+
+    def _extracted(self, pictures: Iterable[Picture], failed: Failed | None) -> Iterator[list[Extracted]]:
+        """Each picture's features at each input size."""
         if not self.further:
             for one in extract_each(self.backbone, pictures, failed=failed):
-                yield self._labelled([one], confident)
+                yield [one]
             return
         order, *asked = tee(pictures, 2 + len(self.further))
         unread: set[str] = set()
@@ -109,8 +120,7 @@ class FinishedRun:
             extract_each(backbone, own, failed=None if failed is None else hear)
             for backbone, own in zip((self.backbone, *self.further), asked, strict=True)
         ]
-        for sizes in _in_step(streams, order):
-            yield self._labelled(sizes, confident)
+        yield from _in_step(streams, order)
 
     def predict(self, picture: Any) -> Prediction:
         """What the run says of one picture; see `Labeller.predict`."""
@@ -122,11 +132,15 @@ class FinishedRun:
         mask = self._mask(logits, grid)
 
         def probabilities() -> Any:
-            scores = upsample_scores(logits, grid)
-            scores = scores if self.bias is None else scores + self.bias.to(scores)[:, None, None]
-            return scores.softmax(0).cpu().numpy()
+            return self._probabilities(logits, grid).numpy()
 
         return Prediction(image, mask.cpu().numpy(), confidence.cpu().numpy(), self.classes, probabilities)
+
+    @torch.inference_mode()
+    def _probabilities(self, logits: Tensor, grid: PatchGrid) -> Float[Tensor, "K h w"]:
+        scores = upsample_scores(logits, grid)
+        scores = scores if self.bias is None else scores.add_(self.bias.to(scores)[:, None, None])
+        return scores.softmax(0).cpu()
 
     @torch.inference_mode()
     def logits_of(self, features: Sequence[FeatureGrid]) -> Float[Tensor, "cells K"]:

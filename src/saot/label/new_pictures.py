@@ -205,15 +205,9 @@ def predict_pictures(
     if unknown or not formats:
         raise ValueError(f"expected formats among {', '.join([*FILES, *known])}; got {', '.join(unknown) or 'none'}")
     joined = {name: known[name] for name in formats if name in known}
-    run = open_run(folder, wings, device)
-    if abstain is not None:
-        if not isinstance(run, FinishedRun):
-            raise ValueError(
-                "expected a run of `saot run` for --abstain; networks of `saot adapt` have no held-out points"
-            )
-        run = replace(run, threshold=abstention_threshold(folder, abstain))
+    run, identity = open_abstaining(folder, abstain, wings, device)
     found = find_pictures(pictures, out, formats)
-    work = _Work(run, _identity(folder, run), found, out, formats, abstain is not None, joined)
+    work = _Work(run, identity, found, out, formats, abstain is not None, joined)
     check_place(out)
     for one in joined.values():
         if (out / one.place).exists() and not one.ours(out / one.place):
@@ -222,6 +216,28 @@ def predict_pictures(
                 "move it, or choose another --out"
             )
     return work.done(progress or (lambda done, total: None))
+
+
+def open_abstaining(folder: Path, abstain: float | None, wings: Wings, device: str) -> tuple[Labeller, str]:
+    """A finished run that leaves out what it is not sure of, and a name for everything that its masks depend on.
+
+    Args:
+        folder: Of the run.
+        abstain: Error allowed among the labelled pixels; None labels all.
+        wings: What the core does not know.
+        device: Where networks run.
+
+    Raises:
+        ValueError: If the run is not as it should be, or has no threshold for `abstain`.
+    """
+    run = open_run(folder, wings, device)
+    if abstain is not None:
+        if not isinstance(run, FinishedRun):
+            raise ValueError(
+                "expected a run of `saot run` for --abstain; networks of `saot adapt` have no held-out points"
+            )
+        run = replace(run, threshold=abstention_threshold(folder, abstain))
+    return run, _identity(folder, run)
 
 
 def _identity(folder: Path, run: Labeller) -> str:

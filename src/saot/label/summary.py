@@ -217,6 +217,7 @@ def run_record(
     early = inputs.early(next(iter(inputs.sizes)))
     seen = inputs.backbone.input_size(*inputs.target.size(0))
     found, sizes, bias = inputs.found, contest.decoder().facts.get("sizes", {}), scores["saot_decoder"].bias
+    made_of = {"source": dict(inputs.source.images.about), "target": dict(inputs.target.about)}
     return {
         "format": RUN_FORMAT,
         "estimate": dict(estimate),
@@ -241,6 +242,7 @@ def run_record(
         "data": {
             name: {"images": len(found[name]), "sha256": digest(found[name])} for name in ("source", "target", "eval")
         },
+        "pictures": {name: about for name, about in made_of.items() if about},
         "stages": space.all_stages(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "trials": joined_facts(scores, "trials"),

@@ -68,6 +68,14 @@ class Labeller(Protocol):
         """
         ...
 
+    def probabilities(self, pictures: Iterable[Picture]) -> Iterator[Float[Tensor, "K h w"]]:
+        """Probability of each class at each pixel of each picture, in their order, on the CPU.
+
+        Raises:
+            ValueError: If a picture cannot be read or is empty; names it.
+        """
+        ...
+
     def predict(self, picture: Any) -> Prediction:
         """Mask, confidence and probabilities of one picture, at its own size and on the CPU.
 
