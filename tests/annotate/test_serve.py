@@ -155,6 +155,17 @@ def test_addresses_are_refused_with_a_sentence(server, address):
     assert status == 400 and address in answer["error"] and "--folder" in answer["error"]
 
 
+def test_the_head_of_an_answer_says_why_and_nothing_can_be_put_into_it(server, caplog):
+    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=20)
+    config = view([*server.run.classes.names, "a\r\nSet-Cookie: b\x85 \u00e9"]).replace("\r\n", "&#13;&#10;")
+    connection.request("POST", "/setup", json.dumps({"schema": config}), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status == 400 and answer.getheader("Set-Cookie") is None
+    assert "the run does not know 'a" in answer.reason and answer.reason.isascii() and answer.reason.isprintable()
+    connection.close()
+    assert "refused /setup: expected the run's" in caplog.text and caplog.text.count("\n") == 1
+
+
 def test_a_broken_picture_is_named(server):
     status, answer = predict(server, "plain.png", "broken.png")
     assert status == 400 and "broken.png" in answer["error"]

@@ -163,6 +163,16 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def printable(text: str) -> str:
+    r"""One line of a terminal or of an HTTP head, in ASCII.
+
+    Example:
+        >>> printable("no class 'a\n\x1b[31m'")
+        "no class 'a??[31m'"
+    """
+    return "".join(one if " " <= one <= "~" else "?" for one in text[:500])
+
+
 def version_of(folder: Path) -> str:
     """Names a finished run for Label Studio; another run in the same folder has another name."""
     record = (Path(folder) / "run.json").read_bytes()
@@ -262,10 +272,9 @@ class _Handler(BaseHTTPRequestHandler):
                 other = path in GETS or path in POSTS
                 raise Refused(405 if other else 404, f"{path[:200]} does not answer {self.command}")
             status, answer = call(answers[path])
-        except Refused as error:
-            status, answer = error.status, {"error": str(error)}
         except ValueError as error:
-            status, answer = 400, {"error": str(error)}
+            status, answer = error.status if isinstance(error, Refused) else 400, {"error": str(error)}
+            LOG.warning("refused %s: %s", *(printable(one) for one in (path[:200], str(error))))
         except Exception as error:
             LOG.exception("%s failed", path)
             status, answer = 500, {"error": f"{type(error).__name__}: {str(error)[:300]}"}
@@ -310,8 +319,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, answer: Any) -> None:
         body = json.dumps(answer, allow_nan=False).encode()
+        reason = printable(answer["error"]) if status >= 400 else None  # all that Label Studio shows of an error
         with contextlib.suppress(OSError):  # whoever asked has gone
-            self.send_response(status)
+            self.send_response(status, reason)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
