@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels test-wheel test-formats test-browser sbom audit lint bench-transport bench-job random-problems adapt camvid \
+.PHONY: demo test test-kernels test-wheel test-formats test-browser test-label-studio sbom audit lint bench-transport bench-job random-problems adapt camvid \
   kill-test mutations kills crowd memory soak clean
 
 NEEDED := expected Python 3.11 or later with venv and pip; give another one: make demo PYTHON=python3.12
@@ -58,6 +58,14 @@ test-browser: $(VENV)/.ready  ## the explorer's page of the demo in headless Chr
 	test -f runs/demo/run.json || $(BIN)/saot demo --out runs/demo
 	$(BIN)/saot explore runs/demo --on eval --out runs/browser/explore.html
 	$(BROWSER)/bin/python benchmarks/browser/explore.py runs/browser/explore.html --out runs/browser
+
+# A Label Studio server in an environment of its own, with a data base of its own, on this machine alone.
+LABELSTUDIO := .venv-label-studio
+test-label-studio: $(VENV)/.ready  ## a Label Studio server asks `saot serve` for masks of the demo's run
+	test -x $(LABELSTUDIO)/bin/label-studio || { $(PYTHON) -m venv $(LABELSTUDIO) && \
+	  $(LABELSTUDIO)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/label_studio/label-studio.txt; }
+	test -f runs/demo/run.json || $(BIN)/saot demo --out runs/demo
+	$(BIN)/python benchmarks/label_studio/check.py runs/demo --program $(LABELSTUDIO)/bin/label-studio
 
 sbom: $(VENV)/.ready-test     ## runs/sbom.json: what the package and its extras bring, CycloneDX
 	$(BIN)/python benchmarks/supply_chain.py sbom --out runs/sbom.json

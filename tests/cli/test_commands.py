@@ -66,6 +66,7 @@ def test_help_has_an_example_for_every_command(capsys):
         "suggest",
         "push",
         "explore",
+        "serve",
         "evaluate",
         "completion",
     ):

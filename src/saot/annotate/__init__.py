@@ -11,7 +11,9 @@ from saot.annotate.labelme import read_labelme, write_labelme
 from saot.annotate.layouts import is_our_folder, read_fiftyone, read_yolo, write_fiftyone, write_yolo
 from saot.annotate.regions import Click, Marked, Region
 from saot.annotate.runs import brush_rle, coco_counts, mask_of_brush, mask_of_coco
+from saot.annotate.serve import Limits, RunServer, is_loopback, version_of
 from saot.annotate.suggest import RULES, suggest
+from saot.annotate.tags import Tags, tags_of
 from saot.report import JoinedFormat
 
 FORMATS = {
@@ -30,14 +32,18 @@ __all__ = [
     "RULES",
     "Click",
     "Imported",
+    "Limits",
     "Marked",
     "Region",
+    "RunServer",
     "Suggestion",
+    "Tags",
     "brush_rle",
     "check_ending",
     "classes_named",
     "coco_counts",
     "import_annotations",
+    "is_loopback",
     "labelling_config",
     "mask_of_brush",
     "mask_of_coco",
@@ -49,6 +55,8 @@ __all__ = [
     "read_labelme",
     "read_yolo",
     "suggest",
+    "tags_of",
+    "version_of",
     "write_clicks",
     "write_coco",
     "write_cvat",

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from saot.annotate.regions import Click, Marked, Region, inside, inside_polygon, numbered
-from saot.annotate.runs import box_of, checked_size, run_lengths, shown, values_of_runs
+from saot.annotate.runs import checked_size, runs_in_box, shown, values_of_runs
 from saot.data import ClassSet, open_atomic
 from saot.report import MaskItem, begins_with
 
@@ -37,10 +37,8 @@ def write_cvat(path: Path, items: Iterable[MaskItem], classes: ClassSet) -> None
             (height, width), name = item.mask.shape, item.file_name
             file.write(f'  <image id="{number}" name={quoteattr(name)} width="{width}" height="{height}">\n'.encode())
             for label, pixels in shown(item.mask):
-                box = box_of(pixels)
-                assert box is not None, "a class that is shown has pixels"
-                cut = pixels[box.top : box.bottom + 1, box.left : box.right + 1]
-                runs = ", ".join(map(str, run_lengths(cut.ravel()).tolist()))
+                box, lengths = runs_in_box(pixels)
+                runs = ", ".join(map(str, lengths))
                 file.write(
                     f'    <mask label={quoteattr(classes.names[label])} source="file" occluded="0" rle="{runs}" '
                     f'left="{box.left}" top="{box.top}" width="{box.size[1]}" height="{box.size[0]}" z_order="0">'

@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -17,12 +17,11 @@ from jaxtyping import Bool
 
 from saot.annotate.regions import Click, Marked, Region, inside_polygon, numbered, read_json
 from saot.annotate.runs import brush_rle, checked_size, mask_of_brush, shown
+from saot.annotate.tags import TAGS, Kind, Tags
 from saot.data import BROKEN, ClassSet, open_atomic
 from saot.report import MaskItem, begins_with
 
-Kind = Literal["brush", "bitmask"]
-FROM, TO, KEY = "label", "image", "image"  # names in the labelling configuration that `labelling_config` writes
-TAGS: dict[Kind, str] = {"brush": "BrushLabels", "bitmask": "BitmaskLabels"}
+FROM, TO, KEY = Tags.from_name, Tags.to_name, Tags.key  # in what `labelling_config` writes
 MODEL = "saot"
 
 
@@ -59,13 +58,7 @@ def write_label_studio(
     with open_atomic(Path(path)) as file:
         file.write(b"[")
         for number, item in enumerate(items):
-            name, mask, scores = item.file_name, item.mask, item.scores
-            parts = shown(mask)
-            result = [_region(mask.shape, label, pixels, scores, classes, kind) for label, pixels in parts]
-            known = [scores[label] for label, _ in parts if label in scores]
-            score = {"score": round(sum(known) / len(known), 4)} if known else {}
-            prediction = {"model_version": MODEL, **score, "result": result}
-            task = {"predictions": [prediction], "data": {KEY: address(name)}}
+            task = {"predictions": [prediction_of(item, classes, Tags(kind))], "data": {KEY: address(item.file_name)}}
             file.write((",\n" if number else "\n").encode() + json.dumps(task, allow_nan=False).encode())
         file.write(b"\n]\n")
 
@@ -77,26 +70,36 @@ def is_label_studio(path: Path) -> bool:
     )
 
 
+def prediction_of(item: MaskItem, classes: ClassSet, tags: Tags, version: str = MODEL) -> dict[str, Any]:
+    """A prediction of Label Studio's: one region a class that the mask shows, and their mean score if it is known.
+
+    Args:
+        item: The picture's mask.
+        classes: Names of the labels.
+        tags: What the regions refer to.
+        version: Of the model, as the tool shows it.
+    """
+    parts = shown(item.mask)
+    known = [item.scores[label] for label, _ in parts if label in item.scores]
+    score = {"score": round(sum(known) / len(known), 4)} if known else {}
+    result = [_region(pixels, classes.names[label], label, item.scores, tags) for label, pixels in parts]
+    return {"model_version": version, **score, "result": result}
+
+
 def _region(
-    shape: tuple[int, ...],
-    label: int,
-    pixels: Bool[np.ndarray, "h w"],
-    scores: Mapping[int, float],
-    classes: ClassSet,
-    kind: Kind,
+    pixels: Bool[np.ndarray, "h w"], name: str, label: int, scores: Mapping[int, float], tags: Tags
 ) -> dict[str, Any]:
-    name = classes.names[label]
-    if kind == "brush":
+    if tags.kind == "brush":
         value: dict[str, Any] = {"format": "rle", "rle": list(brush_rle(pixels)), "brushlabels": [name]}
     else:
         value = {"imageDataURL": _data_url(pixels), "bitmasklabels": [name]}
     return {
         "id": f"saot{label}",
-        "type": f"{kind}labels",
-        "from_name": FROM,
-        "to_name": TO,
-        "original_width": shape[1],
-        "original_height": shape[0],
+        "type": f"{tags.kind}labels",
+        "from_name": tags.from_name,
+        "to_name": tags.to_name,
+        "original_width": pixels.shape[1],
+        "original_height": pixels.shape[0],
         "image_rotation": 0,
         **({"score": scores[label]} if label in scores else {}),
         "value": value,

@@ -213,6 +213,18 @@ def box_of(mask: Bool[np.ndarray, "h w"]) -> Box | None:
     return Box(int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
 
 
+def runs_in_box(mask: Bool[np.ndarray, "h w"]) -> tuple[Box, list[int]]:
+    """CVAT's form of a mask that shows something: its box, and the run lengths in there, background first.
+
+    Example:
+        >>> runs_in_box(np.array([[False, False], [False, True], [True, True]]))
+        (Box(left=0, top=1, right=1, bottom=2), [1, 3])
+    """
+    box = box_of(mask)
+    assert box is not None, "a class that is shown has pixels"
+    return box, run_lengths(mask[box.top : box.bottom + 1, box.left : box.right + 1].ravel()).tolist()
+
+
 def brush_rle(mask: Bool[np.ndarray, "h w"]) -> bytes:
     """Label Studio's brush: a stream of bits for the RGBA pixels of a mask, row by row; 255 is set, 0 is not.
 

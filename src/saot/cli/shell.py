@@ -161,7 +161,7 @@ def words_of(seconds: float | None) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON object on standard output."""
-    print(json.dumps(value))
+    print(json.dumps(value), flush=True)
 
 
 @app.command(name="--version")

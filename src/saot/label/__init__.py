@@ -33,7 +33,7 @@ from saot.label.networks import (
     term_identity,
     train_once,
 )
-from saot.label.new_pictures import LabelledPictures, open_abstaining, predict_pictures
+from saot.label.new_pictures import LabelledPictures, class_scores, open_abstaining, predict_pictures
 from saot.label.opening import declare, label_source, open_points
 from saot.label.paper import (
     learned_cost,
@@ -108,6 +108,7 @@ __all__ = [
     "answers_of",
     "check_manifest",
     "chosen_adjustment",
+    "class_scores",
     "classes_of",
     "confusion_of",
     "decided",
