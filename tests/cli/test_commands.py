@@ -65,6 +65,7 @@ def test_help_has_an_example_for_every_command(capsys):
         "import",
         "suggest",
         "explore",
+        "export",
         "evaluate",
         "completion",
     ):

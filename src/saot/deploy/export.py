@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from saot.data import as_written, how_to_install, open_atomic, read_image, read_record
-from saot.decoder import CELLS, Decoder, picture_logits
+from saot.decoder import CELLS, picture_logits
 from saot.evaluate import interpolation_matrix, on_cells, predict_confidence, predict_mask, upsample_scores
 from saot.features import Backbone, Traceable, extract, first_line, patch_grid, resize_image
 from saot.label import NO_WINGS, FinishedRun, Wings, open_run, parse_size
@@ -110,7 +110,7 @@ class PictureNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, picture: UInt8[Tensor, "h w 3"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Class of every pixel (h, w), uint8; its probability (h, w); logits of all classes (K, h, w), with the bias."""
+        """Class of every pixel (h, w), uint8; its probability (h, w); logits with the bias (K, h, w)."""
         tokens = self.backbone.pixel_tokens(picture.float()[None])[0].float()
         if self.backbone.key.l2_norm:
             tokens = nn.functional.normalize(tokens, dim=-1)
@@ -163,7 +163,9 @@ def export_run(
         file.flush()
         tell("export", 1, 2)
         place = Path(file.name)
-        found = compare(run, opened(place, form), pictures, sides, answer, lambda done: tell("check", done, len(pictures)))
+        found = compare(
+            run, opened(place, form), pictures, sides, answer, lambda done: tell("check", done, len(pictures))
+        )
         if found.equal_pixels < LEAST_EQUAL:
             raise ValueError(
                 f"expected at least {LEAST_EQUAL:.1%} of the pixels to be of the run's class; of the {form} file "
@@ -259,7 +261,9 @@ def _checked_pictures(
         images = wings.images(target)
         found = [lambda number=number: images.image(number) for number in range(min(CHECKED, len(images)))]
     except (OSError, ValueError) as error:
-        raise ValueError(f"the run's own pictures {target} cannot be read ({first_line(error)}); give --check") from error
+        raise ValueError(
+            f"the run's own pictures {target} cannot be read ({first_line(error)}); give --check"
+        ) from error
     if not found:
         raise ValueError(f"expected pictures to compare on; {target} has none: give --check")
     return found
@@ -299,11 +303,7 @@ def metadata_of(folder: Path, run: FinishedRun, size: tuple[int, int], mask_size
 
 
 def _traced(network: PictureNetwork) -> Any:
-    """The module as a program of `torch.export`.
-
-    Raises:
-        ValueError: If it cannot be traced.
-    """
+    """The module as a program of `torch.export`."""
     height, width = network.grid.input_height, network.grid.input_width
     example = torch.zeros(height, width, 3, dtype=torch.uint8)
     with torch.enable_grad():  # backbones go through their maps whole then, not in strips and in place
@@ -372,7 +372,7 @@ def opened(path: Path, form: Form, threads: int = 0) -> Callable[[UInt8[np.ndarr
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors alone
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda picture: tuple(session.run(list(OUTPUTS), {"picture": picture}))
 
