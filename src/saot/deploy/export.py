@@ -351,22 +351,25 @@ def quiet() -> Iterator[None]:
             one.setLevel(level)
 
 
-def opened(path: Path, form: Form, threads: int = 0) -> Callable[[UInt8[np.ndarray, "h w 3"]], Answer]:
+def opened(
+    path: Path, form: Form, threads: int = 0, outputs: Sequence[str] = OUTPUTS
+) -> Callable[[UInt8[np.ndarray, "h w 3"]], tuple[np.ndarray, ...]]:
     """A written file, ready to label pictures of its input size.
 
     Args:
         path: The file.
         form: As it was written.
         threads: Of onnxruntime; 0 leaves it the choice. torch has its own.
+        outputs: What the answer holds, in this order; a program of torch computes all of it anyway.
     """
     if form == "torch":
         with io.BytesIO(path.read_bytes()) as data:  # by its name it would have to end in .pt2
             network = torch.export.load(data).module()
 
-        def label(picture: UInt8[np.ndarray, "h w 3"]) -> Answer:
+        def label(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, ...]:
             with torch.inference_mode():
-                mask, confidence, scores = network(torch.from_numpy(np.array(picture)))
-            return mask.numpy(), confidence.numpy(), scores.numpy()
+                answer = dict(zip(OUTPUTS, network(torch.from_numpy(np.array(picture))), strict=True))
+            return tuple(answer[name].numpy() for name in outputs)
 
         return label
     import onnxruntime
@@ -374,7 +377,7 @@ def opened(path: Path, form: Form, threads: int = 0) -> Callable[[UInt8[np.ndarr
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors alone
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda picture: tuple(session.run(list(OUTPUTS), {"picture": picture}))
+    return lambda picture: tuple(session.run(list(outputs), {"picture": picture}))
 
 
 def answer_of(run: FinishedRun, picture: UInt8[np.ndarray, "h w 3"], mask_size: tuple[int, int]) -> Answer:
@@ -390,7 +393,7 @@ def answer_of(run: FinishedRun, picture: UInt8[np.ndarray, "h w 3"], mask_size: 
 
 def compare(
     run: FinishedRun,
-    label: Callable[[UInt8[np.ndarray, "h w 3"]], Answer],
+    label: Callable[[UInt8[np.ndarray, "h w 3"]], tuple[np.ndarray, ...]],
     pictures: Sequence[Callable[[], UInt8[np.ndarray, "h w 3"]]],
     size: tuple[int, int],
     mask_size: tuple[int, int],
