@@ -102,7 +102,7 @@ def test_a_file_says_what_it_is(finished, onnx_file):
     assert about["run"]["data"] == run["data"] and about["label_budget"] == run["label_budget"] > 0
     assert (about["backbone"], about["resize"]) == ("filterbank", "pillow-bicubic")
     assert about["input"]["size"] == [56, 112] and about["mask_size"] == [75, 150]
-    assert len(about["classes"]) == len(about["colors"]) == 19 or about["classes"]
+    assert len(about["classes"]) == len(about["colors"]) > 1
     assert [one.name for one in session.get_outputs()] == about["outputs"] == ["mask", "confidence", "scores"]
 
 

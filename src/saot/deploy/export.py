@@ -318,7 +318,7 @@ def _write_onnx(network: PictureNetwork, metadata: dict[str, Any], file: Any) ->
             "give --to torch"
         )
     with quiet():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             _traced(network),
             dynamo=True,
             external_data=False,
@@ -368,7 +368,9 @@ def opened(
 
         def label(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, ...]:
             with torch.inference_mode():
-                answer = dict(zip(OUTPUTS, network(torch.from_numpy(np.array(picture))), strict=True))
+                answer: dict[str, Tensor] = dict(
+                    zip(OUTPUTS, network(torch.from_numpy(np.array(picture))), strict=True)
+                )
             return tuple(answer[name].numpy() for name in outputs)
 
         return label
@@ -376,7 +378,7 @@ def opened(
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors alone
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda picture: tuple(session.run(list(outputs), {"picture": picture}))
 
 
