@@ -43,7 +43,9 @@ LICENCES = (
 )
 
 REMADE = "give the `saot run` command that made it again"
-Answer = tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "h w"], Float[np.ndarray, "k h w"]]
+Answer = tuple[
+    UInt8[np.ndarray, "rows columns"], Float[np.ndarray, "rows columns"], Float[np.ndarray, "k rows columns"]
+]
 
 
 @dataclass(frozen=True)
