@@ -67,6 +67,7 @@ def test_help_has_an_example_for_every_command(capsys):
         "push",
         "explore",
         "serve",
+        "export",
         "evaluate",
         "completion",
     ):

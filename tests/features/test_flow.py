@@ -135,11 +135,11 @@ def test_what_reaches_the_network_was_moved_to_its_device(weights, monkeypatch):
     network.device = "elsewhere"
     moved = []
 
-    def normalised(images, device):
+    def pixels_on(images, device):
         moved.append(device)
         return torch.zeros(*images.shape)
 
-    monkeypatch.setattr(network, "normalised", normalised)
+    monkeypatch.setattr(tinyvit, "pixels_on", pixels_on)
     network.tokens(image(0, 32, 32))
     assert moved == ["elsewhere"]
 

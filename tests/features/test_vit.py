@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.vit import FAMILIES, SMALL, save_families
 
 from saot.data import point_tokens
 from saot.features import FeatureKey, Padded, extract, load_backbone, patch_grid, resize_image
@@ -12,40 +13,11 @@ from saot.features.vit import hub_name, resize_positions
 
 transformers = pytest.importorskip("transformers")
 
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "initializer_range": 0.3,  # so that tokens differ by more than rounding
-}
-FAMILIES = {
-    "dinov2-small": ("Dinov2", {"patch_size": 14, "image_size": 70, "mlp_ratio": 2}),
-    "dinov2-small-reg": (
-        "Dinov2WithRegisters",
-        {"patch_size": 14, "image_size": 70, "mlp_ratio": 2, "num_register_tokens": 4},
-    ),
-    "dinov3-small": ("DINOv3ViT", {"patch_size": 16, "intermediate_size": 64, "num_register_tokens": 4}),
-    "vit-base": ("ViT", {"patch_size": 16, "image_size": 64, "intermediate_size": 64}),
-}
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """One tiny random model of each family, as `save_pretrained` writes it."""
-    root = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    for name, (family, settings) in FAMILIES.items():
-        config = getattr(transformers, f"{family}Config")(**SMALL, **settings)
-        model = getattr(transformers, f"{family}Model")(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim == 3:  # class token, registers and positions start at zero
-                    parameter.normal_()
-            for module in model.modules():
-                if isinstance(module, torch.nn.LayerNorm):
-                    module.bias.normal_()
-        model.save_pretrained(root / name)
-    return {name: root / name for name in FAMILIES}
+    """One tiny random model of each family."""
+    return save_families(tmp_path_factory.mktemp("models"))
 
 
 def picture(height: int, width: int) -> np.ndarray:

@@ -95,6 +95,15 @@ class Backbone(Protocol):
 
 
 @runtime_checkable
+class Traceable(Backbone, Protocol):
+    """A backbone whose way from pixels to tokens is one of tensors alone, so that it can be written as a graph."""
+
+    def pixel_tokens(self, pixels: Float[Tensor, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        """`tokens` of pictures of their input size, RGB of 0 to 255, where the network computes and as it does."""
+        ...
+
+
+@runtime_checkable
 class Trainable(Backbone, Protocol):
     """A backbone whose network can be trained further and written as it was published."""
 
@@ -183,13 +192,12 @@ class Keyed:
         """See `fit_size`."""
         return fit_size(height, width, self._size, self.patch_size)
 
-    def on_square(self, images: UInt8[np.ndarray, "*b h w 3"]) -> UInt8[np.ndarray, "*b H W 3"]:
+    def on_square(self, images: Float[Tensor, "*b h w 3"]) -> Float[Tensor, "*b H W 3"]:
         """Pictures of their input size on the square that the network is given, where the size is `Padded`."""
         if not isinstance(self._size, Padded):
             return images
         side, (height, width) = self._size.side, images.shape[-3:-1]
-        around = [(0, 0)] * (images.ndim - 3)
-        return np.pad(images, [*around, (0, side - height), (0, side - width), (0, 0)])
+        return torch.nn.functional.pad(images, (0, 0, 0, side - width, 0, side - height))
 
     def off_square(self, tokens: Float[Tensor, "*b n d"], image_size: tuple[int, int]) -> Float[Tensor, "*b m d"]:
         """The tokens of the square of `on_square`, row by row, that show some of a picture of this input size."""
@@ -199,13 +207,16 @@ class Keyed:
         height, width = (-(-side // self.patch_size) for side in image_size)
         return tokens.unflatten(-2, (tokens_a_side, tokens_a_side))[..., :height, :width, :].flatten(-3, -2)
 
-    def normalised(self, image: UInt8[np.ndarray, "*b h w 3"], device: str) -> Float[Tensor, "*b h w 3"]:
-        """The pixels less their mean, over their deviation; one picture or several."""
-        if device.startswith("cuda"):  # a quarter of the bytes, from memory the GPU reads by itself
-            pixels = torch.from_numpy(np.array(image)).pin_memory().to(device, non_blocking=True).float()
-        else:
-            pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(device)
+    def normalised(self, pixels: Float[Tensor, "*b h w 3"]) -> Float[Tensor, "*b h w 3"]:
+        """The pixels, 0 to 255, less their mean, over their deviation; one picture or several."""
         return (pixels - pixels.new_tensor(self._key.pixel_mean)) / pixels.new_tensor(self._key.pixel_deviation)
+
+
+def pixels_on(image: UInt8[np.ndarray, "*b h w 3"], device: str) -> Float[Tensor, "*b h w 3"]:
+    """The pixels as they are, in float32 on a device."""
+    if device.startswith("cuda"):  # a quarter of the bytes, from memory the GPU reads by itself
+        return torch.from_numpy(np.array(image)).pin_memory().to(device, non_blocking=True).float()
+    return torch.from_numpy(np.array(image, dtype=np.float32)).to(device)
 
 
 def map_widths(backbone: Backbone) -> tuple[int, ...]:

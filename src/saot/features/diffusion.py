@@ -34,7 +34,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from saot.data import read_record
-from saot.features.base import FeatureSettings, Keyed, Padded, check_size, resample_tokens
+from saot.features.base import FeatureSettings, Keyed, Padded, check_size, pixels_on, resample_tokens
 from saot.features.grid import FeatureKey
 from saot.features.published import OneSentence, download, hash_files, is_repository, require_libraries
 
@@ -112,9 +112,9 @@ class StableDiffusion(Keyed):
     @torch.no_grad()
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
         network, device = self._network, self._settings.device
-        own, image = (image.shape[0], image.shape[1]), self.on_square(image)
-        size = (image.shape[0], image.shape[1])
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).to(device) / 127.5 - 1
+        own, square = (image.shape[0], image.shape[1]), self.on_square(pixels_on(image, device))
+        size = (square.shape[0], square.shape[1])
+        pixels = square / 127.5 - 1
         posterior = network.vae.encode(pixels.permute(2, 0, 1)[None]).latent_dist
         latents = posterior.mean * network.vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(_SEED)).to(device)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from saot.features.base import FeatureSettings, Keyed, check_size
+from saot.features.base import FeatureSettings, Keyed, check_size, pixels_on
 from saot.features.grid import FeatureKey
 
 _VERSION = "filterbank-1"  # change it with any number below: tokens of two versions must not be mixed
@@ -54,8 +54,12 @@ class FilterBank(Keyed):
         )
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "n d"]:
-        pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C")) / 255
-        return describe(pixels, self.patch_size).flatten(0, 1)
+        return self.pixel_tokens(pixels_on(image[None], self.device))[0]
+
+    def pixel_tokens(self, pixels: Float[Tensor, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        """See `saot.features.Traceable`."""
+        pictures = pixels.permute(0, 3, 1, 2).contiguous() / 255
+        return torch.stack([describe(picture, self.patch_size).flatten(0, 1) for picture in pictures])
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from saot.data import sha256_file, write_atomic
-from saot.features.base import FeatureSettings, InputSize, Keyed, Padded, check_size, fit_size
+from saot.features.base import FeatureSettings, InputSize, Keyed, Padded, check_size, fit_size, pixels_on
 from saot.features.grid import FeatureKey
 from saot.features.published import WeightReader, read_weights
 
@@ -112,9 +112,13 @@ class MobileSam(Keyed):
 
     def network_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
         """`tokens` of several pictures, on the network's device, in its precision and with its gradient."""
-        height, width = images.shape[1:3]
+        return self.pixel_tokens(pixels_on(images, self.device))
+
+    def pixel_tokens(self, pixels: Float[Tensor, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        """See `saot.features.Traceable`."""
+        height, width = pixels.shape[1:3]
         rows, columns = -(-height // _PATCH), -(-width // _PATCH)
-        pixels = self.normalised(images, self.device)
+        pixels = self.normalised(pixels)
         side = max(rows, columns) * _PATCH
         if self._key.pad and (height, width) != (side, side):
             pixels = F.pad(pixels, (0, 0, 0, side - width, 0, side - height))

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from saot.features.base import FeatureSettings, Keyed, Padded, check_size
+from saot.features.base import FeatureSettings, Keyed, Padded, check_size, pixels_on
 from saot.features.grid import FeatureKey
 from saot.features.published import (
     STATISTICS_FILE,
@@ -126,8 +126,12 @@ class HubViT(Keyed):
 
     def network_tokens(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
         """`tokens` of several pictures, on the network's device, in its precision and with its gradient."""
-        model = self._model
-        pixels = self.normalised(self.on_square(images), self.device).to(model.dtype)
+        return self.pixel_tokens(pixels_on(images, self.device))
+
+    def pixel_tokens(self, pixels: Float[Tensor, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        """See `saot.features.Traceable`."""
+        model, (height, width) = self._model, pixels.shape[1:3]
+        pixels = self.normalised(self.on_square(pixels)).to(model.dtype)
         options = {"interpolate_pos_encoding": True} if self._config.model_type == "vit" else {}
         outputs = model(pixels.permute(0, 3, 1, 2), output_hidden_states=True, **options)
         extra = 1 + int(getattr(self._config, "num_register_tokens", 0))  # the class token and the registers
@@ -135,7 +139,7 @@ class HubViT(Keyed):
         if self._key.final_norm:
             norm = model.norm if self._config.model_type == "dinov3_vit" else model.layernorm
             chosen = [norm(tokens) for tokens in chosen]
-        return self.off_square(torch.cat(chosen, -1), images.shape[1:3])
+        return self.off_square(torch.cat(chosen, -1), (height, width))
 
     @property
     def network(self) -> nn.Module:

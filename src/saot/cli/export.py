@@ -1,0 +1,53 @@
+"""`saot export`: a finished run as one file for elsewhere."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from saot.cli.shell import Bars, Json, app, print_json
+
+
+@app.command
+def export(
+    run: Path,
+    /,
+    *,
+    to: Literal["onnx", "torch"],
+    out: Path,
+    check: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())] = None,
+    size: str | None = None,
+    mask_size: str | None = None,
+    json: Json = False,
+) -> None:
+    """A finished run as one file, from pixels to mask and confidence, that needs no saot to run.
+
+    The file's answers are compared with the run's before it is moved into place: at least 99.9 % of the pixels have to
+    be equal. See docs/export.md.
+
+    Example: `saot export runs/mine --to onnx --out street.onnx --check new/0.png new/1.png`
+
+    Args:
+        run: Folder of a finished run of one input size; its backbone is filterbank, mobile-sam or a ViT.
+        to: onnx, or torch for a program of torch.export.
+        out: The file.
+        check: Pictures to compare on; the first four of the run's own target unless given.
+        size: HEIGHTxWIDTH of the file's input, pixels; what the run resizes the first checked picture to unless given.
+        mask_size: HEIGHTxWIDTH of the mask, such as that of the camera's pictures; that of the input unless given.
+    """
+    from saot.deploy import export_run
+    from saot.tables import ALL_WINGS
+
+    with Bars() as bars:
+        made = export_run(run, to, out, check or (), size, mask_size, ALL_WINGS, bars)
+    if json:
+        print_json({"out": str(out), "bytes": made.size, **asdict(made.comparison), "metadata": made.metadata})
+        return
+    found, about = made.comparison, made.metadata
+    height, width = about["input"]["size"]
+    print(
+        f"{found.pictures} pictures: scores differ by at most {found.largest_difference:.2g}, "
+        f"{100 * found.equal_pixels:.4g} % of the pixels are equal"
+    )
+    print(f"{out}: {made.size / 1e6:.1f} MB, pictures of {height}x{width} resized by {about['resize']}")
