@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.mobile_sam import published_state
 
-from saot.features import FeatureStore, Picture, extract, extract_each, load_backbone
+from saot.features import FeatureStore, Picture, extract, extract_each, load_backbone, tinyvit
 from saot.features.filterbank import FilterBank
 
 
