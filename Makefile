@@ -66,6 +66,10 @@ test-label-studio: $(VENV)/.ready  ## a Label Studio server asks `saot serve` fo
 	  $(LABELSTUDIO)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/label_studio/label-studio.txt; }
 	test -f runs/demo/run.json || $(BIN)/saot demo --out runs/demo
 	$(BIN)/python benchmarks/label_studio/check.py runs/demo --program $(LABELSTUDIO)/bin/label-studio
+	test -x /usr/bin/chromium || apt-get install -y -qq chromium
+	test -x $(BROWSER)/bin/playwright || { $(PYTHON) -m venv $(BROWSER) && \
+	  $(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2; }
+	$(BIN)/python benchmarks/label_studio/pages.py runs/demo --program $(LABELSTUDIO)/bin/label-studio --browser $(BROWSER)/bin/python
 
 sbom: $(VENV)/.ready-test     ## runs/sbom.json: what the package and its extras bring, CycloneDX
 	$(BIN)/python benchmarks/supply_chain.py sbom --out runs/sbom.json

@@ -268,6 +268,9 @@ class Slow:
     def masks(self, pictures, failed=None, confident=False):
         raise NotImplementedError
 
+    def probabilities(self, pictures):
+        raise NotImplementedError
+
     def predict(self, picture) -> Prediction:
         self.at_once += 1
         self.most = max(self.most, self.at_once)
