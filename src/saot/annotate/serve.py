@@ -306,10 +306,11 @@ class _Handler(BaseHTTPRequestHandler):
         """All of it; of what is too long a little more is read, so that the answer is heard."""
         most, parts, left = self.backend.limits.body, [], length
         left = min(left, 4 * most)
-        while left and (part := self.rfile.read(min(PART, left))):
-            left -= len(part)
-            if length <= most:
-                parts.append(part)
+        with contextlib.suppress(TimeoutError):  # what is missing then is told below
+            while left and (part := self.rfile.read(min(PART, left))):
+                left -= len(part)
+                if length <= most:
+                    parts.append(part)
         self.clock.cancel()
         if length > most:
             raise Refused(413, f"expected a request of at most {most:,} bytes; got {length:,}: ask for fewer tasks")
