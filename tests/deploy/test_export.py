@@ -121,7 +121,8 @@ def test_both_kinds_of_network_of_preset_best_are_in_the_file(best, tmp_path, fo
 def test_a_vit_is_exported_with_its_positions_and_its_black_square(tmp_path, name, size):
     pytest.importorskip("transformers")
     weights = save_families(tmp_path / "models")[name]
-    settings = tiny_settings(backbone=name, weights=str(weights), size=size, recipe=replace(TINY, decoder=FINE))
+    recipe = replace(TINY, decoder=FINE, taught=TaughtRecipe(teachers=1, steps=2, rounds=1))
+    settings = tiny_settings(backbone=name, weights=str(weights), size=size, recipe=recipe)
     run_job(settings, tmp_path / "run", compare="none")
     made = export_run(tmp_path / "run", "onnx", tmp_path / "vit.onnx", wings=ALL_WINGS)
     run = exportable(tmp_path / "run", "onnx", ALL_WINGS)

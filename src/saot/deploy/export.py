@@ -100,7 +100,7 @@ class PictureNetwork(nn.Module):
         )
         for name, place in zip(("down", "across"), places, strict=True):
             self.register_buffer(name, interpolation_matrix(*place).float())
-        bias = torch.zeros(len(run.classes.names)) if run.bias is None else run.bias.float()
+        bias = torch.zeros(len(run.classes.names)) if run.bias is None else run.bias.float().clone()
         self.register_buffer("bias", bias)
         self.eval().requires_grad_(False)
 
