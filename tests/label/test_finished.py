@@ -148,7 +148,7 @@ def test_prediction_does_not_depend_on_its_neighbours(finished, stranger, tmp_pa
     ("change", "said"),
     [
         ({"settings": None}, "run.json is damaged or of another version"),
-        ({"settings": {}}, "run.json is damaged or of another version, it lacks 'size'"),
+        ({"settings": {}}, "run.json is damaged or of another version, it lacks 'weights'"),
         ({"features": []}, "run.json is damaged or of another version"),
         ({"decoder_bias": {"a": 1}}, "run.json is damaged or of another version"),
         ({"decoder_bias": [1.0]}, "19 classes but decoder_bias of shape \\(1,\\) in run.json"),
