@@ -23,6 +23,7 @@ from .progress import Progress
 from .updates import State
 
 PLAIN = 10  # sweeps before the first step of another kind
+PLAIN_WARM = 2  # the same from the potentials of an earlier result
 _SLOW = 0.8  # contraction p^2 above which plain sweeps are too many
 _MEMORY = 10  # sweeps remembered
 _RIDGE = 1e-10  # of the least squares, relative to the largest remembered change
@@ -41,8 +42,8 @@ class Plain:
 class Accelerator:
     """Proposes the g from which the next sweep starts; every member of a batch by itself."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, warm: bool = False) -> None:
+        self.problem, self._wait = problem, PLAIN_WARM if warm else PLAIN
         rows, cols = problem.rows, problem.cols
         self._a, self._b = (torch.where(side.active, side.weight, 0.0).double() for side in (rows, cols))
         self._log_a, self._log_b = self._a.log(), self._b.log()
@@ -87,7 +88,7 @@ class Accelerator:
         return torch.where(_column(kept), proposal, self._kept_g).to(self.problem.cols.weight.dtype)
 
     def _plain_turn(self) -> bool:
-        return self._count < PLAIN - 1 or self._count % _EVERY == 0
+        return self._count < self._wait - 1 or self._count % _EVERY == 0
 
     def _finished(self, r: Tensor, f: Tensor, g: Tensor) -> Tensor:
         """Whether a residual has stopped falling (...), and is so small that rounding must be why."""

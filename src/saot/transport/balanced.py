@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .pairs import DensePairs, Pairs
+from .pairs import BlockPairs, DensePairs, Pairs
 from .problem import Problem
 from .result import TransportError, TransportStatus
 
@@ -102,7 +102,9 @@ def keep_masses_equal(problem: Problem) -> Problem:
     return problem.with_tensors(problem.pairs.cost, a, b, problem.epsilon, problem.tau)
 
 
-def refuse_gradients(tensors: Sequence[Tensor], infeasible: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
+def refuse_gradients(
+    tensors: Sequence[Tensor], infeasible: Tensor, residual: Tensor, pairs: Pairs
+) -> tuple[Tensor, ...]:
     """Tensors (..., any) as they are, for problems (...) of which those without a plan have no implicit gradient.
 
     There the potentials drift apart for ever: nothing is stationary, and the adjoint system amplifies noise. Where
@@ -111,15 +113,18 @@ def refuse_gradients(tensors: Sequence[Tensor], infeasible: Tensor, residual: Te
     doubtful = (residual > _DOUBTFUL) & ~infeasible
     if not torch.is_grad_enabled() or not bool((infeasible | doubtful).any()):
         return tuple(tensors)
-    return _Refuse.apply(infeasible, doubtful, residual, *tensors)
+    return _Refuse.apply(infeasible, doubtful, residual, pairs, *tensors)
 
 
 class _Refuse(torch.autograd.Function):
     """The tensors as they are; on the way back a gradient of an infeasible member raises."""
 
     @staticmethod
-    def forward(ctx: Any, infeasible: Tensor, doubtful: Tensor, residual: Tensor, *tensors: Tensor) -> Any:
+    def forward(
+        ctx: Any, infeasible: Tensor, doubtful: Tensor, residual: Tensor, pairs: Pairs, *tensors: Tensor
+    ) -> Any:
         ctx.masks = infeasible, doubtful, residual
+        ctx.pairs = pairs
         ctx.set_materialize_grads(False)
         return tuple(t.view_as(t) for t in tensors)
 
@@ -130,7 +135,8 @@ class _Refuse(torch.autograd.Function):
         for grad in grads:
             if grad is not None:
                 nonzero = grad.detach() != 0
-                reached = reached | nonzero.reshape(*infeasible.shape, -1).any(-1)
+                joined = isinstance(ctx.pairs, BlockPairs) and nonzero.ndim == 1  # the costs of all, one after another
+                reached = reached | (ctx.pairs.any_of(nonzero) if joined else nonzero.flatten(infeasible.ndim).any(-1))
         if bool((reached & infeasible).any()):
             where = tuple(tuple(int(i) for i in row) for row in torch.nonzero(reached & infeasible))
             raise TransportError(
@@ -147,7 +153,7 @@ class _Refuse(torch.autograd.Function):
                 'is not that of its sweeps, and may be of any size; raise max_iter, or use gradient="unrolled"',
                 stacklevel=2,
             )
-        return None, None, None, *grads
+        return None, None, None, None, *grads
 
 
 def project_out(u: Tensor, root: Tensor, parts: Parts) -> Tensor:

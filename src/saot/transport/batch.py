@@ -1,25 +1,31 @@
-"""Many sparse problems of any sizes in one: a block diagonal, solved member by member."""
+"""Many sparse problems of any sizes in one: a block diagonal, whose small members are solved together."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from .cost import SparseCost
-from .problem import SolveSettings
+from .pairs import BlockPairs
+from .problem import Problem, SolveSettings, build_problem, check_cost, problem_on
 from .result import TransportError, TransportResult
+from .start import Potentials, Start, check_start
 from .support import Support
 
+Solve = Callable[[Problem, SolveSettings, Start | None], TransportResult]
+
+_TOGETHER = 2**18  # pairs that are solved together on a CPU: more leave its caches
 _SCALARS = ("mass", "value", "dual_value", "gap", "converged", "status", "residual", "iterations")
 
 
 def block_diagonal(costs: Sequence[SparseCost]) -> SparseCost:
     """One cost in which member i's sources and targets follow those of member i - 1; differentiable.
 
-    `solve_transport` solves such a cost member by member, each until it has converged itself, so that none
-    influences another: plan, potentials and labels are, bit for bit, those of the member alone. Tokens and pairs
-    of all members lie one after another in the result; `mass`, `value`, `gap`, `converged`, `status`,
+    `solve_transport` sweeps over the small members of such a cost together, each until it has converged itself; from
+    then on its potentials are kept bit for bit. None influences another: what a member gets is what it gets alone, up to
+    rounding, and bit for bit if it is large (2**18 pairs on a CPU) or has no company of its size. Tokens and pairs of all members lie one after another in the result; `mass`, `value`, `gap`, `converged`, `status`,
     `residual` and `iterations` have one entry a member. epsilon and tau may, too. Weights not given are 1/n_i and
     1/m_i within each member. Take the result apart with `split_result`.
 
@@ -83,41 +89,207 @@ def solve_blocks(
     sides: tuple[Tensor | None, Tensor | None],
     scales: tuple[float | int | Tensor, float | int | Tensor],
     settings: SolveSettings,
-    solve: Callable[..., TransportResult],
+    solve: Solve,
+    init: Potentials | None = None,
 ) -> TransportResult:
-    """Each member by `solve(cost, a, b, epsilon, tau, settings)`, put together again."""
-    parts = cost.values.split([block.nnz for block in cost.support.blocks])
-    members = [SparseCost(values, block) for values, block in zip(parts, cost.support.blocks, strict=True)]
-    weights = [_split_weights(name, side, w, members) for name, side, w in zip("ab", (0, 1), sides, strict=True)]
-    both = [_split_scale(name, s, len(members)) for name, s in zip(("epsilon", "tau"), scales, strict=True)]
-    results = []
-    for place, arguments in enumerate(zip(members, *weights, *both, strict=True)):
-        try:
-            results.append(solve(*arguments, settings))
-        except TransportError as error:
-            raise TransportError(f"member {place}: {error}", error.status, ((place,),)) from None
-        except ValueError as error:
-            raise ValueError(f"member {place}: {error}") from None
-    return TransportResult(
-        plan_values=torch.cat([r.plan_values for r in results]),
-        potentials=(torch.cat([r.potentials[0] for r in results]), torch.cat([r.potentials[1] for r in results])),
-        marginals=(torch.cat([r.marginals[0] for r in results]), torch.cat([r.marginals[1] for r in results])),
-        covered=torch.cat([r.covered for r in results]),
-        support=cost.support,
-        **{name: torch.stack([getattr(r, name) for r in results]) for name in _SCALARS},
+    """The members, many small ones at a time by `solve`, put together again in their order."""
+    blocks = cost.support.blocks
+    values = cost.values.split([block.nnz for block in blocks])
+    n, m = ([block.shape[side] for block in blocks] for side in (0, 1))
+    weights = [_split("weights", name, w, sizes) for name, w, sizes in zip("ab", sides, (n, m), strict=True)]
+    both = [_split_scale(name, s, len(blocks)) for name, s in zip(("epsilon", "tau"), scales, strict=True)]
+    if init is not None and (not isinstance(init, tuple) or len(init) != 2):
+        raise ValueError(f"init must be the two potentials (f, g) of a result, but is {type(init).__name__}")
+    starts = [
+        _split("potentials", f"init {name}", v, sizes)
+        for name, v, sizes in zip("fg", init or (None, None), (n, m), strict=True)
+    ]
+    members = [_Member(*parts) for parts in zip(values, blocks, *weights, *both, *starts, strict=True)]
+    groups = _groups(members, cost.support.device)
+    results = [_solve_group(members, group, settings, solve) for group in groups]
+    order = [place for group in groups for place in group]
+    back = None
+    if order != list(range(len(members))):
+        back = [_way_back(sizes, order, cost.support.device) for sizes in (n, m, [block.nnz for block in blocks])]
+    return _joined(results, cost.support, back)
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """One problem, as it was given."""
+
+    values: Tensor
+    support: Support
+    a: Tensor | None
+    b: Tensor | None
+    epsilon: float | int | Tensor
+    tau: float | int | Tensor
+    f: Tensor | None
+    g: Tensor | None
+
+    @property
+    def init(self) -> Potentials | None:
+        """Where it starts."""
+        return None if self.f is None or self.g is None else (self.f, self.g)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether tau is infinite."""
+        return math.isinf(float(self.tau))
+
+    def check(self, settings: SolveSettings) -> None:
+        """Raise what solving it alone would raise."""
+        cost = SparseCost(self.values, self.support)
+        problem = build_problem(cost, self.a, self.b, self.epsilon, self.tau, settings.reference)
+        if self.init is not None:
+            check_start(problem, self.init)
+
+
+def _groups(members: list[_Member], device: torch.device) -> list[list[int]]:
+    """Which members are solved together: alike in size, so that little is padded, and all balanced or none."""
+    most = _TOGETHER if device.type == "cpu" else 2**31 - 1
+    sizes = [sum(member.support.shape) for member in members]
+    order = sorted(range(len(members)), key=lambda i: (members[i].balanced, sizes[i]))
+    groups: list[list[int]] = []
+    pairs = tokens = 0
+    for place in order:
+        n, m = members[place].support.shape
+        last = groups[-1] if groups else []
+        wide, high = (max([members[i].support.shape[side] for i in (*last, place)]) for side in (0, 1))
+        pairs, tokens = pairs + members[place].support.nnz, tokens + n + m
+        fits = pairs <= most and (len(last) + 1) * (wide + high) <= 2 * tokens
+        if last and fits and members[last[0]].balanced == members[place].balanced:
+            last.append(place)
+        else:
+            groups.append([place])
+            pairs, tokens = members[place].support.nnz, n + m
+    return groups
+
+
+def _solve_group(members: list[_Member], group: list[int], settings: SolveSettings, solve: Solve) -> TransportResult:
+    """Some members as one problem of blocks; tokens and pairs lie one after another. Errors name the member."""
+    chosen = [members[place] for place in group]
+    try:
+        if len(chosen) > 1:
+            return _solve_together(chosen, settings, solve)
+        (one,) = chosen
+        cost = SparseCost(one.values, one.support)
+        problem = build_problem(cost, one.a, one.b, one.epsilon, one.tau, settings.reference)
+        alone = solve(problem, settings, None if one.init is None else check_start(problem, one.init))
+        return replace(alone, **{name: getattr(alone, name).unsqueeze(0) for name in _SCALARS})
+    except ValueError:
+        for place, member in zip(group, chosen, strict=True):
+            try:
+                member.check(settings)
+            except TransportError as error:
+                raise TransportError(f"member {place}: {error}", error.status, ((place,),)) from None
+            except ValueError as error:
+                raise ValueError(f"member {place}: {error}") from None
+        raise
+
+
+def _solve_together(members: list[_Member], settings: SolveSettings, solve: Solve) -> TransportResult:
+    supports, count = [member.support for member in members], len(members)
+    n, m = (max(s.shape[side] for s in supports) for side in (0, 1))
+    support, values = _join(supports, (n, m)), torch.cat([member.values for member in members])
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    sizes = torch.tensor([s.nnz for s in supports], device=support.device)
+    pairs = BlockPairs(
+        cost=values,
+        finite=check_cost(SparseCost(values, support), values),
+        support=support,
+        count=count,
+        block=torch.arange(count, device=support.device).repeat_interleave(sizes),
+        begins=torch.nn.functional.pad(sizes.cumsum(0), (1, 0)),
+    )
+    places = [_places([s.shape[side] for s in supports], size, support.device) for side, size in ((0, n), (1, m))]
+
+    def padded(side: int, given: list[Tensor | None], fill: Callable[[int], float]) -> Tensor:
+        size = (n, m)[side]
+        parts = [
+            values.new_full((s.shape[side],), fill(s.shape[side])) if one is None else one
+            for s, one in zip(supports, given, strict=True)
+        ]
+        flat = torch.cat(parts)
+        if places[side] is not None:
+            flat = flat.new_zeros(count * size).index_put((places[side],), flat)
+        return flat.view(count, size)
+
+    a, b = (
+        padded(0, [one.a for one in members], lambda k: 1 / k),
+        padded(1, [one.b for one in members], lambda k: 1 / k),
+    )
+    scales = [
+        torch.stack([torch.as_tensor(getattr(one, name), dtype=values.dtype, device=values.device) for one in members])
+        for name in ("epsilon", "tau")
+    ]
+    problem = problem_on(pairs, (a, b), (scales[0], scales[1]), settings.reference, (torch.Size([count]), n, m))
+    start = None
+    if members[0].init is not None:
+        first = (padded(0, [one.f for one in members], float), padded(1, [one.g for one in members], float))
+        start = check_start(problem, first)
+    return _without_padding(solve(problem, settings, start), places)
+
+
+def _without_padding(result: TransportResult, places: list[Tensor | None]) -> TransportResult:
+    """The real tokens of all members, one after another."""
+
+    def flat(x: Tensor, side: int) -> Tensor:
+        own = places[side]
+        return x.flatten() if own is None else x.flatten().index_select(0, own)
+
+    (f, g), (r, c) = result.potentials, result.marginals
+    return replace(
+        result,
+        potentials=(flat(f, 0), flat(g, 1)),
+        marginals=(flat(r, 0), flat(c, 1)),
+        covered=flat(result.covered, 1),
     )
 
 
-def _split_weights(name: str, side: int, weights: Tensor | None, members: list[SparseCost]) -> list[Tensor | None]:
-    sizes = [member.shape[side] for member in members]
-    if weights is None:
-        return [None] * len(members)
-    if weights.shape != (sum(sizes),):
+def _places(sizes: list[int], size: int, device: torch.device) -> Tensor | None:
+    """Where each member's tokens stand among `size` a member, one after another; None where all have as many."""
+    if all(each == size for each in sizes):
+        return None
+    parts = [torch.arange(each, device=device) + i * size for i, each in enumerate(sizes)]
+    return torch.cat(parts)
+
+
+def _way_back(sizes: list[int], order: list[int], device: torch.device) -> Tensor:
+    """Places of the members' entries, in the members' order, where they lie one after another in `order`."""
+    begins, here = [0] * len(sizes), 0
+    for place in order:
+        begins[place], here = here, here + sizes[place]
+    return torch.cat([torch.arange(b, b + size, device=device) for b, size in zip(begins, sizes, strict=True)])
+
+
+def _joined(results: list[TransportResult], support: Support, back: list[Tensor] | None) -> TransportResult:
+    """Results of groups as one; `back` brings rows, columns and pairs into the members' order."""
+
+    def tokens(parts: list[Tensor], kind: int) -> Tensor:
+        joined = torch.cat(parts)
+        return joined if back is None else joined.index_select(0, back[kind])
+
+    return TransportResult(
+        plan_values=tokens([r.plan_values for r in results], 2),
+        potentials=(tokens([r.potentials[0] for r in results], 0), tokens([r.potentials[1] for r in results], 1)),
+        marginals=(tokens([r.marginals[0] for r in results], 0), tokens([r.marginals[1] for r in results], 1)),
+        covered=tokens([r.covered for r in results], 1),
+        support=support,
+        **{name: torch.cat([getattr(r, name) for r in results]) for name in _SCALARS},
+    )
+
+
+def _split(what: str, name: str, given: Tensor | None, sizes: list[int]) -> list[Tensor | None]:
+    if given is None:
+        return [None] * len(sizes)
+    if given.shape != (sum(sizes),):
         raise ValueError(
-            f"{name} must have shape ({sum(sizes)},), the members' weights one after another, but has "
-            f"{tuple(weights.shape)}; join them with torch.cat, or pass {name}=None for uniform weights"
+            f"{name} must have shape ({sum(sizes)},), the members' {what} one after another, but has "
+            f"{tuple(given.shape)}; join them with torch.cat, or pass {name.split()[0]}=None for "
+            f"{'uniform weights' if what == 'weights' else 'a cold start'}"
         )
-    return list(weights.split(sizes))
+    return list(given.split(sizes))
 
 
 def _split_scale(name: str, value: float | int | Tensor, count: int) -> list[float | int | Tensor]:
@@ -131,17 +303,20 @@ def _split_scale(name: str, value: float | int | Tensor, count: int) -> list[flo
     return list(value)
 
 
-def _join(supports: Sequence[Support]) -> Support:
-    """The block diagonal, in both orders, by shifting the members' indices."""
+def _join(supports: Sequence[Support], size: tuple[int, int] | None = None) -> Support:
+    """The block diagonal, in both orders, by shifting the members' indices; with `size`, of blocks of that size."""
     if sum(s.nnz for s in supports) >= 2**31:
         raise ValueError("a support holds fewer than 2**31 pairs; solve fewer members at once")
     joined: dict[str, list[Tensor]] = {f.name: [] for f in fields(Support) if f.name not in ("shape", "blocks")}
     n = m = pairs = 0
     for s in supports:
-        first = slice(None) if not pairs and not n else slice(1, None)
+        rows, cols = size or s.shape
+        first = 0 if not pairs and not n else 1
         for name, shift in (("row", n), ("trow", n), ("col", m), ("tcol", m), ("perm", pairs)):
             joined[name].append(getattr(s, name) + shift)
-        for name in ("crow", "ccol"):
-            joined[name].append(getattr(s, name)[first] + pairs)
-        n, m, pairs = n + s.shape[0], m + s.shape[1], pairs + s.nnz
-    return Support(**{name: torch.cat(parts) for name, parts in joined.items()}, shape=(n, m), blocks=tuple(supports))
+        for name, padding in (("crow", rows - s.shape[0]), ("ccol", cols - s.shape[1])):
+            ends = getattr(s, name)
+            joined[name] += [ends[first:] + pairs, (ends[-1:] + pairs).expand(padding)]
+        n, m, pairs = n + rows, m + cols, pairs + s.nnz
+    blocks = () if size else tuple(supports)
+    return Support(**{name: torch.cat(parts) for name, parts in joined.items()}, shape=(n, m), blocks=blocks)

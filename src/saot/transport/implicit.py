@@ -348,12 +348,12 @@ def plan_maps(m: Tensor, pairs: Pairs) -> tuple[Map, Map]:
     if has_triton(m.device):
         s, by_col = pairs.support, pairs.in_columns(m)
         return (
-            lambda v: segment_sum_product(m, s.crow, s.col, v),
-            lambda u: segment_sum_product(by_col, s.ccol, s.trow, u),
+            lambda v: pairs.as_rows(segment_sum_product(m, s.crow, s.col, v.flatten())),
+            lambda u: pairs.as_cols(segment_sum_product(by_col, s.ccol, s.trow, u.flatten())),
         )
     if has_sparse_kernels(m.device) and m.numel():
         by_row, by_col = csr(m, pairs.support), csr_transposed(m, pairs.support)
-        return (lambda v: by_row @ v), (lambda u: by_col @ u)
+        return (lambda v: pairs.as_rows(by_row @ v.flatten())), (lambda u: pairs.as_cols(by_col @ u.flatten()))
     return (lambda v: pairs.sum_rows(m * pairs.spread_cols(v))), (lambda u: pairs.sum_cols(m * pairs.spread_rows(u)))
 
 

@@ -6,32 +6,42 @@ import torch
 from torch import Tensor
 
 from .accelerate import Accelerator, Plain
+from .pairs import DensePairs
 from .problem import Problem, Side, SolveSettings
 from .progress import Progress, stack
 from .residual import Residual
+from .start import Start
 from .updates import KernelUpdates, LogUpdates, State, Updates, has_fast_path
 
 
-def iterate(problem: Problem, settings: SolveSettings) -> Progress:
-    """Row and column updates from g = 0 until the residual is within tol, or max_iter of them.
+def iterate(problem: Problem, settings: SolveSettings, start: Start | None = None) -> Progress:
+    """Row and column updates from `start`, or g = 0, until the residual is within tol, or max_iter of them.
 
     With a tol, and where no gradient runs through the loop, updates start from where `Accelerator` says. A
     member of a batch stops by itself; without gradients a batch of large problems is solved one by one.
     """
     differentiable = settings.gradient == "unrolled" and torch.is_grad_enabled()
     fast = not differentiable and has_fast_path(problem.pairs) and problem.batch_shape.numel() > 0
-    if fast and problem.batch_shape:
-        flat = problem.flatten()
-        return stack([iterate(flat.member(i), settings) for i in range(flat.batch_shape[0])], problem.batch_shape)
-    updates = KernelUpdates(problem) if fast else LogUpdates(problem)
+    if fast and problem.batch_shape and isinstance(problem.pairs, DensePairs):
+        flat, starts = problem.flatten(), None if start is None else start.flatten()
+        ends = [
+            iterate(flat.member(i), settings, None if starts is None else starts.member(i))
+            for i in range(flat.batch_shape[0])
+        ]
+        return stack(ends, problem.batch_shape)
+    warm = start is not None
+    if start is None:
+        start = Start(torch.zeros_like(problem.rows.weight), torch.zeros_like(problem.cols.weight))
+    updates = KernelUpdates(problem, State(start.f) if warm else None) if fast else LogUpdates(problem)
     slow = settings.tol > 0 and not differentiable and Accelerator.is_worth_it(problem)
-    residual = Residual(problem, settings)
-    end = sinkhorn(problem, updates, settings, Accelerator(problem) if slow else Plain(), residual)
+    residual = Residual(problem, settings, warm)
+    starts = Accelerator(problem, warm) if slow else Plain()
+    end = sinkhorn(updates, settings, starts, residual, start)
     return _finish(problem, end, residual, updates.log)
 
 
 def sinkhorn(
-    problem: Problem, updates: Updates, settings: SolveSettings, starts: Accelerator | Plain, residual: Residual
+    updates: Updates, settings: SolveSettings, starts: Accelerator | Plain, residual: Residual, first: Start
 ) -> Progress:
     """The iterations of Eq. (8), with p = tau / (tau + epsilon) and a reference measure r_i r_j.
 
@@ -39,7 +49,7 @@ def sinkhorn(
     r_j = b_j ("product"): then u = log a + f / epsilon, and log a is not damped. `x` and `y` are f and g in the form
     that the updates work on.
     """
-    x, y = State(torch.zeros_like(problem.rows.weight)), State(torch.zeros_like(problem.cols.weight))  # f = g = 0
+    x, y = State(first.f), State(first.g)
     unchecked = settings.max_iter - 1 if settings.tol == 0 else 0  # with tol = 0 the last iteration alone is looked at
     for _ in range(unchecked):
         x = updates.rows(y)

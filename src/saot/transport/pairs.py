@@ -1,4 +1,4 @@
-"""The pairs of a problem, dense or on a support: all that differs between the two is in this file.
+"""The pairs of a problem, dense, on a support, or of many problems on supports: all that differs is in this file.
 
 A solver needs to spread a vector over the pairs, and to sum, maximise or log-sum-exp pairs by row and by
 column. Each row and each column is stabilised by its own maximum; an empty one gives -inf.
@@ -16,8 +16,24 @@ from .support import Support
 from .triton_kernels import has_triton, segment_logsumexp
 
 
+class _Plain:
+    """What is special only where many problems stand in one vector."""
+
+    def as_rows(self, x: Tensor) -> Tensor:
+        """A vector of one number a source, as (..., n)."""
+        return x
+
+    def as_cols(self, y: Tensor) -> Tensor:
+        """A vector of one number a target, as (..., m)."""
+        return y
+
+    def extremes(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest number on the pairs, (); of each of many problems, (count, 1)."""
+        return v.aminmax() if v.numel() else (v.new_zeros(()), v.new_zeros(()))
+
+
 @dataclass(frozen=True, eq=False)
-class DensePairs:
+class DensePairs(_Plain):
     """A dense (..., n, m) cost; `finite` marks the pairs that exist, or is None where all do.
 
     v lies on the pairs, x is (..., n), y is (..., m). `spread_rows`, `spread_cols` and `scalar` take x, y and one
@@ -70,9 +86,19 @@ class DensePairs:
     def with_cost(self, cost: Tensor) -> "DensePairs":
         return replace(self, cost=cost)
 
+    def member(self, index: int) -> "DensePairs":
+        """One problem of a batch with one leading dimension."""
+        return DensePairs(self.cost[index], None if self.finite is None else self.finite[index])
+
+    def flatten(self) -> "DensePairs":
+        """With its leading dimensions made one."""
+        n, m = self.cost.shape[-2:]
+        finite = None if self.finite is None else self.finite.reshape(-1, n, m)
+        return DensePairs(self.cost.reshape(-1, n, m), finite)
+
 
 @dataclass(frozen=True, eq=False)
-class SparsePairs:
+class SparsePairs(_Plain):
     """Costs (nnz,) on a support, with the methods of `DensePairs`; a row without pairs has maximum -inf."""
 
     cost: Tensor
@@ -123,6 +149,94 @@ class SparsePairs:
 
     def with_cost(self, cost: Tensor) -> "SparsePairs":
         return replace(self, cost=cost)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockPairs(SparsePairs):
+    """Many sparse problems at once, the blocks of one support of (count n, count m).
+
+    Costs are (nnz,), one problem's after another's; x is (count, n), y (count, m) and a scalar (count, 1), as in a dense
+    batch. A problem of fewer tokens has tokens of weight zero without pairs at its end.
+
+    Attributes:
+        count: Number of problems.
+        block: The problem of each pair.
+        begins: Where each problem's pairs begin and end, (count + 1,).
+    """
+
+    count: int
+    block: Tensor
+    begins: Tensor
+
+    def spread_rows(self, x: Tensor) -> Tensor:
+        return super().spread_rows(x.flatten())
+
+    def spread_cols(self, y: Tensor) -> Tensor:
+        return super().spread_cols(y.flatten())
+
+    def scalar(self, x: Tensor) -> Tensor:
+        x = x.squeeze(-1)
+        if not x.requires_grad and bool((x == x[0]).all()):
+            return x[:1]
+        return x.index_select(0, self.block)
+
+    def add_rows_(self, v: Tensor, x: Tensor) -> Tensor:
+        return super().add_rows_(v, x.flatten())
+
+    def sum_rows(self, v: Tensor) -> Tensor:
+        return self.as_rows(super().sum_rows(v))
+
+    def sum_cols(self, v: Tensor) -> Tensor:
+        return self.as_cols(super().sum_cols(v))
+
+    def sum_all(self, v: Tensor) -> Tensor:
+        return self.sum_rows(v).sum(-1, keepdim=True)
+
+    def max_rows(self, v: Tensor) -> Tensor:
+        return self.as_rows(super().max_rows(v))
+
+    def max_cols(self, v: Tensor) -> Tensor:
+        return self.as_cols(super().max_cols(v))
+
+    def lse_rows(self, v: Tensor, y: Tensor) -> Tensor:
+        return self.as_rows(super().lse_rows(v, y.flatten()))
+
+    def lse_cols(self, v: Tensor, x: Tensor) -> Tensor:
+        return self.as_cols(super().lse_cols(v, x.flatten()))
+
+    def as_rows(self, x: Tensor) -> Tensor:
+        return x.view(self.count, -1)
+
+    def as_cols(self, y: Tensor) -> Tensor:
+        return y.view(self.count, -1)
+
+    def extremes(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        return -_segment_max(-v, self.begins).unsqueeze(-1), _segment_max(v, self.begins).unsqueeze(-1)
+
+    def any_of(self, mask: Tensor) -> Tensor:
+        """Whether a pair of each problem is marked, (count,)."""
+        return self.max_rows(mask.float()).amax(-1) > 0
+
+    def member(self, index: int) -> SparsePairs:
+        """One of the problems, with its tokens of weight zero."""
+        s, (n, m) = self.support, (size // self.count for size in self.support.shape)
+        begin, end = (int(self.begins[index + i]) for i in (0, 1))
+        own, rows, cols = slice(begin, end), index * n, index * m
+        support = Support(
+            crow=s.crow[rows : rows + n + 1] - begin,
+            col=s.col[own] - cols,
+            row=s.row[own] - rows,
+            ccol=s.ccol[cols : cols + m + 1] - begin,
+            trow=s.trow[own] - rows,
+            tcol=s.tcol[own] - cols,
+            perm=s.perm[own] - begin,
+            shape=(n, m),
+        )
+        return SparsePairs(self.cost[own], None if self.finite is None else self.finite[own], support)
+
+    def flatten(self) -> "BlockPairs":
+        """With its leading dimensions made one: it has but one."""
+        return self
 
 
 Pairs = DensePairs | SparsePairs

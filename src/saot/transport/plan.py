@@ -261,7 +261,7 @@ def _reference_mass(problem: Problem) -> Tensor:
     if isinstance(pairs, SparsePairs) and pairs.finite is None and not cols.reference.requires_grad:
         low, high = cols.reference.aminmax()
         if bool(low == high):  # uniform weights: a count will do
-            reach = pairs.support.crow.diff() * low
+            reach = pairs.as_rows(pairs.support.crow.diff() * low)
             return (reach * rows.reference).sum(-1, keepdim=True)
     spread = pairs.spread_cols(cols.reference)
     reach = pairs.sum_rows(spread if pairs.finite is None else spread * pairs.finite)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .cost import SparseCost
-from .pairs import DensePairs, Pairs, SparsePairs
+from .pairs import BlockPairs, DensePairs, Pairs, SparsePairs
 from .result import TransportError, TransportStatus
 
 Reference = Literal["product", "counting"]
@@ -129,24 +129,24 @@ class Problem:
         return self.with_tensors(*(t.double() for t in self.tensors))
 
     def member(self, index: int) -> "Problem":
-        """One problem of a dense batch with one leading dimension."""
-        return self._each(lambda t, _: t[index])
+        """One problem of a batch with one leading dimension."""
+        assert isinstance(self.pairs, DensePairs | BlockPairs)
+        return self._each(lambda t: t[index], self.pairs.member(index))
 
     def flatten(self) -> "Problem":
-        """A dense batch with its leading dimensions made one."""
-        return self._each(lambda t, own: t.reshape(-1, *t.shape[t.ndim - own :]))
+        """A batch with its leading dimensions made one."""
+        assert isinstance(self.pairs, DensePairs | BlockPairs)
+        return self._each(lambda t: t.reshape(-1, t.shape[-1]), self.pairs.flatten())
 
-    def _each(self, change: Callable[[Tensor, int], Tensor]) -> "Problem":
-        """A dense batch with every tensor changed, given how many dimensions are one problem's own."""
-        assert isinstance(self.pairs, DensePairs)
-        cost, finite = self.pairs.cost, self.pairs.finite
+    def _each(self, change: Callable[[Tensor], Tensor], pairs: Pairs) -> "Problem":
+        """The problem on these pairs, with everything else changed."""
         return replace(
             self,
-            pairs=DensePairs(change(cost, 2), None if finite is None else change(finite, 2)),
-            rows=Side(*(change(t, 1) for t in vars(self.rows).values())),
-            cols=Side(*(change(t, 1) for t in vars(self.cols).values())),
-            epsilon=change(self.epsilon, 1),
-            tau=change(self.tau, 1),
+            pairs=pairs,
+            rows=Side(*(change(t) for t in vars(self.rows).values())),
+            cols=Side(*(change(t) for t in vars(self.cols).values())),
+            epsilon=change(self.epsilon),
+            tau=change(self.tau),
         )
 
 
@@ -181,10 +181,22 @@ def build_problem(
         raise ValueError(f"cost must have at least one source and one target, but its shape is {(n, m)}")
     dtype = torch.promote_types(values.dtype, torch.float32)
     batch = values.shape[:-2] if not isinstance(cost, SparseCost) else torch.Size()
-    finite = _check_cost(cost, values)
+    finite = check_cost(cost, values)
     support = cost.support if isinstance(cost, SparseCost) else None
     values = values.to(dtype)
     pairs = SparsePairs(values, finite, support) if support else DensePairs(values, finite)
+    return problem_on(pairs, (a, b), (epsilon, tau), reference, (batch, n, m))
+
+
+def problem_on(
+    pairs: Pairs,
+    weights: tuple[Tensor | None, Tensor | None],
+    scales: tuple[float | int | Tensor, float | int | Tensor],
+    reference: Reference,
+    shape: tuple[torch.Size, int, int],
+) -> Problem:
+    """The problem on pairs that are checked, with weights and scales that are not; `shape` is (batch, n, m)."""
+    (a, b), (epsilon, tau), (batch, n, m), values = weights, scales, shape, pairs.cost
     a = _check_weights("a", "sources", a, n, batch, values)
     b = _check_weights("b", "targets", b, m, batch, values)
     epsilon = _check_scale("epsilon", epsilon, batch, values)
@@ -205,7 +217,7 @@ def _active(pairs: Pairs, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         if pairs.finite is None and bool((a > 0).all()) and bool((b > 0).all()):
             if isinstance(pairs, DensePairs):
                 return torch.ones_like(a, dtype=torch.bool), torch.ones_like(b, dtype=torch.bool)
-            return pairs.support.crow.diff() > 0, pairs.support.ccol.diff() > 0
+            return pairs.as_rows(pairs.support.crow.diff() > 0), pairs.as_cols(pairs.support.ccol.diff() > 0)
         real = torch.zeros_like(pairs.cost) if pairs.finite is None else (~pairs.finite) * -1.0
         a_real, b_real = (torch.where(w > 0, 0.0, -1.0).to(real.dtype) for w in (a, b))
         row = (a > 0) & (pairs.max_rows(real + pairs.spread_cols(b_real)) == 0)
@@ -213,7 +225,7 @@ def _active(pairs: Pairs, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return row, col
 
 
-def _check_cost(cost: Tensor | SparseCost, values: Tensor) -> Tensor | None:
+def check_cost(cost: Tensor | SparseCost, values: Tensor) -> Tensor | None:
     """Which pairs exist, or None if all do; NaN and -inf raise."""
     if values.numel() == 0:
         return None
@@ -242,7 +254,7 @@ def _check_weights(
     if weights.ndim == 0 or weights.shape[-1] != count:
         have = weights.shape[-1] if weights.ndim else "no"
         raise ValueError(f"cost has {count} {side} but {name} has {have} weights; pass {name}=None for uniform weights")
-    if not _broadcasts(weights.shape[:-1], batch):
+    if not broadcasts(weights.shape[:-1], batch):
         raise ValueError(
             f"{name} must have shape ({count},) or {(*batch, count)}, but has {tuple(weights.shape)}; "
             "give one row of weights, or one for each problem of the batch"
@@ -272,7 +284,7 @@ def _check_scale(name: str, value: float | int | Tensor, batch: torch.Size, valu
         wrong = ~(plain > 0) if name == "tau" else ~((plain > 0) & plain.isfinite())
         shown = plain.flatten()[wrong.flatten()][0]
         raise ValueError(f"{name} must be {allowed}, but is {float(shown)}; it has the unit of the cost")
-    if not _broadcasts(scale.shape, batch):
+    if not broadcasts(scale.shape, batch):
         raise ValueError(
             f"{name} must be one number or have the batch shape {tuple(batch)}, but has shape "
             f"{tuple(scale.shape)}; give one for each problem"
@@ -280,7 +292,7 @@ def _check_scale(name: str, value: float | int | Tensor, batch: torch.Size, valu
     return scale.expand(batch).unsqueeze(-1)
 
 
-def _broadcasts(shape: torch.Size, batch: torch.Size) -> bool:
+def broadcasts(shape: torch.Size, batch: torch.Size) -> bool:
     """Whether one tensor of this shape serves the batch."""
     pairs = zip(reversed(shape), reversed(batch), strict=False)
     return len(shape) <= len(batch) and all(size in (1, count) for size, count in pairs)

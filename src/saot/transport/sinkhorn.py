@@ -17,6 +17,7 @@ from .problem import Gradient, Problem, Reference, SolveSettings, build_problem
 from .products import refuse_transforms
 from .progress import Progress
 from .result import TransportResult, TransportStatus
+from .start import Potentials, Start, check_start
 
 
 def solve_transport(
@@ -29,6 +30,7 @@ def solve_transport(
     max_iter: int = 100,
     tol: float | int = 1e-5,
     gradient: Gradient = "implicit",
+    init: Potentials | None = None,
 ) -> TransportResult:
     """The plan that moves a to b at the least cost, with entropy and relaxed marginals: SAOT Eq. (1).
 
@@ -54,6 +56,10 @@ def solve_transport(
         tol: Other: the residual to reach. 0 runs exactly `max_iter` iterations, without checks or warning.
         gradient: Other: "implicit" (by the optimality conditions, memory independent of `max_iter`),
             "unrolled" (through the iterations, the readable twin) or "none".
+        init: Other: where to start, (f, g) in cost units: the potentials of an earlier result, of this problem or of
+            one like it, whatever its tau. 0 if not given. It changes the iterations needed and not the solution: the
+            plan is that of a cold start within `tol`, and so are implicit gradients. The unrolled gradient takes it
+            as a constant, and so is that of the fewer iterations that are left: start cold for it.
 
     Returns:
         A `TransportResult`. Look at `converged`: running out of iterations, infeasibility (balanced only) and
@@ -61,7 +67,8 @@ def solve_transport(
 
     Raises:
         TransportError: If the cost holds NaN or -inf, or a weight is not finite.
-        ValueError: If shapes do not fit, a weight is negative, or a setting is out of range.
+        ValueError: If shapes do not fit, a weight is negative, a setting is out of range, or `init` is not finite where
+            a token takes part, or of another type or device.
         NotImplementedError: Under torch.func or forward-mode AD; gradients of any order are torch.autograd's.
 
     Example:
@@ -74,7 +81,7 @@ def solve_transport(
         tensor([[0.0920, 0.0920],
                 [0.0920, 0.0920]])
     """
-    result = solve_quietly(cost, a, b, epsilon, tau, SolveSettings(reference, max_iter, tol, gradient))
+    result = solve_quietly(cost, a, b, epsilon, tau, SolveSettings(reference, max_iter, tol, gradient), init)
     if tol > 0:
         _warn(result)
     return result
@@ -87,6 +94,7 @@ def solve_quietly(
     epsilon: float | int | Tensor,
     tau: float | int | Tensor,
     settings: SolveSettings,
+    init: Potentials | None = None,
 ) -> TransportResult:
     """`solve_transport` without its warning: for solves inside a longer scheme."""
     values = cost.values if isinstance(cost, SparseCost) else cost
@@ -96,21 +104,25 @@ def solve_quietly(
         torch.set_grad_enabled(torch.is_grad_enabled() and settings.gradient != "none"),
     ):
         if isinstance(cost, SparseCost) and cost.support.blocks:
-            return solve_blocks(cost, (a, b), (epsilon, tau), settings, solve_quietly)
+            return solve_blocks(cost, (a, b), (epsilon, tau), settings, _solve, init)
         problem = build_problem(cost, a, b, epsilon, tau, settings.reference)
-        if problem.balanced:
-            problem = keep_masses_equal(problem)
-        unrolled = settings.gradient == "unrolled" and torch.is_grad_enabled()
-        with torch.set_grad_enabled(unrolled):
-            end = iterate(problem if unrolled else problem.detach(), settings)
-            status = _status(problem, end, settings.tol)
-        may_refuse, bad = problem.balanced and not unrolled, status == int(TransportStatus.INFEASIBLE)
-        if may_refuse:
-            problem = problem.with_tensors(*refuse_gradients(problem.tensors, bad, end.residual))
-        f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
-        if may_refuse:  # before the adjoint, which could not be solved
-            f, g = refuse_gradients((f, g), bad, end.residual)
-        return _result(problem, end, status, f, g, unrolled)
+        return _solve(problem, settings, None if init is None else check_start(problem, init))
+
+
+def _solve(problem: Problem, settings: SolveSettings, start: Start | None) -> TransportResult:
+    if problem.balanced:
+        problem = keep_masses_equal(problem)
+    unrolled = settings.gradient == "unrolled" and torch.is_grad_enabled()
+    with torch.set_grad_enabled(unrolled):
+        end = iterate(problem if unrolled else problem.detach(), settings, start)
+        status = _status(problem, end, settings.tol)
+    may_refuse, bad = problem.balanced and not unrolled, status == int(TransportStatus.INFEASIBLE)
+    if may_refuse:
+        problem = problem.with_tensors(*refuse_gradients(problem.tensors, bad, end.residual, problem.pairs))
+    f, g = (end.f, end.g) if unrolled else attach(problem, end.f, end.g)
+    if may_refuse:  # before the adjoint, which could not be solved
+        f, g = refuse_gradients((f, g), bad, end.residual, problem.pairs)
+    return _result(problem, end, status, f, g, unrolled)
 
 
 def _result(problem: Problem, end: Progress, status: Tensor, f: Tensor, g: Tensor, unrolled: bool) -> TransportResult:

@@ -170,7 +170,7 @@ def _padding_scale(side: Side, potential: Tensor, epsilon: Tensor) -> Tensor:
 
 
 class KernelUpdates:
-    """The scaling form with absorption, for one problem.
+    """The scaling form with absorption, for one problem or for the blocks of one support.
 
     The kernel K_ij = exp(s_i + t_j - C_ij / epsilon - top) turns the row update into u = alpha (K v)^-p with
     the scalings u = exp(log a + f / epsilon - s) and v = exp(log b + g / epsilon - t). A kernel is used where it
@@ -183,13 +183,16 @@ class KernelUpdates:
 
     The first kernel tried has s = t = 0, the next s_i = min_j C_ij / epsilon. A scaling that leaves its range is
     absorbed: s and t become the scalings of the moment. Where no kernel is exact, updates are done in the log
-    domain; after each such failure twice as many of them pass until the next try.
+    domain; after each such failure twice as many of them pass until the next try. Blocks have one kernel, exact where
+    it is for each of them, and absorb together; each has its own top, epsilon and p. `first` are the potentials f that
+    the first g comes with, if the loop does not start at 0.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, first: State | None = None) -> None:
         self.problem = problem
-        self._epsilon, self._damping = float(problem.epsilon), float(problem.damping)
+        self._epsilon, self._damping = _number(problem.epsilon), _number(problem.damping)
         self._kernel: Kernel | None = None
+        self._first = first
         self._x: State | None = None  # the last states seen, what a kernel is built at
         self._y: State | None = None
         self._wait, self._patience = 0, 1
@@ -227,11 +230,12 @@ class KernelUpdates:
                 return self._log_update(state, into_rows)
             kernel, scaling = entered
         half = kernel.rows if into_rows else kernel.cols
-        power = torch.mv(half.matrix, scaling).pow_(half.power)
+        pairs = self.problem.pairs
+        sums = torch.mv(half.matrix, scaling.flatten())
+        power = (pairs.as_rows(sums) if into_rows else pairs.as_cols(sums)).pow_(half.power)
         if half.idle is not None:
             power = torch.where(half.idle, half.middle, power)
-        low, high = power.aminmax()
-        if half.low <= low.item() and high.item() <= half.high:
+        if half.holds(power):
             return State(power.mul_(half.alpha), kernel)
         potential = self._potential(half, power * half.alpha, self.problem.rows if into_rows else self.problem.cols)
         self._kernel = None
@@ -259,6 +263,7 @@ class KernelUpdates:
             low, high = log.aminmax()
             if -kernel.drift <= float(low) and float(high) <= kernel.drift:
                 return kernel, torch.where(side.active, log.exp(), 0.0)
+            self._x = self._x or self._first
             self._kernel = self._absorb()
         return None
 
@@ -278,12 +283,13 @@ class KernelUpdates:
     def _shifts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What to try as s and t, in this order."""
         problem = self.problem
-        if self._x is None or self._y is None:  # the first update, from g = 0
+        if self._x is None or self._y is None:  # the first update
             yield torch.zeros_like(problem.rows.weight), torch.zeros_like(problem.cols.weight)
             nearest = problem.pairs.max_rows(problem.log_kernel())
             yield torch.where(nearest > -torch.inf, -nearest, 0.0), problem.cols.log_reference
-        else:
-            x = problem.rows.scale(self.f(self._x), problem.epsilon)
+        last = self._x or self._first
+        if last is not None and self._y is not None:
+            x = problem.rows.scale(self.f(last), problem.epsilon)
             y = problem.cols.scale(self.g(self._y), problem.epsilon)
             yield torch.where(x > -torch.inf, x, 0.0), torch.where(y > -torch.inf, y, 0.0)
 
@@ -294,9 +300,10 @@ class KernelUpdates:
         exponent = problem.log_kernel()
         if bool(s.any()) or bool(t.any()):
             pairs.add_rows_(exponent, s).add_(pairs.spread_cols(t))
-        low, top = exponent.aminmax() if exponent.numel() else (s.new_zeros(()), s.new_zeros(()))
-        is_narrow = float(top - low) <= narrow  # not where a pair is forbidden: its exponent is -inf
-        values = exponent.sub_(top).exp_()
+        low, top = pairs.extremes(exponent)
+        is_narrow = bool((top - low <= narrow).all())  # not where a pair is forbidden: its exponent is -inf
+        top = torch.where(top > -torch.inf, top, 0.0)
+        values = exponent.sub_(pairs.scalar(top)).exp_()
         if isinstance(pairs, SparsePairs):
             by_row, by_col = csr(values, pairs.support), csr_transposed(values, pairs.support)
         else:
@@ -306,7 +313,8 @@ class KernelUpdates:
                 (by_row, problem.rows.active, problem.cols.active),
                 (by_col, problem.cols.active, problem.rows.active),
             ):
-                sums = matrix @ ones.to(values.dtype)
+                sums = matrix @ ones.to(values.dtype).flatten()
+                active = active.flatten()
                 if bool((active & ~((sums >= floor) & (sums <= 1 / floor))).any()):
                     return None
             wide_drift = drift
@@ -317,7 +325,7 @@ class KernelUpdates:
         p = self._damping
         log_alpha = side.log_reference + p * side.log_ratio - shift + p * (shift - top)
         inside = torch.where(side.active, log_alpha, 0.0)
-        smallest, largest = (float(v) for v in inside.aminmax())
+        smallest, largest = (_number(v) for v in inside.aminmax(dim=-1, keepdim=True))
         return _Half(
             matrix=matrix,
             power=-p,
@@ -325,7 +333,7 @@ class KernelUpdates:
             idle=None if bool(side.active.all()) else ~side.active,
             base=shift - side.log_reference,
             low=_exp(-drift - smallest),
-            middle=_exp(min(-(smallest + largest) / 2, largest_exponent(log_alpha.dtype))),
+            middle=_exp(-(smallest + largest) / 2, largest_exponent(log_alpha.dtype)),
             high=_exp(drift - largest),
         )
 
@@ -351,13 +359,20 @@ class _Half:
     """
 
     matrix: Tensor
-    power: float
+    power: float | Tensor
     alpha: Tensor
     idle: Tensor | None
     base: Tensor
-    low: float
-    middle: float
-    high: float
+    low: float | Tensor
+    middle: float | Tensor
+    high: float | Tensor
+
+    def holds(self, power: Tensor) -> bool:
+        """Whether the powers of the sums make scalings within the kernel's drift."""
+        if isinstance(self.low, float) and isinstance(self.high, float):
+            low, high = power.aminmax()
+            return self.low <= low.item() and high.item() <= self.high
+        return bool(((power >= self.low) & (power <= self.high)).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -369,7 +384,15 @@ class Kernel:
     drift: float
 
 
-def _exp(x: float) -> float:
+def _number(x: Tensor) -> float | Tensor:
+    """A number, or one for each block (count, 1) where they differ."""
+    return float(x.flatten()[0]) if bool((x == x.flatten()[0]).all()) else x
+
+
+def _exp(x: float | Tensor, largest: float = math.inf) -> float | Tensor:
+    if isinstance(x, Tensor):
+        return x.clamp(max=largest).exp()
+    x = min(x, largest)
     return math.exp(x) if x < 700 else math.inf
 
 
