@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from saot.match.machine_code import best_rows, l1_distances
 from saot.match.readout import token_positions
 from saot.match.sides import MatchSide
 
@@ -140,7 +141,7 @@ def select_anchors(
         ([0], [0])
     """
     confidence, forward = plan.max(1)
-    back = plan.argmax(0)[forward]
+    back = best_rows(plan)[forward]
     matched = torch.nonzero(confidence > 0).squeeze(1)
     if len(matched) == 0:
         return Anchors.none(plan)
@@ -195,7 +196,7 @@ def geometric_cost(
         raise ValueError("the geometric cost is measured against anchors, but there is none; keep the semantic plan")
     x, y = source_distances[:, anchors.source], target_distances[:, anchors.target]
     if power == 1:
-        return torch.cdist(x, y, p=1.0).div_(len(anchors))
+        return l1_distances(x, y).div_(len(anchors))
     shift = (x.mean(0) + y.mean(0)) / 2  # the same from both: differences stay, squares cancel less
     x, y = x - shift, y - shift
     squares = torch.addmm(y.square().sum(1).expand(len(x), -1), x, y.T, alpha=-2).add_(x.square().sum(1, keepdim=True))

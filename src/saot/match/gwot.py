@@ -32,7 +32,7 @@ from torch import Tensor
 from saot.match.neighbours import LocalStructure
 from saot.match.sides import MatchSide
 from saot.match.symmetry import SymmetricPairs
-from saot.transport import solve_transport
+from saot.transport import Potentials, solve_transport
 
 Scale = Literal["neighbour_mean", "raw", "row_mass_one"]
 Marginals = Literal["semi-relaxed", "balanced", "unbalanced"]
@@ -58,6 +58,7 @@ class GwotSettings:
         epsilon: Weight of an entropy term; 0 in the paper, 0.07 in ASOT's code.
         factor_two: Whether the gradient of F_GW has its factor 2; ASOT's code has none, which halves lambda_gw.
         centre: Whether a token counts among its own neighbours, as in Eq. (5); not in ASOT's code.
+        warm: Whether a balanced step starts from the potentials of the last one, for fewer iterations.
         keep: The last plan, or the best one by the objective; they differ only with unsafe steps.
 
     Raises:
@@ -78,6 +79,7 @@ class GwotSettings:
     epsilon: float = 0.0  # GWOT Eq. (4) has none
     factor_two: bool = True
     centre: bool = True  # GWOT Eq. (5)
+    warm: bool = True
     keep: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
@@ -90,6 +92,8 @@ class GwotSettings:
         if not (self.step in ("safe", "auto") or (isinstance(self.step, float | int) and 0 < self.step < math.inf)):
             raise ValueError(f"step must be safe, auto or a positive number, but is {self.step!r}")
 
+
+_HARMLESS = 40.0  # range of an exponent within which none of a row is lost, whichever entry becomes 1
 
 GWOT_TSS = GwotSettings()
 GWOT_SPAIR = GwotSettings(cost=0.6, structure=0.1, symmetry=0.1, marginal=0.01)  # GWOT Tab. 5
@@ -237,8 +241,9 @@ def _descend(problem: _Problem) -> GwotResult:
     safe = problem.safe_step()
     step = _step_length(problem, now, safe)
     best, records = None, []
+    potentials: list[Potentials | None] = [None] * len(now)  # of the last balanced solve of each problem
     for number in range(s.steps + 1):
-        value = _sweep(problem, now, new, step if number < s.steps else None)
+        value = _sweep(problem, now, new, step if number < s.steps else None, potentials)
         records.append(value)
         if s.keep == "best":
             lowest = torch.stack(records).amin(0) if len(records) > 1 else value
@@ -289,19 +294,27 @@ def _gradient(problem: _Problem, plan: Tensor, block: tuple[int, int]) -> tuple[
     rows = slice(block[0] * columns, block[1] * columns)
     mine, count = plan[:, rows], problem.count
     gradient = problem.cost[:, rows] * s.cost
-    value = (gradient * mine).sum((-2, -1)) / count
+    value = _inner(gradient, mine) / count
     if s.structure > 0:
         weight = torch.as_tensor(structure_weight(s, local, count) / count)  # of P, not T
         carried = local.rows(local.on_grid(plan), *block).flatten(-3, -2)
-        value = value + weight * (carried * mine).sum((-2, -1)) / count
-        gradient += carried * (2 * weight)[..., None, None]
+        value = value + weight * _inner(carried, mine) / count
+        gradient.addcmul_(carried, (2 * weight)[..., None, None])
     if s.symmetry > 0 and len(problem.pairs):
         weight = torch.as_tensor(symmetry_weight(s, count) / count) * torch.ones_like(count)
         value = value + problem.pairs.add(plan, gradient, rows, weight) / count
     return gradient, value, rows
 
 
-def _sweep(problem: _Problem, plan: Tensor, new: Tensor, step: Tensor | None) -> Tensor:
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    """<x, y> of each problem, row by row, without a matrix of their products."""
+    rows = torch.bmm(x.flatten(0, 1).unsqueeze(1), y.flatten(0, 1).unsqueeze(2))
+    return rows.view(x.shape[:2]).sum(-1)
+
+
+def _sweep(
+    problem: _Problem, plan: Tensor, new: Tensor, step: Tensor | None, potentials: list[Potentials | None]
+) -> Tensor:
     """F at `plan`; and the plan after one step in `new`, if one is to be taken."""
     s, q = problem.settings, problem.q
     sums = plan.sum(-2) / problem.count[:, None]
@@ -331,7 +344,7 @@ def _sweep(problem: _Problem, plan: Tensor, new: Tensor, step: Tensor | None) ->
         p = problem.source / problem.count[:, None]
         value = value + s.marginal * divergence(plan.sum(-1) / problem.count[:, None], p)
     if step is not None and s.marginals == "balanced":
-        _project_balanced(problem, plan, new, step)
+        _project_balanced(problem, plan, new, step, potentials)
     return value
 
 
@@ -347,10 +360,13 @@ def _move(mine: Tensor, gradient: Tensor, step: Tensor, settings: GwotSettings, 
     if settings.marginals == "unbalanced":
         torch.mul(gradient, -eta, out=gradient)
     else:
-        # the least among entries that have mass: others may lie lower, and would take all of a row with them
-        least = torch.where(mine > 0, gradient, torch.inf).amin(-1, keepdim=True)
-        gradient -= torch.where(least.isfinite(), least, 0.0)  # a masked row has no mass at all
-        gradient.clamp_(min=0).mul_(-eta)
+        least = gradient.amin(-1, keepdim=True)
+        if not bool(((gradient.amax(-1, keepdim=True) - least) * eta <= _HARMLESS).all()):
+            # the least among entries that have mass: others may lie lower, and would take all of a row with them
+            least = torch.where(mine > 0, gradient, torch.inf).amin(-1, keepdim=True)
+            least = torch.where(least.isfinite(), least, 0.0)  # a masked row has no mass at all
+            gradient.clamp_(min=least)
+        gradient.sub_(least).mul_(-eta)
     gradient.exp_()
     power = mine if settings.epsilon == 0 else mine.pow((1 - eta * settings.epsilon).clamp(min=0))
     torch.mul(power, gradient, out=out)
@@ -361,24 +377,31 @@ def _move(mine: Tensor, gradient: Tensor, step: Tensor, settings: GwotSettings, 
         out /= torch.where(mass > 0, mass, 1.0)
 
 
-def _project_balanced(problem: _Problem, plan: Tensor, new: Tensor, step: Tensor) -> None:
-    """The step in the Kullback-Leibler sense onto both marginals: a Sinkhorn solve; `new` has dF and gets the plan."""
+def _project_balanced(
+    problem: _Problem, plan: Tensor, new: Tensor, step: Tensor, potentials: list[Potentials | None]
+) -> None:
+    """The step in the Kullback-Leibler sense onto both marginals: a Sinkhorn solve; `new` has dF and gets the plan.
+
+    Each solve starts from the potentials of the last one. It ends by its residual, so the plan is the same within tol.
+    """
     epsilon = problem.settings.epsilon
     for number in range(len(plan)):
         rows, columns = problem.source[number].nonzero()[:, 0], problem.target[number].nonzero()[:, 0]
         before = plan[number][rows][:, columns] * len(columns)  # over a b^T
         eta = float(step[number])
         gradient = new[number][rows][:, columns] + epsilon * before.log().clamp(min=-1e30)
-        moved = solve_transport(
+        solved = solve_transport(
             gradient - before.log() / eta,
             epsilon=1 / eta,
             tau=math.inf,
             max_iter=1000,
             tol=1e-6 if gradient.dtype == torch.float64 else 1e-5,  # rounding leaves about 1e-6 in float32
             gradient="none",
-        ).plan
+            init=potentials[number] if problem.settings.warm else None,
+        )
+        potentials[number] = solved.potentials
         new[number] = 0
-        new[number].index_put_((rows[:, None], columns[None]), moved * len(rows))
+        new[number].index_put_((rows[:, None], columns[None]), solved.plan * len(rows))
 
 
 # Eq. (4) for a plan

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saot.match.machine_code import near_and_far
+
 _BLOCK_BYTES = 2**20  # of a plan held at one time on a CPU: what a core's cache holds
 
 
@@ -131,7 +133,10 @@ class LocalStructure:
             plan: The whole plan, as `on_grid` shows it.
             start, stop: Rows of the source's grid.
         """
-        return self._far(self._near(plan, start, stop))
+        compiled = near_and_far(
+            plan, (start, stop), self.near_disk.half_widths, self.far_disk.half_widths, self.target, self.centre
+        )
+        return self._far(self._near(plan, start, stop)) if compiled is None else compiled
 
     def on_grid(self, plan: Float[Tensor, "... n m"]) -> Float[Tensor, "... rows columns m"]:
         """The plan with its sources on their grid; a view."""

@@ -14,6 +14,7 @@ from .problem import Gradient, Reference, SolveSettings
 from .products import multiply, pair_dots
 from .result import TransportError, TransportResult, TransportStatus
 from .sinkhorn import solve_quietly, solve_transport
+from .start import Potentials
 from .structure import DistanceGeometry, Geometry, PointGeometry, grid_points, structure_gradient, structure_value
 from .support import Support
 
@@ -26,6 +27,7 @@ __all__ = [
     "Gradient",
     "HierarchicalSupport",
     "PointGeometry",
+    "Potentials",
     "Recall",
     "Reference",
     "Regions",

@@ -139,6 +139,8 @@ class _Refuse(torch.autograd.Function):
                 reached = reached | (ctx.pairs.any_of(nonzero) if joined else nonzero.flatten(infeasible.ndim).any(-1))
         if bool((reached & infeasible).any()):
             where = tuple(tuple(int(i) for i in row) for row in torch.nonzero(reached & infeasible))
+            if isinstance(ctx.pairs, BlockPairs):
+                where = tuple((ctx.pairs.numbers[place],) for (place,) in where)
             raise TransportError(
                 "a balanced problem without a plan has no gradient of its solution, for there is none"
                 + (f" (problems {list(where[:3])})" if infeasible.ndim else "")

@@ -24,10 +24,12 @@ def block_diagonal(costs: Sequence[SparseCost]) -> SparseCost:
     """One cost in which member i's sources and targets follow those of member i - 1; differentiable.
 
     `solve_transport` sweeps over the small members of such a cost together, each until it has converged itself; from
-    then on its potentials are kept bit for bit. None influences another: what a member gets is what it gets alone, up to
-    rounding, and bit for bit if it is large (2**18 pairs on a CPU) or has no company of its size. Tokens and pairs of all members lie one after another in the result; `mass`, `value`, `gap`, `converged`, `status`,
-    `residual` and `iterations` have one entry a member. epsilon and tau may, too. Weights not given are 1/n_i and
-    1/m_i within each member. Take the result apart with `split_result`.
+    then on its potentials are kept bit for bit. What a member gets is what it gets alone, up to rounding: whether a
+    matrix holds other rows does not change the sum of one, but sums over tokens may be added up in another order.
+    Members of more than 2**18 pairs on a CPU are solved alone. Tokens and pairs of all
+    members lie one after another in the result; `mass`, `value`, `gap`, `converged`, `status`, `residual` and
+    `iterations` have one entry a member. epsilon and tau may, too. Weights not given are 1/n_i and 1/m_i within each
+    member. Take the result apart with `split_result`.
 
     Args:
         costs: One or more costs on supports, all on one device and of one type.
@@ -110,7 +112,8 @@ def solve_blocks(
     order = [place for group in groups for place in group]
     back = None
     if order != list(range(len(members))):
-        back = [_way_back(sizes, order, cost.support.device) for sizes in (n, m, [block.nnz for block in blocks])]
+        kinds = (n, m, [block.nnz for block in blocks], [1] * len(blocks))
+        back = [_way_back(sizes, order, cost.support.device) for sizes in kinds]
     return _joined(results, cost.support, back)
 
 
@@ -171,7 +174,7 @@ def _solve_group(members: list[_Member], group: list[int], settings: SolveSettin
     chosen = [members[place] for place in group]
     try:
         if len(chosen) > 1:
-            return _solve_together(chosen, settings, solve)
+            return _solve_together(chosen, group, settings, solve)
         (one,) = chosen
         cost = SparseCost(one.values, one.support)
         problem = build_problem(cost, one.a, one.b, one.epsilon, one.tau, settings.reference)
@@ -188,7 +191,9 @@ def _solve_group(members: list[_Member], group: list[int], settings: SolveSettin
         raise
 
 
-def _solve_together(members: list[_Member], settings: SolveSettings, solve: Solve) -> TransportResult:
+def _solve_together(
+    members: list[_Member], numbers: list[int], settings: SolveSettings, solve: Solve
+) -> TransportResult:
     supports, count = [member.support for member in members], len(members)
     n, m = (max(s.shape[side] for s in supports) for side in (0, 1))
     support, values = _join(supports, (n, m)), torch.cat([member.values for member in members])
@@ -198,7 +203,7 @@ def _solve_together(members: list[_Member], settings: SolveSettings, solve: Solv
         cost=values,
         finite=check_cost(SparseCost(values, support), values),
         support=support,
-        count=count,
+        numbers=tuple(numbers),
         block=torch.arange(count, device=support.device).repeat_interleave(sizes),
         begins=torch.nn.functional.pad(sizes.cumsum(0), (1, 0)),
     )
@@ -216,8 +221,8 @@ def _solve_together(members: list[_Member], settings: SolveSettings, solve: Solv
         return flat.view(count, size)
 
     a, b = (
-        padded(0, [one.a for one in members], lambda k: 1 / k),
-        padded(1, [one.b for one in members], lambda k: 1 / k),
+        padded(0, [one.a for one in members], lambda size: 1 / size),
+        padded(1, [one.b for one in members], lambda size: 1 / size),
     )
     scales = [
         torch.stack([torch.as_tensor(getattr(one, name), dtype=values.dtype, device=values.device) for one in members])
@@ -264,19 +269,19 @@ def _way_back(sizes: list[int], order: list[int], device: torch.device) -> Tenso
 
 
 def _joined(results: list[TransportResult], support: Support, back: list[Tensor] | None) -> TransportResult:
-    """Results of groups as one; `back` brings rows, columns and pairs into the members' order."""
+    """Results of groups as one; `back` brings rows, columns, pairs and members into their order."""
 
-    def tokens(parts: list[Tensor], kind: int) -> Tensor:
+    def ordered(parts: list[Tensor], kind: int) -> Tensor:
         joined = torch.cat(parts)
         return joined if back is None else joined.index_select(0, back[kind])
 
     return TransportResult(
-        plan_values=tokens([r.plan_values for r in results], 2),
-        potentials=(tokens([r.potentials[0] for r in results], 0), tokens([r.potentials[1] for r in results], 1)),
-        marginals=(tokens([r.marginals[0] for r in results], 0), tokens([r.marginals[1] for r in results], 1)),
-        covered=tokens([r.covered for r in results], 1),
+        plan_values=ordered([r.plan_values for r in results], 2),
+        potentials=(ordered([r.potentials[0] for r in results], 0), ordered([r.potentials[1] for r in results], 1)),
+        marginals=(ordered([r.marginals[0] for r in results], 0), ordered([r.marginals[1] for r in results], 1)),
+        covered=ordered([r.covered for r in results], 1),
         support=support,
-        **{name: torch.cat([getattr(r, name) for r in results]) for name in _SCALARS},
+        **{name: ordered([getattr(r, name) for r in results], 3) for name in _SCALARS},
     )
 
 

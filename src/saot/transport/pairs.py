@@ -155,18 +155,23 @@ class SparsePairs(_Plain):
 class BlockPairs(SparsePairs):
     """Many sparse problems at once, the blocks of one support of (count n, count m).
 
-    Costs are (nnz,), one problem's after another's; x is (count, n), y (count, m) and a scalar (count, 1), as in a dense
-    batch. A problem of fewer tokens has tokens of weight zero without pairs at its end.
+    Costs are (nnz,), one problem's after another's; x is (count, n), y (count, m) and a scalar (count, 1), as in a
+    dense batch. A problem of fewer tokens has tokens of weight zero without pairs at its end.
 
     Attributes:
-        count: Number of problems.
+        numbers: What each problem is called where an error tells of it.
         block: The problem of each pair.
         begins: Where each problem's pairs begin and end, (count + 1,).
     """
 
-    count: int
+    numbers: tuple[int, ...]
     block: Tensor
     begins: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of problems."""
+        return len(self.numbers)
 
     def spread_rows(self, x: Tensor) -> Tensor:
         return super().spread_rows(x.flatten())
