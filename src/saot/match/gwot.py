@@ -294,12 +294,14 @@ def _gradient(problem: _Problem, plan: Tensor, block: tuple[int, int]) -> tuple[
     rows = slice(block[0] * columns, block[1] * columns)
     mine, count = plan[:, rows], problem.count
     gradient = problem.cost[:, rows] * s.cost
-    value = _inner(gradient, mine) / count
     if s.structure > 0:
         weight = torch.as_tensor(structure_weight(s, local, count) / count)  # of P, not T
         carried = local.rows(local.on_grid(plan), *block).flatten(-3, -2)
-        value = value + weight * _inner(carried, mine) / count
-        gradient.addcmul_(carried, (2 * weight)[..., None, None])
+        half = weight[..., None, None]
+        value = _inner(gradient.addcmul_(carried, half), mine) / count
+        gradient.addcmul_(carried, half)  # the gradient of a square has twice it
+    else:
+        value = _inner(gradient, mine) / count
     if s.symmetry > 0 and len(problem.pairs):
         weight = torch.as_tensor(symmetry_weight(s, count) / count) * torch.ones_like(count)
         value = value + problem.pairs.add(plan, gradient, rows, weight) / count

@@ -16,6 +16,8 @@ from torch import Tensor
 
 _LEAST = 2**20  # entries from which it pays: compiling, or reading what was compiled, takes as long as some of torch's
 
+_TILE = 512  # targets whose sums are held at a time
+
 
 def l1_distances(x: Float[Tensor, "n k"], y: Float[Tensor, "m k"]) -> Float[Tensor, "n m"]:
     """sum_k |x_ik - y_jk|.
@@ -72,7 +74,7 @@ def near_and_far(
     written = out[0].numpy()
 
     def work(part: slice) -> None:
-        above = torch.empty(columns, m, dtype=plan.dtype).numpy()
+        above = torch.empty(columns, min(m, _TILE), dtype=plan.dtype).numpy()
         side = max(far)
         grids = torch.empty(3, (target[0] + len(far)) * (target[1] + side) + side, dtype=plan.dtype).numpy()
         kernel(held, part.start + block[0], written[part], *widths, target[0], target[1], above, grids)
@@ -151,24 +153,30 @@ def _near_and_far(
 
 
 def _sum_near(plan: Any, row: Any, out: Any, near: Any, above: Any) -> None:
-    """A of one row of the source's grid; rows of the plan that reach a half width are added up once, in `above`."""
+    """A of one row of the source's grid, some targets at a time, as many as a core's cache holds.
+
+    Rows of the plan that reach a half width are added up once, in `above`.
+    """
     rows, columns, m = plan.shape
-    reach = near.shape[0] // 2
-    out[:] = 0
-    above[:] = 0
-    for span in range(near.max(), -1, -1):
-        for offset in range(-reach, reach + 1):
-            if near[offset + reach] == span and 0 <= row + offset < rows:
-                for column in range(columns):
-                    into, add = above[column], plan[row + offset, column]
-                    for j in range(m):
+    reach, tile = near.shape[0] // 2, above.shape[1]
+    for begin in range(0, m, tile):
+        end = min(begin + tile, m)
+        size = end - begin
+        out[:, begin:end] = 0
+        above[:] = 0
+        for span in range(near.max(), -1, -1):
+            for offset in range(-reach, reach + 1):
+                if near[offset + reach] == span and 0 <= row + offset < rows:
+                    for column in range(columns):
+                        into, add = above[column, :size], plan[row + offset, column, begin:end]
+                        for j in range(size):
+                            into[j] += add[j]
+            for side in range(2 if span > 0 else 1):
+                shift = span if side == 0 else -span
+                for column in range(max(0, -shift), min(columns, columns - shift)):
+                    into, add = out[column, begin:end], above[column + shift, :size]
+                    for j in range(size):
                         into[j] += add[j]
-        for side in range(2 if span > 0 else 1):
-            shift = span if side == 0 else -span
-            for column in range(max(0, -shift), min(columns, columns - shift)):
-                into, add = out[column], above[column + shift]
-                for j in range(m):
-                    into[j] += add[j]
 
 
 def _take_from_far(token: Any, far: Any, height: Any, width: Any, grids: Any) -> None:
