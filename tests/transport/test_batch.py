@@ -4,10 +4,20 @@ import math
 
 import pytest
 import torch
-from helpers.transport import DOUBLE, sample
+from helpers.iterations import counted
+from helpers.transport import DOUBLE, clustered, sample
 from torch.testing import assert_close
 
-from saot.transport import SparseCost, Support, TransportError, block_diagonal, solve_transport, split_result
+from saot.transport import (
+    SparseCost,
+    Support,
+    TransportError,
+    TransportStatus,
+    batch,
+    block_diagonal,
+    solve_transport,
+    split_result,
+)
 from saot.transport.support import Support as PlainSupport
 
 SIZES = ((9, 7), (1, 1), (80, 70), (4, 90))  # the third takes the fast path
@@ -16,6 +26,9 @@ SIZES = ((9, 7), (1, 1), (80, 70), (4, 90))  # the third takes the fast path
 def _members(dtype=DOUBLE):
     samples = [sample(seed, n, m) for seed, (n, m) in enumerate(SIZES)]
     return [SparseCost((1 + i) * s.sparse.values.to(dtype), s.support) for i, s in enumerate(samples)], samples
+
+
+_ROUNDING = {torch.float32: {"rtol": 1e-4, "atol": 1e-6}, DOUBLE: {"rtol": 1e-9, "atol": 1e-12}}
 
 
 def _numbers(result):
@@ -27,7 +40,7 @@ def _numbers(result):
 @pytest.mark.parametrize("tau", [0.3, math.inf])
 @pytest.mark.parametrize("tol", [0, 1e-4])
 @pytest.mark.filterwarnings("ignore:transport ended")
-def test_members_are_solved_as_if_alone_bit_for_bit(dtype, tau, tol):
+def test_members_are_solved_as_if_alone(dtype, tau, tol):
     costs, samples = _members(dtype)
     for weights in (False, True):
         a = [s.a.to(dtype) if weights else None for s in samples]
@@ -37,8 +50,7 @@ def test_members_are_solved_as_if_alone_bit_for_bit(dtype, tau, tol):
         assert result.mass.shape == (4,)
         for one, cost, a_i, b_i in zip(split_result(result), costs, a, b, strict=True):
             alone = solve_transport(cost, a_i, b_i, 0.1, tau, max_iter=40, tol=tol)
-            for ours, theirs in zip(_numbers(one), _numbers(alone), strict=True):
-                assert torch.equal(ours, theirs)
+            assert_close(_numbers(one), _numbers(alone), **_ROUNDING[dtype])
 
 
 def test_block_diagonal_is_the_support_of_its_pairs():
@@ -62,8 +74,8 @@ def test_scales_a_member_gradients_and_apply():
         alone_v, alone_e = cost.values.clone().requires_grad_(), epsilon[i].detach().clone().requires_grad_()
         alone = solve_transport(SparseCost(alone_v, cost.support), epsilon=alone_e, tau=0.5, tol=1e-12, max_iter=500)
         alone.plan_values.square().sum().backward()
-        assert torch.equal(v.grad, alone_v.grad)
-        assert torch.equal(epsilon.grad[i], alone_e.grad)
+        assert_close(v.grad, alone_v.grad, rtol=1e-8, atol=1e-12)
+        assert_close(epsilon.grad[i], alone_e.grad, rtol=1e-8, atol=1e-12)
     x = torch.randn(joint.shape[0], 3, dtype=DOUBLE)
     assert_close(result.apply(x), result.plan.T @ x)
     assert "batch=(4,)" in repr(result)
@@ -95,3 +107,112 @@ def test_wrong_input_is_named():
     assert caught.value.indices == ((2,),)
     with pytest.raises(ValueError, match="takes the result of a block diagonal"):
         split_result(solve_transport(costs[0]))
+
+
+def _clusters(count, seed=0):
+    """Problems of one size, large enough together for the scaling form, each slower than the one before."""
+    return [clustered(60, 50, 12, seed + i) for i in range(count)]
+
+
+@pytest.mark.parametrize("tau", [0.3, 3.0, math.inf])
+@pytest.mark.parametrize("reference", ["product", "counting"])
+def test_many_small_problems_are_one_loop_and_each_its_own(tau, reference):
+    costs = _clusters(8)
+    epsilon = torch.linspace(0.05, 0.4, 8, dtype=DOUBLE)
+    with counted() as loops:
+        result = solve_transport(block_diagonal(costs), None, None, epsilon, tau, reference, max_iter=2000)
+    assert len(loops) == 1
+    assert len(set(result.iterations.tolist())) > 1  # each stops by itself
+    for i, (one, cost) in enumerate(zip(split_result(result), costs, strict=True)):
+        alone = solve_transport(cost, None, None, float(epsilon[i]), tau, reference, max_iter=2000)
+        assert one.status == alone.status and abs(int(one.iterations) - int(alone.iterations)) <= 1
+        assert float((one.plan_values - alone.plan_values).abs().sum()) <= 1e-6 * float(alone.mass)
+        assert_close(one.gap, alone.gap, rtol=1e-3, atol=1e-12)
+
+
+def test_what_has_converged_stays_bit_for_bit_whatever_its_neighbours_do():
+    costs = _clusters(4)
+    quick = torch.tensor([1.0, 1.0, 1.0, 1.0], dtype=DOUBLE)
+    slow = torch.tensor([1.0, 1.0, 0.02, 1.0], dtype=DOUBLE)
+    one, other = (solve_transport(block_diagonal(costs), epsilon=e, tau=0.5, max_iter=500) for e in (quick, slow))
+    assert int(other.iterations[2]) > 3 * int(other.iterations[0])
+    for i in (0, 1, 3):
+        first, second = split_result(one)[i], split_result(other)[i]
+        assert torch.equal(first.potentials[0], second.potentials[0])
+        assert torch.equal(first.potentials[1], second.potentials[1])
+        assert torch.equal(first.plan_values, second.plan_values)
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
+@pytest.mark.parametrize("tau", [0.3, 3.0])
+def test_gradients_of_many_are_those_of_each(gradient, tau):
+    costs = [*_clusters(3), sample(4, 50, 40).sparse, sample(5, 55, 60).sparse]  # padded: sizes differ
+    held = [SparseCost(c.values.clone().requires_grad_(), c.support) for c in costs]
+    a = torch.cat([torch.rand(c.shape[0], dtype=DOUBLE) + 0.1 for c in costs]).requires_grad_()
+    scale = torch.tensor(tau, dtype=DOUBLE, requires_grad=True)
+    result = solve_transport(block_diagonal(held), a, tau=scale, tol=1e-12, max_iter=400, gradient=gradient)
+    (result.plan_values.square().sum() + result.value.sum() + result.potentials[1].sum()).backward()
+    parts, total = a.detach().split([c.shape[0] for c in costs]), 0.0
+    for cost, ours, part, a_grad in zip(costs, held, parts, a.grad.split([len(p) for p in parts]), strict=True):
+        values, weights, own = (t.detach().clone().requires_grad_() for t in (cost.values, part, scale))
+        alone = solve_transport(
+            SparseCost(values, cost.support), weights, tau=own, tol=1e-12, max_iter=400, gradient=gradient
+        )
+        (alone.plan_values.square().sum() + alone.value + alone.potentials[1].sum()).backward()
+        assert_close(ours.values.grad, values.grad, rtol=1e-7, atol=1e-10)
+        assert_close(a_grad, weights.grad, rtol=1e-7, atol=1e-10)
+        total += own.grad
+    assert_close(scale.grad, total, rtol=1e-7, atol=1e-10)
+
+
+def test_one_without_a_plan_has_no_gradient_and_its_neighbours_have():
+    """Balanced: three sources of the second share one target."""
+    keep = torch.ones(6, 5, dtype=torch.bool)
+    keep[:3, 1:] = False
+    bad = Support.from_pairs(*torch.nonzero(keep, as_tuple=True), (6, 5))
+    held = [
+        SparseCost(torch.rand(s.nnz, dtype=DOUBLE).requires_grad_(), s)
+        for s in (Support.full(6, 5), bad, Support.full(5, 5))
+    ]
+    with pytest.warns(UserWarning, match="INFEASIBLE in 1 of 3 problems"):
+        result = solve_transport(block_diagonal(held), tau=math.inf)
+    assert [TransportStatus(int(s)).name for s in result.status] == ["CONVERGED", "INFEASIBLE", "CONVERGED"]
+    parts = split_result(result)
+    (grad,) = torch.autograd.grad(parts[2].plan_values.square().sum(), held[2].values, retain_graph=True)
+    alone = held[2].values.detach().clone().requires_grad_()
+    solve_transport(SparseCost(alone, held[2].support), tau=math.inf).plan_values.square().sum().backward()
+    assert_close(grad, alone.grad, rtol=1e-9, atol=1e-12)
+    with pytest.raises(TransportError, match=r"a balanced problem without a plan.*problems \[\(1,\)\]") as caught:
+        parts[1].plan_values.square().sum().backward()
+    assert caught.value.indices == ((1,),)
+
+
+def test_groups_are_alike_in_size_and_kind_and_not_too_large(monkeypatch):
+    costs = _clusters(3) + [sample(0, 3, 3).sparse] * 2 + [clustered(150, 130, 20)]
+    with counted() as loops:
+        solve_transport(block_diagonal(costs))
+    assert len(loops) == 3  # the small ones, the middle ones, the large one
+    tau = torch.tensor([0.3, math.inf, 0.3, 0.3, math.inf, 0.3], dtype=DOUBLE)
+    mixed = solve_transport(block_diagonal(costs), tau=tau, max_iter=500)
+    for i, (one, cost) in enumerate(zip(split_result(mixed), costs, strict=True)):
+        alone = solve_transport(cost, tau=float(tau[i]), max_iter=500)
+        assert_close(one.plan_values, alone.plan_values, rtol=0, atol=1e-9)
+        assert int(one.iterations) == int(alone.iterations)
+    monkeypatch.setattr(batch, "_TOGETHER", costs[0].support.nnz + 1)
+    with counted() as loops:
+        solve_transport(block_diagonal(costs[:3]))
+    assert len(loops) == 3
+
+
+def test_forbidden_pairs_and_empty_members():
+    costs = _clusters(3)
+    for cost in costs[:2]:
+        cost.values[::7] = math.inf
+    empty = SparseCost(
+        torch.zeros(0, dtype=DOUBLE), Support.from_pairs(*[torch.zeros(0, dtype=torch.long)] * 2, (55, 52))
+    )
+    result = solve_transport(block_diagonal([costs[0], empty, *costs[1:]]))
+    assert float(result.mass[1]) == 0
+    for one, cost in zip(split_result(result), [costs[0], empty, *costs[1:]], strict=True):
+        alone = solve_transport(cost)
+        assert_close(_numbers(one), _numbers(alone), rtol=1e-9, atol=1e-12)
