@@ -42,12 +42,13 @@ KINDS: dict[str, Callable[[Checked], bool]] = {
 
 def main() -> int:
     options = _options()
-    path = options.out / f"seed-{options.seed}.jsonl"
+    kind = "" if options.how == "cold" else f"-{options.how}"
+    path = options.out / f"seed-{options.seed}{kind}.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)
     done = {one.number: one for one in _read(path)}
     missing = [number for number in range(options.count) if number not in done]
     with ProcessPoolExecutor(options.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        found = pool.map(partial(check, options.seed), missing, chunksize=8)
+        found = pool.map(partial(check, options.seed, how=options.how), missing, chunksize=8)
         with path.open("a") as file:
             for one in tqdm(found, total=len(missing), disable=not missing):
                 done[one.number] = one
@@ -93,6 +94,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the lines; the same one goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=10000)
+    parser.add_argument(
+        "--how",
+        choices=("cold", "warm", "joined"),
+        default="cold",
+        help="warm: from the potentials of a problem like it; joined: as a member of a block diagonal",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     return parser.parse_args()
 

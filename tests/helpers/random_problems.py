@@ -2,13 +2,24 @@
 
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from helpers.reference import reference_plan
 
-from saot.transport import SparseCost, Support, TransportStatus, solve_transport
+from saot.transport import (
+    SparseCost,
+    Support,
+    TransportResult,
+    TransportStatus,
+    block_diagonal,
+    solve_transport,
+    split_result,
+)
+
+How = Literal["cold", "warm", "joined"]
 
 CLOSE = 1e-3  # in L1 over the plan's mass: what `converged` promises at the default tol
 _SMALLEST = 300  # of a plan's mass in a type, as a multiple of its least normal number
@@ -159,19 +170,55 @@ def _spread(draw: np.random.Generator) -> float:
     return float(draw.choice([0.0, 0.5, 2.0]))
 
 
-def check(seed: int, number: int, largest: int = 300, **settings) -> Checked:
-    """One problem, solved by both."""
+def _warm(problem: RandomProblem, seed: int, number: int, settings: dict) -> TransportResult:
+    """From the potentials of a problem like it, whose costs are off by up to a tenth of their scale."""
+    draw = torch.Generator().manual_seed(1000 * seed + number)
+    noise = 0.1 * problem.scale * torch.rand(problem.cost.shape, generator=draw, dtype=problem.cost.dtype)
+    weights = problem.a, problem.b, problem.epsilon, problem.tau
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = solve_transport(replace(problem, cost=problem.cost + noise).given, *weights, **settings)
+    return solve_transport(problem.given, *weights, **settings, init=first.potentials)
+
+
+def _joined(problem: RandomProblem, seed: int, number: int, settings: dict) -> TransportResult:
+    """Between two other problems of one block diagonal; its own part of the result."""
+    pairs = torch.nonzero(problem.cost < math.inf, as_tuple=True)
+    middle = SparseCost(problem.cost[pairs], Support.from_pairs(*pairs, tuple(problem.cost.shape)))
+    n, m = middle.shape
+    draw = torch.Generator().manual_seed(1000 * seed + number)
+    sides = []
+    for shape in ((n, m), (n + n // 5, max(1, m - m // 5))):
+        values = problem.scale * torch.rand(math.prod(shape), generator=draw, dtype=problem.cost.dtype)
+        sides.append(SparseCost(values, Support.full(*shape)))
+    weights = [
+        torch.cat([
+            torch.full((sides[0].shape[side],), 1 / sides[0].shape[side]).to(own),
+            own,
+            torch.full((sides[1].shape[side],), 1 / sides[1].shape[side]).to(own),
+        ])
+        for side, own in enumerate((problem.a, problem.b))
+    ]  # fmt: skip
+    joint = block_diagonal([sides[0], middle, sides[1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = solve_transport(joint, *weights, problem.epsilon, problem.tau, **settings)
+    own = split_result(found)[1]
+    if not bool(own.converged):
+        warnings.warn("transport ended: the member in the middle did not converge", stacklevel=2)
+    return own
+
+
+def check(seed: int, number: int, largest: int = 300, how: How = "cold", **settings) -> Checked:
+    """One problem, solved by both; ours starts cold, warm, or is a member of a block diagonal."""
     problem = random_problem(seed, number, largest)
+    settings = {"reference": problem.reference, "max_iter": 1000, "gradient": "none", **settings}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = solve_transport(
-            problem.given,
-            problem.a,
-            problem.b,
-            problem.epsilon,
-            problem.tau,
-            **{"reference": problem.reference, "max_iter": 1000, "gradient": "none", **settings},
-        )
+        if how == "cold":
+            result = solve_transport(problem.given, problem.a, problem.b, problem.epsilon, problem.tau, **settings)
+        else:
+            result = (_warm if how == "warm" else _joined)(problem, seed, number, settings)
     exact = [v.double().numpy() for v in (problem.cost, problem.a, problem.b)]
     # the solver has epsilon and tau in the type of the cost
     scales = [float(torch.tensor(v, dtype=problem.cost.dtype)) for v in (problem.epsilon, problem.tau)]

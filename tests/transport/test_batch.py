@@ -208,9 +208,8 @@ def test_forbidden_pairs_and_empty_members():
     costs = _clusters(3)
     for cost in costs[:2]:
         cost.values[::7] = math.inf
-    empty = SparseCost(
-        torch.zeros(0, dtype=DOUBLE), Support.from_pairs(*[torch.zeros(0, dtype=torch.long)] * 2, (55, 52))
-    )
+    none = torch.zeros(0, dtype=torch.long)
+    empty = SparseCost(torch.zeros(0, dtype=DOUBLE), Support.from_pairs(none, none, (55, 52)))
     result = solve_transport(block_diagonal([costs[0], empty, *costs[1:]]))
     assert float(result.mass[1]) == 0
     for one, cost in zip(split_result(result), [costs[0], empty, *costs[1:]], strict=True):

@@ -128,6 +128,14 @@ def test_random_problems_of_every_kind(part):
     assert sum(one.sure for one in checked) > 90
 
 
+@pytest.mark.parametrize("how", ["warm", "joined"])
+def test_random_problems_started_warm_or_among_others(how):
+    """The same promise, whatever a solve starts from and whatever it is solved with."""
+    checked = [check(2, number, largest=60, how=how) for number in range(100)]
+    assert [one for one in checked if one.wrong] == []
+    assert sum(one.converged for one in checked) > 80
+
+
 def test_a_pair_that_is_still_to_gain_mass_is_seen():
     """A linear step saw 3.5e-4 of 2.2e-3 here: a pair held 5e-15 of a mass of 2e-3 that it was to get."""
     one = check(0, 2757)

@@ -15,7 +15,15 @@ import torch
 from helpers.transport import sample
 from torch.testing import assert_close
 
-from saot.transport import SparseCost, Support, implicit, solve_transport, triton_kernels
+from saot.transport import (
+    SparseCost,
+    Support,
+    block_diagonal,
+    implicit,
+    solve_transport,
+    split_result,
+    triton_kernels,
+)
 from saot.transport.pairs import SparsePairs
 from saot.transport.triton_kernels import has_triton, segment_logsumexp, segment_sum_product
 
@@ -190,8 +198,8 @@ def used(monkeypatch):
         names.add("maps")
         s, m_cols = pairs.support, pairs.in_columns(m)
         return (
-            lambda v: segment_sum_product(m, s.crow, s.col, v),
-            lambda u: segment_sum_product(m_cols, s.ccol, s.trow, u),
+            lambda v: pairs.as_rows(segment_sum_product(m, s.crow, s.col, v.flatten())),
+            lambda u: pairs.as_cols(segment_sum_product(m_cols, s.ccol, s.trow, u.flatten())),
         )
 
     dense_maps = implicit.plan_maps
@@ -223,6 +231,51 @@ def test_a_solve_and_its_gradient_are_the_same_with_the_kernels(used, tau):
     assert_close(result.plan_values, twin.plan_values[row, col], rtol=1e-11, atol=1e-15)
     # conjugate gradients stop at 1e-12 of the right-hand side
     assert_close(sparse.values.grad, dense.grad[row, col], rtol=1e-9, atol=1e-11)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The names of the kernels that were launched."""
+    names, plain = [], triton_kernels._launch
+
+    def launch(function, *arguments, **flags):
+        names.append(function.__name__)
+        return plain(function, *arguments, **flags)
+
+    monkeypatch.setattr(triton_kernels, "_launch", launch)
+    return names
+
+
+@interpreted
+@pytest.mark.parametrize("tau", [0.3, torch.inf])
+def test_many_problems_take_the_launches_of_one(launches, tau):
+    """One for each row and one for each column update, and every member is what it is alone."""
+    members = [sample(seed, n=11, m=8, balanced=True).sparse for seed in range(5)]
+    settings = {"tau": tau, "tol": 0, "max_iter": 6, "gradient": "none"}
+    alone = [solve_transport(members[0], **settings)]
+    of_one = list(launches)
+    assert of_one.count("_logsumexp_kernel") >= 12
+    alone += [solve_transport(member, **settings) for member in members[1:]]
+    launches.clear()
+    joint = solve_transport(block_diagonal(members), **settings)
+    assert launches == of_one
+    for one, member in zip(split_result(joint), alone, strict=True):
+        assert_close(one.plan_values, member.plan_values, rtol=1e-11, atol=1e-15)
+
+
+@interpreted
+@pytest.mark.parametrize("tau", [0.3, torch.inf])
+def test_a_warm_start_is_the_same_with_the_kernels(launches, tau):
+    problem = sample(3, n=23, m=17)
+    plan = torch.rand(problem.support.nnz, dtype=torch.float64) + 0.1
+    cost = SparseCost(plan, problem.support).dense()
+    plan = torch.where(cost.isfinite(), cost, 0.0) / plan.sum()
+    weights = plan.sum(1), plan.sum(0)
+    cold = solve_transport(problem.sparse, *weights, tau=tau, tol=1e-8, max_iter=500)
+    assert "_logsumexp_kernel" in launches
+    warm = solve_transport(problem.sparse, *weights, tau=tau, tol=1e-8, max_iter=500, init=cold.potentials)
+    assert int(warm.iterations) <= 2 < int(cold.iterations)
+    assert_close(warm.plan_values, cold.plan_values, rtol=0, atol=1e-6)
 
 
 @interpreted
