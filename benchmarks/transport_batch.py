@@ -3,8 +3,8 @@
     python benchmarks/transport_batch.py --problems 64 --tokens 500 --k 32
 
 The same problems are solved as one block diagonal and by one call each, `--repeats` times in turn, so that whatever
-else the machine does slows both. Prints the median of the ratios, the largest difference of a plan in L1 over its mass, and
-the iterations of both. With `--gradient` each solve is followed by a backward pass.
+else the machine does slows both. Prints the median of the ratios, the largest difference of a plan in L1 over its mass,
+and the iterations of both. With `--gradient` each solve is followed by a backward pass.
 """
 
 import argparse

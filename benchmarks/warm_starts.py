@@ -7,7 +7,8 @@
    problems, and the paper's own (semi-relaxed), which solves none and differs by machine code alone.
 3. A whole pseudo-label of Shape-of-You: cold with torch's operations, and warm with machine code.
 
-What is compared stands in each line. Machine code is that of the extra `fast`; it is compiled before anything is measured.
+What is compared stands in each line. Machine code is that of the extra `fast`; it is compiled before anything is
+measured.
 """
 
 import argparse

@@ -131,9 +131,9 @@ def test_random_problems_of_every_kind(part):
 @pytest.mark.parametrize("how", ["warm", "joined"])
 def test_random_problems_started_warm_or_among_others(how):
     """The same promise, whatever a solve starts from and whatever it is solved with."""
-    checked = [check(2, number, largest=60, how=how) for number in range(100)]
+    checked = [check(2, number, largest=40, how=how) for number in range(40)]
     assert [one for one in checked if one.wrong] == []
-    assert sum(one.converged for one in checked) > 80
+    assert sum(one.converged for one in checked) > 30
 
 
 def test_a_pair_that_is_still_to_gain_mass_is_seen():
