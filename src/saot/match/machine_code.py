@@ -45,17 +45,19 @@ def best_rows(scores: Float[Tensor, "n m"]) -> Int64[Tensor, " m"]:
 
 
 def near_and_far(
-    plan: Float[Tensor, "1 rows columns m"],
+    plan: Float[Tensor, "... rows columns m"],
     block: tuple[int, int],
     near: tuple[int, ...],
     far: tuple[int, ...],
     target: tuple[int, int],
     centre: bool,
-) -> Float[Tensor, "1 block columns m"] | None:
-    """C^p T C^q of Eq. (5) of GWOT for some rows of the source's grid, with disks as half widths; None without numba.
+) -> Float[Tensor, "... block columns m"] | None:
+    """C^p T C^q of Eq. (5) of GWOT for some rows of the source's grid, with disks as half widths.
+
+    None where torch has to do it: without numba, on an accelerator, for a small plan or for several.
 
     Args:
-        plan: Of one pair of pictures.
+        plan: Of one pair of pictures, (1, rows, columns, m).
         block: The first of the rows, and the one after the last.
         near: Half widths of the disk around a source, row by row.
         far: Of the disk around a target.

@@ -1,6 +1,5 @@
 """Many sparse problems of any sizes in one: a block diagonal, whose small members are solved together."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -26,10 +25,10 @@ def block_diagonal(costs: Sequence[SparseCost]) -> SparseCost:
     `solve_transport` sweeps over the small members of such a cost together, each until it has converged itself; from
     then on its potentials are kept bit for bit. What a member gets is what it gets alone, up to rounding: whether a
     matrix holds other rows does not change the sum of one, but sums over tokens may be added up in another order.
-    Members of more than 2**18 pairs on a CPU are solved alone. Tokens and pairs of all
-    members lie one after another in the result; `mass`, `value`, `gap`, `converged`, `status`, `residual` and
-    `iterations` have one entry a member. epsilon and tau may, too. Weights not given are 1/n_i and 1/m_i within each
-    member. Take the result apart with `split_result`.
+    Members of more than 2**18 pairs on a CPU are solved alone. Tokens and pairs of all members lie one after another in
+    the result; `mass`, `value`, `gap`, `converged`, `status`, `residual` and `iterations` have one entry a member.
+    epsilon and tau may, too. Weights not given are 1/n_i and 1/m_i within each member. Take the result apart with
+    `split_result`.
 
     Args:
         costs: One or more costs on supports, all on one device and of one type.
@@ -106,7 +105,8 @@ def solve_blocks(
         _split("potentials", f"init {name}", v, sizes)
         for name, v, sizes in zip("fg", init or (None, None), (n, m), strict=True)
     ]
-    members = [_Member(*parts) for parts in zip(values, blocks, *weights, *both, *starts, strict=True)]
+    balanced = torch.as_tensor(scales[1]).detach().isinf().expand(len(blocks)).tolist()
+    members = [_Member(*parts) for parts in zip(values, blocks, *weights, *both, *starts, balanced, strict=True)]
     groups = _groups(members, cost.support.device)
     results = [_solve_group(members, group, settings, solve) for group in groups]
     order = [place for group in groups for place in group]
@@ -129,16 +129,12 @@ class _Member:
     tau: float | int | Tensor
     f: Tensor | None
     g: Tensor | None
+    balanced: bool
 
     @property
     def init(self) -> Potentials | None:
         """Where it starts."""
         return None if self.f is None or self.g is None else (self.f, self.g)
-
-    @property
-    def balanced(self) -> bool:
-        """Whether tau is infinite."""
-        return math.isinf(float(self.tau))
 
     def check(self, settings: SolveSettings) -> None:
         """Raise what solving it alone would raise."""
@@ -154,18 +150,18 @@ def _groups(members: list[_Member], device: torch.device) -> list[list[int]]:
     sizes = [sum(member.support.shape) for member in members]
     order = sorted(range(len(members)), key=lambda i: (members[i].balanced, sizes[i]))
     groups: list[list[int]] = []
-    pairs = tokens = 0
+    pairs = tokens = rows = cols = 0
     for place in order:
-        n, m = members[place].support.shape
-        last = groups[-1] if groups else []
-        wide, high = (max([members[i].support.shape[side] for i in (*last, place)]) for side in (0, 1))
-        pairs, tokens = pairs + members[place].support.nnz, tokens + n + m
-        fits = pairs <= most and (len(last) + 1) * (wide + high) <= 2 * tokens
-        if last and fits and members[last[0]].balanced == members[place].balanced:
+        (n, m), nnz = members[place].support.shape, members[place].support.nnz
+        wide, high, last = max(rows, n), max(cols, m), groups[-1] if groups else []
+        padded_little = (len(last) + 1) * (wide + high) <= 2 * (tokens + n + m)
+        alike = bool(last) and members[last[0]].balanced == members[place].balanced
+        if alike and padded_little and pairs + nnz <= most:
             last.append(place)
+            pairs, tokens, rows, cols = pairs + nnz, tokens + n + m, wide, high
         else:
             groups.append([place])
-            pairs, tokens = members[place].support.nnz, n + m
+            pairs, tokens, rows, cols = nnz, n + m, n, m
     return groups
 
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from .problem import Problem, Side, broadcasts
 
-Potentials = tuple[Float[Tensor, "*batch n_potentials"], Float[Tensor, "*batch m_potentials"]]
+Potentials = tuple[Tensor, ...]  # f (..., n) and g (..., m), as `TransportResult.potentials` has them
 
 
 @dataclass(frozen=True, eq=False)
