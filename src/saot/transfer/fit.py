@@ -185,6 +185,7 @@ def _solve_structured(
         tol=transport.tol,
         gradient=how,
         follow=True,
+        warm=not math.isinf(transport.tau),  # balanced, on a top-k support, the plan is that of max_iter sweeps from 0
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the structure term ended")  # said below, in words that do not change
