@@ -212,7 +212,8 @@ def test_a_fused_solve_stays_cold_where_iterations_are_counted_or_differentiated
     cost = torch.rand(12, 12, dtype=DOUBLE, generator=generator).requires_grad_()
     counting = FusedSettings(steps=3, structure_tol=0, tol=0, max_iter=5)
     plans = [
-        solve_fused(cost, points, points, 0.05, settings=replace(counting, warm=warm)).transport.plan for warm in (0, 1)
+        solve_fused(cost, points, points, 0.05, settings=replace(counting, warm=warm)).transport.plan
+        for warm in (False, True)
     ]
     assert torch.equal(*plans)
     with counted() as iterations:
