@@ -28,7 +28,8 @@ def _members(dtype=DOUBLE):
     return [SparseCost((1 + i) * s.sparse.values.to(dtype), s.support) for i, s in enumerate(samples)], samples
 
 
-_ROUNDING = {torch.float32: {"rtol": 1e-4, "atol": 1e-6}, DOUBLE: {"rtol": 1e-9, "atol": 1e-12}}
+# of an extrapolated sweep, whose least squares make more of it
+_ROUNDING = {torch.float32: {"rtol": 1e-3, "atol": 1e-5}, DOUBLE: {"rtol": 1e-7, "atol": 1e-9}}
 
 
 def _numbers(result, but=""):
@@ -169,10 +170,10 @@ def test_gradients_of_many_are_those_of_each(gradient, tau):
             SparseCost(values, cost.support), weights, tau=own, tol=1e-9, max_iter=100, gradient=gradient
         )
         (alone.plan_values.square().sum() + alone.value + alone.potentials[1].sum()).backward()
-        assert_close(ours.values.grad, values.grad, rtol=1e-7, atol=1e-10)
-        assert_close(a_grad, weights.grad, rtol=1e-7, atol=1e-10)
+        assert_close(ours.values.grad, values.grad, rtol=1e-5, atol=1e-7)
+        assert_close(a_grad, weights.grad, rtol=1e-5, atol=1e-7)
         total += own.grad
-    assert_close(scale.grad, total, rtol=1e-7, atol=1e-10)
+    assert_close(scale.grad, total, rtol=1e-5, atol=1e-7)
 
 
 def test_one_without_a_plan_has_no_gradient_and_its_neighbours_have():
