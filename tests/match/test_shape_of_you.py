@@ -74,7 +74,8 @@ def test_semantic_cost_by_loop():
 def test_the_loop_step_by_step(unbalanced):
     torch.manual_seed(1)  # here the anchors of the last round are not those of the first
     one, other = side(masked=0.3), side((3, 6), masked=0.2)
-    settings = ShapeOfYouSettings(anchors=5, refinements=3, alpha=0.4, epsilon=0.1, unbalanced=unbalanced)
+    cold = {"warm": False}  # as the solves below; test_machine_code holds warm ones to cold ones
+    settings = ShapeOfYouSettings(anchors=5, refinements=3, alpha=0.4, epsilon=0.1, unbalanced=unbalanced, **cold)
     near, far = intra_distances(one, "points3d"), intra_distances(other, "points3d")
     cost = semantic_cost(one, other)
     tau = 0.75 if unbalanced else math.inf
