@@ -42,7 +42,7 @@ def export(
     with Bars() as bars:
         made = export_run(run, to, out, check or (), size, mask_size, ALL_WINGS, bars)
     if json:
-        print_json({"out": str(out), "bytes": made.size, **asdict(made.comparison), "metadata": made.metadata})
+        print_json({"out": str(out), "bytes": made.nbytes, **asdict(made.comparison), "metadata": made.metadata})
         return
     found, about = made.comparison, made.metadata
     height, width = about["input"]["size"]
@@ -50,7 +50,7 @@ def export(
         f"{found.pictures} pictures: scores differ by at most {found.largest_difference:.2g}, "
         f"{100 * found.equal_pixels:.4g} % of the pixels are equal"
     )
-    print(f"{out}: {made.size / 1e6:.1f} MB, pictures of {height}x{width} resized by {about['resize']}")
+    print(f"{out}: {made.nbytes / 1e6:.1f} MB, pictures of {height}x{width} resized by {about['resize']}")
 
 
 @app.command

@@ -65,12 +65,12 @@ class Exported:
     Attributes:
         metadata: As they are in the file.
         comparison: With the run.
-        size: Of the file, bytes.
+        nbytes: Of the file.
     """
 
     metadata: dict[str, Any]
     comparison: Comparison
-    size: int
+    nbytes: int
 
 
 class PictureNetwork(nn.Module):
