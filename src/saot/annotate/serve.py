@@ -323,7 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
         most, parts, left = self.backend.limits.body, [], length
         left = min(left, 4 * most)
         with contextlib.suppress(TimeoutError):  # what is missing then is told below
-            while left and (part := self.rfile.read(min(PART, left))):
+            while left and (part := self.rfile.read1(min(PART, left))):
                 left -= len(part)
                 if length <= most:
                     parts.append(part)
