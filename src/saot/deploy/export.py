@@ -112,8 +112,10 @@ class PictureNetwork(nn.Module):
         tokens = tokens.half().float()  # as a store keeps them, and `FinishedRun` sees them
         logits = picture_logits(self.decoder, tokens, self.grid.height, self.grid.width)
         cells = on_cells(logits, self.grid)[0].view(self.cells.height, self.cells.width, -1).permute(2, 0, 1)
-        scores = self.down @ (cells @ self.across.T) + self.bias[:, None, None]
-        return scores.argmax(0).to(torch.uint8), scores.softmax(0).amax(0), scores
+        scores = self.down @ ((cells + self.bias[:, None, None]) @ self.across.T)  # weights of a pixel sum to 1
+        best, mask = scores.max(0)
+        confidence = (scores - best).exp().sum(0).reciprocal()  # of the softmax, whose largest numerator is 1
+        return mask.to(torch.uint8), confidence, scores
 
 
 def export_run(
