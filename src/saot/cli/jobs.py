@@ -359,6 +359,7 @@ def predict(
     cog: Flag = False,
     every: str | None = None,
     topic: str | None = None,
+    steady: Flag = False,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -391,6 +392,7 @@ def predict(
         cog: Of a raster: write a cloud-optimised GeoTIFF.
         every: Of a video: label each so many frames, such as 5, or seconds, such as 0.5s. See docs/video.md.
         topic: Of a ROS bag: the topic of the pictures, where it has several.
+        steady: Of a video: let the frames before one count in its answer, so that labels flicker less.
         device: As in `saot run`.
     """
     from saot.deploy import RasterSettings, VideoSettings, overlay_output, raster_output, video_input
@@ -398,10 +400,12 @@ def predict(
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    settings, video = RasterSettings(bands, stretch, tile, overlap, cog), VideoSettings(every, topic)
+    settings, video = RasterSettings(bands, stretch, tile, overlap, cog), VideoSettings(every, topic, steady)
     filmed = video_input(images)
     if not filmed and (video != VideoSettings() or overlay_output(out)):
-        raise ValueError(f"--every, --topic and an --out with a video's ending are for videos; got {images[0]}")
+        raise ValueError(
+            f"--every, --topic, --steady and an --out with a video's ending are for videos; got {images[0]}"
+        )
     if raster_output(out) and not filmed:
         label_raster(run, images, out, settings, format, abstain, device, json)
         return

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +18,13 @@ from jaxtyping import UInt8
 
 from saot.data import ClassSet, Fingerprints, check_place, read_mask, temporary_name, write_atomic
 from saot.deploy.footage import Footage, parse_every
+from saot.deploy.steady import SteadyRun
 from saot.deploy.video import ENDINGS, av_module
 from saot.deploy.video_set import Shots, is_footage, shots
+from saot.features import Picture
 from saot.label import (
     NO_WINGS,
+    FinishedRun,
     LabelledPictures,
     Labeller,
     NewPicture,
@@ -51,10 +54,12 @@ class VideoSettings:
     Attributes:
         every: Each so many frames, such as "5", or seconds, such as "0.5s"; all unless given.
         topic: Of a ROS bag; needed where it has several with pictures.
+        steady: Whether the frames before one count in its answer.
     """
 
     every: str | None = None
     topic: str | None = None
+    steady: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,8 @@ def predict_video(
     run, identity = open_abstaining(folder, abstain, wings, device)
     every = parse_every(settings.every or "1")
     frames = _frames(shots({path.name: path for path in videos}, every, settings.topic))
+    if settings.steady:
+        run, identity = _steadied(run, identity, frames)
     if overlay_output(out):
         if len(videos) > 1:
             raise ValueError(f"expected one video for --out {out}; of several --out is a folder")
@@ -178,6 +185,32 @@ def _frames(found: Shots) -> list[Frame]:
         )
         for index, (name, number) in enumerate(found.frames)
     ]
+
+
+def _steadied(run: Labeller, identity: str, frames: Sequence[Frame]) -> tuple[Labeller, str]:
+    """The run looking at earlier frames, too, and what its masks depend on.
+
+    Raises:
+        ValueError: If the run is of a kind that cannot.
+    """
+    if not isinstance(run, FinishedRun):
+        raise ValueError("expected a run of `saot run` for --steady; networks of `saot adapt` label frames one by one")
+    begins = tuple(one.index - before for one, before in zip(frames, _ranks(frames), strict=True))
+    sequence = tuple(Picture(one.name, one.read, one.content) for one in frames)
+    parts = {part.name: getattr(run, part.name) for part in fields(run)}
+    steady = SteadyRun(**parts, sequence=sequence, begins=begins)
+    # a frame's mask depends on those before it
+    about = [identity, steady.steady, [one.content for one in frames], code_version("match")]
+    return steady, identity_of(*about)
+
+
+def _ranks(frames: Sequence[Frame]) -> Iterator[int]:
+    """How many frames of its footage come before each."""
+    count = Counter[str]()
+    for one in frames:
+        name, _ = one.shots.frames[one.index]
+        yield count[name]
+        count[name] += 1
 
 
 def _check_times(place: Path) -> None:
