@@ -403,9 +403,7 @@ def predict(
     settings, video = RasterSettings(bands, stretch, tile, overlap, cog), VideoSettings(every, topic, steady)
     filmed = video_input(images)
     if not filmed and (video != VideoSettings() or overlay_output(out)):
-        raise ValueError(
-            f"--every, --topic, --steady and an --out with a video's ending are for videos; got {images[0]}"
-        )
+        raise ValueError(f"--every, --topic, --steady and an --out of a video are for videos; got {images[0]}")
     if raster_output(out) and not filmed:
         label_raster(run, images, out, settings, format, abstain, device, json)
         return

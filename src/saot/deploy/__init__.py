@@ -6,6 +6,7 @@ from saot.deploy.label_raster import LabelledRaster, RasterSettings, predict_ras
 from saot.deploy.label_video import VideoSettings, overlay_output, predict_video, video_input
 from saot.deploy.licences import licence_of
 from saot.deploy.raster_set import READERS as RASTERS
+from saot.deploy.steady import Own, SteadyRun, SteadySettings, steady_logits
 from saot.deploy.video_set import READERS as VIDEOS
 
 READERS = {**RASTERS, **VIDEOS}
@@ -17,7 +18,10 @@ __all__ = [
     "Exported",
     "Form",
     "LabelledRaster",
+    "Own",
     "RasterSettings",
+    "SteadyRun",
+    "SteadySettings",
     "VideoSettings",
     "answer_of",
     "compare",
@@ -33,5 +37,6 @@ __all__ = [
     "pull_run",
     "push_run",
     "raster_output",
+    "steady_logits",
     "video_input",
 ]
