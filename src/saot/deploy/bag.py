@@ -18,6 +18,7 @@ from PIL import Image
 from saot.data import BROKEN, how_to_install, rgb_of
 from saot.deploy.footage import Footage
 
+BAGS = (".bag", ".mcap", ".db3")
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "8UC1": 1, "8UC3": 3, "8UC4": 4}
 BLUE_FIRST = ("bgr8", "bgra8", "8UC3", "8UC4")  # encodings without names for their channels are OpenCV's
@@ -43,7 +44,10 @@ class _Index:
 
 def is_bag(path: Path) -> bool:
     """Whether a path is that of a bag: a file of ROS 1 or 2, or a folder of ROS 2."""
-    return path.suffix.lower() in (".bag", ".mcap", ".db3") or (path / METADATA).is_file()
+    if not path.is_dir():
+        return path.suffix.lower() in BAGS
+    about = path / METADATA
+    return about.is_file() and b"rosbag2_bagfile_information" in about.read_bytes()
 
 
 def open_bag(path: Path, topic: str | None = None) -> Footage:

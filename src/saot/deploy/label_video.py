@@ -300,9 +300,9 @@ class _Overlay:
         if found.sizes:
             numbers = sorted(found.sizes)
             pictures = self._pictures(numbers, lambda done: told("overlay", done, len(numbers)))
-            mark = f"{mark} incomplete" if found.failed else mark
+            mark = mark if len(numbers) == len(self.frames) else f"{mark} incomplete"
             write_video(self.out, pictures, [pts[n] for n in numbers], base, mark)
-        if not found.failed:
+        if len(found.sizes) == len(self.frames):
             shutil.rmtree(self.masks)
         return replace(found, outputs=lambda number: {})
 

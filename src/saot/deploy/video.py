@@ -93,18 +93,20 @@ def _opened(path: Path) -> tuple[Any, Any]:
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
     """What the file holds of a stream, up to where it is cut off, then what lets the decoder give its last frames."""
+    broken = av_module().error.FFmpegError
     try:
         yield from container.demux(stream)
-    except av_module().error.FFmpegError:
+    except broken:
         return
 
 
 def _decoded(packets: Iterator[Any]) -> Iterator[Any]:
     """Frames in the order in which they are shown; those of a damaged packet are left out."""
+    broken = av_module().error.FFmpegError
     for packet in packets:
         try:
             frames = packet.decode()
-        except av_module().error.FFmpegError:
+        except broken:
             continue
         yield from frames
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from saot.data import DataSpec, Fingerprints, ImageSet, LabelledSet, OpenSet, SetReader, files_below
-from saot.deploy.bag import is_bag, open_bag
+from saot.deploy.bag import BAGS, is_bag, open_bag
 from saot.deploy.footage import Every, Footage, parse_every, taken
 from saot.deploy.video import ENDINGS, open_video
 
@@ -98,7 +98,7 @@ def _open(spec: str, parts: DataSpec) -> ImageSet:
     path = Path(os.path.expanduser(parts.path))
     paths = {path.name: path}
     if path.is_dir() and not is_bag(path):
-        paths = {key: one for key, one in files_below(path).items() if is_footage(one)}
+        paths = files_below(path, (*ENDINGS, *BAGS))
         if not paths:
             raise ValueError(f"expected videos ({', '.join(ENDINGS[:5])} ...) or ROS bags in {path}; found none")
     found = shots(paths, parse_every(options.get("every", "1")), options.get("topic"))
@@ -121,9 +121,7 @@ def _option(text: str) -> tuple[str, str]:
 
 
 def _labelled(spec: str, parts: DataSpec) -> LabelledSet:
-    raise ValueError(
-        f"{spec} has no masks: a video is a target to label, or pictures to look at; take a folder: instead"
-    )
+    raise ValueError(f"{spec} has no masks, as no video has: give it as --target, or labelled pictures as a folder:")
 
 
 READERS: Mapping[str, OpenSet] = MappingProxyType({"video": SetReader(labelled=_labelled, images=_open)})
