@@ -232,8 +232,8 @@ def test_a_video_of_overlays_keeps_times_and_orientation(tmp_path, finished, end
     path = film(tmp_path / "a.mp4", UNEVEN, MS, options=REORDERED, rotation=90)
     out = tmp_path / f"o.{ending}"
     found = predict(finished, path, out, every="2")
-    assert found.made == 7 and list(tmp_path.iterdir()) != [] and not (tmp_path / f".{out.name}.masks").exists()
-    assert times_of(out) == [time / 1000 for time in UNEVEN[::2]]
+    assert found.made == 7 and not (tmp_path / f".{out.name}.masks").exists()
+    np.testing.assert_allclose(times_of(out), [time / 1000 for time in UNEVEN[::2]], atol=1e-9)
     frames, images = opened(f"video:{out}"), opened(f"video:{path}:every=2")
     labeller = open_run(finished, ALL_WINGS)
     from saot.report import overlay

@@ -195,22 +195,14 @@ def _steadied(run: Labeller, identity: str, frames: Sequence[Frame]) -> tuple[La
     """
     if not isinstance(run, FinishedRun):
         raise ValueError("expected a run of `saot run` for --steady; networks of `saot adapt` label frames one by one")
-    begins = tuple(one.index - before for one, before in zip(frames, _ranks(frames), strict=True))
+    first = dict[Path, int]()
+    begins = tuple(first.setdefault(one.path, one.index) for one in frames)
     sequence = tuple(Picture(one.name, one.read, one.content) for one in frames)
     parts = {part.name: getattr(run, part.name) for part in fields(run)}
     steady = SteadyRun(**parts, sequence=sequence, begins=begins)
     # a frame's mask depends on those before it
     about = [identity, steady.steady, [one.content for one in frames], code_version("match")]
     return steady, identity_of(*about)
-
-
-def _ranks(frames: Sequence[Frame]) -> Iterator[int]:
-    """How many frames of its footage come before each."""
-    count = Counter[str]()
-    for one in frames:
-        name, _ = one.shots.frames[one.index]
-        yield count[name]
-        count[name] += 1
 
 
 def _check_times(place: Path) -> None:
