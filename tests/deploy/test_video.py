@@ -445,7 +445,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys, finished):
     path = film(tmp_path / "a.mp4", range(6), options=REORDERED)
     spec = f"video:{path}:every=2"
     assert call("check", spec)["pictures"] == 3
-    assert call("extract", spec, "--backbone", "filterbank", "--size", "48", "--out", tmp_path / "store")["made"] == 3
+    assert call("extract", spec, "--backbone", "filterbank", "--size", "42", "--out", tmp_path / "store")["made"] == 3
     source = make_folder(tmp_path / "source", 0)
     call(
         "run",
