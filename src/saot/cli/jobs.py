@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from saot.cli.rasters import label_raster, words
 from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say
+from saot.cli.videos import label_video
 
 Compare = Literal["none", "points", "all"]
 
@@ -354,6 +355,9 @@ def predict(
     tile: str | None = None,
     overlap: MaybeWhole = None,
     cog: Flag = False,
+    every: str | None = None,
+    topic: str | None = None,
+    steady: Flag = False,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -362,11 +366,13 @@ def predict(
     Example: `saot predict runs/mine new/ --out masks --format png,color,coco`
 
     A picture that cannot be read does not stop the others: such are listed at the end, and the exit code is 1. A large
-    GeoTIFF is labelled as a whole where OUT is one, too: `saot predict runs/mine big.tif --out labels.tif`.
+    GeoTIFF is labelled as a whole where OUT is one, too: `saot predict runs/mine big.tif --out labels.tif`. Of a
+    video each frame gets its mask: `saot predict runs/mine drive.mp4 --out masks`, or with --out overlay.mp4 a video.
 
     Args:
         run: Folder of a finished run.
-        images: Pictures, or folders of them; sub-folders are mirrored, hidden files do not count.
+        images: Pictures, or folders of them; sub-folders are mirrored, hidden files do not count. Or videos and ROS
+            bags.
         out: Where the masks go. What this run has made there of the same pictures is kept.
         format: Any of png (class indices, one grey channel), palette (the same in the classes' colours), color
             (overlay), confidence (255 is 1), and of all pictures together, below annotations/, coco, cvat, cvat-mask,
@@ -382,32 +388,42 @@ def predict(
             else the run's input size.
         overlap: Of a raster: pixels over which neighbouring tiles are blended; a quarter of a tile unless given.
         cog: Of a raster: write a cloud-optimised GeoTIFF.
+        every: Of a video: label each so many frames, such as 5, or seconds, such as 0.5s. See docs/video.md.
+        topic: Of a ROS bag: the topic of the pictures, where it has several.
+        steady: Of a video: let the frames before one count in its answer, so that labels flicker less.
         device: As in `saot run`.
     """
-    from saot.deploy import RasterSettings, raster_output
+    from saot.deploy import RasterSettings, VideoSettings, overlay_output, raster_output, video_input
     from saot.label import predict_pictures
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    settings = RasterSettings(bands, stretch, tile, overlap, cog)
-    if raster_output(out):
+    settings, video = RasterSettings(bands, stretch, tile, overlap, cog), VideoSettings(every, topic, steady)
+    filmed = video_input(images)
+    if not filmed and (video != VideoSettings() or overlay_output(out)):
+        raise ValueError(f"--every, --topic, --steady and an --out of a video are for videos; got {images[0]}")
+    if raster_output(out) and not filmed:
         label_raster(run, images, out, settings, format, abstain, device, json)
         return
     if settings != RasterSettings():
         raise ValueError(
             f"--bands, --stretch, --tile, --overlap and --cog are for one GeoTIFF and --out NAME.tif; got --out {out}"
         )
-    with Bars() as bars:
-        labelled = predict_pictures(
-            run,
-            images,
-            out,
-            words("png" if format is None else format),
-            bars.stage("predict"),
-            abstain,
-            ALL_WINGS,
-            resolve_device(device),
-        )
+    if filmed:
+        formats = words("png" if format is None else format)
+        labelled = label_video(run, images, out, video, formats, abstain, device)
+    else:
+        with Bars() as bars:
+            labelled = predict_pictures(
+                run,
+                images,
+                out,
+                words("png" if format is None else format),
+                bars.stage("predict"),
+                abstain,
+                ALL_WINGS,
+                resolve_device(device),
+            )
     alone = [str(path) for path in labelled.left_alone]
     if json:
         failed = [{"image": image, "reason": reason} for image, reason in labelled.failed.items()]
