@@ -61,6 +61,7 @@ def test_help_has_an_example_for_every_command(capsys):
         "run",
         "check",
         "extract",
+        "compact",
         "predict",
         "import",
         "suggest",

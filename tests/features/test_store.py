@@ -15,7 +15,8 @@ from safetensors import safe_open
 
 from saot.data import Fingerprints
 from saot.features import FeatureStore, extract, load_backbone
-from saot.features.store import DamagedFile, StoreSize, check_room
+from saot.features.record import DamagedFile
+from saot.features.store import StoreSize, check_room
 
 
 def test_what_is_read_is_what_was_extracted_in_half_precision(tmp_path):

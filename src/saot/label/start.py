@@ -56,7 +56,7 @@ class Start:
             raise ValueError(
                 f"expected the backbone and size of {self.folder}, which --start goes on from; {other[0]} is "
                 f"{now[other[0]]!r} and was {self.features.get(other[0])!r}: give the same --backbone, --weights, "
-                "--size and --precision"
+                "--size, --precision and --store-form"
             )
 
     def check_points(self, points: Points, classes: ClassSet) -> None:
