@@ -37,10 +37,12 @@ def files_below(folder: Path, ending: str | None = None) -> Files:
         folders[:] = [
             name for name in folders if not name.startswith(".") and not _leads_back(folder, Path(place, name))
         ]
+        here = Path(place)
+        before = "" if here == folder else f"{here.relative_to(folder).as_posix()}/"
         for file in files:
-            wanted = file.endswith(ending) if ending else Path(file).suffix.lower() in SUFFIXES
+            wanted = file.endswith(ending) if ending else os.path.splitext(file)[1].lower() in SUFFIXES
             if wanted and not file.startswith("."):
-                found[Path(place, file).relative_to(folder).as_posix()] = Path(place, file)
+                found[before + file] = here / file
     return {key: found[key] for key in sorted(found)}
 
 

@@ -243,20 +243,19 @@ def compact_stores(
         raise ValueError(f"expected a store with features at {root}; there is none: give the --out of saot extract")
     if out.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"expected a folder outside the store {root} for the packed one; got {out}: name another")
-    seen = Fingerprints(out / FINGERPRINTS)
     found = {}
     for name in names:
         tell = None if progress is None else partial(progress, "compact" if name == "." else name)
-        made = compact_store(root / name, out / name, tell)
-        index = read_index(out / name / INDEX)
-        for path, shard in zip(made.shards, index.shards, strict=True):
-            if seen.known(path) is None and path.stat().st_size == shard.size:
-                seen.note(path, shard.checksum)
-        found[name] = made
+        found[name] = compact_store(root / name, out / name, tell)
     for path in root.glob("projection-*.safetensors"):
         write_atomic(out / path.name, path.read_bytes())
     if (root / FINGERPRINTS).is_file() and not (out / FINGERPRINTS).is_file():
         with open(root / FINGERPRINTS, "rb") as lines, open_atomic(out / FINGERPRINTS) as file:
             file.writelines(line for line in lines if b'.safetensors"' not in line)
+    seen = Fingerprints(out / FINGERPRINTS)
+    for name, one in found.items():
+        for path, shard in zip(one.shards, read_index(out / name / INDEX).shards, strict=True):
+            if one.made and seen.known(path) is None and path.stat().st_size == shard.size:
+                seen.note(path, shard.checksum)  # as whole as when it was written
     seen.save()
     return found

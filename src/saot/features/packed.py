@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
 from saot.data import Fingerprints
-from saot.features.record import DamagedFile, Place
+from saot.features.record import DamagedFile, Place, open_record
 
 INDEX = "packed.index"
 _MAGIC = b"SAOTIDX1"
 _SUM = 16  # bytes of the check sum at the end of an index
 _COLUMNS = (("names", "<u8"), ("sources", "<u8"), ("offsets", "<u8"), ("lengths", "<u8"), ("shards", "<u4"))
+_ENTRY = sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
+_LONGEST = 1 << 28  # bytes of the head of an index; ours name some hundred shards
 _READ = 1 << 24  # bytes of a shard that are checked at a time
 
 
@@ -98,16 +101,23 @@ def read_index(path: Path) -> Index:
         DamagedFile: If it is not what was written.
     """
     try:
-        data = path.read_bytes()
-        body = memoryview(data)[: max(len(data) - _SUM, 0)]
-        if bytes(body[:8]) != _MAGIC or hashlib.blake2b(body, digest_size=_SUM).digest() != data[-_SUM:]:
+        with open_record(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            magic, length = struct.unpack("<8sQ", file.read(16))
+            if magic != _MAGIC or length > min(_LONGEST, size):
+                raise ValueError("no index")
+            head = json.loads(os.pread(file.fileno(), length, 16))
+            begin, count = 16 + length, head["count"]
+            if size != begin + count * _ENTRY + _SUM:
+                raise ValueError("size")
+            file.seek(0)
+            data = file.readall()
+        if hashlib.blake2b(memoryview(data)[:-_SUM], digest_size=_SUM).digest() != data[-_SUM:]:
             raise ValueError("check sum")
-        (length,) = struct.unpack("<Q", body[8:16])
-        head = json.loads(bytes(body[16 : 16 + length]))
-        columns, place = {}, 16 + length
+        columns = {}
         for name, kind in _COLUMNS:
-            columns[name] = np.frombuffer(body, kind, head["count"], place)
-            place += columns[name].nbytes
+            columns[name] = np.frombuffer(data, kind, count, begin)
+            begin += columns[name].nbytes
         return Index(head["about"], tuple(Shard(**one) for one in head["shards"]), columns)
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise DamagedFile(
@@ -126,12 +136,8 @@ class Packed:
 
     def __init__(self, root: Path, index: Index) -> None:
         self.root, self.index = root, index
-        self._files: dict[int, int] = {}
+        self._files: dict[int, FileIO] = {}
         self._whole: dict[int, bool] = {}
-
-    def __del__(self) -> None:
-        for file in self._files.values():
-            os.close(file)
 
     def place(self, entry: int) -> Place:
         """Where a record lies.
@@ -143,15 +149,13 @@ class Packed:
         path = self.root / self.index.shards[number].name
         if number not in self._files:
             try:
-                file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+                self._files[number] = open_record(path)
             except OSError as error:
                 raise DamagedFile(
                     f"{path}, a part of a packed store, cannot be read; put it back, or extract the features again"
                 ) from error
-            if self._files.setdefault(number, file) != file:  # another thread was faster
-                os.close(file)
         begin, size = int(columns["offsets"][entry]), int(columns["lengths"][entry])
-        return Place(self._files[number], begin, size, path, (number, begin))
+        return Place(self._files[number].fileno(), begin, size, path, (number, begin))
 
     def is_of(self, entry: int, fingerprint: str) -> bool:
         """Whether a record is of a picture of this content, by the index alone."""

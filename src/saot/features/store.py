@@ -11,10 +11,11 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ from saot.features.record import (
     written,
 )
 
+NOT_NAMED: Mapping[str, str] = MappingProxyType({})
 _STALE_SECONDS = 3600  # a temporary file that old belongs to a process that was killed
 _ENDING = ".safetensors"
 _HASHED = re.compile(r"-[0-9a-f]{16}\.safetensors$")  # a file of one picture
@@ -131,7 +133,7 @@ class FeatureStore:
         self._packed = open_packed(self.root)
         self._beside: set[str] = set()  # names of files that go before the packed part
         if self._packed is not None:
-            self._require(FeatureKey.from_json(self._packed.index.about["key"]), "its packed part")
+            self._require(FeatureKey.from_json(str(self._packed.index.about.get("key"))), "its packed part")
             self._beside = set(self._files())
 
     def size(self, backbone: Backbone, *sets: ImageSet) -> StoreSize:
@@ -176,6 +178,7 @@ class FeatureStore:
         backbone: Backbone,
         progress: Callable[[int, int], None] | None = None,
         seen: Fingerprints | None = None,
+        named: Mapping[str, str] = NOT_NAMED,
     ) -> int:
         """Make the features that are missing, damaged or of a picture that has changed.
 
@@ -187,6 +190,8 @@ class FeatureStore:
             backbone: Must have the store's key.
             progress: Called with (done, total), whoever has made them.
             seen: Remembers which files were found whole, so that only their headers are read; None reads all of each.
+            named: Fingerprints of pictures that the caller has just asked for, by key; of a picture whose features are
+                made it is asked again.
 
         Returns:
             How many files this process has made.
@@ -213,7 +218,7 @@ class FeatureStore:
             def missing(numbers: Iterable[int], others: list[int]) -> Iterator[Picture]:
                 for number in numbers:
                     key, path = images.keys[number], self._path(images.keys[number])
-                    fingerprint = prints[number] if number in prints else images.fingerprint(number)
+                    fingerprint = prints.get(number) or named.get(key) or images.fingerprint(number)
                     whole = partial(self._is_whole, key, fingerprint, seen, path.name not in before)
                     if whole():
                         tell()
@@ -224,7 +229,8 @@ class FeatureStore:
                         claims.give_back(path.name)
                         tell()
                     else:
-                        yield Picture(key, partial(images.image, number), fingerprint)
+                        now = images.fingerprint(number) if key in named else fingerprint
+                        yield Picture(key, partial(images.image, number), now)
 
             start = claims.start(len(images))
             left = [*range(start, len(images)), *range(start)]
