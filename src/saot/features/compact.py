@@ -17,7 +17,7 @@ from saot.features.packed import INDEX, Index, Shard, file_checksum, hashed, ind
 from saot.features.record import DamagedFile, Header, open_record, place_of_file, read_header, read_payload
 from saot.features.store import FeatureStore
 
-SHARD = 1 << 30  # bytes after which the next shard begins
+SHARD = 1 << 32  # bytes after which the next shard begins; few enough to be open at once
 _BEGUN = re.compile(r"shard-\d+\.pack|(packed\.index|store\.json)\.tmp-|fingerprints\.jsonl")  # what a kill may leave
 FINGERPRINTS = "fingerprints.jsonl"  # of `fingerprints_file`
 AGAIN = "choose another --out, or remove it"

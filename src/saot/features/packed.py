@@ -139,6 +139,10 @@ class Packed:
         self._files: dict[int, FileIO] = {}
         self._whole: dict[int, bool] = {}
 
+    def __del__(self) -> None:
+        for file in self._files.values():
+            file.close()
+
     def place(self, entry: int) -> Place:
         """Where a record lies.
 
@@ -149,11 +153,13 @@ class Packed:
         path = self.root / self.index.shards[number].name
         if number not in self._files:
             try:
-                self._files[number] = open_record(path)
+                file = open_record(path)
             except OSError as error:
                 raise DamagedFile(
                     f"{path}, a part of a packed store, cannot be read; put it back, or extract the features again"
                 ) from error
+            if self._files.setdefault(number, file) is not file:  # another thread was faster
+                file.close()
         begin, size = int(columns["offsets"][entry]), int(columns["lengths"][entry])
         return Place(self._files[number].fileno(), begin, size, path, (number, begin))
 
