@@ -1,0 +1,90 @@
+"""A run on features in another form: the same tokens from the store and for new pictures, and the form is the run's."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.runs import evaluate_run, opened, run_job, tiny_settings
+
+from saot.deploy import export_run, pack_run
+from saot.label import FinishedRun, open_run
+from saot.label.settings import settings_of
+from saot.tables import ALL_WINGS
+
+
+@pytest.fixture(scope="module")
+def projected(tmp_path_factory):
+    """A finished tiny run on 32 numbers a token, and its store."""
+    root = tmp_path_factory.mktemp("projected")
+    made = run_job(tiny_settings(store_form="projected:32"), root / "run", store=root / "store", compare="none")
+    return root, made
+
+
+def test_new_pictures_are_projected_as_those_of_the_run_were(projected, tmp_path):
+    root, made = projected
+    run = open_run(root / "run", ALL_WINGS)
+    assert isinstance(run, FinishedRun) and made.run["features"]["dim"] == 32
+    with opened(tiny_settings(store_form="projected:32"), tmp_path / "again", root / "store") as contest:
+        domain = contest.data.target
+        assert domain.dim == 32
+        for number, key in enumerate(domain.images.keys):
+            found = run.features(domain.images.image(number), domain.images.fingerprint(number))
+            assert found[0].provenance == domain.store.provenance(key)  # by its form the same directions
+            assert torch.equal(found[0].tokens.half().float(), domain.tokens(number))
+    entry = evaluate_run(root / "run", tiny_settings().eval)["methods"]["saot_decoder"]
+    assert entry == made.metrics["methods"]["saot_decoder"]
+
+
+def test_runs_that_share_a_store_share_its_projection(projected, tmp_path):
+    """The other run has other source pictures, on which it would have fitted other directions."""
+    root, made = projected
+    shutil.copytree(root / "store", tmp_path / "store")
+    other = tiny_settings(source=tiny_settings().source.replace("count=3", "count=4"), store_form="projected:32")
+    with opened(other, tmp_path / "run", tmp_path / "store") as contest:
+        assert contest.data.source.domain.store.key.form == made.run["features"]["form"]
+        assert contest.data.source.domain.store.root.parent == tmp_path / "store"
+    with opened(other, tmp_path / "alone") as contest:
+        assert contest.data.source.domain.store.key.form != made.run["features"]["form"]
+    with pytest.raises(ValueError, match="form 'half'"), opened(tiny_settings(), tmp_path / "half", tmp_path / "store"):
+        pass
+
+
+def test_a_run_without_its_projection_is_refused_and_a_packed_one_has_it(projected, tmp_path):
+    root, _ = projected
+    (path,) = (root / "run").glob("projection-*.safetensors")
+    pack_run(root / "run", tmp_path / "packed")
+    assert (tmp_path / "packed" / path.name).read_bytes() == path.read_bytes()
+    assert isinstance(open_run(tmp_path / "packed", ALL_WINGS), FinishedRun)
+    (tmp_path / "packed" / path.name).unlink()
+    with pytest.raises(ValueError, match=r"projection-32-\w+\.safetensors; it is missing: put the file back"):
+        open_run(tmp_path / "packed", ALL_WINGS)
+
+
+def test_no_graph_is_written_of_another_form(projected, tmp_path):
+    with pytest.raises(ValueError, match=r"features in the form projected:32:\w+, which no graph has"):
+        export_run(projected[0] / "run", "torch", tmp_path / "a.pt2", wings=ALL_WINGS)
+
+
+def test_the_form_is_written_down_only_if_it_is_another():
+    settings = tiny_settings(store_form="int8")
+    assert settings_of(settings.to_dict()) == settings and "store_form" not in tiny_settings().to_dict()
+    with pytest.raises(ValueError, match="expected the form of a store"):
+        replace(settings, store_form="int4")
+
+
+def test_eight_bits_for_networks_and_for_new_pictures_are_the_same(tmp_path):
+    settings = tiny_settings(store_form="int8")
+    made = run_job(settings, tmp_path / "run", compare="none")
+    assert made.run["features"]["form"] == "int8"
+    entry = evaluate_run(tmp_path / "run", settings.eval)["methods"]["saot_decoder"]
+    assert entry == made.metrics["methods"]["saot_decoder"]
+    assert not list((tmp_path / "run").glob("projection-*"))
+
+
+def test_a_start_from_a_run_of_another_form_is_refused(projected, tmp_path):
+    settings = tiny_settings()
+    taught = replace(settings.recipe, taught=replace(settings.recipe.taught, teachers=1))
+    again = replace(settings, recipe=taught, start=str(projected[0] / "run"))
+    with pytest.raises(ValueError, match=r"(form|dim) is .* give the same .* --store-form"):
+        run_job(again, tmp_path / "second")
