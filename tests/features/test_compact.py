@@ -168,6 +168,9 @@ def test_a_killed_packing_leaves_nothing_that_opens_and_goes_on(tmp_path, at):
     content = {path.name: path.read_bytes() for path in out.iterdir()}
     assert content == {path.name: path.read_bytes() for path in (tmp_path / "undisturbed").iterdir()}
     assert compact_store(plain.root, out, shard_size=SHARD).made == 0  # and once more, with nothing to do
+    found.shards[0].unlink()
+    compact_store(plain.root, out, shard_size=SHARD)
+    assert content == {path.name: path.read_bytes() for path in out.iterdir()}
 
 
 def test_a_shard_of_a_killed_packing_that_is_not_whole_is_written_anew(tmp_path):
@@ -182,11 +185,12 @@ def test_a_shard_of_a_killed_packing_that_is_not_whole_is_written_anew(tmp_path)
 
 def test_damaged_files_are_left_out_and_named(tmp_path):
     plain = made(tmp_path / "plain")
-    harmed = files(plain.root)[1]
+    harmed, swapped = files(plain.root)[1:3]
     harmed.write_bytes(harmed.read_bytes()[:-3])
+    swapped.write_bytes(files(plain.root)[3].read_bytes())
     found = compact_store(plain.root, tmp_path / "packed", shard_size=SHARD)
-    assert found.left_out == (harmed.name,) and found.pictures == 4
-    assert FeatureStore(tmp_path / "packed").ensure(image_set(), filterbank()) == 1
+    assert found.left_out == (harmed.name, swapped.name) and found.pictures == 3
+    assert FeatureStore(tmp_path / "packed").ensure(image_set(), filterbank()) == 2
 
 
 def test_places_that_are_none_for_a_packed_store(tmp_path):

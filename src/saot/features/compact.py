@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from saot.data import Fingerprints, open_atomic, write_atomic
-from saot.features.packed import INDEX, Index, Shard, file_checksum, hashed, index_bytes, read_index
+from saot.features.packed import COLUMNS, INDEX, Index, Shard, file_checksum, hashed, index_bytes, read_index
 from saot.features.record import DamagedFile, Header, open_record, place_of_file, read_header, read_payload
 from saot.features.store import FeatureStore
 
@@ -95,8 +95,9 @@ def compact_store(
         write_atomic(out / INDEX, index_bytes(kept))
     if not (out / "store.json").is_file():
         write_atomic(out / "store.json", (store.key.to_json() + "\n").encode())
-    for path in [*out.glob("shard-*.pack.part"), *out.glob("*.tmp-*")]:
-        path.unlink(missing_ok=True)
+    for begun in ("shard-*.pack.part", "shard-*.tmp-*", f"{INDEX}.tmp-*"):
+        for path in out.glob(begun):
+            path.unlink(missing_ok=True)
     shards = tuple(out / shard.name for shard in kept.shards)
     size = sum(shard.size for shard in kept.shards) + (out / INDEX).stat().st_size
     return Compacted(len(kept), shards, size, made, tuple(kept.about["left_out"]))
@@ -142,7 +143,8 @@ def _kept(out: Path, made_of: str) -> Index | None:
         found = read_index(out / INDEX)
         if found.about["made_of"] != made_of:
             raise ValueError(f"expected a new folder; {out} holds another packed store than is asked for: {AGAIN}")
-        return found
+        sizes = [(out / shard.name).stat().st_size if (out / shard.name).is_file() else -1 for shard in found.shards]
+        return found if sizes == [shard.size for shard in found.shards] else None  # else they are written again
     if not out.is_dir() or not all(_BEGUN.match(path.name) for path in out.iterdir()):
         raise ValueError(f"expected a folder that is missing or empty for the packed store; {out} is neither: {AGAIN}")
     return None
@@ -153,11 +155,8 @@ def _kept_part(path: Path, group: list[_Record], store: FeatureStore) -> Index |
     part = _part_of(path)
     with contextlib.suppress(DamagedFile):
         found = read_index(part) if part.is_file() else None
-        if found is not None and found.about == {
-            **found.about,
-            "key": store.key.to_json(),
-            "made_of": _identity(group),
-        }:
+        made_of = store.key.to_json(), _identity(group)
+        if found is not None and (found.about["key"], found.about["made_of"]) == made_of:
             (shard,) = found.shards
             if path.is_file() and path.stat().st_size == shard.size and file_checksum(path) == shard.checksum:
                 return found
@@ -183,13 +182,8 @@ def _write_shard(path: Path, group: list[_Record], store: FeatureStore) -> Index
             file.write(data)
             found.update(data)
             place += len(data)
-    columns = dict(
-        zip(
-            ("names", "sources", "offsets", "lengths", "shards"),
-            np.array(rows, np.uint64).reshape(-1, 5).T,
-            strict=True,
-        )
-    )
+    numbers = np.array(rows, np.uint64).reshape(-1, len(COLUMNS)).T
+    columns = {name: column for (name, _), column in zip(COLUMNS, numbers, strict=True)}
     about = {"key": store.key.to_json(), "made_of": _identity(group), "left_out": left_out}
     part = Index(about, (Shard(path.name, place, found.hexdigest()),), columns)
     write_atomic(_part_of(path), index_bytes(part))
@@ -200,14 +194,16 @@ def _sound(record: _Record, store: FeatureStore) -> tuple[bytes, Header]:
     """A record's bytes and header, checked.
 
     Raises:
-        DamagedFile: If it is damaged, or was made otherwise than the store's.
+        DamagedFile: If it is damaged, of another picture, or was made otherwise than the store's.
     """
     path = store.root / record.file
     with open_record(path) as file:
         place = replace(place_of_file(file, path), begin=record.begin, size=record.size)
         header = read_header(place)
         read_payload(place, header)
-        if header.provenance.key != store.key:
+        alone = record.file.endswith(".safetensors")  # a file that took another's name holds another picture
+        misplaced = alone and not record.file.endswith(f"-{hashed(header.key):016x}.safetensors")
+        if misplaced or header.provenance.key != store.key:
             raise place.damaged()
         return place.read(record.size), header
 

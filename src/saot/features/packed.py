@@ -22,8 +22,8 @@ from saot.features.record import DamagedFile, Place, open_record
 INDEX = "packed.index"
 _MAGIC = b"SAOTIDX1"
 _SUM = 16  # bytes of the check sum at the end of an index
-_COLUMNS = (("names", "<u8"), ("sources", "<u8"), ("offsets", "<u8"), ("lengths", "<u8"), ("shards", "<u4"))
-_ENTRY = sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
+COLUMNS = (("names", "<u8"), ("sources", "<u8"), ("offsets", "<u8"), ("lengths", "<u8"), ("shards", "<u4"))
+_ENTRY = sum(np.dtype(kind).itemsize for _, kind in COLUMNS)
 _LONGEST = 1 << 28  # bytes of the head of an index; ours name some hundred shards
 _READ = 1 << 24  # bytes of a shard that are checked at a time
 
@@ -89,7 +89,7 @@ def index_bytes(index: Index) -> bytes:
     ).encode()
     head += b" " * (-len(head) % 8)
     parts = [_MAGIC, struct.pack("<Q", len(head)), head]
-    parts += [np.ascontiguousarray(index.columns[name][order], kind).tobytes() for name, kind in _COLUMNS]
+    parts += [np.ascontiguousarray(index.columns[name][order], kind).tobytes() for name, kind in COLUMNS]
     data = b"".join(parts)
     return data + hashlib.blake2b(data, digest_size=_SUM).digest()
 
@@ -115,7 +115,7 @@ def read_index(path: Path) -> Index:
         if hashlib.blake2b(memoryview(data)[:-_SUM], digest_size=_SUM).digest() != data[-_SUM:]:
             raise ValueError("check sum")
         columns = {}
-        for name, kind in _COLUMNS:
+        for name, kind in COLUMNS:
             columns[name] = np.frombuffer(data, kind, count, begin)
             begin += columns[name].nbytes
         return Index(head["about"], tuple(Shard(**one) for one in head["shards"]), columns)
