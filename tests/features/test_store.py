@@ -384,6 +384,21 @@ def test_a_second_start_reads_no_more_than_the_headers(tmp_path):
     assert start()[1] < 8000
 
 
+def test_fingerprints_that_were_just_asked_for_are_asked_again_only_of_what_is_made(tmp_path):
+    backbone, images, asked = filterbank(), image_set(4), []
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(image_set(2), backbone)
+
+    def ask(index: int) -> str:
+        asked.append(index)
+        return "changed since" if index == 3 else images.fingerprint(index)
+
+    named = {key: images.fingerprint(number) for number, key in enumerate(images.keys)}
+    assert store.ensure(dataclasses.replace(images, fingerprint=ask), backbone, named=named) == 2
+    assert asked == [2, 3]
+    assert [store.provenance(key).source for key in images.keys] == [*list(named.values())[:3], "changed since"]
+
+
 @pytest.mark.parametrize("harm", ["a byte", "another picture's", "cut short"])
 def test_a_file_that_changed_is_found_although_it_was_whole(tmp_path, harm):
     backbone, images, seen = filterbank(), image_set(3), Fingerprints()
