@@ -18,12 +18,12 @@ FORMS = ("half", "int8", "projected:20")
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), dim=st.sampled_from([1, 2, 3, 50]), scale=st.sampled_from([1e-7, 1e-3, 1.0, 400.0]))
+@given(seed=st.integers(0, 10**6), dim=st.sampled_from([2, 3, 50]), scale=st.sampled_from([1e-7, 1e-3, 1.0, 400.0]))
 def test_eight_bits_err_by_half_a_step_and_lose_nothing_the_second_time(seed, dim, scale):
     tokens = torch.randn(40, dim, generator=torch.Generator().manual_seed(seed)) * scale
     found, (codes, steps) = rounded(tokens), in_eight_bits(tokens)
     peaks = tokens.abs().amax(-1, keepdim=True)
-    assert ((found - tokens).abs() <= steps.float() / 2).all()
+    assert ((found - tokens).abs() <= steps.float() / 2 * (1 + 1e-5)).all()  # of a quotient in single precision
     assert (steps.float() <= (peaks / 127 * 9 / 8 * (1 + 1e-6)).clamp_min(SMALLEST)).all()  # four bits of the step
     assert codes.int().abs().max() <= 127
     assert torch.equal(found.half().float(), found)  # each is a number of half precision
@@ -34,11 +34,11 @@ def test_eight_bits_err_by_half_a_step_and_lose_nothing_the_second_time(seed, di
 
 
 def test_the_step_of_a_token_whose_peak_has_passed_below_one():
-    """127 steps of 9/16, less almost half a step: rounded, its peak suggests the step before."""
-    tokens = torch.tensor([[126.52, 1.0, -30.3]]) * 9 / 16
-    worst = [rounded(tokens * scale) for scale in torch.linspace(0.88, 1.0, 4001).tolist()]
+    """A peak of 114.4 steps of 10/16 becomes 114, for which 9/16 would do: 127 * 9/10 is 114.3."""
+    tokens = torch.tensor([[127.0, 1.0, -30.3]]) * 10 / 16
+    worst = [rounded(tokens * scale) for scale in torch.linspace(0.895, 0.905, 501).tolist()]
     assert all(torch.equal(rounded(found), found) for found in worst)
-    unsure = [found for found in worst if found.abs().max() / 127 <= in_eight_bits(found)[1].float().item() * 8 / 9]
+    unsure = [found for found in worst if found.abs().max() / 127 <= in_eight_bits(found)[1].float().item() * 9 / 10]
     assert unsure  # among them are some that the peak alone would give another step
 
 
@@ -102,10 +102,10 @@ def test_a_store_of_before_is_one_in_half_precision(tmp_path):
 
 
 def test_a_projection_keeps_inner_products_and_what_it_cannot_keep_is_least(tmp_path):
-    images, whole = image_set(4), filterbank()
-    exact = torch.cat([extract(whole, images.image(n), "").tokens for n in range(4)])
+    images, whole = image_set(8), filterbank()
+    exact = torch.cat([extract(whole, images.image(n), "").tokens for n in range(8)])
     errors = []
-    for numbers in (20, 60):
+    for numbers in (10, 30):
         backbone = in_form(whole, f"projected:{numbers}", None, images)
         assert isinstance(backbone, Projected)
         matrix = backbone.projection.matrix

@@ -1,16 +1,32 @@
 """A run on features in another form: the same tokens from the store and for new pictures, and the form is the run's."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers.runs import evaluate_run, opened, run_job, tiny_settings
 
+from saot import label
 from saot.deploy import export_run, pack_run
-from saot.label import FinishedRun, open_run
+from saot.label import FinishedRun, RunSettings, fingerprints_file, open_run
 from saot.label.settings import settings_of
+from saot.runs import Workspace
 from saot.tables import ALL_WINGS
+
+
+@contextmanager
+def sharing(settings: RunSettings, folder: Path, store: Path | None) -> Iterator[label.Contest]:
+    """As `opened`, with what the store remembers."""
+    inputs = label.open_inputs(settings, "cpu", ALL_WINGS, fingerprints_file(folder, store))
+    space = Workspace(folder, settings.to_dict())
+    try:
+        yield label.open_contest(settings, inputs, space, store)
+    finally:
+        space.close()
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +57,13 @@ def test_runs_that_share_a_store_share_its_projection(projected, tmp_path):
     root, made = projected
     shutil.copytree(root / "store", tmp_path / "store")
     other = tiny_settings(source=tiny_settings().source.replace("count=3", "count=4"), store_form="projected:32")
-    with opened(other, tmp_path / "run", tmp_path / "store") as contest:
+    with sharing(other, tmp_path / "run", tmp_path / "store") as contest:
         assert contest.data.source.domain.store.key.form == made.run["features"]["form"]
         assert contest.data.source.domain.store.root.parent == tmp_path / "store"
-    with opened(other, tmp_path / "alone") as contest:
+    with sharing(other, tmp_path / "alone", None) as contest:
         assert contest.data.source.domain.store.key.form != made.run["features"]["form"]
-    with pytest.raises(ValueError, match="form 'half'"), opened(tiny_settings(), tmp_path / "half", tmp_path / "store"):
+    half = sharing(tiny_settings(), tmp_path / "half", tmp_path / "store")
+    with pytest.raises(ValueError, match="this run has dim 203"), half:
         pass
 
 
