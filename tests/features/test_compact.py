@@ -24,7 +24,7 @@ SHARD = 8000  # bytes: two pictures a shard
 
 def made(root: Path, count: int = 5, form: str = "half") -> FeatureStore:
     images = image_set(count)
-    backbone = in_form(filterbank(), form, None, images)
+    backbone = in_form(filterbank(), form, (), images)
     store = FeatureStore(root, backbone.key)
     store.ensure(images, backbone)
     return store

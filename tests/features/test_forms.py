@@ -45,7 +45,7 @@ def test_the_step_of_a_token_whose_peak_has_passed_below_one():
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_read_is_what_the_backbone_gives(tmp_path, form):
     images = image_set()
-    backbone = in_form(filterbank(), form, None, images)
+    backbone = in_form(filterbank(), form, (), images)
     store = FeatureStore(tmp_path, backbone.key)
     asked = store.size(backbone, images)
     assert store.ensure(images, backbone) == 5
@@ -66,7 +66,7 @@ def test_what_is_read_is_what_the_backbone_gives(tmp_path, form):
 
 
 def test_files_in_eight_bits_are_plain_safetensors_of_half_the_size(tmp_path):
-    backbone, images = in_form(filterbank(), "int8", None), image_set(1)
+    backbone, images = in_form(filterbank(), "int8"), image_set(1)
     store = FeatureStore(tmp_path, backbone.key)
     store.ensure(images, backbone)
     with safe_open(files(tmp_path)[0], "pt") as file:
@@ -80,7 +80,7 @@ def test_files_in_eight_bits_are_plain_safetensors_of_half_the_size(tmp_path):
 
 def test_forms_do_not_mix(tmp_path):
     images, whole = image_set(2), filterbank()
-    eight = in_form(whole, "int8", None)
+    eight = in_form(whole, "int8")
     store = FeatureStore(tmp_path, whole.key)
     store.ensure(images, whole)
     with pytest.raises(ValueError, match=r"this run has form 'int8', but the .* were made with form 'half'"):
@@ -106,7 +106,7 @@ def test_a_projection_keeps_inner_products_and_what_it_cannot_keep_is_least(tmp_
     exact = torch.cat([extract(whole, images.image(n), "").tokens for n in range(8)])
     errors = []
     for numbers in (10, 30):
-        backbone = in_form(whole, f"projected:{numbers}", None, images)
+        backbone = in_form(whole, f"projected:{numbers}", (), images)
         assert isinstance(backbone, Projected)
         matrix = backbone.projection.matrix
         torch.testing.assert_close(matrix.T @ matrix, torch.eye(numbers), atol=1e-5, rtol=0)
@@ -119,28 +119,28 @@ def test_a_projection_keeps_inner_products_and_what_it_cannot_keep_is_least(tmp_
 
 def test_a_projection_is_fitted_once_and_kept(tmp_path):
     whole = filterbank()
-    first = in_form(whole, "projected:20", tmp_path, image_set(3))
+    first = in_form(whole, "projected:20", [tmp_path], image_set(3))
     assert isinstance(first, Projected) and not list(tmp_path.iterdir())  # a slip in the command leaves nothing
     first.projection.save(tmp_path)
-    again = in_form(whole, "projected:20", tmp_path, image_set(5, "other"))
-    assert again.key == first.key == in_form(whole, first.key.form, tmp_path).key
-    other = in_form(whole, "projected:20", None, image_set(5))
+    again = in_form(whole, "projected:20", [tmp_path], image_set(5, "other"))
+    assert again.key == first.key == in_form(whole, first.key.form, [tmp_path]).key
+    other = in_form(whole, "projected:20", (), image_set(5))
     assert other.key.differences(first.key) == ("form",)
     with pytest.raises(ValueError, match="put the right file back"):
-        in_form(whole, other.key.form, tmp_path)
+        in_form(whole, other.key.form, [tmp_path])
     with pytest.raises(ValueError, match="it is missing: put the file back"):
-        in_form(whole, first.key.form, tmp_path / "nowhere")
+        in_form(whole, first.key.form, [tmp_path / "nowhere"])
     path = next(tmp_path.iterdir())
     for content in (b"", path.read_bytes()[:-30], path.read_bytes()[:-4] + b"\0\0\x80\x7f"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="is damaged, or of other features") as caught:
-            in_form(whole, "projected:20", tmp_path, image_set(3))
+            in_form(whole, "projected:20", [tmp_path], image_set(3))
         assert "\n" not in str(caught.value)
 
 
 def test_a_projected_backbone_in_batches_is_the_same_as_one_by_one():
     images, whole = image_set(3), filterbank()
-    backbone = in_form(whole, "projected:20", None, images)
+    backbone = in_form(whole, "projected:20", (), images)
     pictures = [Picture(key, lambda n=n: images.image(n), "") for n, key in enumerate(images.keys)]
     wanted = [extract(backbone, images.image(n), "").tokens for n in range(3)]
     for found, tokens in zip(extract_each(backbone, pictures), wanted, strict=True):
@@ -156,15 +156,15 @@ def test_a_form_that_is_none_is_refused(text):
 
 def test_a_projection_to_no_fewer_numbers_is_refused():
     with pytest.raises(ValueError, match=r"fewer numbers than the 203 .* got 256: give projected:50, or int8"):
-        in_form(filterbank(), "projected", None, image_set(1))
+        in_form(filterbank(), "projected", (), image_set(1))
 
 
 def test_early_tokens_of_a_divided_network_keep_the_form(tmp_path):
     torch.save(published_state(), tmp_path / "mobile_sam.pt")
     whole = load_backbone("mobile-sam", tmp_path / "mobile_sam.pt", size=64)
-    early = in_form(whole, "int8", None).early()
+    early = in_form(whole, "int8").early()
     assert early.key == replace(whole.early().key, form="int8") and whole.key.form == "half"
     image = image_set(1).image(0)
     tokens = extract(early, image, "").tokens
     assert torch.equal(tokens, rounded(extract(whole.early(), image, "").tokens))
-    assert not hasattr(in_form(whole, "projected:20", None, image_set(1)), "early")
+    assert not hasattr(in_form(whole, "projected:20", (), image_set(1)), "early")

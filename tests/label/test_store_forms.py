@@ -1,5 +1,6 @@
 """A run on features in another form: the same tokens from the store and for new pictures, and the form is the run's."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,13 @@ import torch
 from helpers.runs import evaluate_run, opened, run_job, tiny_settings
 
 from saot import label
+from saot.decoder import TokenDecoder
 from saot.deploy import export_run, pack_run
+from saot.features import in_form, load_backbone
 from saot.label import FinishedRun, RunSettings, fingerprints_file, open_run
+from saot.label.networks import Trained
 from saot.label.settings import settings_of
+from saot.label.start import Start
 from saot.runs import Workspace
 from saot.tables import ALL_WINGS
 
@@ -99,9 +104,21 @@ def test_eight_bits_for_networks_and_for_new_pictures_are_the_same(tmp_path):
     assert not list((tmp_path / "run").glob("projection-*"))
 
 
-def test_a_start_from_a_run_of_another_form_is_refused(projected, tmp_path):
-    settings = tiny_settings()
-    taught = replace(settings.recipe, taught=replace(settings.recipe.taught, teachers=1))
-    again = replace(settings, recipe=taught, start=str(projected[0] / "run"))
-    with pytest.raises(ValueError, match=r"(form|dim) is .* give the same .* --store-form"):
-        run_job(again, tmp_path / "second")
+def test_a_start_from_a_run_of_another_form_is_refused(tmp_path):
+    half = load_backbone("filterbank")
+    eight, trained = in_form(half, "int8").key, Trained(TokenDecoder(3, 2), "")
+    for before, now, words in ((eight, half.key, "'half' and was 'int8'"), (half.key, eight, "'int8' and was 'half'")):
+        start = Start(tmp_path, trained, json.loads(before.to_json()), frozenset())
+        start.check_features(before.to_json())
+        with pytest.raises(ValueError, match=f"form is {words}: give the same .* --store-form"):
+            start.check_features(now.to_json())
+
+
+def test_a_second_round_takes_the_projection_of_the_first(projected, tmp_path):
+    """Its source has grown, on which other directions would be fitted."""
+    root, made = projected
+    grown = tiny_settings(source=tiny_settings().source.replace("count=3", "count=4"), store_form="projected:32")
+    recipe = replace(grown.recipe, taught=replace(grown.recipe.taught, teachers=1))
+    inputs = label.open_inputs(replace(grown, recipe=recipe, start=str(root / "run")), "cpu", ALL_WINGS)
+    assert inputs.backbone.key.form == made.run["features"]["form"]
+    assert label.open_inputs(grown, "cpu", ALL_WINGS).backbone.key.form != made.run["features"]["form"]

@@ -327,7 +327,7 @@ def extract(
     sizes, where = sizes_of(size), resolve_device(device)
     options = {"device": where, "precision": precision}
     whole = [ALL_WINGS.backbone(backbone, weights, size=parse_size(one), **options) for one in sizes]
-    networks = [in_form(network, form, out, images) for network in whole]
+    networks = [in_form(network, form, [out], images) for network in whole]
     for network in networks:
         if isinstance(network, Projected):
             network.projection.save(out)

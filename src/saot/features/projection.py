@@ -8,6 +8,7 @@ can keep them. P is fitted once, on pictures without labels, and lies in a file 
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -80,13 +81,13 @@ class Projected(Keyed):
         return self._backbone.tokens(image) @ self.projection.matrix
 
 
-def in_form(backbone: Backbone, form: str, folder: Path | None, images: ImageSet | None = None) -> Backbone:
+def in_form(backbone: Backbone, form: str, folders: Sequence[Path] = (), images: ImageSet | None = None) -> Backbone:
     """The backbone whose features are those that a store of this form gives back.
 
     Args:
         backbone: The whole one.
         form: As `parse_form` has it, or as a key says it, with the name of the matrix.
-        folder: Where a projection may have been kept; None if nowhere.
+        folders: Where a projection may have been kept; the first that has one counts.
         images: Pictures to fit one on where none is kept: the first ones.
 
     Raises:
@@ -105,13 +106,14 @@ def in_form(backbone: Backbone, form: str, folder: Path | None, images: ImageSet
             f"expected a projection to fewer numbers than the {backbone.dim} of a token of {backbone.key.backbone}; "
             f"got {numbers}: give projected:{max(backbone.dim // 4, 1)}, or int8"
         )
-    path = None if folder is None else folder / projection_file(backbone.key, numbers)
-    if path is not None and path.is_file():
+    places = [folder / projection_file(backbone.key, numbers) for folder in folders]
+    path = next((path for path in places if path.is_file()), None)
+    if path is not None:
         projection = read_projection(path, backbone.key, numbers)
     elif images is not None:
         projection = fit_projection(backbone, images, numbers)
     else:
-        raise ValueError(f"expected the projection of the features in {path}; it is missing: put the file back")
+        raise ValueError(f"expected the projection of the features in {places[0]}; it is missing: put the file back")
     if form.count(":") == 2 and projection.form != form:
         raise ValueError(f"expected the projection {form} in {path}; got {projection.form}: put the right file back")
     return Projected(backbone, projection)

@@ -232,7 +232,7 @@ def _backbones(run: dict[str, Any], folder: Path, wings: Wings, device: str) -> 
         made_with, size = one["features"], parse_size(one["size"])
         precision = made_with.get("precision", "float32")
         backbone = wings.backbone(settings["backbone"], weights, size=size, device=device, precision=precision)
-        backbone = in_form(backbone, made_with.get("form", "half"), folder)
+        backbone = in_form(backbone, made_with.get("form", "half"), [folder])
         if run.get("divided"):  # the decoder has the last layers
             assert isinstance(backbone, Divided), "the run was made with one"
             backbone = backbone.early()

@@ -124,9 +124,10 @@ def open_inputs(
             "expected --points as a number, total:N, patches:N, patches:total:N, resample:N, a CSV file "
             f"(image,x,y,class) or a folder of scribbles; got {settings.points!r}, which is none of them"
         )
-    place = None if remembered is None else remembered.parent
+    kept = [Path(settings.start)] if settings.start is not None else []  # whose features it goes on with
+    kept += [] if remembered is None else [remembered.parent]
     sizes = {
-        size: in_form(whole, settings.store_form, place, source.images)
+        size: in_form(whole, settings.store_form, kept, source.images)
         for size, whole in open_sizes(settings, target, device, wings).items()
     }
     backbone = next(iter(sizes.values()))
