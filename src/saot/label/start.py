@@ -55,8 +55,8 @@ class Start:
         if other := before.differences(now):
             raise ValueError(
                 f"expected the backbone and size of {self.folder}, which --start goes on from; {other[0]} is "
-                f"{getattr(now, other[0])!r} and was {getattr(before, other[0])!r}: give the same --backbone, --weights, "
-                "--size, --precision and --store-form"
+                f"{getattr(now, other[0])!r} and was {getattr(before, other[0])!r}: give the same --backbone, "
+                "--weights, --size, --precision and --store-form"
             )
 
     def check_points(self, points: Points, classes: ClassSet) -> None:
