@@ -4,11 +4,14 @@
     python benchmarks/store_forms.py forms --out runs/store-forms-camvid --source camvid:DATA:day.txt \
         --target camvid:DATA:dusk-train.txt --eval camvid:DATA:dusk-test.txt --preset fast --backbone mobile-sam \
         --weights mobile_sam.pt --forms half,int8,projected:64
+    python benchmarks/store_forms.py errors --source camvid:DATA:day.txt --backbone mobile-sam --weights mobile_sam.pt
     python benchmarks/store_forms.py index --out runs/store-index --entries 1000000
 
 `forms` makes one run a form, of the built-in scenes with filterbank unless it is said otherwise, then packs the store
 of the first form; all in one process, one after another. Speeds are of files that the system has in memory: whole
-pictures, and 256 random tokens of each, the mean of several rounds taken in turn.
+pictures, and 256 random tokens of each, the mean of several rounds taken in turn. `errors` says how far the tokens of
+the first pictures are off, |x' - x| / |x| over all of them: in eight bits with a step for each channel of a picture, as
+a store has it, with a step for each token instead, and in half precision.
 """
 
 import argparse
@@ -89,6 +92,29 @@ def _rate(stores: list, read: Callable) -> float:
     return len(keys) / (time.monotonic() - began)
 
 
+def errors(options: argparse.Namespace) -> None:
+    """One line a way to keep tokens."""
+    from saot.features import extract
+    from saot.features.forms import rounded
+    from saot.label import parse_size
+    from saot.recipes import DEMO_SIZE, DEMO_SOURCE
+    from saot.tables import ALL_WINGS
+
+    images = ALL_WINGS.images(options.source or DEMO_SOURCE)
+    size = options.size or (DEMO_SIZE if options.source is None else None)
+    backbone = ALL_WINGS.backbone(options.backbone, options.weights, size=parse_size(size))
+    ways = {"a step for each channel": rounded, "a step for each token": lambda tokens: rounded(tokens.T).T}
+    ways["half precision"] = lambda tokens: tokens.half().float()
+    off, total = dict.fromkeys(ways, 0.0), 0.0
+    for number in range(min(options.pictures, len(images))):
+        tokens = extract(backbone, images.image(number), "").tokens
+        total += float(tokens.square().sum())
+        for name, keep in ways.items():
+            off[name] += float((keep(tokens) - tokens).square().sum())
+    for name, squares in off.items():
+        print(f"{backbone.key.backbone}, {name}: {(squares / total) ** 0.5:.5f}")
+
+
 def index(options: argparse.Namespace) -> None:
     """Write an index of synthetic entries, then open it in a process of its own."""
     import numpy as np
@@ -142,16 +168,17 @@ def _key(number: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("forms", "index", "open"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("what", choices=("forms", "errors", "index", "open"))
+    parser.add_argument("--out", type=Path, default=Path("runs/store-forms"))
     parser.add_argument("--forms", default="half,int8,projected:64")
     parser.add_argument("--entries", type=int, default=1_000_000)
     for name in ("source", "target", "eval", "weights", "size", "preset"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--points", default="20")
     parser.add_argument("--backbone", default="filterbank")
     options = parser.parse_args()
-    {"forms": forms, "index": index, "open": open_it}[options.what](options)
+    {"forms": forms, "errors": errors, "index": index, "open": open_it}[options.what](options)
 
 
 if __name__ == "__main__":

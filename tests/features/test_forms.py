@@ -18,24 +18,24 @@ FORMS = ("half", "int8", "projected:20")
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), dim=st.sampled_from([2, 3, 50]), scale=st.sampled_from([1e-7, 1e-3, 1.0, 400.0]))
+@given(seed=st.integers(0, 10**6), dim=st.sampled_from([1, 3, 50]), scale=st.sampled_from([1e-7, 1e-3, 1.0, 400.0]))
 def test_eight_bits_err_by_half_a_step_and_lose_nothing_the_second_time(seed, dim, scale):
     tokens = torch.randn(40, dim, generator=torch.Generator().manual_seed(seed)) * scale
     found, (codes, steps) = rounded(tokens), in_eight_bits(tokens)
-    peaks = tokens.abs().amax(-1, keepdim=True)
+    peaks = tokens.abs().amax(0, keepdim=True)
     assert ((found - tokens).abs() <= steps.float() / 2 * (1 + 1e-5)).all()  # of a quotient in single precision
     assert (steps.float() <= (peaks / 127 * 9 / 8 * (1 + 1e-6)).clamp_min(SMALLEST)).all()  # four bits of the step
     assert codes.int().abs().max() <= 127
     assert torch.equal(found.half().float(), found)  # each is a number of half precision
     assert torch.equal(rounded(found), found)
     payload = encoded("int8", found)
-    assert len(payload) == payload_size("int8", 40, dim) == 40 * (dim + 2)
+    assert len(payload) == payload_size("int8", 40, dim) == 42 * dim
     assert torch.equal(torch.from_numpy(decoded("int8", payload, 40, dim)).float(), found)
 
 
 def test_the_step_of_a_token_whose_peak_has_passed_below_one():
     """A peak of 114.4 steps of 10/16 becomes 114, for which 9/16 would do: 127 * 9/10 is 114.3."""
-    tokens = torch.tensor([[127.0, 1.0, -30.3]]) * 10 / 16
+    tokens = torch.tensor([[127.0], [1.0], [-30.3]]) * 10 / 16
     worst = [rounded(tokens * scale) for scale in torch.linspace(0.895, 0.905, 501).tolist()]
     assert all(torch.equal(rounded(found), found) for found in worst)
     unsure = [found for found in worst if found.abs().max() / 127 <= in_eight_bits(found)[1].float().item() * 9 / 10]
@@ -74,8 +74,10 @@ def test_files_in_eight_bits_are_plain_safetensors_of_half_the_size(tmp_path):
     assert codes.dtype == torch.int8
     assert torch.equal(codes.float() * steps.float(), store.read(images.keys[0]).tokens)
     whole = extract(filterbank(), images.image(0), "").tokens
-    error = (store.read(images.keys[0]).tokens - whole).norm(dim=-1) / whole.norm(dim=-1)
-    assert 0 < error.max() < 0.02  # of 203 numbers, the largest some 6 times the root mean square
+    assert steps.shape == (1, backbone.dim)
+    whole = extract(filterbank(), images.image(0), "").tokens
+    error = (store.read(images.keys[0]).tokens - whole).norm() / whole.norm()
+    assert 0 < error < 0.01  # 1 / 127 / 12 ** 0.5, times the share of the largest number in the root mean square
 
 
 def test_forms_do_not_mix(tmp_path):

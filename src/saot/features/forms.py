@@ -1,6 +1,7 @@
-"""How many bytes a store gives a token: half precision, or eight bits a number and one step a token.
+"""How many bytes a store gives a token: half precision, or eight bits a number and one step for each of its numbers.
 
-Eight bits are x = code * step, with codes from -127 to 127. A step has four significant bits, so that each x is a
+Eight bits are x = code * step, with codes from -127 to 127 and one step for each channel of a picture, which errs less
+than one for each token (docs/large-sets.md). A step has four significant bits, so that each x is a
 number of half precision exactly: what is read as a whole, row by row, or never was on a disk is the same to the bit.
 """
 
@@ -37,35 +38,35 @@ def rounded(tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """The tokens as eight bits keep them; what was rounded before stays as it is.
 
     Example:
-        >>> rounded(torch.tensor([[127.0, 0.4, -63.6]]))
-        tensor([[127.,   0., -64.]])
+        >>> rounded(torch.tensor([[127.0], [0.4], [-63.6]])).flatten()
+        tensor([127.,   0., -64.])
     """
     codes, steps = in_eight_bits(tokens)
     return codes.float() * steps.float()
 
 
-def in_eight_bits(tokens: Float[Tensor, "n d"]) -> tuple[Int8[Tensor, "n d"], Float16[Tensor, "n 1"]]:
-    """Codes and the step of each token: the smallest of four significant bits with which no code leaves the range.
+def in_eight_bits(tokens: Float[Tensor, "n d"]) -> tuple[Int8[Tensor, "n d"], Float16[Tensor, "1 d"]]:
+    """Codes and the step of each channel: the smallest of four significant bits with which no code leaves the range.
 
     Args:
         tokens: Finite; those of `rounded` come back exactly.
     """
     tokens = tokens.float()
-    peaks = tokens.abs().amax(-1, keepdim=True)
+    peaks = tokens.abs().amax(0, keepdim=True)
     steps = _four_bits(peaks / CODES).clamp_min(SMALLEST)
     above = _four_bits(steps * (1 + 2**-6))  # the next one: the peak of rounded tokens may have passed below `steps`
     steps = torch.where(_are_multiples(tokens, above) & ~_are_multiples(tokens, steps), above, steps)
     return torch.round(tokens / steps).to(torch.int8), steps.half()
 
 
-def _four_bits(values: Float[Tensor, "n 1"]) -> Float[Tensor, "n 1"]:
+def _four_bits(values: Float[Tensor, "1 d"]) -> Float[Tensor, "1 d"]:
     """The next larger numbers k 2^e, k from 8 to 16."""
     mantissa, exponent = torch.frexp(values)
     return torch.ldexp(torch.ceil(mantissa * 16) / 16, exponent)
 
 
-def _are_multiples(tokens: Float[Tensor, "n d"], steps: Float[Tensor, "n 1"]) -> Shaped[Tensor, "n 1"]:
-    return (torch.round(tokens / steps) * steps == tokens).all(-1, keepdim=True)
+def _are_multiples(tokens: Float[Tensor, "n d"], steps: Float[Tensor, "1 d"]) -> Shaped[Tensor, "1 d"]:
+    return (torch.round(tokens / steps) * steps == tokens).all(0, keepdim=True)
 
 
 def described(form: str, rows: int, dim: int) -> dict[str, dict[str, object]]:
@@ -73,8 +74,8 @@ def described(form: str, rows: int, dim: int) -> dict[str, dict[str, object]]:
     if form != "int8":
         return {"tokens": {"dtype": "F16", "shape": [rows, dim], "data_offsets": [0, 2 * rows * dim]}}
     return {  # steps first, so that their two bytes are aligned
-        "steps": {"dtype": "F16", "shape": [rows, 1], "data_offsets": [0, 2 * rows]},
-        "tokens": {"dtype": "I8", "shape": [rows, dim], "data_offsets": [2 * rows, 2 * rows + rows * dim]},
+        "steps": {"dtype": "F16", "shape": [1, dim], "data_offsets": [0, 2 * dim]},
+        "tokens": {"dtype": "I8", "shape": [rows, dim], "data_offsets": [2 * dim, 2 * dim + rows * dim]},
     }
 
 
@@ -83,9 +84,9 @@ def payload_size(form: str, rows: int, dim: int) -> int:
 
     Example:
         >>> payload_size("half", 10, 64), payload_size("int8", 10, 64)
-        (1280, 660)
+        (1280, 768)
     """
-    return rows * (2 + dim) if form == "int8" else 2 * rows * dim
+    return (2 + rows) * dim if form == "int8" else 2 * rows * dim
 
 
 def encoded(form: str, tokens: Float[Tensor, "n d"]) -> bytes:
@@ -100,13 +101,13 @@ def decoded(form: str, payload: bytes, rows: int, dim: int) -> Float16[np.ndarra
     """The tokens behind `encoded`."""
     if form != "int8":
         return np.frombuffer(payload, "<f2").reshape(rows, dim).astype(np.float16, copy=False)
-    steps = np.frombuffer(payload, "<f2", rows)
-    codes = np.frombuffer(payload, np.int8, offset=2 * rows).reshape(rows, dim)
+    steps = np.frombuffer(payload, "<f2", dim)
+    codes = np.frombuffer(payload, np.int8, offset=2 * dim).reshape(rows, dim)
     return from_eight_bits(codes, steps)
 
 
 def from_eight_bits(
-    codes: Int8[np.ndarray, "rows dim"], steps: Float16[np.ndarray, " rows"]
+    codes: Int8[np.ndarray, "rows dim"], steps: Float16[np.ndarray, " dim"]
 ) -> Float16[np.ndarray, "rows dim"]:
-    """Each code times the step of its token, exactly."""
-    return (codes.astype(np.float32) * steps.astype(np.float32)[:, None]).astype(np.float16)
+    """Each code times the step of its channel, exactly."""
+    return (codes.astype(np.float32) * steps.astype(np.float32)).astype(np.float16)

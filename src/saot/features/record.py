@@ -175,15 +175,15 @@ def read_rows(place: Place, header: Header, distinct: Int64[np.ndarray, " k"]) -
         DamagedFile: If the record is cut short.
     """
     eight, start = header.provenance.form == "int8", header.start
-    steps = _numbers(place, "<f2", start, header.rows) if eight else np.empty(0, np.float16)
-    start += 2 * header.rows if eight else 0
+    steps = _numbers(place, "<f2", start, header.dim) if eight else np.empty(0, np.float16)
+    start += 2 * header.dim if eight else 0
     kind = np.dtype(np.int8 if eight else "<f2")
     found = np.empty((len(distinct), header.dim), kind)
     for first, last in _runs(distinct):
         begin, count = int(distinct[first]), int(distinct[last - 1] - distinct[first]) + 1
         chunk = _numbers(place, kind, start + begin * header.dim * kind.itemsize, count * header.dim)
         found[first:last] = chunk.reshape(-1, header.dim)[distinct[first:last] - begin]
-    return from_eight_bits(found, steps[distinct]) if eight else found.astype(np.float16, copy=False)
+    return from_eight_bits(found, steps) if eight else found.astype(np.float16, copy=False)
 
 
 def _numbers(place: Place, kind: "np.dtype | str", begin: int, count: int) -> np.ndarray:
