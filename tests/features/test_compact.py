@@ -61,9 +61,9 @@ def test_a_complete_one_asks_for_no_file_a_picture(tmp_path, monkeypatch):
         size = store.size(backbone, images)
         assert store.ensure(images, backbone, seen=seen) == 0
     assert size.pictures == size.missing == backbone.calls == 0
-    assert size.there == sum(path.stat().st_size for path in files(tmp_path / "plain"))
     assert {path.name for path in opened} == {INDEX, "store.json"}  # of the shards too what is remembered suffices
     assert not [path for path in asked if path.endswith(".safetensors")]
+    assert size.there == sum(path.stat().st_size for path in files(tmp_path / "plain"))
 
 
 def test_what_is_missing_or_has_changed_is_made_beside_it(tmp_path):

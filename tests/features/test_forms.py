@@ -98,7 +98,7 @@ def test_forms_do_not_mix(tmp_path):
 
 def test_a_store_of_before_is_one_in_half_precision(tmp_path):
     key = filterbank().key
-    assert "form" not in key.to_json()  # as such a store has it
+    assert '"form"' not in key.to_json()  # as such a store has it
     FeatureStore(tmp_path, key)
     assert FeatureStore(tmp_path).key.form == "half"
 
