@@ -89,6 +89,7 @@ def run(
     config: Path | None = None,
     print_config: Flag = False,
     store: Path | None = None,
+    store_form: str | None = None,
     device: str | None = None,
     compare: Compare | None = None,
     strict: Flag = False,
@@ -137,6 +138,9 @@ def run(
         print_config: Print that file with everything that would be run, and end, as in `saot run ... --print-config >
             mine.toml`.
         store: Folder for features, to share them between runs.
+        store_form: How tokens are kept: half (16 bits a number), int8 (8 bits), or projected:NUMBERS (their leading
+            directions, fitted on the first source pictures or taken from the store; 256 unless given). All networks see
+            them so; half unless given. See docs/large-sets.md.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...; auto unless given.
         compare: What is trained beside the decoder: none, points (methods that see the same labels) or all; all with
             --eval, else none. The same command with more of it goes on.
@@ -162,6 +166,7 @@ def run(
         "source_pictures": source_pictures,
         "target_pictures": target_pictures,
         "store": store,
+        "store_form": store_form,
         "device": device,
         "compare": compare,
         "strict": strict or None,
@@ -286,6 +291,7 @@ def extract(
     weights: Path | None = None,
     size: str | None = None,
     precision: str = "float32",
+    form: str = "half",
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -305,10 +311,11 @@ def extract(
         size: As in `saot run`; several get a folder each in the store.
         precision: float32, or bf16: faster features of mobile-sam and ViTs that are not the same and need a store of
             their own.
+        form: half, int8 or projected:NUMBERS, as --store-form of `saot run`.
         device: As in `saot run`.
     """
     from saot.data import Fingerprints, check_place
-    from saot.features import FeatureStore, StoreSize, check_room
+    from saot.features import FeatureStore, Projected, StoreSize, check_room, in_form
     from saot.label import fingerprints_file, parse_size, size_folder, sizes_of, store_folder
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
@@ -317,9 +324,12 @@ def extract(
     seen = Fingerprints(fingerprints_file(out, out))
     images = replace(ALL_WINGS, seen=seen).images(spec)
     sizes, where = sizes_of(size), resolve_device(device)
-    networks = [
-        ALL_WINGS.backbone(backbone, weights, size=parse_size(one), device=where, precision=precision) for one in sizes
-    ]
+    options = {"device": where, "precision": precision}
+    whole = [ALL_WINGS.backbone(backbone, weights, size=parse_size(one), **options) for one in sizes]
+    networks = [in_form(network, form, [out], images) for network in whole]
+    for network in networks:
+        if isinstance(network, Projected):
+            network.projection.save(out)
     folders = [store_folder(size_folder(out, one, sizes), spec) for one in sizes]
     stores = [FeatureStore(folder, network.key) for folder, network in zip(folders, networks, strict=True)]
     made = list(zip(stores, networks, strict=True))

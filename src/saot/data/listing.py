@@ -38,12 +38,16 @@ def files_below(folder: Path, ending: str | tuple[str, ...] | None = None) -> Fi
         folders[:] = [
             name for name in folders if not name.startswith(".") and not _leads_back(folder, Path(place, name))
         ]
+        here = Path(place)
+        before = "" if here == folder else f"{here.relative_to(folder).as_posix()}/"
         for file in files:
             wanted = (
-                file.endswith(ending) if isinstance(ending, str) else Path(file).suffix.lower() in (ending or SUFFIXES)
+                file.endswith(ending)
+                if isinstance(ending, str)
+                else os.path.splitext(file)[1].lower() in (ending or SUFFIXES)
             )
             if wanted and not file.startswith("."):
-                found[Path(place, file).relative_to(folder).as_posix()] = Path(place, file)
+                found[before + file] = here / file
     return {key: found[key] for key in sorted(found)}
 
 

@@ -203,6 +203,11 @@ def exportable(folder: Path, form: Form, wings: Wings = NO_WINGS) -> FinishedRun
             f"expected a run of one input size; {folder} joins {1 + len(run.further)}: make one with a single --size"
         )
     key = run.backbone.key
+    if key.form != "half":
+        raise ValueError(
+            f"expected a run on whole features; {folder} has features in the form {key.form}, which no graph has: make "
+            "one with --store-form half"
+        )
     if not isinstance(run.backbone, Traceable):
         raise ValueError(
             f"expected a backbone that can be written as a graph: filterbank, mobile-sam or a ViT; {folder} has "

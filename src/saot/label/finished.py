@@ -22,7 +22,7 @@ from saot.evaluate import (
     predict_mask,
     upsample_scores,
 )
-from saot.features import Backbone, Divided, Extracted, Failed, FeatureGrid, Picture, extract, extract_each
+from saot.features import Backbone, Divided, Extracted, Failed, FeatureGrid, Picture, extract, extract_each, in_form
 from saot.label.fusion import unpacked_decoder
 from saot.label.prediction import Prediction, picture_of
 from saot.label.settings import parse_size
@@ -232,6 +232,7 @@ def _backbones(run: dict[str, Any], folder: Path, wings: Wings, device: str) -> 
         made_with, size = one["features"], parse_size(one["size"])
         precision = made_with.get("precision", "float32")
         backbone = wings.backbone(settings["backbone"], weights, size=size, device=device, precision=precision)
+        backbone = in_form(backbone, made_with.get("form", "half"), [folder])
         if run.get("divided"):  # the decoder has the last layers
             assert isinstance(backbone, Divided), "the run was made with one"
             backbone = backbone.early()
