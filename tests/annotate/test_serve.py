@@ -277,6 +277,9 @@ class Slow:
     def masks(self, pictures, failed=None, confident=False):
         raise NotImplementedError
 
+    def each(self, pictures, make, failed=None, confident=False):
+        raise NotImplementedError
+
     def probabilities(self, pictures):
         raise NotImplementedError
 

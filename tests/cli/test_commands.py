@@ -242,6 +242,7 @@ def test_extract_in_a_shell_of_another_launch_makes_everything_and_says_so(capsy
         (["extract", "scenes:game", "--backbone", "filterbank", "--precision", "bf16", "--out", "RUN"], "float32 al"),
         (["extract", "scenes:game", "--backbone", "filterbank", "--device", "abacus", "--out", "RUN"], "auto, cpu or"),
         (["predict", "nowhere", "x.png", "--device", "abacus", "--out", "RUN"], "abacus"),
+        (["predict", "nowhere", "x.png", "--workers", "0", "--out", "RUN"], "--workers of at least 1; got 0"),
         (["extract", "scenes:game", "--backbone", "filterbank", "--form", "int4", "--out", "RUN"], "half, int8, pro"),
         (["run", "--source", "a:b", "--target", "c:d", "--store-form", "tiny", "--out", "RUN"], "half, int8, pro"),
         (["compact", "nowhere", "--out", "RUN"], "nowhere"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from saot.cli.rasters import label_raster, words
-from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say
+from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say, use_workers
 from saot.cli.videos import label_video
 
 Compare = Literal["none", "points", "all"]
@@ -368,6 +368,7 @@ def predict(
     every: str | None = None,
     topic: str | None = None,
     steady: Flag = False,
+    workers: MaybeWhole = None,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -401,6 +402,8 @@ def predict(
         every: Of a video: label each so many frames, such as 5, or seconds, such as 0.5s. See docs/video.md.
         topic: Of a ROS bag: the topic of the pictures, where it has several.
         steady: Of a video: let the frames before one count in its answer, so that labels flicker less.
+        workers: Pictures at once on a CPU, each with one thread, and so the same masks; or threads for one picture
+            where the backbone is a ViT. All cores unless given.
         device: As in `saot run`.
     """
     from saot.deploy import RasterSettings, VideoSettings, overlay_output, raster_output, video_input
@@ -408,6 +411,7 @@ def predict(
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
+    use_workers(workers)
     settings, video = RasterSettings(bands, stretch, tile, overlap, cog), VideoSettings(every, topic, steady)
     filmed = video_input(images)
     if not filmed and (video != VideoSettings() or overlay_output(out)):

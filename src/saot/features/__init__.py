@@ -24,7 +24,7 @@ from saot.features.base import (
     token_count,
 )
 from saot.features.compact import Compacted, compact_store, compact_stores
-from saot.features.flow import Extracted, Failed, Picture, Unreadable, extract_each, readable
+from saot.features.flow import Extracted, Failed, Picture, Unreadable, extract_each, make_each, readable
 from saot.features.forms import parse_form, payload_size
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 from saot.features.load import load_backbone, make_tail
@@ -96,6 +96,7 @@ __all__ = [
     "load_backbone",
     "load_model",
     "local_folder",
+    "make_each",
     "make_tail",
     "map_widths",
     "parse_form",

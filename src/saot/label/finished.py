@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -31,6 +31,7 @@ from saot.label.wings import NO_WINGS, Labelled, Labeller, Wings
 from saot.runs import RUN_FORMAT, read_kept
 
 AGAIN = "give the same `saot run` command again"
+T = TypeVar("T")
 REMADE = "give the command that made it again"  # of a run of any kind
 
 
@@ -93,8 +94,26 @@ class FinishedRun:
         Raises:
             ValueError: If a picture cannot be read or is empty, and nobody hears of it; names it.
         """
+        return self.each(pictures, _as_it_is, failed, confident)
+
+    def each(
+        self,
+        pictures: Iterable[Picture],
+        make: Callable[[Labelled], T],
+        failed: Failed | None = None,
+        confident: bool = False,
+    ) -> Iterator[T]:
+        """What `make` gives for each picture with its mask; see `Labeller.each`.
+
+        With one input size decoder, mask and `make` keep no other picture waiting; see `saot.features.make_each`.
+        """
+        if not self.further:
+            yield from make_each(
+                self.backbone, pictures, lambda one: make(self._labelled([one], confident)), failed=failed
+            )
+            return
         for sizes in self._extracted(pictures, failed):
-            yield self._labelled(sizes, confident)
+            yield make(self._labelled(sizes, confident))
 
     def probabilities(self, pictures: Iterable[Picture]) -> Iterator[Float[Tensor, "K h w"]]:
         """Probability of each class at each pixel of each picture; see `Labeller.probabilities`."""
@@ -157,6 +176,10 @@ class FinishedRun:
 
     def _mask(self, logits: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
         return predict_mask(logits, grid, self.bias, threshold=self.threshold)
+
+
+def _as_it_is(one: Labelled) -> Labelled:
+    return one
 
 
 def _in_step(streams: Sequence[Iterator[Extracted]], order: Iterable[Picture]) -> Iterator[list[Extracted]]:

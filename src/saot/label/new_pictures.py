@@ -349,16 +349,19 @@ class _Work:
                     sizes[number] = known
                 tell()
 
-        made = 0
-        confident = bool(self.joined) or "confidence" in self.formats
-        for found in self.run.masks(missing(), fail, confident):
+        def write(found: Labelled) -> tuple[int, int, int, float | None]:
             number, mask = number_of[found.picture.name], found.mask.numpy()
             share = 1 - float(mask_counts(mask)[IGNORE_INDEX] / mask.size) if self.abstains else None
             about: dict[str, Any] = {"of": marks.pop(found.picture.name), "labelled": share}
             if found.confidence is not None:
                 about["scores"] = class_scores(mask, found.confidence.numpy())
             self._write(self.pictures[number], found, json.dumps(about))
-            sizes[number], made = (mask.shape[0], mask.shape[1], share), made + 1
+            return number, *mask.shape, share
+
+        made = 0
+        confident = bool(self.joined) or "confidence" in self.formats
+        for number, height, width, share in self.run.each(missing(), write, fail, confident):
+            sizes[number], made = (height, width, share), made + 1
             tell()
         for one in self.joined.values() if sizes else ():
             one.write(self.out / one.place, self._items(sorted(sizes)), self.run.classes)
