@@ -1,8 +1,9 @@
 """Labels that are steady from frame to frame: what earlier frames say, carried along and joined to the frame's own."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,8 @@ from saot.evaluate import predict_confidence, predict_mask
 from saot.features import Failed, Picture
 from saot.label import FinishedRun, Labelled
 from saot.match import MatchSide, StepSettings, predict_labels
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,16 @@ class SteadyRun(FinishedRun):
             confidence = predict_confidence(logits, own.grid, self.bias).cpu() if confident else None
             mask = predict_mask(logits, own.grid, self.bias, threshold=self.threshold).cpu()
             yield Labelled(picture, image, mask, confidence)
+
+    def each(
+        self,
+        pictures: Iterable[Picture],
+        make: Callable[[Labelled], T],
+        failed: Failed | None = None,
+        confident: bool = False,
+    ) -> Iterator[T]:
+        """What `make` gives for each picture with its mask, one after another; see `Labeller.each`."""
+        return map(make, self.masks(pictures, failed, confident))
 
     def _readable(self, picture: Picture) -> Own | None:
         try:
