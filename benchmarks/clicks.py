@@ -25,22 +25,11 @@ from saot.tables.label_room import score
 
 def main() -> None:
     """One line a rule and count."""
-    options = _options()
+    options = read_options()
     torch.set_num_threads(options.threads)
-    recipe = DEMO if options.preset == "demo" else preset(options.preset)
     found: dict[tuple[str, int], list[float]] = {}
     for seed in map(int, options.seeds.split(",")):
-        first = RunSettings(
-            source=options.source,
-            target=options.target,
-            eval=options.eval,
-            points="0",
-            backbone=options.backbone,
-            weights=options.weights,
-            size=options.size or None,
-            seed=seed,
-            recipe=recipe,
-        )
+        first = settings_of(options, seed)
         start = options.out / f"seed-{seed}"
         found.setdefault(("none", 0), []).append(scored(first, start / "none", options.out / "store"))
         for count in map(int, options.counts.split(",")):
@@ -54,6 +43,21 @@ def main() -> None:
                 found.setdefault((rule, count), []).append(miou)
                 print(f"seed {seed}, {count} clicks, {rule}: {miou:.1f}", flush=True)
     print(table(found))
+
+
+def settings_of(options: argparse.Namespace, seed: int) -> RunSettings:
+    """Of a run without any click."""
+    return RunSettings(
+        source=options.source,
+        target=options.target,
+        eval=options.eval,
+        points="0",
+        backbone=options.backbone,
+        weights=options.weights,
+        size=options.size or None,
+        seed=seed,
+        recipe=DEMO if options.preset == "demo" else preset(options.preset),
+    )
 
 
 def answered(run: Path, store: Path, rule: str, count: int, seed: int, place: Path) -> None:
@@ -93,7 +97,7 @@ def table(found: dict[tuple[str, int], list[float]]) -> str:
     return "\n".join(lines)
 
 
-def _options() -> argparse.Namespace:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/clicks"))
     parser.add_argument("--seeds", default="0")

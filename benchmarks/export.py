@@ -80,7 +80,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         label = opened(file, form, options.threads, ("mask", "confidence"))
         taken = seconds(lambda number, label=label: label(inputs[number]), len(inputs))
         whole = asdict(compare(run, opened(file, form, options.threads), reads, size, size))
-        found[form] = {**whole, "bytes": made.size, "seconds": taken, "ratio": base / taken}
+        found[form] = {**whole, "bytes": made.nbytes, "seconds": taken, "ratio": base / taken}
     return found
 
 

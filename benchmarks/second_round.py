@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from clicks import _options, answered
+from clicks import answered, read_options, settings_of
 
 from saot.label import RunSettings, run_job
-from saot.recipes import DEMO, preset
 from saot.tables import ALL_WINGS
 
 OPENING = ("features", "points", "source masks", "evaluation masks")  # the same for all
@@ -23,23 +22,12 @@ OPENING = ("features", "points", "source masks", "evaluation masks")  # the same
 
 def main() -> None:
     """One line a seed."""
-    options = _options()
+    options = read_options()
     torch.set_num_threads(options.threads)
-    recipe = DEMO if options.preset == "demo" else preset(options.preset)
     count, rule = int(options.counts.split(",")[0]), options.rules.split(",")[0]
     print("| seed | clicks | run | training, s | whole run, s | mIoU |\n| ---: | ---: | --- | ---: | ---: | ---: |")
     for seed in map(int, options.seeds.split(",")):
-        none = RunSettings(
-            source=options.source,
-            target=options.target,
-            eval=options.eval,
-            points="0",
-            backbone=options.backbone,
-            weights=options.weights,
-            size=options.size or None,
-            seed=seed,
-            recipe=recipe,
-        )
+        none = settings_of(options, seed)
         root, store = options.out / f"seed-{seed}", options.out / "store"
         run_job(none, root / "none", store=store, wings=ALL_WINGS, compare="none")
         clicks, more = root / f"{rule}-{count}.csv", root / f"{rule}-{count}-more.csv"

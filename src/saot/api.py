@@ -95,6 +95,7 @@ def label(
     target_pictures: int | None = None,
     seed: int = 0,
     store: str | Path | None = None,
+    store_form: str = "half",
     device: str = "auto",
     compare: Compare | None = None,
     strict: bool = False,
@@ -122,6 +123,7 @@ def label(
         target_pictures: How many target pictures to use, the first ones; all unless given.
         seed: Fixes every draw.
         store: Folder for features, to share them between runs; the run folder unless given.
+        store_form: How tokens are kept: "half", "int8" or "projected:NUMBERS", as in `saot run`.
         device: auto (cuda, else mps, else cpu), or one that torch knows.
         compare: What is trained beside the decoder: "none", "points" (methods that see the same labels) or "all"; all
             where there is an evaluation set, else none.
@@ -151,6 +153,7 @@ def label(
         mask_map=mask_map,
         start=None if start is None else str(start),
         seed=seed,
+        store_form=store_form,
         recipe=recipe,
         **{**usual, **given},
     )

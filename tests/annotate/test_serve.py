@@ -146,6 +146,15 @@ def test_nothing_outside_the_folder_is_found_nor_what_is_no_file(server, place, 
     assert status == 404 and "below the folder" in answer["error"]
 
 
+def test_a_missing_picture_leaves_the_others_their_predictions(server, caplog):
+    tasks = [{"id": number, "data": {"image": name}} for number, name in enumerate(("gone.png", "plain.png"))]
+    asked = {"tasks": tasks, "label_config": view(server.run.classes.names)}
+    status, answer = ask(server, "/predict", asked)
+    gone, there = answer["results"]
+    assert status == 200 and gone == [] and there["result"]
+    assert "1 of 2 tasks have no prediction" in caplog.text and "gone.png" in caplog.text
+
+
 @pytest.mark.parametrize(
     "address",
     ["http://example.org/a.png", "https://localhost/a.png", "s3://a/b.png", "//host/a.png", "data://x", "/etc/passwd"],
@@ -266,6 +275,9 @@ class Slow:
         raise NotImplementedError
 
     def masks(self, pictures, failed=None, confident=False):
+        raise NotImplementedError
+
+    def each(self, pictures, make, failed=None, confident=False):
         raise NotImplementedError
 
     def probabilities(self, pictures):

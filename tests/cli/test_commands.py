@@ -61,6 +61,7 @@ def test_help_has_an_example_for_every_command(capsys):
         "run",
         "check",
         "extract",
+        "compact",
         "predict",
         "import",
         "suggest",
@@ -161,6 +162,59 @@ def test_run_predict_evaluate_and_extract(capsys, pictures, quick):
     assert code == 0 and json.loads(out)["images"] == 2
 
 
+def test_a_packed_store_in_eight_bits_serves_a_run(capsys, pictures, quick):
+    network, store, packed = ["--backbone", "filterbank", "--size", "56x84"], pictures / "store", pictures / "packed"
+    for name in ("source", "target"):
+        code, out, _ = call(
+            capsys, "extract", f"folder:{pictures / name}", *network, "--out", str(store), "--form", "int8", "--json"
+        )
+        assert code == 0 and json.loads(out)["made"] == 2
+    code, out, _ = call(capsys, "compact", str(store), "--out", str(packed), "--json")
+    found = json.loads(out)
+    assert code == 0 and (found["pictures"], found["files"], found["made"], found["left_out"]) == (4, 4, 2, [])
+    assert found["bytes"] == sum(
+        path.stat().st_size for path in packed.rglob("*.*") if path.suffix in (".pack", ".index")
+    )
+    code, out, _ = call(capsys, "compact", str(store), "--out", str(packed))
+    assert code == 0 and out.startswith("4 pictures in 4 files of ")
+    request = [
+        *("run", "--source", f"folder:{pictures / 'source'}", "--target", f"folder:{pictures / 'target'}", *network),
+        *("--out", str(pictures / "run"), "--store", str(packed), "--json"),
+    ]
+    code, _, err = call(capsys, *request)
+    assert code == 2 and "this run has form 'half'" in err.strip().splitlines()[-1] and "Traceback" not in err
+    code, out, err = call(capsys, *request, "--store-form", "int8")
+    assert code == 0 and "more in" not in err  # nothing is missing
+    assert not list(packed.rglob("*.safetensors"))
+    harmed = next(store.rglob("*.safetensors"))
+    harmed.write_bytes(harmed.read_bytes()[:-1])
+    code, out, err = call(capsys, "compact", str(store), "--out", str(pictures / "again"))
+    assert code == 0 and out.startswith("3 pictures") and "1 files are damaged or were made otherwise" in err
+    assert harmed.name in err
+
+
+def test_extract_keeps_the_projection_that_a_run_takes(capsys, pictures, quick):
+    network, store = ["--backbone", "filterbank", "--size", "56x84"], pictures / "store"
+    code, _, err = call(
+        capsys, "extract", f"folder:{pictures / 'source'}", *network, "--out", str(store), "--form", "projected"
+    )
+    assert code == 2 and "got 256: give projected:50, or int8" in err and not store.exists()
+    for name in ("source", "target"):
+        words = [
+            "extract",
+            f"folder:{pictures / name}",
+            *network,
+            "--out",
+            str(store),
+            "--form",
+            "projected:8",
+            "--json",
+        ]
+        code, out, _ = call(capsys, *words)
+        assert code == 0 and json.loads(out)["dim"] == 8
+    assert len(list(store.glob("projection-8-*.safetensors"))) == 1
+
+
 def test_extract_in_a_shell_of_another_launch_makes_everything_and_says_so(capsys, pictures, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "4")
@@ -188,6 +242,10 @@ def test_extract_in_a_shell_of_another_launch_makes_everything_and_says_so(capsy
         (["extract", "scenes:game", "--backbone", "filterbank", "--precision", "bf16", "--out", "RUN"], "float32 al"),
         (["extract", "scenes:game", "--backbone", "filterbank", "--device", "abacus", "--out", "RUN"], "auto, cpu or"),
         (["predict", "nowhere", "x.png", "--device", "abacus", "--out", "RUN"], "abacus"),
+        (["predict", "nowhere", "x.png", "--workers", "0", "--out", "RUN"], "--workers of at least 1; got 0"),
+        (["extract", "scenes:game", "--backbone", "filterbank", "--form", "int4", "--out", "RUN"], "half, int8, pro"),
+        (["run", "--source", "a:b", "--target", "c:d", "--store-form", "tiny", "--out", "RUN"], "half, int8, pro"),
+        (["compact", "nowhere", "--out", "RUN"], "nowhere"),
         (["demo", "--seed", "x", "--out", "RUN"], "seed"),
         (["demmo"], "demmo"),
     ],

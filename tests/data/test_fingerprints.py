@@ -131,10 +131,25 @@ def test_a_line_that_is_not_as_it_was_written_is_passed_over(pictures, tmp_path,
         assert started(file, pictures) == (sums, ["0.png"])
 
 
+def test_a_line_that_is_too_long_to_be_ours_is_passed_over(pictures, tmp_path, at_once):
+    file = tmp_path / "fingerprints.jsonl"
+    sums, _ = started(file, pictures)
+    file.write_bytes(b'["' + b"x" * 300_000 + b'"]\n' + file.read_bytes())
+    assert started(file, pictures) == (sums, [])
+
+
+def test_a_name_with_commas_and_brackets_is_remembered(tmp_path, at_once):
+    file, folder = tmp_path / "fingerprints.jsonl", tmp_path / "odd, [1], 2]"
+    folder.mkdir()
+    (folder / 'a, 3], "b.png').write_bytes(b"1")
+    sums, _ = started(file, folder)
+    assert started(file, folder) == (sums, [])
+
+
 def test_a_file_of_gigabytes_is_not_read(pictures, tmp_path, at_once):
     file = tmp_path / "fingerprints.jsonl"
     started(file, pictures)
-    os.truncate(file, 2**29 + 1)  # a hole: it takes no room
+    os.truncate(file, fingerprints.LARGEST + 1)  # a hole: it takes no room
     seen = Fingerprints(file)
     assert all(seen.known(path) is None for path in pictures.iterdir())
 

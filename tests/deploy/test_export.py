@@ -94,7 +94,7 @@ def test_lines_of_the_page_label_as_predict_does(finished, onnx_file, pictures, 
 
 def test_a_file_says_what_it_is(finished, onnx_file):
     out, made = onnx_file
-    assert list(out.parent.iterdir()) == [out] and made.size == out.stat().st_size
+    assert list(out.parent.iterdir()) == [out] and made.nbytes == out.stat().st_size
     session = onnxruntime.InferenceSession(out)
     about = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
     assert about == made.metadata

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.mobile_sam import published_state
 
-from saot.features import FeatureStore, Picture, extract, extract_each, load_backbone, tinyvit
+from saot.features import FeatureStore, Picture, extract, extract_each, load_backbone, make_each, tinyvit
 from saot.features.filterbank import FilterBank
 
 
@@ -76,6 +76,59 @@ def test_small_networks_work_on_several_pictures_at_once(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     assert len(list(extract_each(together, pictures(image(0), image(1))))) == 2
+
+
+def test_what_is_made_of_several_pictures_is_made_at_once_each_by_one_thread():
+    meet, before = threading.Barrier(2, timeout=20), torch.get_num_threads()
+
+    def make(one):
+        meet.wait()  # passes only if two are in here
+        assert torch.is_inference_mode_enabled() and torch.get_num_threads() == 1
+        return one.picture.name, threading.get_ident()
+
+    try:
+        torch.set_num_threads(2)
+        made = list(make_each(load_backbone("filterbank", size=(28, 28)), pictures(*map(image, range(4))), make))
+    finally:
+        torch.set_num_threads(before)
+    assert [name for name, _ in made] == ["0.png", "1.png", "2.png", "3.png"]
+    assert threading.get_ident() not in {thread for _, thread in made}
+
+
+def test_beside_an_accelerator_a_picture_is_made_while_the_next_is_seen():
+    inner, second = load_backbone("filterbank", size=56), threading.Event()
+    network = OnADevice(inner)
+    network.batch_tokens = lambda images: (
+        second.set() if network.seen else None,
+        OnADevice.batch_tokens(network, images),
+    )[1]
+
+    def make(one):
+        assert torch.is_inference_mode_enabled()
+        assert second.wait(20), "the next batch is not seen while this picture is made"
+        return one.picture.name
+
+    made = list(make_each(network, pictures(*map(image, range(4))), make, batch=2))
+    assert made == ["0.png", "1.png", "2.png", "3.png"] and network.seen == [2, 2]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_error_in_what_is_made_names_the_picture(device):
+    network = load_backbone("filterbank", size=56)
+
+    def make(one):
+        raise KeyError("no room")
+
+    with pytest.raises(ValueError, match=r"picture 0\.png: .*no room"):
+        list(make_each(OnADevice(network) if device == "cuda" else ByItself(network), pictures(image(0)), make))
+
+
+class ByItself(OnADevice):
+    """A backbone on a CPU that takes one picture at a time, with all threads."""
+
+    def __init__(self, inner) -> None:
+        super().__init__(inner)
+        self.device = "cpu"
 
 
 def test_an_accelerator_gets_pictures_of_one_size_in_batches():

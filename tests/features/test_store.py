@@ -15,7 +15,8 @@ from safetensors import safe_open
 
 from saot.data import Fingerprints
 from saot.features import FeatureStore, extract, load_backbone
-from saot.features.store import DamagedFile, StoreSize, check_room
+from saot.features.record import DamagedFile
+from saot.features.store import StoreSize, check_room
 
 
 def test_what_is_read_is_what_was_extracted_in_half_precision(tmp_path):
@@ -381,6 +382,21 @@ def test_a_second_start_reads_no_more_than_the_headers(tmp_path):
     made, size = start()
     assert made == 0 and size >= payload
     assert start()[1] < 8000
+
+
+def test_fingerprints_that_were_just_asked_for_are_asked_again_only_of_what_is_made(tmp_path):
+    backbone, images, asked = filterbank(), image_set(4), []
+    store = FeatureStore(tmp_path, backbone.key)
+    store.ensure(image_set(2), backbone)
+
+    def ask(index: int) -> str:
+        asked.append(index)
+        return "changed since" if index == 3 else images.fingerprint(index)
+
+    named = {key: images.fingerprint(number) for number, key in enumerate(images.keys)}
+    assert store.ensure(dataclasses.replace(images, fingerprint=ask), backbone, named=named) == 2
+    assert asked == [2, 3]
+    assert [store.provenance(key).source for key in images.keys] == [*list(named.values())[:3], "changed since"]
 
 
 @pytest.mark.parametrize("harm", ["a byte", "another picture's", "cut short"])

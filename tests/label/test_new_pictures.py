@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.runs import predict_pictures
 from PIL import Image
 
@@ -192,6 +193,24 @@ def test_files_of_others_are_left_alone(finished, tmp_path):
     with pytest.raises(ValueError, match=r"instances_default\.json to be missing"):
         predict_pictures(finished, new, tmp_path / "out", ("coco",))
     assert (tmp_path / "out" / "annotations" / "instances_default.json").read_text() == '{"images": []}'
+
+
+def test_masks_do_not_depend_on_the_number_of_threads(finished, tmp_path):
+    folder, before = tmp_path / "new", torch.get_num_threads()
+    folder.mkdir()
+    for number in range(5):
+        values = np.random.default_rng(number).integers(0, 256, (60 + 9 * number, 90, 3), np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            made = predict_pictures(finished, [folder], tmp_path / f"{threads}", ["png", "confidence", "color"])
+            assert made.made == 5
+    finally:
+        torch.set_num_threads(before)
+    one, three = (sorted((tmp_path / name).iterdir()) for name in ("1", "3"))
+    assert len(one) == 15 and [path.name for path in one] == [path.name for path in three]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, three, strict=True))
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(finished, tmp_path, monkeypatch):

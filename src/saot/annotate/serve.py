@@ -49,7 +49,7 @@ class Limits:
         waiting: Seconds that a request waits for the predictions of others.
     """
 
-    body: int = 16 << 20
+    body: int = 64 << 20
     tasks: int = 1000
     connections: int = 16
     reading: float = 30.0
@@ -121,12 +121,12 @@ class RunServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         LOG.info("a connection from %s broke", client_address, exc_info=True)
 
-    def predictions(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
-        """What the run says of each task, in their order.
+    def predictions(self, asked: dict[str, Any]) -> list[dict[str, Any] | list[Any]]:
+        """What the run says of each task, in their order; an empty list where its picture is missing.
 
         Raises:
             ValueError: If the request is not as Label Studio makes it.
-            Refused: If a picture is missing, or other requests take too long.
+            Refused: If all pictures are missing, or other requests take too long.
         """
         tasks, config = asked.get("tasks"), asked.get("label_config")
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
@@ -136,13 +136,29 @@ class RunServer(ThreadingHTTPServer):
         if not isinstance(config, str):
             raise ValueError("expected label_config, the XML of the project's labelling configuration; got none")
         tags = tags_of(config, self.run.classes)
-        places = [picture_below(self.folder, _picture_of(task, tags)) for task in tasks]
+        places = self._places([_picture_of(task, tags) for task in tasks])
         if not self.one_at_a_time.acquire(timeout=self.limits.waiting):
             raise Refused(503, "other predictions are under way; ask again later")
         try:
-            return [self._prediction(place, tags) for place in places]
+            return [[] if place is None else self._prediction(place, tags) for place in places]
         finally:
             self.one_at_a_time.release()
+
+    def _places(self, addresses: list[str]) -> list[Path | None]:
+        """The files of pictures; None for one that is missing while others are there."""
+        found: list[Path | None] = []
+        missing: list[Refused] = []
+        for address in addresses:
+            try:
+                found.append(picture_below(self.folder, address))
+            except Refused as error:
+                found.append(None)
+                missing.append(error)
+        if missing and len(missing) == len(found):
+            raise missing[0]
+        if missing:
+            LOG.warning("%d of %d tasks have no prediction: %s", len(missing), len(found), printable(str(missing[0])))
+        return found
 
     def _prediction(self, place: Path, tags: Tags) -> dict[str, Any]:
         found = self.run.predict(place)
@@ -307,7 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
         most, parts, left = self.backend.limits.body, [], length
         left = min(left, 4 * most)
         with contextlib.suppress(TimeoutError):  # what is missing then is told below
-            while left and (part := self.rfile.read(min(PART, left))):
+            while left and (part := self.rfile.read1(min(PART, left))):
                 left -= len(part)
                 if length <= most:
                     parts.append(part)

@@ -7,10 +7,10 @@ import warnings
 
 from cyclopts import CycloptsError
 
-from saot.cli import adaptation, export, jobs, lora, serving, tables
+from saot.cli import adaptation, annotation, export, jobs, lora, stores, tables
 from saot.cli.shell import app, console, say
 
-__all__ = ["adaptation", "app", "export", "jobs", "lora", "main", "serving", "tables"]
+__all__ = ["adaptation", "annotation", "app", "export", "jobs", "lora", "main", "stores", "tables"]
 
 # Threads of OpenMP that wait for work spin for milliseconds and take the cores of whoever else has some to do: products
 # of two threads become tens of times slower. Two thousand turns, some microseconds, last until the next product and no

@@ -30,6 +30,7 @@ KINDS: dict[str, type] = {
     "source_pictures": int,
     "target_pictures": int,
     "store": str,
+    "store_form": str,
     "device": str,
     "compare": str,
     "strict": bool,

@@ -1,4 +1,4 @@
-"""`saot export`: a finished run as one file for elsewhere."""
+"""A finished run for elsewhere: as one file, or on a model hub."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from saot.cli.shell import Bars, Json, app, print_json
+from saot.cli.shell import Bars, Flag, Json, app, print_json
 
 
 @app.command
@@ -42,7 +42,7 @@ def export(
     with Bars() as bars:
         made = export_run(run, to, out, check or (), size, mask_size, ALL_WINGS, bars)
     if json:
-        print_json({"out": str(out), "bytes": made.size, **asdict(made.comparison), "metadata": made.metadata})
+        print_json({"out": str(out), "bytes": made.nbytes, **asdict(made.comparison), "metadata": made.metadata})
         return
     found, about = made.comparison, made.metadata
     height, width = about["input"]["size"]
@@ -50,4 +50,39 @@ def export(
         f"{found.pictures} pictures: scores differ by at most {found.largest_difference:.2g}, "
         f"{100 * found.equal_pixels:.4g} % of the pixels are equal"
     )
-    print(f"{out}: {made.size / 1e6:.1f} MB, pictures of {height}x{width} resized by {about['resize']}")
+    print(f"{out}: {made.nbytes / 1e6:.1f} MB, pictures of {height}x{width} resized by {about['resize']}")
+
+
+@app.command
+def push(
+    run: Path,
+    name: str,
+    /,
+    *,
+    out: Path | None = None,
+    weights: bool = True,
+    private: Flag = False,
+    json: Json = False,
+) -> None:
+    """Put a finished run on a model hub, for `saot.load("OWNER/NAME")`: network, scores, calibration, a model card.
+
+    No picture, no point and no path of this machine goes along. It takes the extra `hub`, and an account there
+    (`hf auth login`); HF_ENDPOINT names another hub.
+
+    Example: `saot push runs/mine somebody/street-day`, or `--out packed` to look at the files first
+
+    Args:
+        run: Folder of a finished run of `saot run`.
+        name: OWNER/NAME.
+        out: Write the files into this folder, and upload nothing.
+        weights: Whether the file of the backbone's weights goes along; its licence has to allow that.
+        private: A new repository is for its owner alone.
+    """
+    from saot.deploy import pack_run, push_run
+
+    if out is not None:
+        made = str(pack_run(run, out, weights=weights))
+        print_json({"out": made}) if json else print(f"packed: {made}")
+        return
+    address = push_run(run, name, weights=weights, private=private)
+    print_json({"name": name, "commit": address}) if json else print(f"{name}: {address}")

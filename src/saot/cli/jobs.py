@@ -5,12 +5,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import Any, Literal
 
 from saot.cli.rasters import label_raster, words
-from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say
+from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say, use_workers
+from saot.cli.videos import label_video
 
 Compare = Literal["none", "points", "all"]
 
@@ -90,6 +89,7 @@ def run(
     config: Path | None = None,
     print_config: Flag = False,
     store: Path | None = None,
+    store_form: str | None = None,
     device: str | None = None,
     compare: Compare | None = None,
     strict: Flag = False,
@@ -138,6 +138,9 @@ def run(
         print_config: Print that file with everything that would be run, and end, as in `saot run ... --print-config >
             mine.toml`.
         store: Folder for features, to share them between runs.
+        store_form: How tokens are kept: half (16 bits a number), int8 (8 bits), or projected:NUMBERS (their leading
+            directions, fitted on the first source pictures or taken from the store; 256 unless given). All networks see
+            them so; half unless given. See docs/large-sets.md.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...; auto unless given.
         compare: What is trained beside the decoder: none, points (methods that see the same labels) or all; all with
             --eval, else none. The same command with more of it goes on.
@@ -163,6 +166,7 @@ def run(
         "source_pictures": source_pictures,
         "target_pictures": target_pictures,
         "store": store,
+        "store_form": store_form,
         "device": device,
         "compare": compare,
         "strict": strict or None,
@@ -287,6 +291,7 @@ def extract(
     weights: Path | None = None,
     size: str | None = None,
     precision: str = "float32",
+    form: str = "half",
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -306,10 +311,11 @@ def extract(
         size: As in `saot run`; several get a folder each in the store.
         precision: float32, or bf16: faster features of mobile-sam and ViTs that are not the same and need a store of
             their own.
+        form: half, int8 or projected:NUMBERS, as --store-form of `saot run`.
         device: As in `saot run`.
     """
     from saot.data import Fingerprints, check_place
-    from saot.features import FeatureStore, StoreSize, check_room
+    from saot.features import FeatureStore, Projected, StoreSize, check_room, in_form
     from saot.label import fingerprints_file, parse_size, size_folder, sizes_of, store_folder
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
@@ -318,9 +324,12 @@ def extract(
     seen = Fingerprints(fingerprints_file(out, out))
     images = replace(ALL_WINGS, seen=seen).images(spec)
     sizes, where = sizes_of(size), resolve_device(device)
-    networks = [
-        ALL_WINGS.backbone(backbone, weights, size=parse_size(one), device=where, precision=precision) for one in sizes
-    ]
+    options = {"device": where, "precision": precision}
+    whole = [ALL_WINGS.backbone(backbone, weights, size=parse_size(one), **options) for one in sizes]
+    networks = [in_form(network, form, [out], images) for network in whole]
+    for network in networks:
+        if isinstance(network, Projected):
+            network.projection.save(out)
     folders = [store_folder(size_folder(out, one, sizes), spec) for one in sizes]
     stores = [FeatureStore(folder, network.key) for folder, network in zip(folders, networks, strict=True)]
     made = list(zip(stores, networks, strict=True))
@@ -356,6 +365,10 @@ def predict(
     tile: str | None = None,
     overlap: MaybeWhole = None,
     cog: Flag = False,
+    every: str | None = None,
+    topic: str | None = None,
+    steady: Flag = False,
+    workers: MaybeWhole = None,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -364,11 +377,13 @@ def predict(
     Example: `saot predict runs/mine new/ --out masks --format png,color,coco`
 
     A picture that cannot be read does not stop the others: such are listed at the end, and the exit code is 1. A large
-    GeoTIFF is labelled as a whole where OUT is one, too: `saot predict runs/mine big.tif --out labels.tif`.
+    GeoTIFF is labelled as a whole where OUT is one, too: `saot predict runs/mine big.tif --out labels.tif`. Of a
+    video each frame gets its mask: `saot predict runs/mine drive.mp4 --out masks`, or with --out overlay.mp4 a video.
 
     Args:
         run: Folder of a finished run.
-        images: Pictures, or folders of them; sub-folders are mirrored, hidden files do not count.
+        images: Pictures, or folders of them; sub-folders are mirrored, hidden files do not count. Or videos and ROS
+            bags.
         out: Where the masks go. What this run has made there of the same pictures is kept.
         format: Any of png (class indices, one grey channel), palette (the same in the classes' colours), color
             (overlay), confidence (255 is 1), and of all pictures together, below annotations/, coco, cvat, cvat-mask,
@@ -384,32 +399,45 @@ def predict(
             else the run's input size.
         overlap: Of a raster: pixels over which neighbouring tiles are blended; a quarter of a tile unless given.
         cog: Of a raster: write a cloud-optimised GeoTIFF.
+        every: Of a video: label each so many frames, such as 5, or seconds, such as 0.5s. See docs/video.md.
+        topic: Of a ROS bag: the topic of the pictures, where it has several.
+        steady: Of a video: let the frames before one count in its answer, so that labels flicker less.
+        workers: Pictures at once on a CPU, each with one thread, and so the same masks; or threads for one picture
+            where the backbone is a ViT. All cores unless given.
         device: As in `saot run`.
     """
-    from saot.deploy import RasterSettings, raster_output
+    from saot.deploy import RasterSettings, VideoSettings, overlay_output, raster_output, video_input
     from saot.label import predict_pictures
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    settings = RasterSettings(bands, stretch, tile, overlap, cog)
-    if raster_output(out):
+    use_workers(workers)
+    settings, video = RasterSettings(bands, stretch, tile, overlap, cog), VideoSettings(every, topic, steady)
+    filmed = video_input(images)
+    if not filmed and (video != VideoSettings() or overlay_output(out)):
+        raise ValueError(f"--every, --topic, --steady and an --out of a video are for videos; got {images[0]}")
+    if raster_output(out) and not filmed:
         label_raster(run, images, out, settings, format, abstain, device, json)
         return
     if settings != RasterSettings():
         raise ValueError(
             f"--bands, --stretch, --tile, --overlap and --cog are for one GeoTIFF and --out NAME.tif; got --out {out}"
         )
-    with Bars() as bars:
-        labelled = predict_pictures(
-            run,
-            images,
-            out,
-            words("png" if format is None else format),
-            bars.stage("predict"),
-            abstain,
-            ALL_WINGS,
-            resolve_device(device),
-        )
+    if filmed:
+        formats = words("png" if format is None else format)
+        labelled = label_video(run, images, out, video, formats, abstain, device)
+    else:
+        with Bars() as bars:
+            labelled = predict_pictures(
+                run,
+                images,
+                out,
+                words("png" if format is None else format),
+                bars.stage("predict"),
+                abstain,
+                ALL_WINGS,
+                resolve_device(device),
+            )
     alone = [str(path) for path in labelled.left_alone]
     if json:
         failed = [{"image": image, "reason": reason} for image, reason in labelled.failed.items()]
@@ -428,177 +456,6 @@ def predict(
         for reason in labelled.failed.values():
             print(f"  {reason}", file=sys.stderr)
         raise SystemExit(SOME_FAILED)
-
-
-@app.command(name="import")
-def import_(
-    file: Path,
-    /,
-    *,
-    from_: Annotated[str, Parameter(name="--from")],
-    images: Path,
-    out: Path,
-    classes: str | None = None,
-    before: Path | None = None,
-    accept: Flag = False,
-    json: Json = False,
-) -> None:
-    """What people corrected in a tool, as a `folder:` set to learn from and as clicks, with their label budget.
-
-    Example: `saot import annotations.xml --from cvat --images new --classes runs/mine --out corrected`
-
-    Only what a person changed is a label, as far as the tool or --before tells; the other pixels are 255.
-
-    Args:
-        file: The tool's export, a file, or a folder for fiftyone, yolo and labelme.
-        from_: coco, cvat, cvat-mask, label-studio, labelme, fiftyone or yolo.
-        images: Folder of the pictures, the one that was labelled.
-        out: Gets images, masks, classes.txt, points.csv (if there are clicks) and import.json.
-        classes: What the indices in the masks are to mean: a run's folder, a classes.txt, or a known set such as
-            cityscapes19; the labels that occur, sorted by name, unless given.
-        before: Folder of masks that `saot predict` wrote of these pictures: pixels that are still as predicted are no
-            labels.
-        accept: Somebody has looked at the pictures whole: what was left as it was counts too.
-    """
-    from saot.annotate import classes_named, import_annotations
-    from saot.tables import ALL_WINGS
-
-    named = None if classes is None else classes_named(classes, ALL_WINGS)
-    with Bars() as bars:
-        made = import_annotations(
-            file, from_, images, out, classes=named, before=before, accept=accept, progress=bars.stage("import")
-        )
-    if json:
-        print_json({"out": str(out), "classes": list(made.classes.names), **made.record()})
-        return
-    print(made.said())
-    if made.unchanged:
-        say(
-            f"{len(made.unchanged)} pictures hold nothing but what was predicted, the first being {made.unchanged[0]}; "
-            "they are left out: give --accept if somebody has looked at them"
-        )
-    if made.left_out:
-        key, kinds = next(iter(made.left_out.items()))
-        say(f"{len(made.left_out)} pictures hold what no mask can be made of, such as {', '.join(kinds)} in {key}")
-
-
-@app.command
-def suggest(
-    run: Path,
-    /,
-    *,
-    out: Path,
-    count: Whole = 100,
-    by: str = "transport",
-    seed: Whole = 0,
-    store: Path | None = None,
-    device: str = "auto",
-    json: Json = False,
-) -> None:
-    """Which pixels of the target to label next, best first, spread over classes and pictures, one a region.
-
-    Example: `saot suggest runs/mine --count 100 --out clicks.csv`, fill in the column class, then `saot run ...
-    --points clicks.csv --out runs/second`
-
-    Args:
-        run: Folder of a finished run.
-        out: A table (.csv), or points for CVAT (.xml) or Label Studio (.json), shown there with the network's class.
-        count: How many clicks a person can make.
-        by: transport (uncertainty times impurity of the region, plus the mass that no source explains), impure (the
-            same without the mass), entropy, margin, disagreement (of the labels that sources give), coreset (far from
-            all chosen tokens) or random.
-        seed: Of random draws.
-        store: Folder of the run's features, if it had one.
-        device: As in `saot run`.
-    """
-    from saot.annotate import check_ending, suggest, write_clicks
-    from saot.label import reopened
-    from saot.runs import resolve_device
-    from saot.tables import ALL_WINGS
-
-    check_ending(out)
-    with Bars() as bars, reopened(run, ALL_WINGS, store=store, device=resolve_device(device), progress=bars) as made:
-        finished, contest = made
-        found = suggest(finished, contest, count, rule=by, seed=seed, progress=bars.stage("suggest"))
-    write_clicks(out, found, finished.classes)
-    if json:
-        print_json({"out": str(out), "clicks": len(found), "pictures": len({one.image for one in found})})
-    else:
-        print(f"{len(found)} pixels of {len({one.image for one in found})} pictures in {out}")
-
-
-@app.command
-def explore(
-    run: Path,
-    /,
-    *,
-    out: Path | None = None,
-    on: Literal["target", "eval"] = "target",
-    store: Path | None = None,
-    device: str = "auto",
-    json: Json = False,
-) -> None:
-    """One page to look into a run: click a pixel, see the network's answer and the source patches matched with it.
-
-    It opens from disk without a server, and clicks that you add there are saved as points.csv.
-
-    Example: `saot explore runs/mine`, then open runs/mine/explore.html
-
-    Args:
-        run: Folder of a finished run.
-        out: The page; explore.html in the run folder unless given. With more than 50 pictures a folder beside it holds
-            their data.
-        on: target, or eval: the pictures that were scored, with a map of errors.
-        store: Folder of the run's features, if it had one.
-        device: As in `saot run`.
-    """
-    from saot.annotate import write_explorer
-    from saot.label import reopened
-    from saot.runs import resolve_device
-    from saot.tables import ALL_WINGS
-
-    place = out or run / "explore.html"
-    with Bars() as bars, reopened(run, ALL_WINGS, store=store, device=resolve_device(device), progress=bars) as made:
-        write_explorer(*made, place, on, progress=bars.stage("explore"))
-    if json:
-        print_json({"out": str(place)})
-    else:
-        print(f"page: {place}")
-
-
-@app.command
-def push(
-    run: Path,
-    name: str,
-    /,
-    *,
-    out: Path | None = None,
-    weights: bool = True,
-    private: Flag = False,
-    json: Json = False,
-) -> None:
-    """Put a finished run on a model hub, for `saot.load("OWNER/NAME")`: network, scores, calibration, a model card.
-
-    No picture, no point and no path of this machine goes along. It takes the extra `hub`, and an account there
-    (`hf auth login`); HF_ENDPOINT names another hub.
-
-    Example: `saot push runs/mine somebody/street-day`, or `--out packed` to look at the files first
-
-    Args:
-        run: Folder of a finished run of `saot run`.
-        name: OWNER/NAME.
-        out: Write the files into this folder, and upload nothing.
-        weights: Whether the file of the backbone's weights goes along; its licence has to allow that.
-        private: A new repository is for its owner alone.
-    """
-    from saot.deploy import pack_run, push_run
-
-    if out is not None:
-        made = str(pack_run(run, out, weights=weights))
-        print_json({"out": made}) if json else print(f"packed: {made}")
-        return
-    address = push_run(run, name, weights=weights, private=private)
-    print_json({"name": name, "commit": address}) if json else print(f"{name}: {address}")
 
 
 @app.command

@@ -164,6 +164,21 @@ def print_json(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
+def use_workers(count: int | None) -> None:
+    """Work with so many threads from now on; None leaves it at one a core.
+
+    Raises:
+        ValueError: If it is less than one.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError(f"expected --workers of at least 1; got {count}")
+    import torch
+
+    torch.set_num_threads(count)
+
+
 @app.command(name="--version")
 def version(*, json: Json = False) -> None:
     """The version of this package, of Python and of torch, and the device that `--device auto` takes."""

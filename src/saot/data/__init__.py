@@ -1,6 +1,6 @@
 """Pixels, classes and files: what the other rooms may use."""
 
-from saot.data.ahead import Ahead, ahead
+from saot.data.ahead import Ahead, ahead, naming
 from saot.data.classes import (
     CITYSCAPES_NAMES,
     CLASS_SET_NAMES,
@@ -113,6 +113,7 @@ __all__ = [
     "mask_counts",
     "mask_map_of",
     "mask_size",
+    "naming",
     "one_class_alone",
     "open_atomic",
     "open_images",

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -91,12 +92,30 @@ def _nothing() -> None:
 
 
 def _result(item: T, future: "Future[R]", name: Callable[[T], str]) -> R:
-    try:
+    with naming(name(item)):
         return future.result()
+
+
+@contextmanager
+def naming(picture: str) -> Iterator[None]:
+    """Errors about a picture name it.
+
+    Raises:
+        ValueError: In place of an error that does not name it; `OSError` and those that are not about a picture, such
+            as `MemoryError`, come as they are.
+
+    Example:
+        >>> with naming("a.png"):
+        ...     raise KeyError("no room")
+        Traceback (most recent call last):
+        ValueError: picture a.png: 'no room'
+    """
+    try:
+        yield
     except (MemoryError, OSError, RuntimeError):
         raise
     except Exception as error:
-        if name(item) in str(error):
+        if picture in str(error):
             raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"picture {name(item)}: {first}") from error
+        raise ValueError(f"picture {picture}: {first}") from error

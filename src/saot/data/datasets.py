@@ -24,11 +24,17 @@ NUMBERED = tuple(f"class {index}" for index in range(MAX_CLASSES))  # of masks w
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The parts of NAME:PATH[:SPLIT]."""
+    """The parts of NAME:PATH[:SPLIT].
+
+    Attributes:
+        name, path, split: These.
+        seen: Names the contents of files, for a reader that asks for them; None: nobody remembers them.
+    """
 
     name: str
     path: str
     split: str | None
+    seen: Fingerprints | None = field(default=None, repr=False, compare=False)
 
     def folder(self) -> Path:
         """The folder at the path.
@@ -227,7 +233,7 @@ def open_images(
     Raises:
         ValueError: If the data set is not where or what it is said to be; one sentence.
     """
-    parts = parse_spec(spec)
+    parts = replace(parse_spec(spec), seen=seen)
     if parts.name in readers:
         reader = readers[parts.name]
         images = reader.images(spec, parts) if isinstance(reader, SetReader) else reader(spec, parts).images
@@ -259,7 +265,7 @@ def open_labelled(
         ValueError: If masks are missing, the class names differ from `classes`, or the data set is not where
             or what it is said to be; one sentence.
     """
-    parts = parse_spec(spec)
+    parts = replace(parse_spec(spec), seen=seen)
     if parts.name in readers:
         labelled = readers[parts.name](spec, parts)
         if classes is None:

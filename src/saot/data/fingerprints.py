@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import stat
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -12,7 +13,8 @@ from saot.data.files import FULL, full_disk_error, lock_file, sha256_file
 
 SETTLED_NS = 2_000_000_000  # a file changed less long ago may change again within one tick of its clock
 SAVE_EVERY = 256  # files
-LARGEST = 2**29  # bytes of the file, two million lines; a larger one is not ours, and passed over
+LARGEST = 2**33  # bytes of the file, thirty million lines; a larger one is not ours, and passed over
+LONGEST = 2**16  # bytes of a line; what is longer is not ours
 
 State = tuple[int, int, int]  # size in bytes, time of last change of content and of anything, ns
 
@@ -40,12 +42,13 @@ class Fingerprints:
         with contextlib.suppress(OSError):
             if path is None or not path.is_file() or path.stat().st_size > LARGEST:
                 return
-            for line in path.read_bytes().splitlines():
-                with contextlib.suppress(ValueError, TypeError, RecursionError):
-                    *said, check = json.loads(line)
-                    if check == _check(said):
-                        name, *state, digest = said
-                        self._known[name] = (state[0], state[1], state[2]), digest
+            with open(path, "rb") as file:
+                while line := file.readline(LONGEST):
+                    with contextlib.suppress(ValueError, TypeError, RecursionError):
+                        said, _, check = line.strip().rpartition(b", ")
+                        if int(check.removesuffix(b"]")) == zlib.crc32(said + b"]"):
+                            name, *state, digest = json.loads(said + b"]")
+                            self._known[name] = (state[0], state[1], state[2]), digest
 
     def sha256(self, path: str | Path) -> str:
         """SHA-256 of the bytes of a file, as 64 hexadecimal digits.
@@ -69,7 +72,7 @@ class Fingerprints:
             ValueError: If it cannot be read.
         """
         name = f"{os.path.abspath(path)}#{read.__name__}"
-        state = _state(path) if os.path.isfile(path) else None
+        state = _state_of_file(path)
         kept = self._known.get(name)
         if state is not None and kept is not None and kept[0] == state:
             height, width = kept[1].split("x")
@@ -137,3 +140,12 @@ def _check(said: Sequence[object]) -> int:
 def _state(path: str | Path) -> State:
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _state_of_file(path: Path) -> State | None:
+    """The same, or None where there is no plain file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) if stat.S_ISREG(found.st_mode) else None

@@ -20,14 +20,15 @@ def walk(folder: Path, name: str, ending: str | None = None) -> Files:
     return found
 
 
-def files_below(folder: Path, ending: str | None = None) -> Files:
+def files_below(folder: Path, ending: str | tuple[str, ...] | None = None) -> Files:
     """Every picture file under `folder`, by its path relative to it, sorted; there may be none.
 
     Hidden files and folders do not count. Linked folders are followed, but not back to a folder that is above.
 
     Args:
         folder: One that exists.
-        ending: Of the files' names; what pictures end with unless given.
+        ending: Of the files' names, as it stands; or several, in lower case, of names in any case. What pictures end
+            with unless given.
 
     Raises:
         OSError: If a folder may not be read.
@@ -37,10 +38,16 @@ def files_below(folder: Path, ending: str | None = None) -> Files:
         folders[:] = [
             name for name in folders if not name.startswith(".") and not _leads_back(folder, Path(place, name))
         ]
+        here = Path(place)
+        before = "" if here == folder else f"{here.relative_to(folder).as_posix()}/"
         for file in files:
-            wanted = file.endswith(ending) if ending else Path(file).suffix.lower() in SUFFIXES
+            wanted = (
+                file.endswith(ending)
+                if isinstance(ending, str)
+                else os.path.splitext(file)[1].lower() in (ending or SUFFIXES)
+            )
             if wanted and not file.startswith("."):
-                found[Path(place, file).relative_to(folder).as_posix()] = Path(place, file)
+                found[before + file] = here / file
     return {key: found[key] for key in sorted(found)}
 
 

@@ -127,9 +127,23 @@ def smoothed(cells: Float[Tensor, "cells K"], rows: int, columns: int, reach: in
     """
     if reach == 0:
         return cells
-    picture = cells.T.reshape(1, -1, rows, columns)
-    means = nn.functional.avg_pool2d(picture, 2 * reach + 1, 1, reach, count_include_pad=False)
-    return means[0].flatten(1).T
+    if torch.compiler.is_exporting():  # what is added in place is copied whole in ONNX
+        picture = cells.T.reshape(1, -1, rows, columns)
+        return nn.functional.avg_pool2d(picture, 2 * reach + 1, 1, reach, count_include_pad=False)[0].flatten(1).T
+    grid = cells.view(rows, columns, -1)
+    return _mean_along(_mean_along(grid, 0, reach), 1, reach).flatten(0, 1)
+
+
+def _mean_along(grid: Float[Tensor, "rows columns K"], axis: int, reach: int) -> Float[Tensor, "rows columns K"]:
+    """Means over the cells up to `reach` away along one axis, of those there are."""
+    size = grid.shape[axis]
+    total, count = grid.clone(), torch.ones(size, device=grid.device)
+    for step in range(1, min(reach, size - 1) + 1):
+        total.narrow(axis, step, size - step).add_(grid.narrow(axis, 0, size - step))
+        total.narrow(axis, 0, size - step).add_(grid.narrow(axis, step, size - step))
+        count[step:] += 1
+        count[: size - step] += 1
+    return total.div_(count.view(-1, *[1] * (2 - axis)))
 
 
 class FineDecoder(nn.Module):

@@ -66,7 +66,10 @@ def around(
         shares += [part * share for part in (1 - down, down) for share in (1 - across, across)]
         start += height * width
     index, weight = (torch.stack(parts, dim=-1).view(-1, 4) for parts in (corners, shares))  # a bag of four each
-    found = torch.nn.functional.embedding_bag(index, blocks.float(), mode="sum", per_sample_weights=weight)
+    if torch.compiler.is_exporting():  # in ONNX a bag is a loop over its rows, thousands of times slower
+        found = (blocks.float()[index] * weight.unsqueeze(-1)).sum(1)
+    else:
+        found = torch.nn.functional.embedding_bag(index, blocks.float(), mode="sum", per_sample_weights=weight)
     return found.view(len(tokens), -1)
 
 

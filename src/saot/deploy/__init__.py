@@ -1,10 +1,15 @@
-"""A finished run elsewhere: on a hub, in one file that labels pictures, on large rasters."""
+"""A finished run elsewhere: on a hub, in one file that labels pictures, on large rasters, on videos."""
 
 from saot.deploy.export import Answer, Comparison, Exported, Form, answer_of, compare, export_run, exportable, opened
 from saot.deploy.hub import is_hub_name, pack_run, pull_run, push_run
 from saot.deploy.label_raster import LabelledRaster, RasterSettings, predict_raster, raster_output
+from saot.deploy.label_video import VideoSettings, overlay_output, predict_video, video_input
 from saot.deploy.licences import licence_of
-from saot.deploy.raster_set import READERS
+from saot.deploy.raster_set import READERS as RASTERS
+from saot.deploy.steady import Own, SteadyRun, SteadySettings, steady_logits
+from saot.deploy.video_set import READERS as VIDEOS
+
+READERS = {**RASTERS, **VIDEOS}
 
 __all__ = [
     "READERS",
@@ -13,7 +18,11 @@ __all__ = [
     "Exported",
     "Form",
     "LabelledRaster",
+    "Own",
     "RasterSettings",
+    "SteadyRun",
+    "SteadySettings",
+    "VideoSettings",
     "answer_of",
     "compare",
     "export_run",
@@ -21,9 +30,13 @@ __all__ = [
     "is_hub_name",
     "licence_of",
     "opened",
+    "overlay_output",
     "pack_run",
     "predict_raster",
+    "predict_video",
     "pull_run",
     "push_run",
     "raster_output",
+    "steady_logits",
+    "video_input",
 ]

@@ -65,12 +65,12 @@ class Exported:
     Attributes:
         metadata: As they are in the file.
         comparison: With the run.
-        size: Of the file, bytes.
+        nbytes: Of the file.
     """
 
     metadata: dict[str, Any]
     comparison: Comparison
-    size: int
+    nbytes: int
 
 
 class PictureNetwork(nn.Module):
@@ -112,8 +112,10 @@ class PictureNetwork(nn.Module):
         tokens = tokens.half().float()  # as a store keeps them, and `FinishedRun` sees them
         logits = picture_logits(self.decoder, tokens, self.grid.height, self.grid.width)
         cells = on_cells(logits, self.grid)[0].view(self.cells.height, self.cells.width, -1).permute(2, 0, 1)
-        scores = self.down @ (cells @ self.across.T) + self.bias[:, None, None]
-        return scores.argmax(0).to(torch.uint8), scores.softmax(0).amax(0), scores
+        scores = self.down @ ((cells + self.bias[:, None, None]) @ self.across.T)  # weights of a pixel sum to 1
+        best, mask = scores.max(0)
+        confidence = (scores - best).exp().sum(0).reciprocal()  # of the softmax, whose largest numerator is 1
+        return mask.to(torch.uint8), confidence, scores
 
 
 def export_run(
@@ -201,6 +203,11 @@ def exportable(folder: Path, form: Form, wings: Wings = NO_WINGS) -> FinishedRun
             f"expected a run of one input size; {folder} joins {1 + len(run.further)}: make one with a single --size"
         )
     key = run.backbone.key
+    if key.form != "half":
+        raise ValueError(
+            f"expected a run on whole features; {folder} has features in the form {key.form}, which no graph has: make "
+            "one with --store-form half"
+        )
     if not isinstance(run.backbone, Traceable):
         raise ValueError(
             f"expected a backbone that can be written as a graph: filterbank, mobile-sam or a ViT; {folder} has "

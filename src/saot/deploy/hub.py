@@ -15,6 +15,7 @@ from saot.deploy.licences import licence_of
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")  # OWNER/NAME
 CARD, WEIGHTS = "README.md", "weights"
 NETWORK, RECORDS = "decoder.safetensors", ("run.json", "metrics.json", "calibration.json")
+PROJECTIONS = "projection-*.safetensors"  # of runs on features in this form
 AGAIN = "give the same `saot run` command again"
 OF_THE_HUB = ("huggingface_hub", "httpx", "httpx2", "requests")  # packages whose errors tell of the way there
 SAID = (  # of run.json; the rest speaks of the machine
@@ -66,7 +67,8 @@ def pack_run(run: Path, out: Path, *, weights: bool = True) -> Path:
             )
         (out / WEIGHTS).mkdir(parents=True)
         shutil.copyfile(settings["weights"], out / WEIGHTS / Path(settings["weights"]).name)
-    write_atomic(out / NETWORK, (run / NETWORK).read_bytes())
+    for path in [run / NETWORK, *run.glob(PROJECTIONS)]:
+        write_atomic(out / path.name, path.read_bytes())
     kept = {**{name: record[name] for name in SAID if name in record}, "settings": settings}
     packed = {"run.json": kept}
     packed |= {name: json.loads((run / name).read_text()) for name in RECORDS[1:]}
@@ -208,7 +210,7 @@ def pull_run(name: str, *, endpoint: str | None = None) -> Path:
         ValueError: If there is no such repository or no way to it, or it holds no packed run.
     """
     with _hub(name) as hub:
-        wanted = [*RECORDS, NETWORK, CARD, f"{WEIGHTS}/*"]
+        wanted = [*RECORDS, NETWORK, CARD, f"{WEIGHTS}/*", PROJECTIONS]
         folder = Path(hub.snapshot_download(name, allow_patterns=wanted, endpoint=endpoint, library_name="saot"))
     if not (folder / "run.json").is_file():
         raise ValueError(f"expected a run of `saot push` in {name}; it has no run.json")

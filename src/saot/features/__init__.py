@@ -23,10 +23,13 @@ from saot.features.base import (
     resize_image,
     token_count,
 )
-from saot.features.flow import Extracted, Failed, Picture, Unreadable, extract_each, readable
+from saot.features.compact import Compacted, compact_store, compact_stores
+from saot.features.flow import Extracted, Failed, Picture, Unreadable, extract_each, make_each, readable
+from saot.features.forms import parse_form, payload_size
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 from saot.features.load import load_backbone, make_tail
 from saot.features.position import PositionSubspace, position_subspace, read_keep
+from saot.features.projection import Projected, in_form
 from saot.features.published import (
     OneSentence,
     Statistics,
@@ -49,6 +52,7 @@ __all__ = [
     "PIXEL_MEAN",
     "PRECISIONS",
     "Backbone",
+    "Compacted",
     "Divided",
     "EncodedPicture",
     "Extracted",
@@ -65,6 +69,7 @@ __all__ = [
     "Picture",
     "PictureMasks",
     "PositionSubspace",
+    "Projected",
     "Prompt",
     "PromptSegmenter",
     "Provenance",
@@ -78,20 +83,26 @@ __all__ = [
     "Unreadable",
     "check_room",
     "check_size",
+    "compact_store",
+    "compact_stores",
     "download",
     "extract",
     "extract_each",
     "first_line",
     "fit_size",
     "fitted",
+    "in_form",
     "is_repository",
     "load_backbone",
     "load_model",
     "local_folder",
+    "make_each",
     "make_tail",
     "map_widths",
+    "parse_form",
     "part_widths",
     "patch_grid",
+    "payload_size",
     "pixel_statistics",
     "position_subspace",
     "read_keep",

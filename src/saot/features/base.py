@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from saot.data import PatchGrid
+from saot.features.forms import rounded
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance, grid_under
 
 
@@ -286,12 +287,14 @@ def grid_of(
     resized: UInt8[np.ndarray, "H W 3"],
     fingerprint: str,
 ) -> FeatureGrid:
-    """A backbone's tokens of `resized` as the frozen features of `image`: L2 norm and provenance."""
+    """A backbone's tokens of `resized` as the frozen features of `image`: L2 norm, form and provenance."""
     key = backbone.key
     height, width, _ = image.shape
     input_size = (resized.shape[0], resized.shape[1])
     if key.l2_norm:
         tokens = torch.nn.functional.normalize(tokens, dim=-1)
+    if key.form == "int8":
+        tokens = rounded(tokens)
     provenance = Provenance(
         **asdict(key),
         image_size=(height, width),

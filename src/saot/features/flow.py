@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from saot.data import ahead, sentence_of
+from saot.data import ahead, naming, sentence_of
 from saot.features.base import Backbone, check_picture, extract, fitted, grid_of, tokens_of
 from saot.features.grid import FeatureGrid
 
+R = TypeVar("R")
 BATCH = 8  # pictures of one size that an accelerator sees at once
 WORKERS = 8  # at most so many pictures at once on a CPU; each needs some 150 MB with mobile-sam
 
@@ -74,6 +75,29 @@ def extract_each(
     Raises:
         ValueError: If a picture cannot be read, is empty or does not fit the backbone's size; names it.
     """
+    return make_each(backbone, pictures, _as_it_is, batch, failed)
+
+
+def make_each(
+    backbone: Backbone,
+    pictures: Iterable[Picture],
+    make: Callable[[Extracted], R],
+    batch: int = BATCH,
+    failed: Failed | None = None,
+) -> Iterator[R]:
+    """What is made of each picture's features, in their order, where it keeps no network waiting.
+
+    Args:
+        backbone: From `load_backbone`.
+        pictures: As in `extract_each`.
+        make: Called without gradients, for several pictures at once: beside a network that works on several at once in
+            the same thread, beside an accelerator in a thread of its own; else when the network is done.
+        batch: As in `extract_each`.
+        failed: As in `extract_each`.
+
+    Raises:
+        ValueError: As `extract_each`, or if `make` raises one; names the picture.
+    """
     reading = Lock()  # readers of data sets need not bear several threads
 
     def load(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
@@ -82,9 +106,11 @@ def extract_each(
 
     read = load if failed is None else readable(load)
     if getattr(backbone, "device", "cpu") == "cpu":
-        made = _on_cpu(backbone, pictures, read)
+        made = _on_cpu(backbone, pictures, read, make)
     else:
-        made = _on_accelerator(backbone, pictures, read, batch)
+        finish = partial(_finish, make)
+        seen = _on_accelerator(backbone, pictures, read, batch)
+        made = ahead(finish, seen, depth=2 * batch, workers=2, name=_name_of)
     for one in made:
         if isinstance(one, Unreadable):
             assert failed is not None
@@ -117,30 +143,48 @@ def readable(load: Callable[[Picture], UInt8[np.ndarray, "h w 3"]]) -> "Read":
 Read = Callable[[Picture], UInt8[np.ndarray, "h w 3"] | Unreadable]
 
 
-def _on_cpu(backbone: Backbone, pictures: Iterable[Picture], read: Read) -> Iterator[Extracted | Unreadable]:
-    def make(picture: Picture) -> Extracted | Unreadable:
-        image = read(picture)
+def _on_cpu(
+    backbone: Backbone, pictures: Iterable[Picture], read: Read, make: Callable[[Extracted], R]
+) -> Iterator[R | Unreadable]:
+    def of(picture: Picture, image: UInt8[np.ndarray, "h w 3"] | Unreadable) -> R | Unreadable:
         if isinstance(image, Unreadable):
             return image
         with torch.inference_mode():
-            return Extracted(picture, image, extract(backbone, image, picture.fingerprint))
+            return make(Extracted(picture, image, extract(backbone, image, picture.fingerprint)))
 
     if getattr(backbone, "concurrent", False):
         threads = torch.get_num_threads()
         workers = max(1, min(threads, WORKERS))
         one = partial(torch.set_num_threads, 1)  # holds for the thread that says so
         try:
-            yield from ahead(make, pictures, depth=2 * workers, workers=workers, name=_name, begin=one)
+            yield from ahead(
+                lambda picture: of(picture, read(picture)),
+                pictures,
+                depth=2 * workers,
+                workers=workers,
+                name=_name,
+                begin=one,
+            )
         finally:
             torch.set_num_threads(threads)  # what threads yet to come begin with
         return
     for picture, image in ahead(lambda one: (one, read(one)), pictures, name=_name):
-        if isinstance(image, Unreadable):
-            yield image
-            continue
-        with torch.inference_mode():
-            features = extract(backbone, image, picture.fingerprint)
-        yield Extracted(picture, image, features)
+        with naming(picture.name):
+            made = of(picture, image)
+        yield made
+
+
+def _as_it_is(one: Extracted) -> Extracted:
+    return one
+
+
+@torch.inference_mode()
+def _finish(make: Callable[[Extracted], R], one: Extracted | Unreadable) -> R | Unreadable:
+    return one if isinstance(one, Unreadable) else make(one)
+
+
+def _name_of(one: Extracted | Unreadable) -> str:
+    return one.picture.name
 
 
 def _on_accelerator(

@@ -11,6 +11,7 @@ from torch import Tensor
 from saot.data import PatchGrid
 
 FORMAT_VERSION = 1
+_USUAL = {"precision": "float32", "form": "half"}  # fields that came later, as all features were before
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class FeatureKey:
         format_version: Of the files of a `FeatureStore`.
         precision: `"float32"`, or `"bf16"` where the network computed in bfloat16; written down only if it is not
             the first, so that older stores stay what they are.
+        form: How tokens are kept: `"half"`, `"int8"` or `"projected:NUMBERS:NAME"`, the name being that of the matrix;
+            written down as the precision is.
     """
 
     backbone: str
@@ -52,6 +55,7 @@ class FeatureKey:
     pixel_deviation: tuple[float, ...]
     format_version: int = FORMAT_VERSION
     precision: str = "float32"
+    form: str = "half"
 
     def differences(self, other: "FeatureKey") -> tuple[str, ...]:
         """Names of the fields in which two keys differ."""
@@ -60,9 +64,7 @@ class FeatureKey:
 
     def to_json(self) -> str:
         """One JSON object, keys sorted."""
-        values = asdict(self)
-        if self.precision == "float32":
-            del values["precision"]
+        values = {name: value for name, value in asdict(self).items() if (name, value) not in _USUAL.items()}
         return json.dumps(values, sort_keys=True)
 
     @classmethod
@@ -170,7 +172,7 @@ def _read_fields(cls: type, text: str) -> dict[str, Any]:
         ) from error
     names = {field.name for field in fields(cls)}
     if isinstance(values, Mapping):
-        values = {"precision": "float32", **values}
+        values = {**_USUAL, **values}
     if not isinstance(values, Mapping) or set(values) != names:
         came = sorted(set(values) ^ names) if isinstance(values, Mapping) else type(values).__name__
         raise ValueError(f"a {cls.__name__} lacks or does not know {came}; extract the features again")

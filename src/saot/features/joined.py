@@ -45,7 +45,7 @@ from saot.features.grid import FeatureKey
 _NO_WEIGHTS = ("filterbank",)
 _NEED_WEIGHTS = ("mobile-sam", "adapted")  # the rest has a published place to look for them
 _NO_CHOICE = ("filterbank", "mobile-sam", "adapted")  # of the final norm
-_SAID_ELSEWHERE = ("backbone", "weights_sha256", "l2_norm", "format_version", "precision")  # of the parts' keys
+_SAID_ELSEWHERE = ("backbone", "weights_sha256", "l2_norm", "format_version", "precision", "form")  # of the parts' keys
 
 
 class Joined(Keyed):

@@ -1,25 +1,21 @@
 """Features on disk: one atomic file a picture, so that going on is making what is missing.
 
-A file is plain safetensors: the tensor `tokens` in half precision, and in its header the picture's name, the
-provenance and check sums of payload and header. Nothing is memory-mapped, so the memory a run needs does not
-grow with the number of pictures it has read.
+A file is plain safetensors: the tensor `tokens` in half precision, or in eight bits with `steps`, and in its header the
+picture's name, the provenance and check sums of payload and header. Nothing of it is memory-mapped, so the memory a run
+needs does not grow with the number of pictures it has read. A store may have a packed part (`saot compact`), which is
+only read: what is missing in it, damaged, or of a picture that has changed is made as files beside it, which go first.
 """
 
-import errno
-import hashlib
-import json
+import contextlib
 import os
 import re
 import shutil
-import stat
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from io import FileIO
-from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -30,25 +26,28 @@ from saot.data import Fingerprints, ImageSet, PatchGrid, write_atomic
 from saot.features.base import Backbone, token_count
 from saot.features.claims import Claims
 from saot.features.flow import Picture, extract_each
+from saot.features.forms import payload_size
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
+from saot.features.packed import hashed, open_packed
+from saot.features.record import (
+    MAX_HEADER,
+    DamagedFile,
+    Header,
+    Place,
+    open_record,
+    place_of_file,
+    read_features,
+    read_header,
+    read_payload,
+    read_rows,
+    written,
+)
 
-_MAX_HEADER = 1 << 20  # bytes; ours are below 2 kB, a larger number is a damaged length
-_GAP = 16  # rows that are read along rather than jumped over
+NOT_NAMED: Mapping[str, str] = MappingProxyType({})
 _STALE_SECONDS = 3600  # a temporary file that old belongs to a process that was killed
-
-
-class DamagedFile(ValueError):
-    """A feature file that is not what was written."""
-
-
-@dataclass(frozen=True)
-class _Header:
-    key: str
-    provenance: Provenance
-    checksum: str
-    rows: int
-    dim: int
-    start: int  # first byte of the payload
+_ENDING = ".safetensors"
+_HASHED = re.compile(r"-[0-9a-f]{16}\.safetensors$")  # a file of one picture
+_HEADERS = 1 << 16  # that are remembered; each takes some 2 kB
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ class StoreSize:
 
     Attributes:
         pictures: How many are missing.
-        missing: Bytes of those, tokens x width x 2 a picture; a file's header, below 2 kB, is not counted.
-        there: Bytes of the files of the other pictures.
+        missing: Bytes of those, tokens x width x 2 a picture in half precision; a header, below 2 kB, is not counted.
+        there: Bytes of the files of the other pictures, or of their parts of packed ones.
     """
 
     pictures: int
@@ -130,13 +129,18 @@ class FeatureStore:
             raise ValueError(f"{path} is damaged; delete {self.root} and extract the features again") from error
         if key is not None:
             self._require(key, "this run")
-        self._headers: dict[str, tuple[tuple[int, int, int], _Header]] = {}  # by name, as long as the file is the same
+        self._headers: dict[str, tuple[tuple[int, ...], Header]] = {}  # by name, as long as the file is the same
+        self._packed = open_packed(self.root)
+        self._beside: set[str] = set()  # names of files that go before the packed part
+        if self._packed is not None:
+            self._require(FeatureKey.from_json(str(self._packed.index.about.get("key"))), "its packed part")
+            self._beside = set(self._files())
 
     def size(self, backbone: Backbone, *sets: ImageSet) -> StoreSize:
         """What the features of these pictures take on the disk, before any is made; one in several sets counts once.
 
-        Files that are there count as they are, without a look inside. Where the input size hangs on the picture's, the
-        head of each missing picture's file is read.
+        Files that are there count as they are, without a look inside; of a packed part the index alone is asked. Where
+        the input size hangs on the picture's, the head of each missing picture's file is read.
 
         Raises:
             ValueError: If a picture cannot be read.
@@ -144,7 +148,8 @@ class FeatureStore:
         lengths: dict[tuple[int, int], int] = {}
         fixed = "x" in backbone.key.size  # HEIGHTxWIDTH, whatever the picture
         places = {key: (images, number) for images in sets for number, key in enumerate(images.keys)}
-        pictures = missing = there = 0
+        pictures = missing = 0
+        there = self._take_packed(places)
         for key, (images, number) in places.items():
             try:
                 there += self._path(key).lstat().st_size
@@ -153,9 +158,19 @@ class FeatureStore:
                 pictures += 1
             shape = (1, 1) if fixed else images.size(number)
             if shape not in lengths:
-                lengths[shape] = token_count(backbone, shape) * backbone.dim * torch.float16.itemsize
+                lengths[shape] = payload_size(backbone.key.form, token_count(backbone, shape), backbone.dim)
             missing += lengths[shape]
         return StoreSize(pictures, missing, there)
+
+    def _take_packed(self, places: dict[str, tuple[ImageSet, int]]) -> int:
+        """Take the pictures of the packed part out of `places`; the bytes of their records."""
+        if self._packed is None:
+            return 0
+        keys, index = list(places), self._packed.index
+        there, entries = index.find_all([hashed(key) for key in keys])
+        for number in np.flatnonzero(there):
+            del places[keys[number]]
+        return int(index.columns["lengths"][entries[there]].sum())
 
     def ensure(
         self,
@@ -163,6 +178,7 @@ class FeatureStore:
         backbone: Backbone,
         progress: Callable[[int, int], None] | None = None,
         seen: Fingerprints | None = None,
+        named: Mapping[str, str] = NOT_NAMED,
     ) -> int:
         """Make the features that are missing, damaged or of a picture that has changed.
 
@@ -174,6 +190,8 @@ class FeatureStore:
             backbone: Must have the store's key.
             progress: Called with (done, total), whoever has made them.
             seen: Remembers which files were found whole, so that only their headers are read; None reads all of each.
+            named: Fingerprints of pictures that the caller has just asked for, by key; of a picture whose features are
+                made it is asked again.
 
         Returns:
             How many files this process has made.
@@ -184,7 +202,8 @@ class FeatureStore:
         """
         self._require(backbone.key, "the backbone")
         self._sweep()
-        before = {path.name for path in self.root.glob("*.safetensors")}
+        before = set(self._files())
+        self._beside |= before if self._packed is not None else set()
         prints: dict[int, str] = {}  # of what others make, which is looked at again and again
         made = done = 0
 
@@ -199,7 +218,7 @@ class FeatureStore:
             def missing(numbers: Iterable[int], others: list[int]) -> Iterator[Picture]:
                 for number in numbers:
                     key, path = images.keys[number], self._path(images.keys[number])
-                    fingerprint = prints[number] if number in prints else images.fingerprint(number)
+                    fingerprint = prints.get(number) or named.get(key) or images.fingerprint(number)
                     whole = partial(self._is_whole, key, fingerprint, seen, path.name not in before)
                     if whole():
                         tell()
@@ -210,7 +229,8 @@ class FeatureStore:
                         claims.give_back(path.name)
                         tell()
                     else:
-                        yield Picture(key, partial(images.image, number), fingerprint)
+                        now = images.fingerprint(number) if key in named else fingerprint
+                        yield Picture(key, partial(images.image, number), now)
 
             start = claims.start(len(images))
             left = [*range(start, len(images)), *range(start)]
@@ -234,24 +254,17 @@ class FeatureStore:
             ValueError: If they were made otherwise than the store's, or are not finite in half precision.
         """
         self._require(features.provenance.key, f"the features of {key}")
-        tokens = features.tokens.detach().to("cpu", torch.float16).contiguous()
-        if not torch.isfinite(tokens).all():
+        if not torch.isfinite(features.tokens.detach().to(torch.float16)).all():
             raise ValueError(
                 f"the features of {key} are not finite in half precision; use l2_norm, or check the weights "
                 "and the picture"
             )
-        payload = tokens.numpy().astype("<f2", copy=False).tobytes()
-        metadata = {
-            "key": key,
-            "provenance": features.provenance.to_json(),
-            "payload_checksum": _checksum(payload),
-        }
-        metadata["header_checksum"] = _checksum("".join(metadata.values()).encode())
-        description = _describe(tokens.shape[0], tokens.shape[1])
-        header = json.dumps({"__metadata__": metadata, "tokens": description}).encode()
-        header += b" " * (-len(header) % 8)  # the format aligns the payload to 8 bytes
-        write_atomic(self._path(key), struct.pack("<Q", len(header)) + header + payload)
-        return metadata["payload_checksum"]
+        record, checksum = written(key, features)
+        path = self._path(key)
+        write_atomic(path, record)
+        if self._packed is not None:
+            self._beside.add(path.name)
+        return checksum
 
     def read(self, key: str) -> FeatureGrid:
         """All tokens of a picture, in float32, after a check of the whole file.
@@ -259,11 +272,8 @@ class FeatureStore:
         Raises:
             ValueError: If they are missing, damaged, or were made otherwise.
         """
-        with self._open(key) as file:
-            header = self._header(file, key)
-            payload = _payload(file, header, self._path(key))
-        tokens = torch.from_numpy(np.frombuffer(payload, "<f2").reshape(header.rows, header.dim).astype(np.float32))
-        return FeatureGrid(tokens=tokens, grid=header.provenance.patch_grid, provenance=header.provenance)
+        with self._open(key) as place:
+            return read_features(place, self._header(place, key))
 
     def rows(self, key: str, indices: Int[Tensor, " k"]) -> Float16[Tensor, "k d"]:
         """Some tokens of a picture, reading only those from disk; the payload is not checked.
@@ -276,8 +286,8 @@ class FeatureStore:
             ValueError: If the picture is missing, its file cut short or made otherwise, or an index out of
                 range.
         """
-        with self._open(key) as file:
-            header = self._header(file, key)
+        with self._open(key) as place:
+            header = self._header(place, key)
             wanted = indices.cpu().numpy().astype(np.int64)
             if len(wanted) and not 0 <= wanted.min() <= wanted.max() < header.rows:
                 raise ValueError(
@@ -285,20 +295,13 @@ class FeatureStore:
                     "asked for; check that the indices are of this picture"
                 )
             distinct, inverse = np.unique(wanted, return_inverse=True)
-            found = np.empty((len(distinct), header.dim), "<f2")
-            width = 2 * header.dim
-            for first, last in _runs(distinct):
-                begin, count = int(distinct[first]), int(distinct[last - 1] - distinct[first]) + 1
-                chunk = os.pread(file.fileno(), count * width, header.start + begin * width)
-                if len(chunk) != count * width:
-                    raise DamagedFile(f"{self._path(key)} is cut short; extract the features again")
-                found[first:last] = np.frombuffer(chunk, "<f2").reshape(-1, header.dim)[distinct[first:last] - begin]
-        return torch.from_numpy(found[inverse].astype(np.float16, copy=False))
+            found = read_rows(place, header, distinct)
+        return torch.from_numpy(found[inverse])
 
     def provenance(self, key: str) -> Provenance:
         """Where the features of a picture came from; reads the header alone."""
-        with self._open(key) as file:
-            return self._header(file, key).provenance
+        with self._open(key) as place:
+            return self._header(place, key).provenance
 
     def grid(self, key: str) -> PatchGrid:
         """How a picture lies under its tokens; reads the header alone."""
@@ -311,59 +314,110 @@ class FeatureStore:
     def grids(self) -> dict[str, PatchGrid]:
         """Token grid of every picture in the store, by its name; headers alone, damaged files left out."""
         found = {}
-        for path in self.root.glob("*.safetensors"):
-            try:
-                with _open_file(path) as file:
-                    header = _parse_header(file, path)
-            except (OSError, DamagedFile):
-                continue
-            if self._path(header.key) == path and header.provenance.key == self.key:
-                found[header.key] = header.provenance.patch_grid
+        for path, place in self.places():
+            with contextlib.suppress(DamagedFile):
+                header = read_header(place)
+                if (path is None or self._path(header.key) == path) and header.provenance.key == self.key:
+                    found[header.key] = header.provenance.patch_grid
         return found
 
-    def _is_whole(self, key: str, fingerprint: str, seen: Fingerprints | None = None, fresh: bool = False) -> bool:
-        """Whether the picture's file exists, is undamaged, and of this content and key.
+    def places(self) -> Iterator[tuple[Path | None, Place]]:
+        """Every record: where it lies, and its file where it has one of its own; those that cannot be opened not.
 
-        Of a `fresh` one, put in place whole by another process a moment ago, the header is read alone.
+        A place is good until the next one is asked for.
+        """
+        files = sorted(self._files())
+        if self._packed is not None:
+            own = {int(name.removesuffix(_ENDING)[-16:], 16) for name in files}
+            yield from ((None, place) for name, place in self._packed.places() if name not in own)
+        for name in files:
+            try:
+                with open_record(self.root / name) as file:
+                    yield self.root / name, place_of_file(file, self.root / name)
+            except (OSError, DamagedFile):
+                continue
+
+    def _files(self) -> Iterator[str]:
+        """Names of the files of single pictures."""
+        with os.scandir(self.root) as found:
+            yield from (entry.name for entry in found if _HASHED.search(entry.name))
+
+    def _is_whole(self, key: str, fingerprint: str, seen: Fingerprints | None = None, fresh: bool = False) -> bool:
+        """Whether the picture's record exists, is undamaged, and of this content and key.
+
+        Of a `fresh` file, put in place whole by another process a moment ago, the header is read alone.
         """
         path = self._path(key)
+        entry = self._entry(key)
+        if entry is not None:
+            assert self._packed is not None
+            if self._packed.is_of(entry, fingerprint) and (
+                self._packed.is_whole(entry, seen) or self._is_sound(key, fingerprint)
+            ):
+                return True
+            self._beside.add(path.name)  # of another content, or damaged: what is made now goes first
         try:
-            with self._open(key) as file:
-                header = self._header(file, key)
+            with self._open(key) as place:
+                header = self._header(place, key)
                 if header.provenance.source != fingerprint:
                     return False
                 if seen is None or seen.known(path) != header.checksum:
                     if not fresh:
-                        _payload(file, header, path)
+                        read_payload(place, header)
                     if seen is not None:
                         seen.note(path, header.checksum)
         except ValueError:
             return False
         return True
 
+    def _is_sound(self, key: str, fingerprint: str) -> bool:
+        """Whether a record of a shard that is not as it was written is so itself."""
+        try:
+            with self._open(key) as place:
+                header = self._header(place, key)
+                read_payload(place, header)
+        except ValueError:
+            return False
+        return header.provenance.source == fingerprint
+
+    def _entry(self, key: str) -> int | None:
+        """The picture's entry of the packed part, unless a file of its own goes first."""
+        if self._packed is None or (self._beside and self._path(key).name in self._beside):
+            return None
+        return self._packed.index.find(hashed(key))
+
     def _path(self, key: str) -> Path:
         """File of a picture: a readable part, and a hash that keeps names apart."""
         readable = re.sub(r"[^A-Za-z0-9.-]+", "_", key)[-80:].strip(".")
-        return self.root / f"{readable}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.safetensors"
+        return self.root / f"{readable}-{hashed(key):016x}{_ENDING}"
 
-    def _open(self, key: str) -> FileIO:
+    @contextlib.contextmanager
+    def _open(self, key: str) -> Iterator[Place]:
+        entry = self._entry(key)
+        if entry is not None:
+            assert self._packed is not None
+            yield self._packed.place(entry)
+            return
+        path = self._path(key)
         try:
-            return _open_file(self._path(key))
+            file = open_record(path)
         except FileNotFoundError as error:
             raise ValueError(
                 f"the store {self.root} has no features of {key}; run saot extract on that picture"
             ) from error
+        with file:
+            yield place_of_file(file, path)
 
-    def _header(self, file: FileIO, key: str) -> _Header:
-        now = os.fstat(file.fileno())
-        stamp = now.st_ino, now.st_size, now.st_mtime_ns
-        if key in self._headers and self._headers[key][0] == stamp:
+    def _header(self, place: Place, key: str) -> Header:
+        if key in self._headers and self._headers[key][0] == place.stamp:
             return self._headers[key][1]
-        header = _parse_header(file, self._path(key))
+        header = read_header(place)
         if header.key != key:
-            raise DamagedFile(f"{self._path(key)} holds the features of {header.key}, not of {key}; extract them again")
+            raise DamagedFile(f"{place.path} holds the features of {header.key}, not of {key}; extract them again")
         self._require(header.provenance.key, f"the file of {key}")
-        self._headers[key] = stamp, header
+        if len(self._headers) >= _HEADERS:
+            self._headers.clear()
+        self._headers[key] = place.stamp, header
         return header
 
     def _require(self, key: FeatureKey, what: str) -> None:
@@ -398,7 +452,7 @@ def _text_of(path: Path) -> str:
     """
     for wait in (0.05, 0.2, 1.0, 5.0, None):
         try:
-            if path.stat().st_size > _MAX_HEADER:
+            if path.stat().st_size > MAX_HEADER:
                 raise ValueError("its size")
             return path.read_text()
         except FileNotFoundError:
@@ -406,68 +460,3 @@ def _text_of(path: Path) -> str:
                 raise
             time.sleep(wait)
     raise AssertionError
-
-
-def _open_file(path: Path) -> FileIO:
-    """Opened for reading; a pipe or a link to itself in its place is not waited for, and counts as a damaged file."""
-    try:
-        file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise DamagedFile(f"{path} is a link to itself; remove it and extract the features again") from error
-        raise
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise DamagedFile(f"{path} is no file; remove it and extract the features again")
-    return file
-
-
-def _parse_header(file: FileIO, path: Path) -> _Header:
-    """Header of an open feature file, with its length checked against the size of the file."""
-    try:
-        size = os.fstat(file.fileno()).st_size
-        (length,) = struct.unpack("<Q", os.pread(file.fileno(), 8, 0))
-        if length > min(_MAX_HEADER, size):
-            raise ValueError("length of the header")
-        values = json.loads(os.pread(file.fileno(), length, 8))
-        metadata, tokens = values["__metadata__"], values["tokens"]
-        parts = (metadata["key"], metadata["provenance"], metadata["payload_checksum"])
-        if _checksum("".join(parts).encode()) != metadata["header_checksum"]:
-            raise ValueError("check sum of the header")
-        provenance = Provenance.from_json(metadata["provenance"])
-        rows, dim = provenance.patch_grid.height * provenance.patch_grid.width, provenance.dim
-        if tokens != _describe(rows, dim) or size != 8 + length + 2 * rows * dim:
-            raise ValueError("shape")
-        return _Header(metadata["key"], provenance, metadata["payload_checksum"], rows, dim, 8 + length)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
-        raise DamagedFile(f"{path} is damaged; extract the features again") from error
-
-
-def _payload(file: FileIO, header: _Header, path: Path) -> bytes:
-    """The tokens' bytes, whole and as they were written."""
-    size = 2 * header.rows * header.dim
-    payload = os.pread(file.fileno(), size, header.start)
-    while len(payload) < size:  # one call may bring less, above 2 GB or when interrupted
-        more = os.pread(file.fileno(), size - len(payload), header.start + len(payload))
-        if not more:
-            break
-        payload += more
-    if _checksum(payload) != header.checksum:
-        raise DamagedFile(f"{path} is damaged: its check sum differs; extract the features again")
-    return payload
-
-
-def _describe(rows: int, dim: int) -> dict[str, object]:
-    """What the safetensors header says of the tokens."""
-    return {"dtype": "F16", "shape": [rows, dim], "data_offsets": [0, 2 * rows * dim]}
-
-
-def _checksum(payload: bytes) -> str:
-    return hashlib.blake2b(payload, digest_size=16).hexdigest()
-
-
-def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of positions over which sorted, distinct `numbers` leave out few: a gap is read over, not jumped."""
-    breaks = np.flatnonzero(np.diff(numbers) > _GAP) + 1
-    edges = [0, *breaks.tolist(), len(numbers)] if len(numbers) else [0]
-    yield from pairwise(edges)

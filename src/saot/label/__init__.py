@@ -33,7 +33,15 @@ from saot.label.networks import (
     term_identity,
     train_once,
 )
-from saot.label.new_pictures import LabelledPictures, class_scores, open_abstaining, predict_pictures
+from saot.label.new_pictures import (
+    LabelledPictures,
+    NewPicture,
+    class_scores,
+    label_found,
+    open_abstaining,
+    predict_pictures,
+    visible,
+)
 from saot.label.opening import declare, label_source, open_points
 from saot.label.paper import (
     learned_cost,
@@ -94,6 +102,7 @@ __all__ = [
     "Labelled",
     "LabelledPictures",
     "Labeller",
+    "NewPicture",
     "Prediction",
     "PullWing",
     "RunOutcome",
@@ -126,6 +135,7 @@ __all__ = [
     "joint_decoder",
     "keep_manifest",
     "kept_manifest",
+    "label_found",
     "label_maps",
     "label_source",
     "learned_cost",
@@ -168,6 +178,7 @@ __all__ = [
     "thinned",
     "train_once",
     "unpacked_cost",
+    "visible",
 ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -22,7 +22,7 @@ from saot.evaluate import (
     predict_mask,
     upsample_scores,
 )
-from saot.features import Backbone, Divided, Extracted, Failed, FeatureGrid, Picture, extract, extract_each
+from saot.features import Backbone, Divided, Extracted, Failed, FeatureGrid, Picture, extract, extract_each, in_form
 from saot.label.fusion import unpacked_decoder
 from saot.label.prediction import Prediction, picture_of
 from saot.label.settings import parse_size
@@ -31,6 +31,7 @@ from saot.label.wings import NO_WINGS, Labelled, Labeller, Wings
 from saot.runs import RUN_FORMAT, read_kept
 
 AGAIN = "give the same `saot run` command again"
+T = TypeVar("T")
 REMADE = "give the command that made it again"  # of a run of any kind
 
 
@@ -93,8 +94,26 @@ class FinishedRun:
         Raises:
             ValueError: If a picture cannot be read or is empty, and nobody hears of it; names it.
         """
+        return self.each(pictures, _as_it_is, failed, confident)
+
+    def each(
+        self,
+        pictures: Iterable[Picture],
+        make: Callable[[Labelled], T],
+        failed: Failed | None = None,
+        confident: bool = False,
+    ) -> Iterator[T]:
+        """What `make` gives for each picture with its mask; see `Labeller.each`.
+
+        With one input size decoder, mask and `make` keep no other picture waiting; see `saot.features.make_each`.
+        """
+        if not self.further:
+            yield from make_each(
+                self.backbone, pictures, lambda one: make(self._labelled([one], confident)), failed=failed
+            )
+            return
         for sizes in self._extracted(pictures, failed):
-            yield self._labelled(sizes, confident)
+            yield make(self._labelled(sizes, confident))
 
     def probabilities(self, pictures: Iterable[Picture]) -> Iterator[Float[Tensor, "K h w"]]:
         """Probability of each class at each pixel of each picture; see `Labeller.probabilities`."""
@@ -157,6 +176,10 @@ class FinishedRun:
 
     def _mask(self, logits: Tensor, grid: PatchGrid) -> UInt8[Tensor, "h w"]:
         return predict_mask(logits, grid, self.bias, threshold=self.threshold)
+
+
+def _as_it_is(one: Labelled) -> Labelled:
+    return one
 
 
 def _in_step(streams: Sequence[Iterator[Extracted]], order: Iterable[Picture]) -> Iterator[list[Extracted]]:
@@ -232,6 +255,7 @@ def _backbones(run: dict[str, Any], folder: Path, wings: Wings, device: str) -> 
         made_with, size = one["features"], parse_size(one["size"])
         precision = made_with.get("precision", "float32")
         backbone = wings.backbone(settings["backbone"], weights, size=size, device=device, precision=precision)
+        backbone = in_form(backbone, made_with.get("form", "half"), [folder])
         if run.get("divided"):  # the decoder has the last layers
             assert isinstance(backbone, Divided), "the run was made with one"
             backbone = backbone.early()

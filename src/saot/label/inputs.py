@@ -23,7 +23,7 @@ from saot.data import (
     sha256_file,
     write_atomic,
 )
-from saot.features import Backbone, Divided, Tail, token_count
+from saot.features import Backbone, Divided, Projected, Tail, in_form, token_count
 from saot.label.grown import Grower
 from saot.label.settings import RunSettings, parse_size, points_request, sizes_of
 from saot.label.wings import NO_WINGS, PullWing, Wings
@@ -124,7 +124,12 @@ def open_inputs(
             "expected --points as a number, total:N, patches:N, patches:total:N, resample:N, a CSV file "
             f"(image,x,y,class) or a folder of scribbles; got {settings.points!r}, which is none of them"
         )
-    sizes = open_sizes(settings, target, device, wings)
+    kept = [Path(settings.start)] if settings.start is not None else []  # whose features it goes on with
+    kept += [] if remembered is None else [remembered.parent]
+    sizes = {
+        size: in_form(whole, settings.store_form, kept, source.images)
+        for size, whole in open_sizes(settings, target, device, wings).items()
+    }
     backbone = next(iter(sizes.values()))
     found = manifest(settings, source, target, truth)
     masks = partial(
@@ -134,10 +139,10 @@ def open_inputs(
         wings.say(sentence)
     divided = settings.recipe.tail.steps > 0 and all(isinstance(one, Divided) for one in sizes.values())
     if settings.recipe.tail.steps > 0 and not divided:
-        wings.say(
-            f"{settings.backbone} stays frozen as a whole: mobile-sam alone has last layers that can be trained along "
-            "(tail.steps)"
-        )
+        why = "mobile-sam alone has last layers that can be trained along (tail.steps)"
+        if isinstance(backbone, Projected):
+            why = "its last layers cannot be trained on projected tokens"
+        wings.say(f"{settings.backbone} stays frozen as a whole: {why}")
     common = found, masks, wings.pull, seen, wings.say, sizes, left_out, divided
     return Inputs(source, target, truth, classes, backbone, *common, _grower(settings, device, wings))
 

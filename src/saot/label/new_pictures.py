@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from os.path import realpath  # Path.resolve raises RuntimeError at a link to itself
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -54,6 +53,23 @@ class NewPicture:
     path: Path
     key: str
 
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return str(self.path)
+
+    def fingerprint(self) -> str:
+        """Name of its content.
+
+        Raises:
+            OSError, ValueError: If it cannot be read.
+        """
+        return sha256_file(self.path)
+
+    def read(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Its pixels, RGB."""
+        return read_image(self.path)
+
     def output(self, out: Path, kind: str) -> Path:
         """Where a file of its goes, by its format, or its "mask" where only a file of all masks asks for it."""
         place = PurePosixPath(self.key)
@@ -86,7 +102,7 @@ class LabelledPictures:
         found = []
         for number, (height, width, labelled) in sorted(self.sizes.items()):
             share = {} if labelled is None else {"labelled": labelled}
-            image = {"image": str(self.pictures[number].path), "height": height, "width": width}
+            image = {"image": self.pictures[number].name, "height": height, "width": width}
             found.append({**image, **share, **self.outputs(number)})
         return found
 
@@ -218,6 +234,30 @@ def predict_pictures(
     return work.done(progress or (lambda done, total: None))
 
 
+def label_found(
+    run: Labeller,
+    identity: str,
+    pictures: Sequence[NewPicture],
+    out: Path,
+    formats: Sequence[str],
+    abstains: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> LabelledPictures:
+    """As `predict_pictures`, of a run that is open and of pictures that are found.
+
+    Args:
+        run: Labels them.
+        identity: Of everything that its masks depend on.
+        pictures: Each with its place among the masks.
+        out: Where to write.
+        formats: Among "png", "palette", "color" and "confidence".
+        abstains: Whether the labelled share is of interest.
+        progress: Called with (done, total).
+    """
+    check_place(out)
+    return _Work(run, identity, pictures, out, formats, abstains).done(progress or (lambda done, total: None))
+
+
 def open_abstaining(folder: Path, abstain: float | None, wings: Wings, device: str) -> tuple[Labeller, str]:
     """A finished run that leaves out what it is not sure of, and a name for everything that its masks depend on.
 
@@ -278,7 +318,7 @@ class _Work:
         marks: dict[str, str] = {}  # of the pictures on their way
         failed: dict[str, str] = {}
         strange: list[Path] = []
-        number_of = {str(one.path): number for number, one in enumerate(self.pictures)}
+        number_of = {one.name: number for number, one in enumerate(self.pictures)}
         finished = 0
 
         def tell() -> None:
@@ -294,14 +334,14 @@ class _Work:
         def missing() -> Iterator[Picture]:
             for number, one in enumerate(self.pictures):
                 try:
-                    content = sha256_file(one.path)
+                    content = one.fingerprint()
                 except (OSError, ValueError):
                     content = ""  # reading it will say why
                 mark = identity_of(self.identity, content)
                 known = self._known(number, mark)
                 if known is None:
-                    marks[str(one.path)] = mark
-                    yield Picture(str(one.path), partial(read_image, one.path), content)
+                    marks[one.name] = mark
+                    yield Picture(one.name, one.read, content)
                     continue
                 if isinstance(known, Path):
                     strange.append(known)
@@ -309,16 +349,19 @@ class _Work:
                     sizes[number] = known
                 tell()
 
-        made = 0
-        confident = bool(self.joined) or "confidence" in self.formats
-        for found in self.run.masks(missing(), fail, confident):
+        def write(found: Labelled) -> tuple[int, int, int, float | None]:
             number, mask = number_of[found.picture.name], found.mask.numpy()
             share = 1 - float(mask_counts(mask)[IGNORE_INDEX] / mask.size) if self.abstains else None
             about: dict[str, Any] = {"of": marks.pop(found.picture.name), "labelled": share}
             if found.confidence is not None:
                 about["scores"] = class_scores(mask, found.confidence.numpy())
             self._write(self.pictures[number], found, json.dumps(about))
-            sizes[number], made = (mask.shape[0], mask.shape[1], share), made + 1
+            return number, *mask.shape, share
+
+        made = 0
+        confident = bool(self.joined) or "confidence" in self.formats
+        for number, height, width, share in self.run.each(missing(), write, fail, confident):
+            sizes[number], made = (height, width, share), made + 1
             tell()
         for one in self.joined.values() if sizes else ():
             one.write(self.out / one.place, self._items(sorted(sizes)), self.run.classes)

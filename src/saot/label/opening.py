@@ -1,6 +1,6 @@
 """Opening what a run works on: points, features, source labels; bad input is found before anything long begins."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,8 @@ def open_features(
         folder, key = root if network is not early else root / EARLY, network.key
         features = FeatureStore(store_folder(folder, spec), key)
         with space.stage(stage):
-            features.ensure(images, network, space.tell(stage), seen=seen)
+            named = {key: said.split()[0] for key, said in content.items()} if isinstance(content, Mapping) else {}
+            features.ensure(images, network, space.tell(stage), seen, named)
         seen.save()
         return Domain(images, features, key.dim, torch.device(device), identity_of(key, content, device.split(":")[0]))
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from saot.data import Points, check_place, read_record, whole_record, write_atomic
-from saot.features import FeatureStore
+from saot.features import FeatureStore, Projected
 from saot.label.best import saot_decoder
 from saot.label.calibration import calibrate
 from saot.label.data import Bench, EvaluationData, TrainingData
@@ -123,6 +123,7 @@ def run_job(
             progress.expect(_expected(settings, inputs, space, compare))
         contest = open_contest(settings, inputs, space, store, device)  # points, features, source labels
         publish(space.path("decoder.safetensors"), contest.decoder(), contest.data)
+        _keep_projections(inputs, space.root)
         scores, left_out = score_methods(contest, compared(all_methods(contest, rivals), compare))
         scores |= scores_of_sizes(contest)
         publish_cost(contest)
@@ -240,6 +241,7 @@ def open_contest(
     if store is None and not space.trained():
         _put_aside(inputs, sets, space)
     tell_size(inputs, sets, root)
+    _keep_projections(inputs, fingerprints_file(space.root, store).parent)
     several = len(inputs.sizes) > 1
     contests = {}
     for size, backbone in inputs.sizes.items():
@@ -254,6 +256,13 @@ def open_contest(
     if not several:
         return contests[str(settings.size)]
     return joined_contest(Bench(space, settings.recipe, settings.seed, torch.device(device)), contests)
+
+
+def _keep_projections(inputs: Inputs, folder: Path) -> None:
+    """Put what projects tokens beside the features, for further runs, or beside the network, for further pictures."""
+    for backbone in inputs.sizes.values():
+        if isinstance(backbone, Projected):
+            backbone.projection.save(folder)
 
 
 def _contest(

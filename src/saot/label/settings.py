@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saot.data import parse_spec, said_of_masks
-from saot.features import PRECISIONS, Padded, SizePolicy
+from saot.features import PRECISIONS, Padded, SizePolicy, parse_form
 from saot.recipes import (
     PAPER_BACKBONE,
     PAPER_PICTURES,
@@ -51,6 +51,8 @@ class RunSettings:
         mask_map: What values in the masks of a `folder` mean, as `saot.data.parse_mask_map` reads it; None where they
             are class indices. A file is read once, and what it says is kept.
         start: Folder of a finished run whose network this one goes on from; None trains from the beginning.
+        store_form: How tokens are kept, and so what all networks see: "half", "int8", "projected" or
+            "projected:NUMBERS".
     """
 
     source: str
@@ -67,11 +69,13 @@ class RunSettings:
     precision: str = "float32"
     mask_map: str | None = None
     start: str | None = None
+    store_form: str = "half"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask_map", said_of_masks(self.mask_map, self.source, self.target, self.eval))
         if self.precision not in PRECISIONS:
             raise ValueError(f"expected the precision as one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        parse_form(self.store_form)
         sizes_of(self.size)
         points_request(self.points)
         if type(self.seed) is not int:
@@ -92,6 +96,8 @@ class RunSettings:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
         if self.precision == "float32":
             del plain["precision"]  # as in runs of earlier versions, which go on
+        if self.store_form == "half":
+            del plain["store_form"]
         plain = {name: value for name, value in plain.items() if value is not None or name not in ("mask_map", "start")}
         return {"format": RUN_FORMAT, **plain, "preset": self.recipe.name, "recipe": as_dict(self.recipe)}
 

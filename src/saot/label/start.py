@@ -14,6 +14,7 @@ from typing import Any
 
 from saot.data import COLUMNS, ClassSet, Points, read_record, read_table
 from saot.decoder import JointDecoder
+from saot.features import FeatureKey
 from saot.label.best import fitted_tail, joint_stage_2, stage_windows, taught_rounds
 from saot.label.data import Bench, TrainingData
 from saot.label.finished import AGAIN
@@ -50,13 +51,12 @@ class Start:
         Raises:
             ValueError: Names what differs.
         """
-        now = json.loads(key)
-        other = [name for name in now if now[name] != self.features.get(name)]
-        if other:
+        now, before = FeatureKey.from_json(key), FeatureKey.from_json(json.dumps(dict(self.features)))
+        if other := before.differences(now):
             raise ValueError(
                 f"expected the backbone and size of {self.folder}, which --start goes on from; {other[0]} is "
-                f"{now[other[0]]!r} and was {self.features.get(other[0])!r}: give the same --backbone, --weights, "
-                "--size and --precision"
+                f"{getattr(now, other[0])!r} and was {getattr(before, other[0])!r}: give the same --backbone, "
+                "--weights, --size, --precision and --store-form"
             )
 
     def check_points(self, points: Points, classes: ClassSet) -> None:

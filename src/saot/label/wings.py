@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -14,6 +14,8 @@ from saot.features import Backbone, Failed, OpenBackbone, Picture, load_backbone
 from saot.label.prediction import Prediction
 from saot.recipes import BridgeRecipe
 from saot.report import JoinedFormat
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,23 @@ class Labeller(Protocol):
             pictures: Any number of them.
             failed: Hears of a picture that cannot be read, and why; the others go on. Unless given it ends there.
             confident: Whether confidences are wanted too.
+        """
+        ...
+
+    def each(
+        self,
+        pictures: Iterable[Picture],
+        make: Callable[[Labelled], T],
+        failed: Failed | None = None,
+        confident: bool = False,
+    ) -> Iterator[T]:
+        """What `make` gives for each picture with its mask, in their order; it may be called in several threads.
+
+        Args:
+            pictures: As in `masks`.
+            make: Called for several pictures at once where the network works on several at once.
+            failed: As in `masks`.
+            confident: As in `masks`.
         """
         ...
 
