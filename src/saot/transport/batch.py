@@ -26,9 +26,10 @@ def block_diagonal(costs: Sequence[SparseCost]) -> SparseCost:
     then on its potentials are kept bit for bit. What a member gets is what it gets alone, up to rounding: whether a
     matrix holds other rows does not change the sum of one, but sums over tokens may be added up in another order.
     Extrapolated sweeps (tau many times epsilon, or balanced) make more of such a rounding. In float32 a member may then
-    take some sweeps more or less than alone, and the two plans are alike within what their residuals say. Members of more than 2**18 pairs on a CPU are solved alone. Tokens and pairs of all members lie one after another in
-    the result; `mass`, `value`, `gap`, `converged`, `status`, `residual` and `iterations` have one entry a member.
-    epsilon and tau may, too. Weights not given are 1/n_i and 1/m_i within each member. Take the result apart with
+    take some sweeps more or less than alone, and the two plans are alike within what their residuals say. Members of
+    more than 2**18 pairs on a CPU are solved alone. Tokens and pairs of all members lie one after another in the
+    result; `mass`, `value`, `gap`, `converged`, `status`, `residual` and `iterations` have one entry a member. epsilon
+    and tau may, too. Weights not given are 1/n_i and 1/m_i within each member. Take the result apart with
     `split_result`.
 
     Args:
