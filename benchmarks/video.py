@@ -83,14 +83,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=31)
     parser.add_argument("--share", type=float, default=SteadySettings().share)
     parser.add_argument("--memory", type=int, default=SteadySettings().memory)
-    parser.add_argument("--locality", type=float, default=StepSettings().locality)
+    parser.add_argument("--locality", type=float, default=SteadySettings().between.locality)
     asked = parser.parse_args()
     if asked.what == "score":
         chosen = [SteadySettings(asked.share, asked.memory, StepSettings(locality=asked.locality))]
         compare(asked.run, "val", range(asked.drives), asked.frames, chosen)
         return
     grid = [SteadySettings(share, memory) for share in SHARES for memory in MEMORIES]
-    grid += [SteadySettings(between=StepSettings(locality=one)) for one in LOCALITIES if one != StepSettings().locality]
+    grid += [
+        SteadySettings(between=StepSettings(locality=one))
+        for one in LOCALITIES
+        if one != SteadySettings().between.locality
+    ]
     compare(asked.run, "train", range(asked.drives), asked.frames, grid)
 
 

@@ -5,6 +5,9 @@ room one imports files, and no circle of them. No room of the core imports a win
 """
 
 import ast
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +128,19 @@ def test_what_is_looked_for_would_be_found():
     assert list(imported("saot.features", "from . import base\nfrom .load import x")) == [
         "saot.features.base", "saot.features.load"
     ]  # fmt: skip
+
+
+def test_every_name_that_is_used_is_known():
+    """Neither ruff nor the type checker asks: both take one-axis shapes such as Float[Tensor, " n"] for names."""
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "json"]
+    found = json.loads(
+        subprocess.run([*command, "src", "tests", "benchmarks"], cwd=ROOT.parents[1], capture_output=True).stdout
+    )
+    assert found, "the shapes are among them"
+    unknown = []
+    for one in found:
+        place = one["location"]
+        line = Path(one["filename"]).read_text().splitlines()[place["row"] - 1]
+        if line[: place["column"] - 1].count('"') % 2 == 0:  # not within a string
+            unknown.append(f"{one['filename']}:{place['row']}: {one['message']}")
+    assert not unknown

@@ -121,7 +121,7 @@ def test_a_frame_that_cannot_be_read_is_passed_over(finished):
 def test_other_kinds_of_runs_are_refused():
     class Other:
         classes, method, label_budget = (), "", 0
-        mask = masks = probabilities = predict = print
+        mask = masks = each = probabilities = predict = print
 
     with pytest.raises(ValueError, match="expected a run of `saot run` for --steady"):
         label_video._steadied(Other(), "", [])

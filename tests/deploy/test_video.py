@@ -220,7 +220,8 @@ def test_killed_and_given_again_the_masks_have_the_same_bytes(tmp_path, finished
     assert predict(finished, path, tmp_path / "whole").made == 9
     with pytest.raises(KeyboardInterrupt):
         predict(finished, path, tmp_path / "out", progress=killed_after(4, "predict"))
-    assert predict(finished, path, tmp_path / "out").made == 5
+    there = len(list((tmp_path / "out").glob("*.png")))
+    assert 4 <= there < 9 and predict(finished, path, tmp_path / "out").made == 9 - there
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
     assert predict(finished, path, tmp_path / "out").made == 0
     film(path, range(1, 10), options=REORDERED)  # another content, another mask
@@ -456,14 +457,14 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys, finished):
         "--backbone",
         "filterbank",
         "--size",
-        "48",
+        "42",
         "--out",
         tmp_path / "run",
     )
     made = call("predict", tmp_path / "run", path, "--out", tmp_path / "masks", "--every", "2")
     assert [Path(one["mask"]).name for one in made["pictures"]] == [f"a.mp4@{n:06d}.png" for n in (0, 2, 4)]
-    assert call("predict", run, path, "--out", tmp_path / "o.mp4")["made"] == 6
-    assert "has no masks, as no video has" in call("evaluate", run, spec, code=2)
+    assert call("predict", tmp_path / "run", path, "--out", tmp_path / "o.mp4")["made"] == 6
+    assert "has no masks, as no video has" in call("evaluate", tmp_path / "run", spec, code=2)
     picture = tmp_path / "source" / "images" / "0.png"
     out = tmp_path / "x"
     assert "videos alone, or pictures alone" in call("predict", finished, path, picture, "--out", out, code=2)

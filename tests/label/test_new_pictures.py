@@ -150,6 +150,9 @@ def test_a_killed_command_goes_on(finished, tmp_path, monkeypatch, formats):
 
     with pytest.raises(KeyboardInterrupt):
         predict_pictures(finished, new, tmp_path / "out", formats, killed)
+    third = [one.output(tmp_path / "out", kind) for one in find_pictures(new[2:], tmp_path / "out") for kind in KINDS]
+    for path in third:
+        path.unlink(missing_ok=True)  # it was under way
     asked = []
     monkeypatch.setattr(new_pictures, "read_image", lambda path: asked.append(path) or read(path))
     labelled = predict_pictures(finished, new, tmp_path / "out", formats)
@@ -160,6 +163,7 @@ def test_a_killed_command_goes_on(finished, tmp_path, monkeypatch, formats):
 
 
 read = new_pictures.read_image
+KINDS = [*new_pictures.FILES, "mask"]
 
 
 def test_what_is_kept_is_of_this_picture_and_this_run(finished, tmp_path):

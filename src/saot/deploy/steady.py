@@ -31,7 +31,7 @@ class SteadySettings:
 
     share: float = 0.5
     memory: int = 4
-    between: StepSettings = StepSettings()
+    between: StepSettings = StepSettings(locality=0.005)
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1 or self.memory < 1:

@@ -22,7 +22,18 @@ from saot.evaluate import (
     predict_mask,
     upsample_scores,
 )
-from saot.features import Backbone, Divided, Extracted, Failed, FeatureGrid, Picture, extract, extract_each, in_form
+from saot.features import (
+    Backbone,
+    Divided,
+    Extracted,
+    Failed,
+    FeatureGrid,
+    Picture,
+    extract,
+    extract_each,
+    in_form,
+    make_each,
+)
 from saot.label.fusion import unpacked_decoder
 from saot.label.prediction import Prediction, picture_of
 from saot.label.settings import parse_size
