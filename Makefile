@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels test-wheel test-formats test-browser test-label-studio sbom audit lint bench-transport bench-job random-problems adapt camvid \
+.PHONY: demo test test-slow test-kernels test-wheel test-formats test-browser test-label-studio sbom audit lint bench-transport bench-job random-problems adapt camvid \
   kill-test mutations kills crowd memory soak clean
 
 NEEDED := expected Python 3.11 or later with venv and pip; give another one: make demo PYTHON=python3.12
@@ -23,9 +23,13 @@ demo: $(VENV)/.ready          ## the main job on the built-in scenes: table and 
 	$(BIN)/saot demo --out runs/demo
 
 WORKERS ?= 2
-test: $(VENV)/.ready-test lint  ## everything CI checks, in so many processes of one thread: make test WORKERS=8
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+test: $(VENV)/.ready-test lint  ## what to run before a commit, in so many processes of one thread: make test WORKERS=8
+	$(TESTS) -m 'not slow'
 	$(BIN)/python -m pytest --doctest-modules --import-mode=prepend src/saot
+
+test-slow: $(VENV)/.ready-test  ## the tests named in tests/slow.txt, which CI checks besides
+	$(TESTS) -m slow
 
 # Tests that train, with torch's other kernels and with one thread and two: no other rounding may decide them.
 # ONEDNN_MAX_CPU_ISA gives convolutions as on a processor without AVX-512.
@@ -118,7 +122,7 @@ $(OLDER)/.ready:
 	cd $(OLDER) && .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-PARTS ?= job,demo,features,predict,neighbours
+PARTS ?= job,demo,features,predict,small,neighbours
 bench-job: $(VENV)/.ready $(OLDER)/.ready  ## prints ratios first; goes on where it was stopped
 	$(BIN)/python benchmarks/bench_job.py --out runs/bench-job --base-python $(OLDER)/.venv/bin/python \
 	  --camvid $(CAMVID) --weights $(WEIGHTS) --parts $(PARTS)

@@ -2,7 +2,7 @@
 
     make bench-job CAMVID=data/camvid WEIGHTS=mobile_sam.pt
     python benchmarks/bench_job.py --out runs/bench-job --base-python runs/bench-job/base/.venv/bin/python \
-        --camvid data/camvid --weights mobile_sam.pt --parts job,demo,features,predict,neighbours
+        --camvid data/camvid --weights mobile_sam.pt --parts job,demo,features,predict,small,neighbours
 
 Each part runs the same command of both builds in processes of their own, `--repeats` times in turn. Every run is kept
 in results.jsonl under --out; a part that is there already is not run again. Ratios are printed first: the older
@@ -14,6 +14,8 @@ build's time over ours, so more is better.
   demo        `saot demo`.
   features    `saot extract` of CamVid's day pictures with MobileSAM.
   predict     `saot predict` of 40 pictures, and of one: a picture's time is the difference over 39.
+  small       `saot predict` of 500 pictures of 252 x 504 of the built-in scenes, and of one, with the demos' networks
+              or those of `--small-runs OURS,BASE`.
   neighbours  the demo with a busy process beside it on every core.
 """
 
@@ -31,6 +33,7 @@ from typing import Any
 
 SHARED = ("train teacher", "labels plan", "train taught-plan")  # stages of the masks that both builds have
 PICTURES = 40
+SMALL = 500
 MAIN = "import sys; from saot.cli import main; sys.exit(main())"
 
 
@@ -125,13 +128,35 @@ def features(build: Build, options: argparse.Namespace, repeat: int) -> dict[str
 def predict(build: Build, options: argparse.Namespace, repeat: int) -> dict[str, Any]:
     """With the network of this build's own job, so that both have been trained alike."""
     run, folder = options.out / f"job-{build.name}-0" / "run", _fresh(options.out / f"predict-{build.name}-{repeat}")
-    for name, count in (("one", 1), ("many", PICTURES)):
+    return _labelled(build, run, folder, _pictures(options.camvid)[:PICTURES])
+
+
+def small(build: Build, options: argparse.Namespace, repeat: int) -> dict[str, Any]:
+    """With the networks of the demos, or those given."""
+    runs = dict(zip(("ours", "base"), options.small_runs.split(","), strict=True)) if options.small_runs else {}
+    run = Path(runs.get(build.name, options.out / f"demo-{build.name}-0"))
+    pictures = options.out / "small-pictures"
+    if not pictures.exists():
+        from PIL import Image
+
+        from saot.tables import ALL_WINGS
+
+        images = ALL_WINGS.images("scenes:street")
+        pictures.mkdir(parents=True)
+        for number in range(SMALL):
+            Image.fromarray(images.image(number % len(images))).save(pictures / f"{number:03d}.png")
+    return _labelled(build, run, _fresh(options.out / f"small-{build.name}-{repeat}"), sorted(pictures.iterdir()))
+
+
+def _labelled(build: Build, run: Path, folder: Path, pictures: list[Path]) -> dict[str, Any]:
+    """Seconds of a picture: of all of them, less those of the first alone."""
+    for name, some in (("one", pictures[:1]), ("many", pictures)):
         (folder / name).mkdir(parents=True)
-        for picture in _pictures(options.camvid)[:count]:
+        for picture in some:
             shutil.copy(picture, folder / name)
     one = saot(build, ["predict", str(run), str(folder / "one"), "--out", str(folder / "masks-one")])
     found = saot(build, ["predict", str(run), str(folder / "many"), "--out", str(folder / "masks")])
-    return {**found, "a_picture": (found["seconds"] - one["seconds"]) / (PICTURES - 1)}
+    return {**found, "a_picture": (found["seconds"] - one["seconds"]) / (len(pictures) - 1)}
 
 
 def neighbours(build: Build, options: argparse.Namespace, repeat: int) -> dict[str, Any]:
@@ -144,7 +169,7 @@ def neighbours(build: Build, options: argparse.Namespace, repeat: int) -> dict[s
             process.kill()
 
 
-PARTS = {"job": job, "demo": demo, "features": features, "predict": predict, "neighbours": neighbours}
+PARTS = {"job": job, "demo": demo, "features": features, "predict": predict, "small": small, "neighbours": neighbours}
 
 
 def report(rows: list[dict[str, Any]]) -> str:
@@ -167,6 +192,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     line("`saot demo`", "demo", "seconds")
     line("MobileSAM features, pictures a minute", "features", "a_minute", "/min", more_is_better=True)
     line("`saot predict`, a picture", "predict", "a_picture")
+    line("`saot predict`, a small picture", "small", "a_picture")
     for part in ("job", "demo"):
         line(f"peak memory, {part}", part, "memory", "MiB", 2**20)
     beside = _slower(rows)
@@ -236,6 +262,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="mobile_sam.pt")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--small-runs", help="OURS,BASE: finished runs of both builds for the part `small`")
     return parser.parse_args()
 
 

@@ -9,6 +9,16 @@ from jaxtyping import install_import_hook
 HOOK = install_import_hook("saot", "typecheck.checked")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+SLOW = Path(__file__).with_name("slow.txt")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The mark `slow` for tests that are named in slow.txt."""
+    named = set(SLOW.read_text().split())
+    for item in items:
+        place = Path(item.path).relative_to(SLOW.parent).as_posix()
+        if f"{place}::{getattr(item, 'originalname', item.name)}" in named:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -144,3 +144,11 @@ def test_every_name_that_is_used_is_known():
         if line[: place["column"] - 1].count('"') % 2 == 0:  # not within a string
             unknown.append(f"{one['filename']}:{place['row']}: {one['message']}")
     assert not unknown
+
+
+def test_slow_tests_are_there():
+    """A test that is renamed is not slow without a word."""
+    for one in (Path(__file__).parent / "slow.txt").read_text().split():
+        file, _, name = one.partition("::")
+        tree = ast.parse((Path(__file__).parent / file).read_text())
+        assert name in {part.name for part in ast.walk(tree) if isinstance(part, ast.FunctionDef)}, one
