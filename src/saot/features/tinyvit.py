@@ -411,8 +411,12 @@ class _WindowAttention(nn.Module):
         batch, height, width, _ = x.shape
         side = self.window
         down, across = -(-height // side), -(-width // side)
-        qkv = self.project_in(F.layer_norm(x, x.shape[-1:]))
-        if (down * side, across * side) != (height, width):
+        x = F.layer_norm(x, x.shape[-1:])
+        full = (down * side, across * side) == (height, width)
+        if not full and torch.compiler.is_exporting():  # what is filled in place is copied whole in ONNX
+            x, full = F.pad(x, (0, 0, 0, across * side - width, 0, down * side - height)), True  # of zeros: the bias
+        qkv = self.project_in(x)
+        if not full:
             filled = self.project_in.bias.to(qkv.dtype).expand(batch, down * side, across * side, -1).contiguous()
             filled[:, :height, :width] = qkv
             qkv = filled
