@@ -1,6 +1,8 @@
 """The Python that the README and the docs show runs as it stands."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,16 @@ def test_the_readme_code_carries_a_mask_over():
 
 def test_the_code_of_the_solver_s_page_runs(capsys):
     torch.manual_seed(0)
-    assert _run(ROOT / "docs" / "transport.md")[0] == 2
+    assert _run(ROOT / "docs" / "transport.md")[0] == 3
     out = capsys.readouterr().out
     assert "converged=True" in out
     assert "tensor(2500) targets have candidates" in out
+
+
+def test_the_solver_is_there_once_the_package_is_imported():
+    command = "import saot; print(saot.transport.topk_candidates.__name__)"  # as the page begins
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert done.stdout.strip() == "topk_candidates", done.stderr
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("matching.md", 1), ("scenes.md", 2)])

@@ -34,14 +34,15 @@ _ROOMS = {
     "saot.api": ("load", "OpenedRun"),
 }
 _RUN = "label"  # a room that can be called: `saot run` from Python
+_SOLVER = "transport"  # a room that is also used by itself
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = sorted([*_HOME, _RUN])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name == _RUN:
-        return import_module("saot.label")
+    if name in (_RUN, _SOLVER):
+        return import_module(f"saot.{name}")
     if name == "_run_from_python":  # what calling that room does
         return import_module("saot.api").label
     if name not in _HOME:
@@ -52,4 +53,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, _SOLVER, "__version__"]
