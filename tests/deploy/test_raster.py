@@ -20,6 +20,7 @@ from saot.label import open_run
 from saot.tables import ALL_WINGS
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+warp = pytest.importorskip("rasterio.warp")
 UTM = "EPSG:32632"
 PLACE = rasterio.transform.from_origin(500_000, 5_600_000, 0.5, 0.5)
 
@@ -435,7 +436,7 @@ def folder(tmp_path):
     (root / "classes.txt").write_text("field\nwood\n")
     east, north = 500_000, 5_600_000 - 45 / 2
     ring = [(east, north), (east + 65, north), (east + 65, north - 22.5), (east, north - 22.5), (east, north)]
-    moved = rasterio.warp.transform_geom(UTM, "OGC:CRS84", {"type": "Polygon", "coordinates": [ring]})
+    moved = warp.transform_geom(UTM, "OGC:CRS84", {"type": "Polygon", "coordinates": [ring]})
     features = [{"type": "Feature", "geometry": moved, "properties": {"class": "wood"}}]
     text = json.dumps({"type": "FeatureCollection", "features": features})
     (root / "masks" / "b.geojson").write_text(text)

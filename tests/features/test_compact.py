@@ -37,7 +37,7 @@ def test_a_packed_store_is_read_as_its_files_were(tmp_path, form):
     found = compact_store(plain.root, tmp_path / "packed", lambda *so_far: told.append(so_far), shard_size=4000)
     assert found.pictures == 5 and found.left_out == () and found.made == len(found.shards) > 1
     assert told[-1] == (5, 5)
-    assert not files(tmp_path / "packed") and len(list((tmp_path / "packed").iterdir())) == len(found.shards) + 2
+    assert not files(tmp_path / "packed") and len(list((tmp_path / "packed").iterdir())) == len(found.shards) + 3
     assert found.size == sum(path.stat().st_size for path in (*found.shards, tmp_path / "packed" / INDEX))
     store = FeatureStore(tmp_path / "packed", plain.key)
     assert store.keys() == plain.keys() and store.grids() == plain.grids()
@@ -171,6 +171,19 @@ def test_a_killed_packing_leaves_nothing_that_opens_and_goes_on(tmp_path, at):
     found.shards[0].unlink()
     compact_store(plain.root, out, shard_size=SHARD)
     assert content == {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_two_do_not_pack_into_one_folder_at_once(tmp_path):
+    plain, out = made(tmp_path / "plain"), tmp_path / "packed"
+
+    def second(done, total):
+        with pytest.raises(ValueError, match=r"another `saot compact` is writing .*packed; wait for it to end"):
+            compact_store(plain.root, out)
+        told.append(done)
+
+    told: list[int] = []
+    assert compact_store(plain.root, out, second).made == 1 and told == [5]
+    assert compact_store(plain.root, out).made == 0
 
 
 def test_a_shard_of_a_killed_packing_that_is_not_whole_is_written_anew(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -23,7 +23,6 @@ from saot.features import Failed, Picture, Unreadable, readable
 from saot.label import Labelled, Labeller, Prediction, classes_of, picture_of
 from saot.runs import read_kept
 
-T = TypeVar("T")
 AGAIN = "give the same `saot adapt` command again"
 
 
@@ -45,6 +44,8 @@ class AdaptedRun:
     method: str
     label_budget: int = 0
 
+    each = Labeller.each
+
     def mask(self, image: UInt8[Any, "h w 3"], fingerprint: str) -> UInt8[Tensor, "h w"]:
         """Class index of every pixel, at the picture's own size."""
         return predict_mask(self.network, image, self.pictures)
@@ -63,16 +64,6 @@ class AdaptedRun:
                 if confident:
                     confidence = picture_logits(self.network, image, self.pictures).softmax(0).amax(0).float().cpu()
                 yield Labelled(picture, image, predict_mask(self.network, image, self.pictures), confidence)
-
-    def each(
-        self,
-        pictures: Iterable[Picture],
-        make: Callable[[Labelled], T],
-        failed: Failed | None = None,
-        confident: bool = False,
-    ) -> Iterator[T]:
-        """What `make` gives for each picture with its mask, one after another; see `Labeller.each`."""
-        return map(make, self.masks(pictures, failed, confident))
 
     def probabilities(self, pictures: Iterable[Picture]) -> Iterator[Float[Tensor, "K h w"]]:
         """Probability of each class at each pixel of each picture; see `Labeller.probabilities`."""

@@ -1,9 +1,8 @@
 """Labels that are steady from frame to frame: what earlier frames say, carried along and joined to the frame's own."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,10 +11,8 @@ from torch import Tensor
 from saot.data import PatchGrid, sentence_of
 from saot.evaluate import predict_confidence, predict_mask
 from saot.features import Failed, Picture
-from saot.label import FinishedRun, Labelled
+from saot.label import FinishedRun, Labelled, Labeller
 from saot.match import MatchSide, StepSettings, predict_labels
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,6 +127,8 @@ class SteadyRun(FinishedRun):
     begins: tuple[int, ...] = ()
     steady: SteadySettings = SteadySettings()
 
+    each = Labeller.each  # a frame needs those before it
+
     def own(self, image: object, fingerprint: str) -> Own:
         """What a frame says by itself."""
         features = self.features(image, fingerprint)
@@ -173,16 +172,6 @@ class SteadyRun(FinishedRun):
             confidence = predict_confidence(logits, own.grid, self.bias).cpu() if confident else None
             mask = predict_mask(logits, own.grid, self.bias, threshold=self.threshold).cpu()
             yield Labelled(picture, image, mask, confidence)
-
-    def each(
-        self,
-        pictures: Iterable[Picture],
-        make: Callable[[Labelled], T],
-        failed: Failed | None = None,
-        confident: bool = False,
-    ) -> Iterator[T]:
-        """What `make` gives for each picture with its mask, one after another; see `Labeller.each`."""
-        return map(make, self.masks(pictures, failed, confident))
 
     def _readable(self, picture: Picture) -> Own | None:
         try:

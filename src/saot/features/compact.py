@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from saot.data import Fingerprints, open_atomic, write_atomic
+from saot.data import Fingerprints, lock_file, open_atomic, write_atomic
 from saot.features.packed import COLUMNS, INDEX, Index, Shard, file_checksum, hashed, index_bytes, read_index
 from saot.features.record import DamagedFile, Header, open_record, place_of_file, read_header, read_payload
 from saot.features.store import FeatureStore
 
 SHARD = 1 << 32  # bytes after which the next shard begins; few enough to be open at once
-_BEGUN = re.compile(r"shard-\d+\.pack|(packed\.index|store\.json)\.tmp-|fingerprints\.jsonl")  # what a kill may leave
+_BEGUN = re.compile(r"shard-\d+\.pack|(packed\.index|store\.json)\.tmp-|fingerprints\.jsonl|\.lock")  # kills leave them
+LOCK = ".lock"  # held by the process that packs
 FINGERPRINTS = "fingerprints.jsonl"  # of `fingerprints_file`
 AGAIN = "choose another --out, or remove it"
 
@@ -66,7 +67,7 @@ def compact_store(
         shard_size: Bytes after which the next shard begins.
 
     Raises:
-        ValueError: If it is no store or empty, or `out` holds another one.
+        ValueError: If it is no store or empty, `out` holds another one, or another process is writing it.
         OSError: If a file cannot be written, as on a full disk.
     """
     root, out = Path(root), Path(out)
@@ -76,11 +77,38 @@ def compact_store(
     groups = list(_groups(_records(store), shard_size))
     made_of = _named([store.key.to_json(), *(_identity(group) for group in groups)])
     kept = _kept(out, made_of)
+    if kept is None and not groups:
+        raise ValueError(f"expected features to pack in {root}; it has none: give the --out of saot extract")
+    with _alone(out):
+        return _pack(store, out, kept, groups, made_of, progress)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """While no other process packs into this folder.
+
+    Raises:
+        ValueError: If one does.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / LOCK, "ab") as file:
+        if lock_file(file) == "taken":
+            raise ValueError(f"another `saot compact` is writing {out}; wait for it to end")
+        yield
+
+
+def _pack(
+    store: FeatureStore,
+    out: Path,
+    kept: Index | None,
+    groups: list[list[_Record]],
+    made_of: str,
+    progress: Callable[[int, int], None] | None,
+) -> Compacted:
+    """Write what is missing; `kept` is the index of a call that has ended."""
     parts, left_out, made, done = [], [], 0, 0
     total = sum(len(group) for group in groups)
     if kept is None:
-        if not groups:
-            raise ValueError(f"expected features to pack in {root}; it has none: give the --out of saot extract")
         for number, group in enumerate(groups):
             path = out / f"shard-{number:05d}.pack"
             part = _kept_part(path, group, store)

@@ -79,13 +79,15 @@ class Labeller(Protocol):
     ) -> Iterator[T]:
         """What `make` gives for each picture with its mask, in their order; it may be called in several threads.
 
+        Unless a network says otherwise, one after another.
+
         Args:
             pictures: As in `masks`.
             make: Called for several pictures at once where the network works on several at once.
             failed: As in `masks`.
             confident: As in `masks`.
         """
-        ...
+        return map(make, self.masks(pictures, failed, confident))
 
     def probabilities(self, pictures: Iterable[Picture]) -> Iterator[Float[Tensor, "K h w"]]:
         """Probability of each class at each pixel of each picture, in their order, on the CPU.

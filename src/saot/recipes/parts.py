@@ -126,12 +126,12 @@ class TaughtRecipe(Checked):
 
 @dataclass(frozen=True)
 class TailRecipe(Checked):
-    """Ours, off in every preset: a decoder that the network's own last layers are part of, where they can be had.
+    """Ours, in preset `best` alone: a decoder that the network's own last layers are part of, where they can be had.
 
     With a network that has none to train, `decoder` and `taught` say what is trained.
     """
 
-    steps: Number = 0  # of stage 1; 0 is off, 250 is what was measured
+    steps: Number = 0  # of stage 1; 0 is off
     taught_steps: Number = 120  # of stage 2, which goes on with the taught tokens as one more term
     learning_rate: Positive = 1e-3
     taught_rate: Positive = 0.5  # of stage 2, times that of stage 1
