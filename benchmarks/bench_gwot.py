@@ -83,10 +83,10 @@ def one_peak(form, tokens, steps):
     print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
 
 
-def shape_seconds(tokens, repeats):
-    """Seconds of a whole pseudo-label of Shape-of-You."""
+def random_sides(tokens):
+    """Two pictures of random features and places, tokens x tokens."""
     generator = torch.Generator().manual_seed(0)
-    sides = [
+    return [
         MatchSide.of(
             torch.randn(tokens**2, 256, generator=generator),
             (tokens, tokens),
@@ -94,7 +94,11 @@ def shape_seconds(tokens, repeats):
         )
         for _ in range(2)
     ]
-    settings = ShapeOfYouSettings()
+
+
+def shape_seconds(tokens, repeats):
+    """Seconds of a whole pseudo-label of Shape-of-You."""
+    sides, settings = random_sides(tokens), ShapeOfYouSettings()
     return timed(lambda: pseudo_label(shape_of_you(*sides, settings), settings), repeats)[0]
 
 

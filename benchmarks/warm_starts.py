@@ -18,11 +18,11 @@ import time
 from dataclasses import replace
 
 import torch
+from bench_gwot import random_sides
 
 from saot.match import machine_code
 from saot.match.gwot import GwotSettings, solve_gwot
 from saot.match.shape_of_you import ShapeOfYouSettings, pseudo_label, shape_of_you
-from saot.match.sides import MatchSide
 from saot.transport import SparseCost, sinkhorn, solve_transport, topk_candidates
 
 
@@ -135,15 +135,7 @@ def gwot(tokens, steps, repeats):
 
 
 def label(tokens, repeats):
-    generator = torch.Generator().manual_seed(0)
-    sides = [
-        MatchSide.of(
-            torch.randn(tokens**2, 256, generator=generator),
-            (tokens, tokens),
-            points=torch.randn(tokens**2, 3, generator=generator),
-        )
-        for _ in range(2)
-    ]
+    sides = random_sides(tokens)
 
     def work(settings):
         match = shape_of_you(*sides, settings)

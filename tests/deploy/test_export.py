@@ -122,6 +122,29 @@ def test_both_kinds_of_network_of_preset_best_are_in_the_file(best, tmp_path, fo
         assert "MatMul" in kinds and not kinds & {"Loop", "ScatterND", "SequenceInsert"}
 
 
+@pytest.mark.parametrize(("form", "precision"), [("onnx", "int8"), ("torch", "bf16")])
+def test_a_file_of_less_precision_is_another_network_that_says_so(
+    finished, onnx_file, pictures, tmp_path, form, precision
+):
+    out = tmp_path / "a.file"
+    check = sorted(pictures.iterdir())
+    made = export_run(finished, form, out, check, mask_size="75x150", wings=ALL_WINGS, precision=precision)
+    assert made.metadata == {**onnx_file[1].metadata, "precision": precision}
+    assert made.comparison.equal_pixels >= 0.9 and made.comparison.largest_difference > 1e-3
+    if form == "onnx":
+        session = onnxruntime.InferenceSession(out)
+        about = session.get_modelmeta().custom_metadata_map
+        assert {name: json.loads(value) for name, value in about.items()} == made.metadata
+        assert made.nbytes < onnx_file[1].nbytes
+
+
+def test_another_precision_has_its_own_least_agreement(finished, pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(module.LEAST_EQUAL, "int8", 1.1)
+    with pytest.raises(ValueError, match=r"at least 110.0% .*try --precision float32"):
+        export_run(finished, "onnx", tmp_path / "a.onnx", [pictures / "0.png"], wings=ALL_WINGS, precision="int8")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("name", "size"), [("dinov2-small-reg", "pad:112"), ("dinov3-small", "64x128")])
 def test_a_vit_is_exported_with_its_positions_and_its_black_square(tmp_path, name, size):
     pytest.importorskip("transformers")
@@ -172,6 +195,7 @@ def test_the_command_says_how_equal_they_are(capsys, finished, pictures, tmp_pat
         (["--size", "112"], "expected HEIGHTxWIDTH for --size; got '112'"),
         (["--mask-size", "pad:8"], "expected HEIGHTxWIDTH for --mask-size; got 'pad:8'"),
         (["--check", "absent.png"], "absent.png"),
+        (["--precision", "int8"], "expected --precision float32 or bf16 with --to torch; got int8"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(capsys, finished, tmp_path, options, words):

@@ -19,6 +19,7 @@ def export(
     check: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())] = None,
     size: str | None = None,
     mask_size: str | None = None,
+    precision: Literal["float32", "int8", "bf16"] = "float32",
     json: Json = False,
 ) -> None:
     """A finished run as one file, from pixels to mask and confidence, that needs no saot to run.
@@ -35,12 +36,14 @@ def export(
         check: Pictures to compare on; the first four of the run's own target unless given.
         size: HEIGHTxWIDTH of the file's input, pixels; what the run resizes the first checked picture to unless given.
         mask_size: HEIGHTxWIDTH of the mask, such as that of the camera's pictures; that of the input unless given.
+        precision: float32; int8 with --to onnx or bf16 with --to torch, smaller or faster networks with other answers:
+            at least 90 % of the pixels have to be equal then.
     """
     from saot.deploy import export_run
     from saot.tables import ALL_WINGS
 
     with Bars() as bars:
-        made = export_run(run, to, out, check or (), size, mask_size, ALL_WINGS, bars)
+        made = export_run(run, to, out, check or (), size, mask_size, ALL_WINGS, bars, precision)
     if json:
         print_json({"out": str(out), "bytes": made.nbytes, **asdict(made.comparison), "metadata": made.metadata})
         return

@@ -9,7 +9,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +30,9 @@ from saot.runs import versions
 
 Form = Literal["onnx", "torch"]
 FORMS: tuple[Form, ...] = ("onnx", "torch")
-LEAST_EQUAL = 0.999  # of the pixels of the checked pictures, on which file and run have to agree
+Precision = Literal["float32", "int8", "bf16"]
+LEAST_EQUAL: dict[Precision, float] = {"float32": 0.999, "int8": 0.9, "bf16": 0.9}  # of the checked pictures' pixels
+OF_FORM: dict[str, tuple[Precision, ...]] = {"onnx": ("float32", "int8"), "torch": ("float32", "bf16")}
 CHECKED = 4  # pictures of the target, where none are named
 LARGEST = 2**31 - 2**24  # bytes of weights: a file of ONNX is one message of at most 2 GiB
 OUTPUTS = ("mask", "confidence", "scores")
@@ -80,14 +82,18 @@ class PictureNetwork(nn.Module):
         run: Of one input size, with a backbone that is `Traceable`.
         size: Height and width of the picture, the backbone's input, pixels.
         mask_size: Height and width of the answer, pixels.
+        halved: Whether backbone and decoder compute in bfloat16.
     """
 
     down: Tensor
     across: Tensor
     bias: Tensor
 
-    def __init__(self, run: FinishedRun, size: tuple[int, int], mask_size: tuple[int, int]) -> None:
+    def __init__(
+        self, run: FinishedRun, size: tuple[int, int], mask_size: tuple[int, int], halved: bool = False
+    ) -> None:
         super().__init__()
+        self.halved = halved
         assert isinstance(run.backbone, Traceable) and not run.further, "asked before"
         self.backbone, self.decoder = run.backbone, run.decoder
         self.network = getattr(run.backbone, "network", None)  # as a part of this module its weights are known as such
@@ -106,11 +112,13 @@ class PictureNetwork(nn.Module):
 
     def forward(self, picture: UInt8[Tensor, "h w 3"]) -> tuple[Tensor, Tensor, Tensor]:
         """Class of every pixel (h, w), uint8; its probability (h, w); logits with the bias (K, h, w)."""
-        tokens = self.backbone.pixel_tokens(picture.float()[None])[0].float()
-        if self.backbone.key.l2_norm:
-            tokens = nn.functional.normalize(tokens, dim=-1)
-        tokens = tokens.half().float()  # as a store keeps them, and `FinishedRun` sees them
-        logits = picture_logits(self.decoder, tokens, self.grid.height, self.grid.width)
+        with torch.autocast("cpu", torch.bfloat16) if self.halved else nullcontext():
+            tokens = self.backbone.pixel_tokens(picture.float()[None])[0].float()
+            if self.backbone.key.l2_norm:
+                tokens = nn.functional.normalize(tokens, dim=-1)
+            tokens = tokens.half().float()  # as a store keeps them, and `FinishedRun` sees them
+            logits = picture_logits(self.decoder, tokens, self.grid.height, self.grid.width)
+        logits = logits.float()
         cells = on_cells(logits, self.grid)[0].view(self.cells.height, self.cells.width, -1).permute(2, 0, 1)
         scores = self.down @ ((cells + self.bias[:, None, None]) @ self.across.T)  # weights of a pixel sum to 1
         best, mask = scores.max(0)
@@ -127,6 +135,7 @@ def export_run(
     mask_size: str | None = None,
     wings: Wings = NO_WINGS,
     progress: Callable[[str, int, int], None] | None = None,
+    precision: Precision = "float32",
 ) -> Exported:
     """Write a finished run as one file, once its answers have been compared with the run's.
 
@@ -139,39 +148,91 @@ def export_run(
         mask_size: HEIGHTxWIDTH of the answer; as the input unless given.
         wings: What the core does not know, such as backbones.
         progress: Called with (stage, done, total).
+        precision: "float32"; "int8", of ONNX alone, whose matrix products take weights and tokens of 8 bits; "bf16", of
+            torch alone, whose backbone and decoder compute in bfloat16. The last two are other networks: at least 90 %
+            of the pixels have to be of the run's class, where float32 asks for 99.9 %.
 
     Raises:
-        ValueError: If the run cannot be written in this form or size, or if the file's answers are others than the
-            run's; nothing is left at `out` then.
+        ValueError: If the run cannot be written in this form, precision or size, or if the file's answers are others
+            than the run's; nothing is left at `out` then.
     """
     check_libraries(form)
+    if precision not in OF_FORM[form]:
+        raise ValueError(f"expected --precision {' or '.join(OF_FORM[form])} with --to {form}; got {precision}")
     tell = progress or (lambda stage, done, total: None)
     run = exportable(folder, form, wings)
     pictures = _checked_pictures(folder, check, wings)
     first = pictures[0]()
     sides = _input_size(run.backbone, size, first)
     answer = sides if mask_size is None else _two_sides(mask_size, "--mask-size")
-    network = PictureNetwork(run, sides, answer)
-    metadata = metadata_of(folder, run, sides, answer)
+    network = PictureNetwork(run, sides, answer, precision == "bf16")
+    metadata = {**metadata_of(folder, run, sides, answer), "precision": precision}
     tell("export", 0, 2)
     with open_atomic(out) as file:
         write = _write_onnx if form == "onnx" else _write_torch
         write(network, metadata, file)
         file.flush()
+        if precision == "int8":
+            _quantise(Path(file.name))
         tell("export", 1, 2)
         place = Path(file.name)
         found = compare(
             run, opened(place, form), pictures, sides, answer, lambda done: tell("check", done, len(pictures))
         )
-        if found.equal_pixels < LEAST_EQUAL:
+        least = LEAST_EQUAL[precision]
+        if found.equal_pixels < least:
             raise ValueError(
-                f"expected at least {LEAST_EQUAL:.1%} of the pixels to be of the run's class; of the {form} file "
+                f"expected at least {least:.1%} of the pixels to be of the run's class; of the {form} file "
                 f"{found.equal_pixels:.2%} are, and its scores differ by up to {found.largest_difference:.3g}: {out} "
-                f"was not written; try --to {'torch' if form == 'onnx' else 'onnx'}"
+                f"was not written; try {_other(form, precision)}"
             )
         length = place.stat().st_size
     tell("export", 2, 2)
     return Exported(metadata, found, length)
+
+
+def _other(form: Form, precision: Precision) -> str:
+    if precision != "float32":
+        return "--precision float32"
+    return f"--to {'torch' if form == 'onnx' else 'onnx'}"
+
+
+def _quantise(place: Path) -> None:
+    """Matrix products of a file of ONNX in 8 bits: weights with a scale a channel, tokens with one each time.
+
+    Weights take 7 of the bits: the sums of processors without VNNI saturate with 8.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(str(place))
+    said = {one.key: one.value for one in model.metadata_props}
+    with quiet():
+        quantize_dynamic(
+            place,
+            place,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=_upsampling(model.graph),
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+    model = onnx.load(str(place))
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, said)
+    place.write_bytes(model.SerializeToString())
+
+
+def _upsampling(graph: Any) -> list[str]:
+    """Names of the last two products before the scores; in 8 bits they would move every pixel's scores."""
+    maker = {output: node for node in graph.node for output in node.output}
+    found: list[str] = []
+    node = maker["scores"]
+    while len(found) < 2:
+        if node.op_type == "MatMul":
+            found.append(node.name)
+        node = maker[next(name for name in node.input if name in maker)]
+    return found
 
 
 def check_libraries(form: str) -> None:
