@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-kernels test-wheel test-formats test-browser test-label-studio sbom audit lint bench-transport bench-job random-problems adapt camvid \
+.PHONY: demo test test-slow test-kernels test-ray test-wheel test-formats test-browser test-label-studio sbom audit lint bench-transport bench-job random-problems adapt camvid \
   kill-test mutations kills crowd memory soak clean
 
 NEEDED := expected Python 3.11 or later with venv and pip; give another one: make demo PYTHON=python3.12
@@ -38,6 +38,9 @@ test-kernels: $(VENV)/.ready-test  ## what CI checks besides, a few minutes
 	  echo "kernels $$kernels, threads $$threads"; \
 	  ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=$$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m training || exit; \
 	done; done
+
+test-ray: $(VENV)/.ready-test  ## a Ray cluster of several machines in one, some of which die; a few minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/deploy/test_ray.py
 
 # The wheel in an environment of its own, which has none of the extras, called from an empty folder.
 WHEEL := runs/wheel

@@ -19,6 +19,7 @@ from saot.data.datasets import (
     LabelledSet,
     OpenSet,
     SetReader,
+    images_of_files,
     open_images,
     open_labelled,
     parse_spec,
@@ -41,7 +42,7 @@ from saot.data.files import (
     write_atomic,
     write_tail,
 )
-from saot.data.fingerprints import Fingerprints
+from saot.data.fingerprints import Entry, Fingerprints
 from saot.data.fitting import Fitting, fitting, restrict_images, restrict_labelled
 from saot.data.images import (
     BROKEN,
@@ -82,6 +83,7 @@ __all__ = [
     "Ahead",
     "ClassSet",
     "DataSpec",
+    "Entry",
     "Fingerprints",
     "Fitting",
     "ImageSet",
@@ -107,6 +109,7 @@ __all__ = [
     "folder_class_set",
     "how_to_install",
     "image_size",
+    "images_of_files",
     "is_marked",
     "lock_byte",
     "lock_file",

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,6 +162,24 @@ class FeatureStore:
             missing += lengths[shape]
         return StoreSize(pictures, missing, there)
 
+    def begin(self, images: ImageSet) -> list[int]:
+        """Numbers of all pictures, those without features first; for several processes that `ensure` parts of them.
+
+        What killed processes left behind is removed. No file is opened.
+        """
+        there = self._begin()
+        places = {key: (images, number) for number, key in enumerate(images.keys)}
+        self._take_packed(places)
+        lacks = [key in places and self._path(key).name not in there for key in images.keys]
+        return sorted(range(len(images)), key=lambda number: not lacks[number])
+
+    def _begin(self) -> set[str]:
+        """Sweep, and look at the folder once; names of the files of single pictures."""
+        self._sweep()
+        there = set(self._files())
+        self._beside |= there if self._packed is not None else set()
+        return there
+
     def _take_packed(self, places: dict[str, tuple[ImageSet, int]]) -> int:
         """Take the pictures of the packed part out of `places`; the bytes of their records."""
         if self._packed is None:
@@ -179,6 +197,7 @@ class FeatureStore:
         progress: Callable[[int, int], None] | None = None,
         seen: Fingerprints | None = None,
         named: Mapping[str, str] = NOT_NAMED,
+        only: Sequence[int] | None = None,
     ) -> int:
         """Make the features that are missing, damaged or of a picture that has changed.
 
@@ -192,6 +211,8 @@ class FeatureStore:
             seen: Remembers which files were found whole, so that only their headers are read; None reads all of each.
             named: Fingerprints of pictures that the caller has just asked for, by key; of a picture whose features are
                 made it is asked again.
+            only: Numbers of the pictures that this call is about, after somebody's `begin`: the folder is neither swept
+                nor listed, so that there may be many calls. None is all.
 
         Returns:
             How many files this process has made.
@@ -201,9 +222,7 @@ class FeatureStore:
             OSError: If a file cannot be written, as on a full disk.
         """
         self._require(backbone.key, "the backbone")
-        self._sweep()
-        before = set(self._files())
-        self._beside |= before if self._packed is not None else set()
+        before = self._begin() if only is None else None
         prints: dict[int, str] = {}  # of what others make, which is looked at again and again
         made = done = 0
 
@@ -211,7 +230,7 @@ class FeatureStore:
             nonlocal done
             done += 1
             if progress is not None:
-                progress(done, len(images))
+                progress(done, len(images) if only is None else len(only))
 
         with Claims(self.root) as claims:
 
@@ -219,7 +238,8 @@ class FeatureStore:
                 for number in numbers:
                     key, path = images.keys[number], self._path(images.keys[number])
                     fingerprint = prints.get(number) or named.get(key) or images.fingerprint(number)
-                    whole = partial(self._is_whole, key, fingerprint, seen, path.name not in before)
+                    fresh = before is not None and path.name not in before
+                    whole = partial(self._is_whole, key, fingerprint, seen, fresh)
                     if whole():
                         tell()
                     elif not claims.take(path.name):
@@ -233,7 +253,7 @@ class FeatureStore:
                         yield Picture(key, partial(images.image, number), now)
 
             start = claims.start(len(images))
-            left = [*range(start, len(images)), *range(start)]
+            left = [*range(start, len(images)), *range(start)] if only is None else list(only)
             while left:
                 others: list[int] = []
                 for one in extract_each(backbone, missing(left, others)):
@@ -385,6 +405,10 @@ class FeatureStore:
         if self._packed is None or (self._beside and self._path(key).name in self._beside):
             return None
         return self._packed.index.find(hashed(key))
+
+    def file(self, key: str) -> Path:
+        """Where the features of a picture lie, or would, as a file of their own."""
+        return self._path(key)
 
     def _path(self, key: str) -> Path:
         """File of a picture: a readable part, and a hash that keeps names apart."""
