@@ -23,9 +23,10 @@ class RayTaskError(RayError):
 
 
 class FakeRay:
-    """Tasks are done when somebody waits for them, the last begun first; what travels is pickled.
+    """Tasks are done when somebody waits for them; what travels is pickled.
 
     Attributes:
+        last_first: Whether the task that was begun last ends first.
         most: Tasks that were under way at once.
         dies: Numbers of tasks that their workers die of.
         machines: What each has.
@@ -37,6 +38,7 @@ class FakeRay:
         self.machines, self.dies = list(machines or ({"CPU": 2},)), dies
         self.tasks: dict[int, tuple] = {}
         self.begun = self.most = 0
+        self.last_first = False
         self.asked: list[dict] = []
         self.cancelled: list[int] = []
         self.connected: list[dict] = []
@@ -78,7 +80,7 @@ class FakeRay:
         return SimpleNamespace(options=options)
 
     def wait(self, names, num_returns, timeout):
-        return names[-1:], names[:-1]
+        return (names[-1:], names[:-1]) if self.last_first else (names[:1], names[1:])
 
     def get(self, name):
         function, arguments = self.tasks.pop(name)

@@ -407,8 +407,12 @@ class FeatureStore:
         return self._packed.index.find(hashed(key))
 
     def file(self, key: str) -> Path:
-        """Where the features of a picture lie, or would, as a file of their own."""
-        return self._path(key)
+        """The file in which the features of a picture lie, or would: their own, or one of the packed part."""
+        entry = self._entry(key)
+        if entry is None:
+            return self._path(key)
+        assert self._packed is not None
+        return self._packed.shard_of(entry)
 
     def _path(self, key: str) -> Path:
         """File of a picture: a readable part, and a hash that keeps names apart."""
