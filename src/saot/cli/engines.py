@@ -2,12 +2,9 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from saot.cli.shell import use_workers
-
-if TYPE_CHECKING:
-    from saot.deploy import Cluster
 
 Engine = Literal["local", "ray"]
 
@@ -15,8 +12,8 @@ Engine = Literal["local", "ray"]
 @contextlib.contextmanager
 def machines(
     engine: Engine, address: str | None, workers: int | None, device: str, say: Callable[[str], None]
-) -> Iterator["Cluster | None"]:
-    """The machines that do the work; None is this process.
+) -> Iterator[Any]:
+    """The `saot.deploy.Cluster` that does the work; None where this process does it.
 
     Args:
         engine: Which.
