@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import cloudpickle  # what Ray packs with
+
 from saot.features import FeatureSettings
 from saot.features.filterbank import FilterBank
 from saot.tables import ALL_WINGS
@@ -63,13 +65,13 @@ class FakeRay:
         return {kind: sum(one.get(kind, 0) for one in self.machines) for kind in ("CPU", "GPU")}
 
     def put(self, value):
-        return pickle.loads(pickle.dumps(value))
+        return pickle.loads(cloudpickle.dumps(value))
 
     def remote(self, function):
         def begin(*arguments):
             number = self.begun
             self.begun += 1
-            self.tasks[number] = (function, pickle.dumps(arguments))
+            self.tasks[number] = (function, cloudpickle.dumps(arguments))
             self.most = max(self.most, len(self.tasks))
             return number
 
