@@ -212,7 +212,7 @@ def extraction(spec: str, out: Path, **changes) -> tuple[Extraction, FeatureStor
 
 @pytest.mark.parametrize("kind", ["files", "scenes"])
 def test_features_are_those_of_one_process_and_what_is_there_stays(tmp_path, kind):
-    spec = "scenes:street:train,count=7,height=56,width=112"
+    spec = "scenes:street:train,count=7,height=64,width=128"
     if kind == "files":
         spec = f"folder:{draw(tmp_path / 'set' / 'images', 7).parent}"
     images, backbone = ALL_WINGS.images(spec), ALL_WINGS.backbone("filterbank", size=56)
@@ -307,7 +307,7 @@ def test_scores_are_those_of_one_process_and_bad_masks_are_known_first(finished,
 
 
 def test_a_set_that_is_another_on_a_machine_is_refused(tmp_path):
-    small = "height=56,width=112"
+    small = "height=64,width=128"
     images = ALL_WINGS.images(f"scenes:street:train,count=4,{small}")
     job, store = extraction(f"scenes:street:train,count=2,{small}", tmp_path)
     with pytest.raises(ValueError, match=r"the same pictures on all machines; .* has no .* in scenes:street"):
