@@ -39,7 +39,11 @@ test-kernels: $(VENV)/.ready-test  ## what CI checks besides, a few minutes
 	  ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=$$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m training || exit; \
 	done; done
 
-test-ray: $(VENV)/.ready-test  ## a Ray cluster of several machines in one, some of which die; a few minutes
+$(VENV)/.ready-ray: $(VENV)/.ready-test
+	$(PIP) -e '.[ray]'
+	touch $@
+
+test-ray: $(VENV)/.ready-ray  ## what CI checks besides: a Ray cluster of several machines in one, some of which die; a few minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/deploy/test_ray.py
 
 # The wheel in an environment of its own, which has none of the extras, called from an empty folder.
@@ -78,7 +82,7 @@ test-label-studio: $(VENV)/.ready  ## a Label Studio server asks `saot serve` fo
 	  $(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2; }
 	$(BIN)/python benchmarks/label_studio/pages.py runs/demo --program $(LABELSTUDIO)/bin/label-studio --browser $(BROWSER)/bin/python
 
-sbom: $(VENV)/.ready-test     ## runs/sbom.json: what the package and its extras bring, CycloneDX
+sbom: $(VENV)/.ready-ray      ## runs/sbom.json: what the package and its extras bring, CycloneDX
 	$(BIN)/python benchmarks/supply_chain.py sbom --out runs/sbom.json
 
 AUDIT := .venv-audit

@@ -72,10 +72,10 @@ def inputs(out: Path, count: int, seed: int) -> tuple[Path, Path]:
 
 
 def digest(folder: Path) -> str:
-    """Of names and contents of all files below."""
+    """Of names and contents of all files below, but those that a killed worker was writing."""
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and ".tmp-" not in path.name:
             found.update(f"{path.relative_to(folder)} ".encode() + path.read_bytes())
     return found.hexdigest()
 

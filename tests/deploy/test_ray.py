@@ -19,22 +19,23 @@ from saot.features import FeatureStore
 from saot.label import store_folder
 
 pytestmark = pytest.mark.ray
-ray = pytest.importorskip("ray")
 COUNT = 36
+SMALL = {"object_store_memory": 80 << 20}
 
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[object]:
     """A head without a CPU; machines of one each are added by `two`."""
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    made = Cluster(initialize_head=True, head_node_args={**SMALL, "num_cpus": 0, "include_dashboard": False})
-    yield made
-    made.shutdown()
-
-
-SMALL = {"object_store_memory": 80 << 20}
+    cluster = pytest.importorskip("ray.cluster_utils", reason="needs Ray: `make test-ray` installs it")
+    here = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])  # has the helpers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", here)
+        made = cluster.Cluster(
+            initialize_head=True, head_node_args={**SMALL, "num_cpus": 0, "include_dashboard": False}
+        )
+        yield made
+        made.shutdown()
 
 
 @pytest.fixture
@@ -66,10 +67,11 @@ def opened(machines, two):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """Without what a killed worker was writing, which the next command sweeps when it is old."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("fingerprints.jsonl", ".claims")
+        if path.is_file() and path.name not in ("fingerprints.jsonl", ".claims") and ".tmp-" not in path.name
     }
 
 
@@ -116,20 +118,23 @@ class Meanwhile:
     """Does things when a log has so many lines; what went wrong is raised at the end."""
 
     def __init__(self, log: Path, *steps: tuple[int, Callable[[], None]]) -> None:
-        self.log, self.steps, self.done = log, steps, 0
+        self.log, self.steps, self.done, self.over = log, steps, 0, False
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self):
         self.thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.thread.join(120)
-        assert self.done == len(self.steps)
+    def __exit__(self, kind, *_) -> None:
+        self.over = True  # a step whose moment has not come will not be taken any more
+        self.thread.join(60)
+        assert kind is not None or self.done == len(self.steps)
 
     def _watch(self) -> None:
         for count, act in self.steps:
             while len(lines(self.log)) < count:
+                if self.over:
+                    return
                 time.sleep(0.02)
             act()
             self.done += 1
