@@ -18,10 +18,10 @@ import random
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from soak_predict import draw, tiny_run
 
 from saot.deploy import connected, predict_on
 from saot.features import FeatureSettings, load_backbone
-from saot.label import predict_pictures
+from saot.label import LabelledPictures, predict_pictures
 from saot.tables import ALL_WINGS
 
 MACHINES = 3
@@ -152,18 +152,21 @@ def faults(options: argparse.Namespace) -> int:
     when = sorted(rng.randrange(options.count // 10, options.count * 8 // 10) for _ in acts)
     done: list[str] = []
 
-    def disturb() -> None:
+    def disturb(predicting: "Future[LabelledPictures]") -> None:
         for moment, act in zip(when, acts, strict=True):
             while len(lines(log)) < moment:
+                if predicting.done():
+                    return
                 time.sleep(0.05)
             act()
             done.append(act.__name__)
 
-    disturbing = threading.Thread(target=disturb, daemon=True)
-    disturbing.start()
-    with connected(machines.address, None, "cpu", print) as cluster:
-        found = predict_on(cluster, told, [new], masks, ("png",), lambda *said: None, None, TOLD)
-    disturbing.join(60)
+    # machines are added by the main thread alone, since Ray sets handlers of signals then
+    with connected(machines.address, None, "cpu", print) as cluster, ThreadPoolExecutor(1) as beside:
+        arguments = (told, [new], masks, ("png",), lambda *said: None, None, TOLD)
+        predicting = beside.submit(predict_on, cluster, *arguments)
+        disturb(predicting)
+        found = predicting.result()
     machines.shutdown()
     counts = Counter(name for _, name in lines(log))
     asked = len(lines(log))
