@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-kernels test-ray test-wheel test-formats test-browser test-label-studio sbom audit lint bench-transport bench-job random-problems adapt camvid \
+.PHONY: demo test test-slow test-kernels test-ray test-s3 test-wheel test-formats test-browser test-label-studio sbom audit lint bench-transport bench-job random-problems adapt camvid \
   kill-test mutations kills crowd memory soak clean
 
 NEEDED := expected Python 3.11 or later with venv and pip; give another one: make demo PYTHON=python3.12
@@ -45,6 +45,12 @@ $(VENV)/.ready-ray: $(VENV)/.ready-test
 
 test-ray: $(VENV)/.ready-ray  ## what CI checks besides: a Ray cluster of several machines in one, some of which die; a few minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/deploy/test_ray.py
+
+# What speaks S3 asks for an older python-dateutil than constraints.txt has, so it has a place of its own.
+S3 := .venv-s3
+test-s3: $(VENV)/.ready-test  ## a store in a bucket of moto's server, a minute or two
+	test -e $(S3)/moto || $(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(S3) -r benchmarks/s3/server.txt
+	PYTHONPATH=$(S3) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/features/test_s3.py
 
 # The wheel in an environment of its own, which has none of the extras, called from an empty folder.
 WHEEL := runs/wheel
@@ -177,4 +183,4 @@ soak: $(VENV)/.ready          ## fails if it grows by 1 MiB or more per 1,000 pi
 	$(BIN)/python benchmarks/soak_predict.py --out runs/soak --count $(PICTURES) --seed $(SEED)
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(AUDIT) runs build *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(PEERS) $(AUDIT) $(S3) runs build *.egg-info src/*.egg-info

@@ -309,7 +309,7 @@ def extract(
 
     Args:
         spec: Pictures: NAME:PATH[:SPLIT].
-        out: The store.
+        out: The store: a folder, or an address such as s3://bucket/features. See docs/large-sets.md.
         backbone: As in `saot run`.
         weights: As in `saot run`.
         size: As in `saot run`; several get a folder each in the store.
@@ -324,16 +324,19 @@ def extract(
             given, else the one that runs here, else a new one.
         device: As in `saot run`; with ray, auto takes GPUs where the cluster has any.
     """
-    from saot.data import Fingerprints, check_place
+    from saot.data import address_of, check_place
     from saot.deploy import Extraction, extract_on
     from saot.features import FeatureStore, Projected, StoreSize, check_room, in_form
-    from saot.label import fingerprints_file, parse_size, size_folder, sizes_of, store_folder
+    from saot.label import parse_size, seen_beside, size_folder, sizes_of, store_folder
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    check_place(out)
+    if address_of(out) is None:
+        check_place(out)
+    elif form.startswith("projected"):
+        raise ValueError(f"expected --form half or int8 where the store lies at an address; got {form}")
     with Bars() as bars, machines(engine, address, workers, device, bars.say) as cluster:
-        seen = Fingerprints(fingerprints_file(out, out))
+        seen = seen_beside(out)
         images = replace(ALL_WINGS, seen=seen).images(spec)
         sizes, where = sizes_of(size), "cpu" if cluster else resolve_device(device)
         options = {"device": where, "precision": precision}

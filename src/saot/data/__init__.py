@@ -27,6 +27,7 @@ from saot.data.datasets import (
 from saot.data.extras import how_to_install
 from saot.data.files import (
     LARGEST_RECORD,
+    address_of,
     as_written,
     check_place,
     is_marked,
@@ -96,6 +97,7 @@ __all__ = [
     "SetReader",
     "Survey",
     "Table",
+    "address_of",
     "ahead",
     "as_written",
     "check_place",

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from saot.data import Entry, Fingerprints, ImageSet, images_of_files
+from saot.data import Entry, Fingerprints, ImageSet, address_of, images_of_files
 from saot.deploy.cluster import Cluster
 from saot.deploy.spread import Work
 from saot.features import FeatureStore, in_form
@@ -21,11 +21,11 @@ from saot.label import (
     MaskWork,
     NewPicture,
     Wings,
-    fingerprints_file,
     open_abstaining,
     open_evaluation,
     parse_size,
     plan_masks,
+    seen_beside,
 )
 
 Progress = Callable[[int, int], None]
@@ -57,9 +57,9 @@ class Extraction:
     wings: Wings
 
     @property
-    def folder(self) -> Path:
-        """Where the store lies."""
-        return self.place
+    def folder(self) -> Path | None:
+        """Where the store lies, unless that is an address."""
+        return None if address_of(self.place) else self.place
 
     def open(self, device: str) -> Work:
         """Makes what is missing of a chunk."""
@@ -83,7 +83,7 @@ class Extraction:
     @cached_property
     def _listed(self) -> "tuple[ImageSet, Fingerprints, Callable[[Sequence[str]], list[int]]]":
         """The set as this machine lists it."""
-        seen = Fingerprints(fingerprints_file(self.out, self.out))
+        seen = seen_beside(self.out)
         images = replace(self.wings, seen=seen).images(self.spec)
         return images, seen, _finder(self.spec, images.keys)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from saot.data import Fingerprints, lock_file, open_atomic, write_atomic
+from saot.data import Fingerprints, address_of, lock_file, open_atomic, write_atomic
 from saot.features.packed import COLUMNS, INDEX, Index, Shard, file_checksum, hashed, index_bytes, read_index
 from saot.features.record import DamagedFile, Header, open_record, place_of_file, read_header, read_payload
 from saot.features.store import FeatureStore
@@ -71,6 +71,8 @@ def compact_store(
         OSError: If a file cannot be written, as on a full disk.
     """
     root, out = Path(root), Path(out)
+    if address_of(root) is not None:
+        raise ValueError(f"expected a store in a folder; got {address_of(root)}: copy it to a disk first")
     store = FeatureStore(root)
     if out.resolve() == root.resolve():
         raise ValueError(f"expected another folder for the packed store than {root}; name a new one")
