@@ -21,6 +21,7 @@ from saot.deploy import Cluster, Extraction, cluster, evaluate_on, extract_on, p
 from saot.deploy.on_machines import Labelling
 from saot.deploy.spread import CHUNK, FIRST, MARKER, Answer, Order, Told, chunk_size, standing, work
 from saot.features import FeatureStore
+from saot.features.folders import LocalFolder
 from saot.label import new_pictures, store_folder
 from saot.tables import ALL_WINGS
 
@@ -229,6 +230,15 @@ def test_features_are_those_of_one_process_and_what_is_there_stays(tmp_path, kin
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
 
 
+def test_workers_share_a_store_at_an_address(tmp_path):
+    """There is no disk that they have to have in common."""
+    spec, out = f"folder:{draw(tmp_path / 'set' / 'images', 5).parent}", Path("memory://of-workers/features")
+    images, (job, store) = ALL_WINGS.images(spec), extraction(spec, out)
+    assert job.folder is None and extract_on(on(), job, store, images, Fingerprints(), lambda *said: None) == 5
+    assert store.keys() == tuple(sorted(images.keys))
+    assert extract_on(on(), job, store, images, Fingerprints(), lambda *said: None) == 0
+
+
 def test_workers_are_told_what_is_known_of_files_and_tell_what_they_find_out(tmp_path, monkeypatch):
     spec = f"folder:{draw(tmp_path / 'set' / 'images', 5).parent}"
     for path in (tmp_path / "set" / "images").iterdir():
@@ -243,7 +253,7 @@ def test_workers_are_told_what_is_known_of_files_and_tell_what_they_find_out(tmp
     assert len(seen.some([*images.files, *map(store.file, images.keys)])) == 10
     monkeypatch.setattr("saot.data.fingerprints.sha256_file", lambda path: pytest.fail(f"{path} was read again"))
     monkeypatch.setattr("saot.features.store.read_payload", lambda *_: pytest.fail("tokens were read again"))
-    monkeypatch.setattr(FeatureStore, "_files", lambda self: iter(()))  # as of a worker: it looks at no folder
+    monkeypatch.setattr(LocalFolder, "names", lambda self: iter(()))  # as of a worker: it looks at no folder
     assert store.ensure(images, ALL_WINGS.backbone("filterbank", size=56), seen=seen, only=range(5)) == 0
     monkeypatch.undo()
     assert extract_on(on(), job, store, images, seen, lambda *said: None) == 0
@@ -253,8 +263,8 @@ def test_the_folder_is_listed_once_and_what_is_missing_comes_first(tmp_path, mon
     spec = f"folder:{draw(tmp_path / 'set' / 'images', 40, (28, 28)).parent}"
     images, (job, store) = ALL_WINGS.images(spec), extraction(spec, tmp_path / "out")
     store.ensure(images, ALL_WINGS.backbone("filterbank", size=56), only=range(30))
-    listed, looked = [], FeatureStore._files
-    monkeypatch.setattr(FeatureStore, "_files", lambda self: listed.append(self) or looked(self))
+    listed, looked = [], LocalFolder.names
+    monkeypatch.setattr(LocalFolder, "names", lambda self: listed.append(self) or looked(self))
     assert store.begin(images) == [*range(30, 40), *range(30)]
     assert extract_on(on(), job, store, images, Fingerprints(), lambda *said: None) == 10
     assert len(listed) == 2

@@ -94,7 +94,7 @@ class LocalFolder:
         """See `Folder`.
 
         Where a file system in user space (FUSE) replaces a file that is open, there is none of that name for a moment;
-        so whoever has just put it there looks again.
+        so a file that was there a moment ago is looked for again.
         """
         path = self.root / name
         if not path.is_file():

@@ -120,8 +120,8 @@ class FeatureStore:
         try:
             said = self._folder.text(_ABOUT)
             if said is None and key is not None:
-                said = key.to_json()
-                self._folder.write(_ABOUT, (said + "\n").encode())
+                self._folder.write(_ABOUT, (key.to_json() + "\n").encode())
+                said = self._folder.text(_ABOUT) or key.to_json()  # another process may have been faster
             if said is not None:
                 self.key = FeatureKey.from_json(said)
         except (ValueError, TypeError) as error:
@@ -356,8 +356,11 @@ class FeatureStore:
             try:
                 with self._folder.record(name, name) as place:
                     yield self.root / name, place
-            except (OSError, ValueError):
+            except ValueError:
                 continue
+            except OSError:
+                if not self._folder.shared:  # one that cannot be reached says nothing about its objects
+                    raise
 
     def _is_whole(self, key: str, fingerprint: str, seen: Fingerprints | None = None, fresh: bool = False) -> bool:
         """Whether the picture's record exists, is undamaged, and of this content and key.
