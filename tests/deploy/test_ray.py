@@ -39,13 +39,11 @@ def machines() -> Iterator[object]:
 
 
 @pytest.fixture
-def two(machines) -> Iterator[list]:
-    """Two machines of one CPU."""
-    nodes = [machines.add_node(num_cpus=1, **SMALL) for _ in range(2)]
-    yield nodes
-    for node in nodes:
-        if node in machines.worker_nodes:
-            machines.remove_node(node)
+def two(machines) -> list:
+    """Two machines of one CPU, those of the test before where they are left."""
+    while len(machines.worker_nodes) < 2:
+        machines.add_node(num_cpus=1, **SMALL)
+    return list(machines.worker_nodes)
 
 
 @pytest.fixture(scope="module")
