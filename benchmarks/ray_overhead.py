@@ -2,21 +2,25 @@
 
     python benchmarks/ray_overhead.py overhead --out runs/ray --count 2000
     python benchmarks/ray_overhead.py faults --out runs/ray --count 400 --kills 5 --removals 2 --seed 0
+    python benchmarks/ray_overhead.py restart --out runs/ray --count 100000
 
 `overhead` labels the same pictures with one thread in this process and on a local Ray with one worker, in turn, both
 after everything is open, and prints the time of a picture from the second chunk on. Nothing else may run meanwhile.
 `faults` labels them on a cluster of three machines of one CPU in this one; workers are killed and machines removed, and
 others added, at moments drawn from the seed. It ends with 1 if a byte is another than that of one process, or a picture
-was lost or made twice that was not under way.
+was lost or made twice that was not under way. `restart` extracts tiny pictures three times, with nothing to
+make in the second and third, the third on a local Ray, and prints seconds and peak memory of the command.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -25,7 +29,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from soak_predict import draw, tiny_run
 
 from saot.deploy import connected, predict_on
@@ -186,9 +192,36 @@ def faults(options: argparse.Namespace) -> int:
     return 0 if sound else 1
 
 
+def restart(options: argparse.Namespace) -> int:
+    images, store = options.out / f"tiny-{options.count}" / "images", options.out / f"tiny-{options.count}-store"
+    drawn = io.BytesIO()
+    Image.fromarray(np.random.default_rng(options.seed).integers(0, 256, (64, 64, 3), np.uint8)).save(drawn, "JPEG")
+    for number in range(options.count):  # one picture with other bytes behind its end: each has its own fingerprint
+        path = images / f"{number // 1000:03d}" / f"{number:06d}.jpg"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(drawn.getvalue() + number.to_bytes(4, "little"))
+    words = [sys.executable, "-m", "saot.cli", "extract", f"folder:{images.parent}", "--backbone", "filterbank"]
+    words += ["--size", "28x28", "--out", str(store), "--json"]
+    facts: dict[str, dict[str, float]] = {}
+    for kind, more in (("first", []), ("local", []), ("ray", ["--engine", "ray", "--address", "local"])):
+        began = time.monotonic()
+        process = subprocess.Popen([*words, *more], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        if status:
+            return 1
+        seconds, peak = time.monotonic() - began, used.ru_maxrss / 1024
+        facts[kind] = {"made": json.loads(said)["made"], "seconds": round(seconds, 1), "peak_mb": round(peak)}
+        print(kind, facts[kind], file=sys.stderr)
+    print(json.dumps({"pictures": options.count} | facts))
+    return 0 if facts["local"]["made"] == facts["ray"]["made"] == 0 else 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("overhead", "faults"))
+    parser.add_argument("part", choices=("overhead", "faults", "restart"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
@@ -197,7 +230,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--removals", type=int, default=2)
     options = parser.parse_args()
-    return overhead(options) if options.part == "overhead" else faults(options)
+    return {"overhead": overhead, "faults": faults, "restart": restart}[options.part](options)
 
 
 if __name__ == "__main__":
