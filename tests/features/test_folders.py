@@ -10,7 +10,7 @@ import torch
 from helpers.stores import Counting, files, filterbank, image_set
 
 from saot.data import Fingerprints, check_place
-from saot.features import FeatureStore, StoreSize, check_room, compact_store
+from saot.features import FeatureStore, StoreSize, check_room, compact_store, compact_stores
 from saot.features.folders import FetchedPlace, RemoteFolder, folder_of
 
 
@@ -136,8 +136,9 @@ def test_errors_are_one_sentence(address, monkeypatch, tmp_path):
         store.ensure(image_set(1), filterbank())
     with pytest.raises(ValueError, match="features alone may lie at one"):
         check_place(address)
-    with pytest.raises(ValueError, match="copy it to a disk first"):
-        compact_store(address, tmp_path / "packed")
+    for packed in (compact_store, compact_stores):
+        with pytest.raises(ValueError, match="copy it to a disk first"):
+            packed(address, tmp_path / "packed")
 
 
 def test_room_at_an_address_is_not_asked_for(address):
