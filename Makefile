@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-kernels test-wheel test-formats test-browser test-label-studio sbom audit lint bench-transport bench-job random-problems adapt camvid \
+.PHONY: demo test test-slow test-kernels test-ray test-s3 test-wheel test-formats test-browser test-label-studio sbom audit lint bench-transport bench-job random-problems adapt camvid \
   kill-test mutations kills crowd memory soak clean
 
 NEEDED := expected Python 3.11 or later with venv and pip; give another one: make demo PYTHON=python3.12
@@ -38,6 +38,19 @@ test-kernels: $(VENV)/.ready-test  ## what CI checks besides, a few minutes
 	  echo "kernels $$kernels, threads $$threads"; \
 	  ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=$$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m training || exit; \
 	done; done
+
+$(VENV)/.ready-ray: $(VENV)/.ready-test
+	$(PIP) -e '.[ray]'
+	touch $@
+
+test-ray: $(VENV)/.ready-ray  ## what CI checks besides: a Ray cluster of several machines in one, some of which die; a few minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/deploy/test_ray.py
+
+# What speaks S3 asks for an older python-dateutil than constraints.txt has, so it has a place of its own.
+S3 := .venv-s3
+test-s3: $(VENV)/.ready-test  ## a store in a bucket of moto's server, a minute or two
+	test -e $(S3)/moto || $(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(S3) -r benchmarks/s3/server.txt
+	PYTHONPATH=$(S3) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/features/test_s3.py
 
 # The wheel in an environment of its own, which has none of the extras, called from an empty folder.
 WHEEL := runs/wheel
@@ -75,7 +88,7 @@ test-label-studio: $(VENV)/.ready  ## a Label Studio server asks `saot serve` fo
 	  $(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2; }
 	$(BIN)/python benchmarks/label_studio/pages.py runs/demo --program $(LABELSTUDIO)/bin/label-studio --browser $(BROWSER)/bin/python
 
-sbom: $(VENV)/.ready-test     ## runs/sbom.json: what the package and its extras bring, CycloneDX
+sbom: $(VENV)/.ready-ray      ## runs/sbom.json: what the package and its extras bring, CycloneDX
 	$(BIN)/python benchmarks/supply_chain.py sbom --out runs/sbom.json
 
 AUDIT := .venv-audit
@@ -170,4 +183,4 @@ soak: $(VENV)/.ready          ## fails if it grows by 1 MiB or more per 1,000 pi
 	$(BIN)/python benchmarks/soak_predict.py --out runs/soak --count $(PICTURES) --seed $(SEED)
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(AUDIT) runs build *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(PEERS) $(AUDIT) $(S3) runs build *.egg-info src/*.egg-info

@@ -12,13 +12,16 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SLOW = Path(__file__).with_name("slow.txt")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The mark `slow` for tests that are named in slow.txt."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The mark `slow` for tests that are named in slow.txt; those with `ray` wait until somebody asks for them."""
+    asked = "ray" in config.option.markexpr
     named = set(SLOW.read_text().split())
     for item in items:
         place = Path(item.path).relative_to(SLOW.parent).as_posix()
         if f"{place}::{getattr(item, 'originalname', item.name)}" in named:
             item.add_marker(pytest.mark.slow)
+        if not asked and item.get_closest_marker("ray") is not None:
+            item.add_marker(pytest.mark.skip(reason="starts a Ray cluster: make test-ray"))
 
 
 @pytest.fixture(autouse=True)

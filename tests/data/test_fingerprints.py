@@ -204,3 +204,21 @@ def test_a_file_system_without_locks_keeps_them_all_the_same(pictures, tmp_path,
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         Fingerprints().sha256(tmp_path / "gone.png")
+
+
+def test_another_process_is_told_what_is_known_and_tells_what_it_found_out(tmp_path, monkeypatch, at_once):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    mine, other = Fingerprints(tmp_path / "known.jsonl"), Fingerprints()
+    digest = mine.sha256(tmp_path / "a")
+    other.adopt(mine.some([tmp_path / "a", tmp_path / "b"]))
+    monkeypatch.setattr(fingerprints, "sha256_file", lambda path: f"read {path.name}")
+    assert [other.sha256(tmp_path / name) for name in "ab"] == [digest, "read b"]
+    found = other.drain()
+    assert [name for name, _, _ in found] == [str(tmp_path / "b")] and not other.drain()
+    mine.add(found)
+    mine.save()
+    again = Fingerprints(tmp_path / "known.jsonl")
+    assert [again.known(tmp_path / name) for name in "ab"] == [digest, "read b"]
+    (tmp_path / "b").write_text("another")
+    assert again.known(tmp_path / "b") is None

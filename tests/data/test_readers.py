@@ -3,7 +3,7 @@
 import pickle
 import shutil
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from helpers.few_bits import few_bits
 from PIL import Image
 
 from saot.data import class_set, open_images, open_labelled
+from saot.data.listing import stem_of
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 SIZE = (4, 6)  # height, width
@@ -322,3 +323,20 @@ def test_pictures_never_learn_where_masks_lie(tmp_path):
         for place in ("labels", "gtFine", "VOCdevkit/VOC2012/SegmentationClass", "trainannot"):
             shutil.rmtree(root / place, ignore_errors=True)
         assert open_images(spec.format(root)).image(0).shape == (4, 6, 3)
+
+
+def test_stems_are_those_of_paths():
+    keys = (
+        "a.png",
+        "city/a.b.png",
+        "city.x/a",
+        ".a",
+        "city/.a",
+        "city/.a.png",
+        "a.",
+        "./a.png",
+        "x//a.png",
+        "a.png/",
+        "ü.JPG",
+    )
+    assert [stem_of(key) for key in keys] == [PurePosixPath(key).with_suffix("").as_posix() for key in keys]

@@ -267,3 +267,13 @@ def test_an_index_finds_each_of_many_and_no_other(tmp_path):
     assert index.columns["offsets"][entries[there]].tolist() == [7, 4999]
     nothing = Index({}, (), dict.fromkeys(index.columns, numbers[:0]))
     assert not nothing.find_all([1])[0].any() and nothing.find(1) is None
+
+
+def test_parts_that_several_processes_make_begin_with_what_is_in_no_shard(tmp_path):
+    images, backbone = image_set(7), Counting(filterbank())
+    compact_store(made(tmp_path / "plain", 5).root, tmp_path / "packed", shard_size=SHARD)
+    store = FeatureStore(tmp_path / "packed", backbone.key)
+    assert store.begin(images) == [5, 6, 0, 1, 2, 3, 4]
+    assert store.file(images.keys[0]).name.startswith("shard") and store.file(images.keys[5]).suffix == ".safetensors"
+    assert store.ensure(images, backbone, only=[5, 0]) == 1 == backbone.calls
+    assert store.begin(images) == [6, 0, 1, 2, 3, 4, 5]

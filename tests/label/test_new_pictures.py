@@ -282,3 +282,15 @@ def test_formats_of_annotation_tools_hold_the_same_masks(finished, tmp_path):
     (out / "annotations" / "cvat.xml").write_text("<annotations/>")  # what came back from the tool, under our name
     with pytest.raises(ValueError, match=r"cvat\.xml to be missing or of an earlier"):
         predict_pictures(finished, [tmp_path / "new"], out, formats)
+
+
+def test_real_paths_are_those_of_the_system(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "deep" / "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "deep")
+    (tmp_path / "deep" / "b.png").symlink_to("a.png")
+    real = new_pictures._RealPaths()
+    inside = ("deep", "deep/a.png", "deep/b.png", "link", "link/a.png", "link/b.png", "deep/../link/new.png")
+    for path in (".", "..", *inside):
+        for one in (Path(path), tmp_path / path):
+            assert real(one) == os.path.realpath(one), one

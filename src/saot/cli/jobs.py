@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from saot.cli.engines import Engine, machines
 from saot.cli.rasters import label_raster, words
 from saot.cli.shell import SOME_FAILED, Bars, Flag, Json, MaybeWhole, Whole, Words, app, print_json, say, use_workers
 from saot.cli.videos import label_video
@@ -292,6 +293,9 @@ def extract(
     size: str | None = None,
     precision: str = "float32",
     form: str = "half",
+    engine: Engine = "local",
+    workers: MaybeWhole = None,
+    address: str | None = None,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -305,42 +309,56 @@ def extract(
 
     Args:
         spec: Pictures: NAME:PATH[:SPLIT].
-        out: The store.
+        out: The store: a folder, or an address such as s3://bucket/features. See docs/large-sets.md.
         backbone: As in `saot run`.
         weights: As in `saot run`.
         size: As in `saot run`; several get a folder each in the store.
         precision: float32, or bf16: faster features of mobile-sam and ViTs that are not the same and need a store of
             their own.
         form: half, int8 or projected:NUMBERS, as --store-form of `saot run`.
-        device: As in `saot run`.
+        engine: local, or ray: by all machines of a Ray cluster, which share the pictures and the store. See
+            docs/large-sets.md.
+        workers: Pictures at once on a CPU where the backbone is small, else threads; with ray, worker processes of one
+            CPU or GPU each. All that there are unless given.
+        address: Of a Ray cluster, such as 10.0.0.1:6379, or local for one of this machine alone; RAY_ADDRESS unless
+            given, else the one that runs here, else a new one.
+        device: As in `saot run`; with ray, auto takes GPUs where the cluster has any.
     """
-    from saot.data import Fingerprints, check_place
+    from saot.data import address_of, check_place
+    from saot.deploy import Extraction, extract_on
     from saot.features import FeatureStore, Projected, StoreSize, check_room, in_form
-    from saot.label import fingerprints_file, parse_size, size_folder, sizes_of, store_folder
+    from saot.label import parse_size, seen_beside, size_folder, sizes_of, store_folder
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    check_place(out)
-    seen = Fingerprints(fingerprints_file(out, out))
-    images = replace(ALL_WINGS, seen=seen).images(spec)
-    sizes, where = sizes_of(size), resolve_device(device)
-    options = {"device": where, "precision": precision}
-    whole = [ALL_WINGS.backbone(backbone, weights, size=parse_size(one), **options) for one in sizes]
-    networks = [in_form(network, form, [out], images) for network in whole]
-    for network in networks:
-        if isinstance(network, Projected):
-            network.projection.save(out)
-    folders = [store_folder(size_folder(out, one, sizes), spec) for one in sizes]
-    stores = [FeatureStore(folder, network.key) for folder, network in zip(folders, networks, strict=True)]
-    made = list(zip(stores, networks, strict=True))
-    needed = sum((store.size(network, images) for store, network in made), StoreSize(0, 0, 0))
-    count = 0
-    with Bars() as bars:
+    if address_of(out) is None:
+        check_place(out)
+    elif form.startswith("projected"):
+        raise ValueError(f"expected --form half or int8 where the store lies at an address; got {form}")
+    with Bars() as bars, machines(engine, address, workers, device, bars.say) as cluster:
+        seen = seen_beside(out)
+        images = replace(ALL_WINGS, seen=seen).images(spec)
+        sizes, where = sizes_of(size), "cpu" if cluster else resolve_device(device)
+        options = {"device": where, "precision": precision}
+        whole = [ALL_WINGS.backbone(backbone, weights, size=parse_size(one), **options) for one in sizes]
+        networks = [in_form(network, form, [out], images) for network in whole]
+        for network in networks:
+            if isinstance(network, Projected):
+                network.projection.save(out)
+        folders = [store_folder(size_folder(out, one, sizes), spec) for one in sizes]
+        stores = [FeatureStore(folder, network.key) for folder, network in zip(folders, networks, strict=True)]
+        made = list(zip(stores, networks, strict=True))
+        needed = sum((store.size(network, images) for store, network in made), StoreSize(0, 0, 0))
+        count = 0
         if needed.pictures:
             bars.say(check_room(out, needed))
         for one, (store, network) in zip(sizes, made, strict=True):
-            title = "features" if len(sizes) == 1 else f"{one}: features"
-            count += store.ensure(images, network, bars.stage(title), seen=seen)
+            progress = bars.stage("features" if len(sizes) == 1 else f"{one}: features")
+            if cluster is None:
+                count += store.ensure(images, network, progress, seen=seen)
+            else:
+                job = Extraction(spec, out, store.root, backbone, weights, one, precision, form, ALL_WINGS)
+                count += extract_on(cluster, job, store, images, seen, progress)
     seen.save()
     if json:
         several = {} if len(sizes) == 1 else {"stores": [str(folder) for folder in folders]}
@@ -368,7 +386,9 @@ def predict(
     every: str | None = None,
     topic: str | None = None,
     steady: Flag = False,
+    engine: Engine = "local",
     workers: MaybeWhole = None,
+    address: str | None = None,
     device: str = "auto",
     json: Json = False,
 ) -> None:
@@ -402,42 +422,42 @@ def predict(
         every: Of a video: label each so many frames, such as 5, or seconds, such as 0.5s. See docs/video.md.
         topic: Of a ROS bag: the topic of the pictures, where it has several.
         steady: Of a video: let the frames before one count in its answer, so that labels flicker less.
+        engine: As in `saot extract`; of pictures.
         workers: Pictures at once on a CPU, each with one thread, and so the same masks; or threads for one picture
-            where the backbone is a ViT. All cores unless given.
-        device: As in `saot run`.
+            where the backbone is a ViT. All cores unless given. With --engine ray as in `saot extract`.
+        address: As in `saot extract`.
+        device: As in `saot extract`.
     """
-    from saot.deploy import RasterSettings, VideoSettings, overlay_output, raster_output, video_input
+    from saot.deploy import RasterSettings, VideoSettings, overlay_output, predict_on, raster_output, video_input
     from saot.label import predict_pictures
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
-    use_workers(workers)
     settings, video = RasterSettings(bands, stretch, tile, overlap, cog), VideoSettings(every, topic, steady)
     filmed = video_input(images)
     if not filmed and (video != VideoSettings() or overlay_output(out)):
         raise ValueError(f"--every, --topic, --steady and an --out of a video are for videos; got {images[0]}")
+    if engine != "local" and (filmed or raster_output(out)):
+        raise ValueError(f"--engine ray is for pictures; got {images[0]} and --out {out}: leave it out")
     if raster_output(out) and not filmed:
+        use_workers(workers)
         label_raster(run, images, out, settings, format, abstain, device, json)
         return
     if settings != RasterSettings():
         raise ValueError(
             f"--bands, --stretch, --tile, --overlap and --cog are for one GeoTIFF and --out NAME.tif; got --out {out}"
         )
+    formats = words("png" if format is None else format)
     if filmed:
-        formats = words("png" if format is None else format)
+        use_workers(workers)
         labelled = label_video(run, images, out, video, formats, abstain, device)
     else:
-        with Bars() as bars:
-            labelled = predict_pictures(
-                run,
-                images,
-                out,
-                words("png" if format is None else format),
-                bars.stage("predict"),
-                abstain,
-                ALL_WINGS,
-                resolve_device(device),
-            )
+        with Bars() as bars, machines(engine, address, workers, device, bars.say) as cluster:
+            asked = (run, images, out, formats, bars.stage("predict"), abstain, ALL_WINGS)
+            if cluster is None:
+                labelled = predict_pictures(*asked, resolve_device(device))
+            else:
+                labelled = predict_on(cluster, *asked)
     alone = [str(path) for path in labelled.left_alone]
     if json:
         failed = [{"image": image, "reason": reason} for image, reason in labelled.failed.items()]
@@ -459,7 +479,18 @@ def predict(
 
 
 @app.command
-def evaluate(run: Path, spec: str, /, *, mask_map: str | None = None, device: str = "auto", json: Json = False) -> None:
+def evaluate(
+    run: Path,
+    spec: str,
+    /,
+    *,
+    mask_map: str | None = None,
+    engine: Engine = "local",
+    workers: MaybeWhole = None,
+    address: str | None = None,
+    device: str = "auto",
+    json: Json = False,
+) -> None:
     """Scores of a finished run's network on labelled pictures.
 
     Example: `saot evaluate runs/mine folder:checked`
@@ -468,17 +499,25 @@ def evaluate(run: Path, spec: str, /, *, mask_map: str | None = None, device: st
         run: Folder of a finished run.
         spec: Labelled pictures: NAME:PATH[:SPLIT].
         mask_map: As in `saot run`, whose own it is unless given; grey where masks hold class indices after all.
-        device: As in `saot run`.
+        engine: As in `saot extract`.
+        workers: As in `saot extract`.
+        address: As in `saot extract`.
+        device: As in `saot extract`.
     """
     from saot.data import mask_map_of
+    from saot.deploy import evaluate_on
     from saot.evaluate import format_table
     from saot.label import evaluate_run
     from saot.runs import resolve_device
     from saot.tables import ALL_WINGS
 
     wings = replace(ALL_WINGS, mask_map=mask_map_of(mask_map))
-    with Bars() as bars:
-        metrics = evaluate_run(run, spec, bars.stage("evaluate"), wings, resolve_device(device))
+    with Bars() as bars, machines(engine, address, workers, device, bars.say) as cluster:
+        progress = bars.stage("evaluate")
+        if cluster is None:
+            metrics = evaluate_run(run, spec, progress, wings, resolve_device(device))
+        else:
+            metrics = evaluate_on(cluster, run, spec, progress, wings)
     if json:
         print_json(metrics)
     else:

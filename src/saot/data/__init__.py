@@ -19,6 +19,7 @@ from saot.data.datasets import (
     LabelledSet,
     OpenSet,
     SetReader,
+    images_of_files,
     open_images,
     open_labelled,
     parse_spec,
@@ -26,6 +27,7 @@ from saot.data.datasets import (
 from saot.data.extras import how_to_install
 from saot.data.files import (
     LARGEST_RECORD,
+    address_of,
     as_written,
     check_place,
     is_marked,
@@ -41,7 +43,7 @@ from saot.data.files import (
     write_atomic,
     write_tail,
 )
-from saot.data.fingerprints import Fingerprints
+from saot.data.fingerprints import Entry, Fingerprints
 from saot.data.fitting import Fitting, fitting, restrict_images, restrict_labelled
 from saot.data.images import (
     BROKEN,
@@ -82,6 +84,7 @@ __all__ = [
     "Ahead",
     "ClassSet",
     "DataSpec",
+    "Entry",
     "Fingerprints",
     "Fitting",
     "ImageSet",
@@ -94,6 +97,7 @@ __all__ = [
     "SetReader",
     "Survey",
     "Table",
+    "address_of",
     "ahead",
     "as_written",
     "check_place",
@@ -107,6 +111,7 @@ __all__ = [
     "folder_class_set",
     "how_to_install",
     "image_size",
+    "images_of_files",
     "is_marked",
     "lock_byte",
     "lock_file",

@@ -66,6 +66,8 @@ class ImageSet:
         measure: Index -> (height, width) in pixels, without decoding; None means by loading the picture.
         about: How the pictures were made of their files, for whoever has more such files to label; JSON values, which a
             run keeps.
+        files: The file of each picture, where it is what `load` reads and `fingerprint` names: then other processes
+            may have the same pictures by `images_of_files`.
     """
 
     spec: str
@@ -75,6 +77,7 @@ class ImageSet:
     fingerprint: Callable[[int], str]
     measure: Callable[[int], tuple[int, int]] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -140,8 +143,11 @@ class LabelledSet:
         """
         return replace(self, mask=Remembered(self.mask, budget))
 
-    def misfits(self) -> dict[int, str]:
+    def misfits(self, numbers: Sequence[int] | None = None) -> dict[int, str]:
         """Pictures whose mask has another size, and both sizes in words; seen from the heads of the files.
+
+        Args:
+            numbers: Of the pictures that are looked at; None is all.
 
         Raises:
             ValueError: If a picture or a mask cannot be read.
@@ -149,7 +155,7 @@ class LabelledSet:
         found, measure = {}, self.measure_mask
         if measure is None:
             return found
-        for index in range(len(self)):
+        for index in range(len(self)) if numbers is None else numbers:
             picture, mask = self.images.size(index), measure(index)
             if picture != mask:
                 found[index] = f"{mask[1]}x{mask[0]} for a picture of {picture[1]}x{picture[0]}"
@@ -240,7 +246,7 @@ def open_images(
         return images if classes is None else replace(images, classes=classes)
     reader, root = reader_of(parts.name, readers), parts.folder()
     own = own_classes(reader, root, spec, classes)
-    return _image_set(spec, own, reader.pictures(root, parts.split), seen or Fingerprints())
+    return images_of_files(spec, own, reader.pictures(root, parts.split), seen or Fingerprints())
 
 
 def open_labelled(
@@ -293,7 +299,7 @@ def open_labelled(
                 f"meant to be one class, name it in {root / 'classes.txt'}"
             )
     seen = seen or Fingerprints()
-    images = _image_set(spec, own, pictures, seen)
+    images = images_of_files(spec, own, pictures, seen)
     files = tuple((path, masks[key]) for key, path in pictures.items())
     paths = tuple(mask for _, mask in files)
     names = partial(_content_of, seen, paths, "" if mask_map is None else str(mask_map))
@@ -322,7 +328,15 @@ def _content_of(seen: Fingerprints, paths: Sequence[Path], meaning: str, index: 
     return hashlib.sha256(f"{content} {meaning}".encode()).hexdigest() if meaning else content
 
 
-def _image_set(spec: str, classes: ClassSet | None, pictures: dict[str, Path], seen: Fingerprints) -> ImageSet:
+def images_of_files(spec: str, classes: ClassSet | None, pictures: Mapping[str, Path], seen: Fingerprints) -> ImageSet:
+    """Pictures that are a file each.
+
+    Args:
+        spec: What the user typed.
+        classes: That the pictures show, where known.
+        pictures: File of each, by key.
+        seen: As in `open_images`.
+    """
     paths = tuple(pictures.values())
     return ImageSet(
         spec=spec,
@@ -331,6 +345,7 @@ def _image_set(spec: str, classes: ClassSet | None, pictures: dict[str, Path], s
         load=partial(_with_path, read_image, paths),
         fingerprint=partial(_with_path, seen.sha256, paths),
         measure=partial(_size_of, seen, image_size, paths),
+        files=paths,
     )
 
 

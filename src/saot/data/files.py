@@ -188,13 +188,29 @@ def write_tail(path: str | Path, start: int, data: bytes) -> None:
         raise
 
 
+def address_of(path: str | Path) -> str | None:
+    """The address of fsspec that a path stands for, as it was typed; None of a path.
+
+    Example:
+        >>> address_of(Path("s3://bucket/features")), address_of("/data/features"), address_of("a/b:/c")
+        ('s3://bucket/features', None, None)
+    """
+    found = re.match(r"([a-z][a-z0-9+.-]+):/+", str(path))
+    return None if found is None else f"{found[1]}://{str(path)[found.end() :]}"
+
+
 def check_place(folder: str | Path) -> None:
     """Refuse a folder that cannot be made or written to, without making it.
 
     Raises:
         ValueError: If so; says what is in the way.
     """
-    place = Path(folder)
+    address, place = address_of(folder), Path(folder)
+    if address is not None:
+        raise ValueError(
+            f"expected a folder; got the address {address}, and features alone may lie at one (the --out of saot "
+            "extract, --store): choose a folder"
+        )
     while not (place.exists() or place.is_symlink()) and place != place.parent:
         place = place.parent
     if not place.is_dir():

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from saot.data.files import FULL, full_disk_error, lock_file, sha256_file
@@ -17,6 +17,7 @@ LARGEST = 2**33  # bytes of the file, thirty million lines; a larger one is not 
 LONGEST = 2**16  # bytes of a line; what is longer is not ours
 
 State = tuple[int, int, int]  # size in bytes, time of last change of content and of anything, ns
+Entry = tuple[str, State, str]  # absolute path, its state, and what is known of it
 
 
 class Fingerprints:
@@ -96,6 +97,25 @@ class Fingerprints:
             OSError: If there is no such file.
         """
         self._keep(path, _state(path), digest)
+
+    def some(self, paths: Iterable[str | Path]) -> list[Entry]:
+        """What is remembered of some files, for `adopt` in another process; nobody asks how they are now."""
+        names = (os.path.abspath(path) for path in paths)
+        return [(name, *self._known[name]) for name in names if name in self._known]
+
+    def adopt(self, entries: Iterable[Entry]) -> None:
+        """Know what another process knows; it is not saved here."""
+        self._known |= {name: (state, said) for name, state, said in entries}
+
+    def drain(self) -> list[Entry]:
+        """What is new since this was last asked, for `add` in another process, which saves it."""
+        new, self._new = self._new, {}
+        return [(name, *found) for name, found in new.items()]
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Remember what another process found out."""
+        for entry in entries:
+            self._keep_as(*entry)
 
     def _said(self, path: str | Path, state: State) -> str | None:
         kept = self._known.get(os.path.abspath(path))

@@ -19,6 +19,7 @@ def restrict_images(images: ImageSet, chosen: Sequence[int]) -> ImageSet:
         load=_at(images.load, chosen),
         fingerprint=_at(images.fingerprint, chosen),
         measure=None if images.measure is None else _at(images.measure, chosen),
+        files=None if images.files is None else tuple(images.files[number] for number in chosen),
     )
 
 

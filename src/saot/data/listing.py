@@ -63,7 +63,10 @@ def _refuse(error: OSError) -> None:
 
 def stem_of(key: str) -> str:
     """A key without its suffix: "city/a.b.png" -> "city/a.b"."""
-    return PurePosixPath(key).with_suffix("").as_posix()
+    if "./" in key or "//" in key or key.endswith(("/", ".")):  # not as `walk` makes it
+        return PurePosixPath(key).with_suffix("").as_posix()
+    end = key.rfind(".")  # a hundred thousand keys are a matter of seconds
+    return key[:end] if end > key.rfind("/") + 1 else key
 
 
 def by_stem(files: Files, folder: Path) -> Files:
@@ -74,10 +77,11 @@ def by_stem(files: Files, folder: Path) -> Files:
     """
     stems: Files = {}
     for key, path in files.items():
-        if stem_of(key) in stems:
-            other = stems[stem_of(key)].name
+        stem = stem_of(key)
+        if stem in stems:
+            other = stems[stem].name
             raise ValueError(f"{folder} has {other} and {path.name}: names must differ before the suffix; rename one")
-        stems[stem_of(key)] = path
+        stems[stem] = path
     return stems
 
 

@@ -20,10 +20,10 @@ class Claims:
     no locks nothing is claimed: processes begin at different places, and seldom make a file twice.
 
     Args:
-        root: The store.
+        root: The store; None where it lies in no file system, and so has no locks.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | None) -> None:
         self._root, self._none, self._spread = root, False, False
         self._file: IO[bytes] | None = None
         self._since = time.monotonic()
@@ -50,6 +50,9 @@ class Claims:
         """Whether this process is to make the file, now."""
         if self._spread:
             return True
+        if self._root is None:
+            self._none = True
+            return False
         if self._file is None:
             self._file = open(self._root / ".claims", "ab")  # noqa: SIM115  held until the end
         got = lock_byte(self._file, place_of(name))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from saot.data import Fingerprints, lock_file, open_atomic, write_atomic
+from saot.data import Fingerprints, address_of, lock_file, open_atomic, write_atomic
 from saot.features.packed import COLUMNS, INDEX, Index, Shard, file_checksum, hashed, index_bytes, read_index
 from saot.features.record import DamagedFile, Header, open_record, place_of_file, read_header, read_payload
 from saot.features.store import FeatureStore
@@ -71,6 +71,7 @@ def compact_store(
         OSError: If a file cannot be written, as on a full disk.
     """
     root, out = Path(root), Path(out)
+    _require_folder(root)
     store = FeatureStore(root)
     if out.resolve() == root.resolve():
         raise ValueError(f"expected another folder for the packed store than {root}; name a new one")
@@ -81,6 +82,11 @@ def compact_store(
         raise ValueError(f"expected features to pack in {root}; it has none: give the --out of saot extract")
     with _alone(out):
         return _pack(store, out, kept, groups, made_of, progress)
+
+
+def _require_folder(root: Path) -> None:
+    if address_of(root) is not None:
+        raise ValueError(f"expected a store in a folder; got {address_of(root)}: copy it to a disk first")
 
 
 @contextlib.contextmanager
@@ -261,6 +267,7 @@ def compact_stores(
         OSError: If a file cannot be written, as on a full disk.
     """
     root, out = Path(root), Path(out)
+    _require_folder(root)
     below = sorted(Path(place) for place, _, files in os.walk(root) if "store.json" in files)
     names = [str(place.relative_to(root)) for place in below if any(True for _ in FeatureStore(place).places())]
     if not names:

@@ -150,7 +150,7 @@ class Packed:
             DamagedFile: If its shard is missing.
         """
         columns, number = self.index.columns, int(self.index.columns["shards"][entry])
-        path = self.root / self.index.shards[number].name
+        path = self.shard_of(entry)
         if number not in self._files:
             try:
                 file = open_record(path)
@@ -166,6 +166,10 @@ class Packed:
     def is_of(self, entry: int, fingerprint: str) -> bool:
         """Whether a record is of a picture of this content, by the index alone."""
         return int(self.index.columns["sources"][entry]) == hashed(fingerprint)
+
+    def shard_of(self, entry: int) -> Path:
+        """The file in which a record lies."""
+        return self.root / self.index.shards[int(self.index.columns["shards"][entry])].name
 
     def is_whole(self, entry: int, seen: Fingerprints | None = None) -> bool:
         """Whether the shard of a record is as it was written; looked at once, and read only if nothing is known of it.

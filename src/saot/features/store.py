@@ -7,11 +7,9 @@ only read: what is missing in it, damaged, or of a picture that has changed is m
 """
 
 import contextlib
-import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,20 +20,18 @@ import torch
 from jaxtyping import Float16, Int
 from torch import Tensor
 
-from saot.data import Fingerprints, ImageSet, PatchGrid, write_atomic
+from saot.data import Fingerprints, ImageSet, PatchGrid, address_of
 from saot.features.base import Backbone, token_count
 from saot.features.claims import Claims
 from saot.features.flow import Picture, extract_each
+from saot.features.folders import ENDING, folder_of
 from saot.features.forms import payload_size
 from saot.features.grid import FeatureGrid, FeatureKey, Provenance
 from saot.features.packed import hashed, open_packed
 from saot.features.record import (
-    MAX_HEADER,
     DamagedFile,
     Header,
     Place,
-    open_record,
-    place_of_file,
     read_features,
     read_header,
     read_payload,
@@ -44,9 +40,7 @@ from saot.features.record import (
 )
 
 NOT_NAMED: Mapping[str, str] = MappingProxyType({})
-_STALE_SECONDS = 3600  # a temporary file that old belongs to a process that was killed
-_ENDING = ".safetensors"
-_HASHED = re.compile(r"-[0-9a-f]{16}\.safetensors$")  # a file of one picture
+_ABOUT = "store.json"
 _HEADERS = 1 << 16  # that are remembered; each takes some 2 kB
 
 
@@ -88,6 +82,12 @@ def check_room(root: Path, size: StoreSize, free: int | None = None) -> str:
         ValueError: expected 10.0 MB free for the features of 2 pictures in store; got 1.0 MB: free some space, choose \
 another folder for the store, or take fewer pictures or a smaller size
     """
+    address = address_of(root)
+    if address is not None:
+        return (
+            f"the features of {size.pictures:,} pictures take {_bytes(size.missing)} more in {address}; "
+            f"{_bytes(size.there)} are there"
+        )
     if free is None:
         place = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(place).free
@@ -116,25 +116,27 @@ class FeatureStore:
 
     def __init__(self, root: str | Path, key: FeatureKey | None = None) -> None:
         self.root = Path(root)
-        path = self.root / "store.json"
-        if not path.is_file():
-            if key is None:
-                raise ValueError(
-                    f"expected a feature store at {self.root}, found no store.json; run saot extract first"
-                )
-            write_atomic(path, (key.to_json() + "\n").encode())
+        self._folder = folder_of(self.root)
         try:
-            self.key = FeatureKey.from_json(_text_of(path))
+            said = self._folder.text(_ABOUT)
+            if said is None and key is not None:
+                self._folder.write(_ABOUT, (key.to_json() + "\n").encode())
+                said = self._folder.text(_ABOUT) or key.to_json()  # another process may have been faster
+            if said is not None:
+                self.key = FeatureKey.from_json(said)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged; delete {self.root} and extract the features again") from error
+            place = f"{self.root / _ABOUT} is damaged"
+            raise ValueError(f"{place}; delete {self.root} and extract the features again") from error
+        if said is None:
+            raise ValueError(f"expected a feature store at {self.root}, found no {_ABOUT}; run saot extract first")
         if key is not None:
             self._require(key, "this run")
         self._headers: dict[str, tuple[tuple[int, ...], Header]] = {}  # by name, as long as the file is the same
-        self._packed = open_packed(self.root)
+        self._packed = open_packed(self.root) if self._folder.shared else None
         self._beside: set[str] = set()  # names of files that go before the packed part
         if self._packed is not None:
             self._require(FeatureKey.from_json(str(self._packed.index.about.get("key"))), "its packed part")
-            self._beside = set(self._files())
+            self._beside = set(self._folder.names())
 
     def size(self, backbone: Backbone, *sets: ImageSet) -> StoreSize:
         """What the features of these pictures take on the disk, before any is made; one in several sets counts once.
@@ -149,18 +151,36 @@ class FeatureStore:
         fixed = "x" in backbone.key.size  # HEIGHTxWIDTH, whatever the picture
         places = {key: (images, number) for images in sets for number, key in enumerate(images.keys)}
         pictures = missing = 0
-        there = self._take_packed(places)
+        there, size_of = self._take_packed(places), self._folder.sizes()
         for key, (images, number) in places.items():
-            try:
-                there += self._path(key).lstat().st_size
+            own = size_of(self._path(key).name)
+            if own is not None:
+                there += own
                 continue
-            except FileNotFoundError:
-                pictures += 1
+            pictures += 1
             shape = (1, 1) if fixed else images.size(number)
             if shape not in lengths:
                 lengths[shape] = payload_size(backbone.key.form, token_count(backbone, shape), backbone.dim)
             missing += lengths[shape]
         return StoreSize(pictures, missing, there)
+
+    def begin(self, images: ImageSet) -> list[int]:
+        """Numbers of all pictures, those without features first; for several processes that `ensure` parts of them.
+
+        What killed processes left behind is removed. No file is opened.
+        """
+        there = self._begin()
+        places = {key: (images, number) for number, key in enumerate(images.keys)}
+        self._take_packed(places)
+        lacks = [key in places and self._path(key).name not in there for key in images.keys]
+        return sorted(range(len(images)), key=lambda number: not lacks[number])
+
+    def _begin(self) -> set[str]:
+        """Sweep, and look at the folder once; names of the files of single pictures."""
+        self._folder.sweep()
+        there = set(self._folder.names())
+        self._beside |= there if self._packed is not None else set()
+        return there
 
     def _take_packed(self, places: dict[str, tuple[ImageSet, int]]) -> int:
         """Take the pictures of the packed part out of `places`; the bytes of their records."""
@@ -179,6 +199,7 @@ class FeatureStore:
         progress: Callable[[int, int], None] | None = None,
         seen: Fingerprints | None = None,
         named: Mapping[str, str] = NOT_NAMED,
+        only: Sequence[int] | None = None,
     ) -> int:
         """Make the features that are missing, damaged or of a picture that has changed.
 
@@ -192,6 +213,8 @@ class FeatureStore:
             seen: Remembers which files were found whole, so that only their headers are read; None reads all of each.
             named: Fingerprints of pictures that the caller has just asked for, by key; of a picture whose features are
                 made it is asked again.
+            only: Numbers of the pictures that this call is about, after somebody's `begin`: the folder is neither swept
+                nor listed, so that there may be many calls. None is all.
 
         Returns:
             How many files this process has made.
@@ -201,9 +224,7 @@ class FeatureStore:
             OSError: If a file cannot be written, as on a full disk.
         """
         self._require(backbone.key, "the backbone")
-        self._sweep()
-        before = set(self._files())
-        self._beside |= before if self._packed is not None else set()
+        before = self._begin() if only is None else None
         prints: dict[int, str] = {}  # of what others make, which is looked at again and again
         made = done = 0
 
@@ -211,15 +232,16 @@ class FeatureStore:
             nonlocal done
             done += 1
             if progress is not None:
-                progress(done, len(images))
+                progress(done, len(images) if only is None else len(only))
 
-        with Claims(self.root) as claims:
+        with Claims(self.root if self._folder.shared else None) as claims:
 
             def missing(numbers: Iterable[int], others: list[int]) -> Iterator[Picture]:
                 for number in numbers:
                     key, path = images.keys[number], self._path(images.keys[number])
                     fingerprint = prints.get(number) or named.get(key) or images.fingerprint(number)
-                    whole = partial(self._is_whole, key, fingerprint, seen, path.name not in before)
+                    fresh = before is not None and path.name not in before
+                    whole = partial(self._is_whole, key, fingerprint, seen, fresh)
                     if whole():
                         tell()
                     elif not claims.take(path.name):
@@ -233,14 +255,14 @@ class FeatureStore:
                         yield Picture(key, partial(images.image, number), now)
 
             start = claims.start(len(images))
-            left = [*range(start, len(images)), *range(start)]
+            left = [*range(start, len(images)), *range(start)] if only is None else list(only)
             while left:
                 others: list[int] = []
                 for one in extract_each(backbone, missing(left, others)):
                     checksum = self.write(one.picture.name, one.features)
                     path = self._path(one.picture.name)
                     claims.give_back(path.name)
-                    if seen is not None:
+                    if seen is not None and self._folder.shared:
                         seen.note(path, checksum)
                     made += 1
                     tell()
@@ -261,7 +283,7 @@ class FeatureStore:
             )
         record, checksum = written(key, features)
         path = self._path(key)
-        write_atomic(path, record)
+        self._folder.write(path.name, record)
         if self._packed is not None:
             self._beside.add(path.name)
         return checksum
@@ -326,26 +348,25 @@ class FeatureStore:
 
         A place is good until the next one is asked for.
         """
-        files = sorted(self._files())
+        files = sorted(self._folder.names())
         if self._packed is not None:
-            own = {int(name.removesuffix(_ENDING)[-16:], 16) for name in files}
+            own = {int(name.removesuffix(ENDING)[-16:], 16) for name in files}
             yield from ((None, place) for name, place in self._packed.places() if name not in own)
         for name in files:
             try:
-                with open_record(self.root / name) as file:
-                    yield self.root / name, place_of_file(file, self.root / name)
-            except (OSError, DamagedFile):
+                with self._folder.record(name, name) as place:
+                    yield self.root / name, place
+            except ValueError:
                 continue
-
-    def _files(self) -> Iterator[str]:
-        """Names of the files of single pictures."""
-        with os.scandir(self.root) as found:
-            yield from (entry.name for entry in found if _HASHED.search(entry.name))
+            except OSError:
+                if not self._folder.shared:  # one that cannot be reached says nothing about its objects
+                    raise
 
     def _is_whole(self, key: str, fingerprint: str, seen: Fingerprints | None = None, fresh: bool = False) -> bool:
         """Whether the picture's record exists, is undamaged, and of this content and key.
 
-        Of a `fresh` file, put in place whole by another process a moment ago, the header is read alone.
+        Of a `fresh` file, put in place whole by another process a moment ago, the header is read alone; so is it where
+        the store lies at an address.
         """
         path = self._path(key)
         entry = self._entry(key)
@@ -361,7 +382,7 @@ class FeatureStore:
                 header = self._header(place, key)
                 if header.provenance.source != fingerprint:
                     return False
-                if seen is None or seen.known(path) != header.checksum:
+                if self._folder.shared and (seen is None or seen.known(path) != header.checksum):
                     if not fresh:
                         read_payload(place, header)
                     if seen is not None:
@@ -386,27 +407,25 @@ class FeatureStore:
             return None
         return self._packed.index.find(hashed(key))
 
+    def file(self, key: str) -> Path:
+        """The file in which the features of a picture lie, or would: their own, or one of the packed part."""
+        entry = self._entry(key)
+        if entry is None:
+            return self._path(key)
+        assert self._packed is not None
+        return self._packed.shard_of(entry)
+
     def _path(self, key: str) -> Path:
         """File of a picture: a readable part, and a hash that keeps names apart."""
         readable = re.sub(r"[^A-Za-z0-9.-]+", "_", key)[-80:].strip(".")
-        return self.root / f"{readable}-{hashed(key):016x}{_ENDING}"
+        return self.root / f"{readable}-{hashed(key):016x}{ENDING}"
 
-    @contextlib.contextmanager
-    def _open(self, key: str) -> Iterator[Place]:
+    def _open(self, key: str) -> contextlib.AbstractContextManager[Place]:
         entry = self._entry(key)
-        if entry is not None:
-            assert self._packed is not None
-            yield self._packed.place(entry)
-            return
-        path = self._path(key)
-        try:
-            file = open_record(path)
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"the store {self.root} has no features of {key}; run saot extract on that picture"
-            ) from error
-        with file:
-            yield place_of_file(file, path)
+        if entry is None:
+            return self._folder.record(self._path(key).name, key)
+        assert self._packed is not None
+        return contextlib.nullcontext(self._packed.place(entry))
 
     def _header(self, place: Place, key: str) -> Header:
         if key in self._headers and self._headers[key][0] == place.stamp:
@@ -429,34 +448,8 @@ class FeatureStore:
                 f"{names[0]} {mine!r}; give the same settings as before or another folder"
             )
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left behind."""
-        for path in self.root.glob("*.safetensors.tmp-*"):
-            try:
-                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                    path.unlink()
-            except FileNotFoundError:
-                continue  # another process was faster
-
 
 def _bytes(count: int) -> str:
     """A number of bytes for people."""
     scale, unit = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
     return f"{count / scale:,.1f} {unit}"
-
-
-def _text_of(path: Path) -> str:
-    """What stands in a small file that several processes may be putting in place at once.
-
-    Where a file system in user space (FUSE) replaces a file that is open, there is none of that name for a moment.
-    """
-    for wait in (0.05, 0.2, 1.0, 5.0, None):
-        try:
-            if path.stat().st_size > MAX_HEADER:
-                raise ValueError("its size")
-            return path.read_text()
-        except FileNotFoundError:
-            if wait is None:
-                raise
-            time.sleep(wait)
-    raise AssertionError

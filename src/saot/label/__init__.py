@@ -19,7 +19,7 @@ from saot.label.data import (
     label_maps,
 )
 from saot.label.expected import ExpectedStage, Expecting, expected_stages
-from saot.label.finished import FinishedRun, classes_of, evaluate_run, open_run
+from saot.label.finished import Evaluation, FinishedRun, classes_of, evaluate_run, open_evaluation, open_run
 from saot.label.fusion import declared_pixels, probs_at
 from saot.label.inputs import Inputs, check_manifest, digest, keep_manifest, kept_manifest, open_inputs
 from saot.label.networks import (
@@ -35,10 +35,12 @@ from saot.label.networks import (
 )
 from saot.label.new_pictures import (
     LabelledPictures,
+    MaskWork,
     NewPicture,
     class_scores,
     label_found,
     open_abstaining,
+    plan_masks,
     predict_pictures,
     visible,
 )
@@ -78,6 +80,7 @@ from saot.label.settings import (
     fingerprints_file,
     parse_size,
     points_request,
+    seen_beside,
     size_folder,
     sizes_of,
     store_folder,
@@ -94,6 +97,7 @@ __all__ = [
     "Compare",
     "Contest",
     "Domain",
+    "Evaluation",
     "EvaluationData",
     "ExpectedStage",
     "Expecting",
@@ -102,6 +106,7 @@ __all__ = [
     "Labelled",
     "LabelledPictures",
     "Labeller",
+    "MaskWork",
     "NewPicture",
     "Prediction",
     "PullWing",
@@ -144,6 +149,7 @@ __all__ = [
     "new_cost",
     "open_abstaining",
     "open_contest",
+    "open_evaluation",
     "open_inputs",
     "open_points",
     "open_run",
@@ -151,6 +157,7 @@ __all__ = [
     "pair_data",
     "parse_size",
     "picture_of",
+    "plan_masks",
     "points_pool",
     "points_request",
     "points_term",
@@ -165,6 +172,7 @@ __all__ = [
     "sample_tokens",
     "saot_decoder",
     "score_some",
+    "seen_beside",
     "similarities",
     "size_folder",
     "sizes_of",

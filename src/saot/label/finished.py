@@ -1,7 +1,7 @@
 """A finished run at work: masks for new pictures, scores on labelled ones."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import tee
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from saot.data import CLASS_SET_NAMES, ClassSet, PatchGrid, as_written, class_set, mask_map_of, read_record
+from saot.data import CLASS_SET_NAMES, ClassSet, LabelledSet, PatchGrid, as_written, class_set, mask_map_of, read_record
 from saot.decoder import Decoder, picture_logits
 from saot.evaluate import (
     ConfusionMatrix,
@@ -311,32 +311,83 @@ def evaluate_run(
     Raises:
         ValueError: If the run is unfinished or the pictures have no masks.
     """
+    evaluation = open_evaluation(folder, spec, wings, device)
+    every = range(len(evaluation.data))
+    evaluation.check(evaluation.data.misfits())
+    return evaluation.metrics(*evaluation.count(every, progress))
+
+
+def open_evaluation(folder: Path, spec: str, wings: Wings = NO_WINGS, device: str = "cpu") -> "Evaluation":
+    """What `evaluate_run` scores, open; arguments and errors are its own."""
     run = open_run(folder, wings, device)
     if wings.mask_map is None:
         record = Path(folder) / "run.json"
         with as_written(record, REMADE):
             asked = read_record(record, REMADE).get("settings", {}).get("mask_map")
             wings = replace(wings, mask_map=mask_map_of(asked))
-    data = wings.labelled(spec, run.classes)
-    wrong = data.misfits()  # reads the heads of all files, so that a bad one is known before the first is labelled
-    if wrong:
-        number, words = next(iter(wrong.items()))
-        raise ValueError(
-            f"expected masks of their pictures' sizes; {len(wrong)} of {spec} have another, the first being that of "
-            f"{data.keys[number]}, {words}: give both the same size, or leave the picture out"
-        )
-    size, images = len(run.classes.names), data.images
-    matrix, edges = ConfusionMatrix(size), ConfusionMatrix(size)
-    asked = (Picture(key, partial(images.image, n), images.fingerprint(n)) for n, key in enumerate(data.keys))
-    for number, mask in enumerate(one.mask for one in run.masks(asked)):
-        whole, near = picture_counts(mask, data.mask(number), size)
-        matrix.counts, edges.counts = matrix.counts + whole, edges.counts + near
-        if progress is not None:
-            progress(number + 1, len(data))
-    classes = run.classes
-    return {
-        "classes": list(classes.names),
-        "split": spec,
-        "images": len(data),
-        "methods": {run.method: method_entry(matrix, classes, run.label_budget, edges)},
-    }
+    return Evaluation(run, wings.labelled(spec, run.classes), spec)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished run, and labelled pictures on which it is scored.
+
+    Attributes:
+        run: The network.
+        data: The pictures.
+        spec: As they were asked for.
+    """
+
+    run: Labeller
+    data: LabelledSet
+    spec: str
+
+    def check(self, wrong: Mapping[int, str]) -> None:
+        """Refuse masks that do not fit, so that a bad one is known before the first picture is labelled.
+
+        Args:
+            wrong: What `misfits` of the data says.
+
+        Raises:
+            ValueError: If there are any.
+        """
+        if wrong:
+            number = min(wrong)
+            raise ValueError(
+                f"expected masks of their pictures' sizes; {len(wrong)} of {self.spec} have another, the first being "
+                f"that of {self.data.keys[number]}, {wrong[number]}: give both the same size, or leave the picture out"
+            )
+
+    def count(
+        self, numbers: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Int[Tensor, "K K"], Int[Tensor, "K K"]]:
+        """Confusion counts of some pictures: of all pixels, and of those near edges.
+
+        Args:
+            numbers: Of the pictures.
+            progress: Called with (done, total).
+
+        Raises:
+            ValueError: If a picture or a mask cannot be read.
+        """
+        size, images = len(self.run.classes.names), self.data.images
+        whole, near = ConfusionMatrix(size).counts, ConfusionMatrix(size).counts
+        asked = (Picture(images.keys[n], partial(images.image, n), images.fingerprint(n)) for n in numbers)
+        for done, (number, one) in enumerate(zip(numbers, self.run.masks(asked), strict=True), 1):
+            more, more_near = picture_counts(one.mask, self.data.mask(number), size)
+            whole, near = whole + more, near + more_near
+            if progress is not None:
+                progress(done, len(numbers))
+        return whole, near
+
+    def metrics(self, whole: Int[Tensor, "K K"], near: Int[Tensor, "K K"]) -> dict[str, Any]:
+        """The scores of all pictures, in the form of metrics.json; arguments as `count` gives them."""
+        classes = self.run.classes
+        matrix, edges = ConfusionMatrix(len(classes.names)), ConfusionMatrix(len(classes.names))
+        matrix.counts, edges.counts = whole, near
+        return {
+            "classes": list(classes.names),
+            "split": self.spec,
+            "images": len(self.data),
+            "methods": {self.run.method: method_entry(matrix, classes, self.run.label_budget, edges)},
+        }

@@ -123,15 +123,17 @@ def find_pictures(paths: Sequence[Path], out: Path, formats: Sequence[str] = ("p
         ValueError: If a path does not exist, nothing is found, or two outputs would be one file.
     """
     found: dict[str, NewPicture] = {}
+    real = _RealPaths()
     for path in paths:
-        if path.is_dir():
+        listed = path.is_dir()
+        if listed:
             inside = files_below(path)
         elif path.exists():
             inside = {path.name: path}
         else:
             raise ValueError(f"expected a picture or a folder of pictures; {path} does not exist: check the path")
         for key, one in inside.items():
-            if not (path.is_dir() and _is_answer(one, path, out)):
+            if not (listed and _is_answer(one, path, out, real)):
                 found.setdefault(os.path.abspath(one), NewPicture(one, key))
     if not found:
         raise ValueError(f"expected at least one picture; found none in {', '.join(map(str, paths))}: check the path")
@@ -147,10 +149,10 @@ def find_pictures(paths: Sequence[Path], out: Path, formats: Sequence[str] = ("p
             f"expected pictures whose masks are different files; {one} and {other} would both give {output}: rename "
             "one, or label them into different folders"
         )
-    inputs = {realpath(one.path) for one in pictures}
+    inputs = {real(one.path) for one in pictures}
     for one in pictures:
         for kind in visible(formats):
-            if realpath(one.output(out, kind)) in inputs:
+            if real(one.output(out, kind)) in inputs:
                 raise ValueError(
                     f"expected an --out that leaves your pictures alone; {one.output(out, kind)} is one of them: "
                     "choose another --out"
@@ -163,11 +165,28 @@ def visible(formats: Sequence[str]) -> list[str]:
     return [kind for kind in FILES if kind in formats]
 
 
-def _is_answer(picture: Path, folder: Path, out: Path) -> bool:
+class _RealPaths:
+    """Real paths of many files of few folders, each of which is resolved once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def __call__(self, path: Path) -> str:
+        """As `os.path.realpath`."""
+        folder, name = os.path.split(path)
+        if name in ("", ".", "..") or os.path.islink(path):
+            return realpath(path)
+        if folder not in self._folders:
+            self._folders[folder] = realpath(folder)
+        return os.path.join(self._folders[folder], name)
+
+
+def _is_answer(picture: Path, folder: Path, out: Path, real: _RealPaths) -> bool:
     """Whether a picture of a folder is an earlier answer: below `out`, or, where that is the folder itself, ours."""
-    if realpath(out) == realpath(folder):
+    answers = real(out)
+    if answers == real(folder):
         return png_mark(picture) is not None
-    return Path(realpath(out)) in Path(realpath(picture)).parents
+    return real(picture).startswith(os.path.join(answers, ""))
 
 
 def _clash(pictures: Sequence[NewPicture], out: Path, formats: Sequence[str]) -> tuple[Path, Path, Path] | None:
@@ -216,6 +235,19 @@ def predict_pictures(
             or it has no threshold for `abstain`. Nothing is written then.
         OSError: If a mask cannot be written.
     """
+    return plan_masks(folder, pictures, out, formats, abstain, wings, device).done(progress or _unheard)
+
+
+def plan_masks(
+    folder: Path,
+    pictures: Sequence[Path],
+    out: Path,
+    formats: Sequence[str] = ("png",),
+    abstain: float | None = None,
+    wings: Wings = NO_WINGS,
+    device: str = "cpu",
+) -> "MaskWork":
+    """What `predict_pictures` does, checked and ready to begin; arguments and errors are its own."""
     known = wings.formats
     unknown = [name for name in formats if name not in FILES and name not in known]
     if unknown or not formats:
@@ -223,7 +255,7 @@ def predict_pictures(
     joined = {name: known[name] for name in formats if name in known}
     run, identity = open_abstaining(folder, abstain, wings, device)
     found = find_pictures(pictures, out, formats)
-    work = _Work(run, identity, found, out, formats, abstain is not None, joined)
+    work = MaskWork(run, identity, found, out, formats, abstain is not None, joined)
     check_place(out)
     for one in joined.values():
         if (out / one.place).exists() and not one.ours(out / one.place):
@@ -231,7 +263,11 @@ def predict_pictures(
                 f"expected {out / one.place} to be missing or of an earlier `saot predict`; it is something else: "
                 "move it, or choose another --out"
             )
-    return work.done(progress or (lambda done, total: None))
+    return work
+
+
+def _unheard(done: int, total: int) -> None:
+    return None
 
 
 def label_found(
@@ -255,7 +291,7 @@ def label_found(
         progress: Called with (done, total).
     """
     check_place(out)
-    return _Work(run, identity, pictures, out, formats, abstains).done(progress or (lambda done, total: None))
+    return MaskWork(run, identity, pictures, out, formats, abstains).label(progress or _unheard)
 
 
 def open_abstaining(folder: Path, abstain: float | None, wings: Wings, device: str) -> tuple[Labeller, str]:
@@ -291,7 +327,7 @@ def _identity(folder: Path, run: Labeller) -> str:
 
 
 @dataclass(frozen=True)
-class _Work:
+class MaskWork:
     """Pictures to be labelled by one run into one folder.
 
     Attributes:
@@ -314,6 +350,26 @@ class _Work:
 
     def done(self, progress: Callable[[int, int], None]) -> LabelledPictures:
         """Label those that have no masks yet, and join all masks where that is asked for."""
+        labelled = self.label(progress)
+        self.join(labelled)
+        return labelled
+
+    def order(self) -> list[int]:
+        """Numbers of the pictures, those that lack a file first; no file is opened."""
+        lacks = [not all(path.exists() for path in self.files(one)) for one in self.pictures]
+        return sorted(range(len(lacks)), key=lambda number: not lacks[number])
+
+    def files(self, one: NewPicture) -> list[Path]:
+        """The files of a picture, and its mask where it is kept out of sight."""
+        return [one.output(self.out, kind) for kind in self._kinds()]
+
+    def join(self, labelled: LabelledPictures) -> None:
+        """Write the files that hold all masks, where there are any."""
+        for one in self.joined.values() if labelled.sizes else ():
+            one.write(self.out / one.place, self._items(sorted(labelled.sizes)), self.run.classes)
+
+    def label(self, progress: Callable[[int, int], None]) -> LabelledPictures:
+        """Label those that have no masks yet; nothing is joined."""
         sizes: dict[int, tuple[int, int, float | None]] = {}
         marks: dict[str, str] = {}  # of the pictures on their way
         failed: dict[str, str] = {}
@@ -363,9 +419,7 @@ class _Work:
         for number, height, width, share in self.run.each(missing(), write, fail, confident):
             sizes[number], made = (height, width, share), made + 1
             tell()
-        for one in self.joined.values() if sizes else ():
-            one.write(self.out / one.place, self._items(sorted(sizes)), self.run.classes)
-        return LabelledPictures(self.pictures, sizes, made, failed, tuple(strange), self._outputs)
+        return LabelledPictures(self.pictures, sizes, made, failed, tuple(strange), self.outputs)
 
     def _write(self, one: NewPicture, found: Labelled, mark: str) -> None:
         """The files of a picture, each marked with what it was made of."""
@@ -419,7 +473,8 @@ class _Work:
             mask = read_mask(place).astype("uint8")
             yield MaskItem(one.key, mask, {int(label): float(score) for label, score in scores.items()}, one.path)
 
-    def _outputs(self, number: int) -> dict[str, str]:
+    def outputs(self, number: int) -> dict[str, str]:
+        """The files of a picture, by "mask", "palette", "color" and "confidence"."""
         return {
             "mask" if kind == "png" else kind: str(self.pictures[number].output(self.out, kind))
             for kind in visible(self.formats)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saot.data import parse_spec, said_of_masks
+from saot.data import Fingerprints, address_of, parse_spec, said_of_masks
 from saot.features import PRECISIONS, Padded, SizePolicy, parse_form
 from saot.recipes import (
     PAPER_BACKBONE,
@@ -210,8 +210,13 @@ def run_differences(
 
 
 def fingerprints_file(out: Path, store: Path | None) -> Path:
-    """Where fingerprints of pictures and masks are kept: in the store where one is named, for all its runs."""
-    return (out / "work" if store is None else store) / "fingerprints.jsonl"
+    """Where fingerprints of pictures and masks are kept: in the store where a folder is named, for all its runs."""
+    return (out / "work" if store is None or address_of(store) else store) / "fingerprints.jsonl"
+
+
+def seen_beside(store: Path) -> Fingerprints:
+    """What is remembered of files in a store; only within this process where the store lies at an address."""
+    return Fingerprints(None if address_of(store) else fingerprints_file(store, store))
 
 
 def size_folder(root: Path, size: str | None, sizes: Collection[str | None]) -> Path:
