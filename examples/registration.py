@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saot.transport import Support, TransportResult, solve_transport, squared_euclidean_cost
+from saot.transport import SolveSettings, Support, TransportResult, solve_quietly, squared_euclidean_cost
 
 STEPS, SHARPER, FIRST_EPSILON, LAST_EPSILON, TAU_RATIO, NEIGHBOURS = 30, 20, 0.2, 0.002, 4.0, 32
+SETTINGS = SolveSettings(tol=1e-3, gradient="none")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def by_transport(views: Views, balanced: bool = False) -> tuple[Tensor, Tensor, 
         else:
             cost = squared_euclidean_cost(moved, views.target, support=nearest_pairs(moved, views.target))
             tau = TAU_RATIO * epsilon
-        result = solve_transport(cost, epsilon=epsilon, tau=tau, tol=1e-3, gradient="none")
+        result = solve_quietly(cost, None, None, epsilon, tau, SETTINGS)  # early plans need not have converged
         mass = result.marginals[0]  # of a point without a partner it may be 0
         partner = result.apply_transpose(views.target) / mass.clamp(min=torch.finfo().tiny)[:, None]
         rotation, shift = rigid(views.source, partner, mass)

@@ -134,7 +134,9 @@ def test_every_name_that_is_used_is_known():
     """Neither ruff nor the type checker asks: both take one-axis shapes such as Float[Tensor, " n"] for names."""
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "json"]
     found = json.loads(
-        subprocess.run([*command, "src", "tests", "benchmarks"], cwd=ROOT.parents[1], capture_output=True).stdout
+        subprocess.run(
+            [*command, "src", "tests", "benchmarks", "examples"], cwd=ROOT.parents[1], capture_output=True
+        ).stdout
     )
     assert found, "the shapes are among them"
     unknown = []
