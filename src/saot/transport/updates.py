@@ -51,7 +51,10 @@ class LogUpdates:
 
     def sweeps(self, y: State, count: int) -> tuple[State, State]:
         """f and g after `count` times f from g and g from f, at least once."""
-        return _in_turn(self, y, count)
+        x, y = _in_turn(self, y)
+        for _ in range(1, count):
+            x, y = _in_turn(self, y)
+        return x, y
 
     def f(self, x: State) -> Tensor:
         """The potentials (..., n) themselves; 0 for tokens that take no part."""
@@ -220,16 +223,23 @@ class KernelUpdates:
         return self._y
 
     def sweeps(self, y: State, count: int) -> tuple[State, State]:
-        """f and g after `count` times f from g and g from f, at least once; by machine code while it keeps in range."""
-        x, pairs = None, self.problem.pairs
-        entered = self._entered(y, into_rows=True)
-        if entered is not None and entered[0].sweeps is not None:
-            kernel, scaling = entered
-            done, u, v = kernel.sweeps.run(scaling.flatten(), count)
-            if done > 0:
-                x, y = State(pairs.as_rows(u), kernel), State(pairs.as_cols(v), kernel)
-                self._x, self._y, count = x, y, count - done
-        return (x, y) if x is not None and count == 0 else _in_turn(self, y, count)
+        """f and g after `count` times f from g and g from f, at least once; by machine code where that can be."""
+        x = None
+        while x is None or count > 0:
+            x, y, done = self._by_machine_code(y, count) or (*_in_turn(self, y), 1)
+            count -= done
+        return x, y
+
+    def _by_machine_code(self, y: State, count: int) -> tuple[State, State, int] | None:
+        """f, g and the number of sweeps, up to `count`, that keep all scalings in range; None if that is none."""
+        kernel, scaling = self._entered(y, into_rows=True) or (None, y.values)
+        if kernel is None or kernel.sweeps is None:
+            return None
+        done, u, v = kernel.sweeps.run(scaling.flatten(), count)
+        if done == 0:
+            return None
+        self._x, self._y = State(self.problem.pairs.as_rows(u), kernel), State(self.problem.pairs.as_cols(v), kernel)
+        return self._x, self._y, done
 
     def f(self, x: State) -> Tensor:
         """Potentials (n,)."""
@@ -364,14 +374,11 @@ class KernelUpdates:
 Updates = LogUpdates | KernelUpdates
 
 
-def _in_turn(updates: Updates, y: State, count: int) -> tuple[State, State]:
-    """Both updates, `count` times, at least once."""
+def _in_turn(updates: Updates, y: State) -> tuple[State, State]:
+    """One sweep: f from g, and g from f."""
     x = updates.rows(y)
-    y = updates.cols(x)
-    for _ in range(1, count):
-        x = updates.rows(y)
-        y = updates.cols(x)
-    return x, y
+    return x, updates.cols(x)
+
 
 _LIMITS = {torch.float32: (45.0, 40.0, 1e-16, 12.0), torch.float64: (300.0, 350.0, 1e-100, 100.0)}
 
