@@ -4,10 +4,10 @@ A pass over a CSR matrix K makes scalings u_i = alpha_i (sum_j K_ij v_j)^-p. Eac
 thread does it, so results do not depend on the number of threads.
 """
 
-import functools
 import importlib
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -25,11 +25,22 @@ _barrier = types.ExternalFunction("saot_GOMP_barrier", types.void())
 _thread = types.ExternalFunction("saot_omp_get_thread_num", types.int32())
 _threads = types.ExternalFunction("saot_omp_get_num_threads", types.int32())
 
+_carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]  # public by its reference
 _LOG2_E = 1.4426950408889634
 _TINY, _MAX = 1.1754943508222875e-38, 3.4028234663852886e38  # normal numbers of float32
 
 
-@functools.partial(compiled, fastmath=True)
+def _exact(function: Callable[..., Any]) -> Any:
+    """Machine code whose every operation is rounded as written: the vectors of a loop and what remains agree."""
+    return compiled(function)
+
+
+def _sum(function: Callable[..., Any]) -> Any:
+    """Machine code that adds up in whatever order is quickest, the same for every row of a length."""
+    return compiled(function, fastmath=True)
+
+
+@_sum
 def _sums(offsets: Any, index: Any, values: Any, v: Any, out: Any):
     """out_i = sum_j K_ij v_j for the rows of these offsets."""
     for i in range(out.shape[0]):
@@ -40,7 +51,7 @@ def _sums(offsets: Any, index: Any, values: Any, v: Any, out: Any):
         out[i] = total
 
 
-@compiled
+@_exact
 def _log2(x: Any):
     """Of a normal float32, in float64, to 1e-11: of x = m 2^e by the series of artanh((m - 1) / (m + 1))."""
     bits = np.float32(x).view(np.int32)
@@ -54,16 +65,16 @@ def _log2(x: Any):
     return e + 2 * _LOG2_E * z * series
 
 
-@compiled
+@_exact
 def _exp2(y: Any):
-    """Of a float64 within +-126, rounded to float32: Taylor's series, to 1e-9, of what is left of the nearest integer."""
+    """Of a float64 within +-126, to float32: 2 to the nearest integer, times Taylor's series of the rest, to 1e-8."""
     whole = np.int32(y + 127.5) - 127
     r = (y - np.float64(whole)) / _LOG2_E
     series = 1 + r * (1 + r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040)))))))
     return np.float32(series) * np.int32((whole + 127) << 23).view(np.float32)
 
 
-@compiled
+@_exact
 def _scale(sums: Any, log_alpha: Any, power: Any, limit: Any):
     """Sums to scalings alpha_i sum_i^power, in place; how many of them are not within exp(+-limit).
 
@@ -80,7 +91,7 @@ def _scale(sums: Any, log_alpha: Any, power: Any, limit: Any):
     return wrong
 
 
-@compiled
+@_exact
 def _update(side: Any, v: Any, out: Any, limit: Any, parts: Any):
     """This thread's share of one update, from the other side's scalings v; how many leave the range."""
     edges, offsets, index, values, log_alpha, power = side
@@ -92,7 +103,7 @@ def _update(side: Any, v: Any, out: Any, limit: Any, parts: Any):
     return wrong
 
 
-@compiled
+@_exact
 def _sweeps(sizes: Any, limit: Any, rows: Any, cols: Any, u: Any, v: Any, left: Any):
     """Up to sizes[0] sweeps, of which sizes[5] says how many were done; v (2, m) holds the last two, the first in v[0].
 
@@ -118,26 +129,26 @@ def _sweeps(sizes: Any, limit: Any, rows: Any, cols: Any, u: Any, v: Any, left: 
         sizes[5] = done
 
 
-@compiled
+@_exact
 def _side(pointers: Any, at: Any, size: Any, pairs: Any, parts: Any):
     """One side's arrays: edges of the parts, offsets, indices, kernel values, log alpha, power."""
     return (
-        numba.carray(pointers[at], (parts + 1,)).view(np.int32),
-        numba.carray(pointers[at + 1], (size + 1,)).view(np.int32),
-        numba.carray(pointers[at + 2], (pairs,)).view(np.uint32),
-        numba.carray(pointers[at + 3], (pairs,)),
-        numba.carray(pointers[at + 4], (size,)),
-        numba.carray(pointers[at + 5], (size,)),
+        _carray(pointers[at], (parts + 1,)).view(np.int32),
+        _carray(pointers[at + 1], (size + 1,)).view(np.int32),
+        _carray(pointers[at + 2], (pairs,)).view(np.uint32),
+        _carray(pointers[at + 3], (pairs,)),
+        _carray(pointers[at + 4], (size,)),
+        _carray(pointers[at + 5], (size,)),
     )
 
 
 def _enter(pointers: Any):
     """What a thread is started with: addresses of 4-byte arrays, in the order of `sweeps.Sweeps`."""
-    sizes = numba.carray(pointers[0], (6,)).view(np.int32)
+    sizes = _carray(pointers[0], (6,)).view(np.int32)
     parts, n, m, pairs = sizes[1], sizes[2], sizes[3], sizes[4]
-    limit = np.float64(numba.carray(pointers[1], (1,))[0])
-    u, v = numba.carray(pointers[2], (n,)), numba.carray(pointers[3], (2, m))
-    left = numba.carray(pointers[4], (parts,)).view(np.int32)
+    limit = np.float64(_carray(pointers[1], (1,))[0])
+    u, v = _carray(pointers[2], (n,)), _carray(pointers[3], (2, m))
+    left = _carray(pointers[4], (parts,)).view(np.int32)
     _sweeps(sizes, limit, _side(pointers, 5, n, pairs, parts), _side(pointers, 11, m, pairs, parts), u, v, left)
 
 
@@ -146,4 +157,5 @@ try:
     _entry = numba.cfunc(_signature, cache=True)(inspect.unwrap(_enter))
 except RuntimeError:  # no folder for it
     _entry = numba.cfunc(_signature)(inspect.unwrap(_enter))
+assert _entry.address is not None
 ADDRESS: int = _entry.address

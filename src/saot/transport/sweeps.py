@@ -77,5 +77,5 @@ def _arrays(half: HalfSweep, parts: int) -> list[Tensor]:
     log_alpha = half.log_alpha.flatten().contiguous()
     edges = torch.searchsorted(offsets, torch.arange(parts + 1, dtype=torch.int32) * (values.numel() // parts))
     edges[0], edges[-1] = 0, log_alpha.numel()
-    power = torch.full_like(log_alpha, half.power) if isinstance(half.power, float) else half.power.contiguous()
+    power = half.power.contiguous() if isinstance(half.power, Tensor) else torch.full_like(log_alpha, half.power)
     return [edges.int(), offsets, index, values, log_alpha, power]

@@ -426,7 +426,7 @@ class _Half:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A stored kernel with its two shifts; scalings of it lie within exp(+-drift). `sweeps` does whole sweeps, if it can."""
+    """A stored kernel with its two shifts; scalings of it lie within exp(+-drift). `sweeps` is machine code or None."""
 
     rows: _Half
     cols: _Half
