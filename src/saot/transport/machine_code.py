@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 _TEAM = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
 
@@ -65,9 +64,8 @@ class Team:
         self._parallel = library.GOMP_parallel
         self.symbols = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _TEAM[1:]}
 
-    def run(self, address: int, arrays: list[Tensor], threads: int) -> None:
-        """Have up to `threads` threads call the function at an address, each with the addresses of the arrays' data."""
-        pointers = (ctypes.c_void_p * len(arrays))(*(t.data_ptr() for t in arrays))
+    def run(self, address: int, pointers: Any, threads: int) -> None:
+        """Have up to `threads` threads call the function at an address, each with the same array of pointers."""
         self._parallel(ctypes.c_void_p(address), pointers, ctypes.c_uint(threads), ctypes.c_uint(0))
 
 

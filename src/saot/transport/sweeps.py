@@ -1,5 +1,6 @@
 """Whole sweeps of the scaling form by machine code, with the extra `fast` (numba); None where torch has to do them."""
 
+import ctypes
 import functools
 from dataclasses import dataclass
 
@@ -33,19 +34,23 @@ class Sweeps:
     def __init__(self, code: tuple[Team, int], rows: HalfSweep, cols: HalfSweep, drift: float) -> None:
         self._team, self._address = code
         n, m, pairs = rows.log_alpha.numel(), cols.log_alpha.numel(), rows.matrix.values().numel()
-        self._threads = max(1, min(torch.get_num_threads(), pairs // _ALONE))
-        self._sizes = [self._threads, n, m, pairs]
-        self._fixed = [*_arrays(rows, self._threads), *_arrays(cols, self._threads)]
-        self._limit = torch.tensor([drift])
+        self._threads, self._n = max(1, min(torch.get_num_threads(), pairs // _ALONE)), n
+        self._sizes = (ctypes.c_int32 * 6)(0, self._threads, n, m, pairs, 0)
+        self._limit, self._left = ctypes.c_float(drift), (ctypes.c_int32 * self._threads)()
+        self._held = [*_arrays(rows, self._threads), *_arrays(cols, self._threads)]
+        own = [ctypes.addressof(self._sizes), ctypes.addressof(self._limit), 0, 0, ctypes.addressof(self._left)]
+        pointers = [*own, *(t.data_ptr() for t in self._held)]
+        self._pointers = (ctypes.c_void_p * len(pointers))(*pointers)
 
     def run(self, v: Tensor, count: int) -> tuple[int, Tensor, Tensor]:
         """How many of `count` sweeps from v (m,) kept all scalings in range; u (n,) and v (m,) after those."""
-        sizes = torch.tensor([count, *self._sizes, 0], dtype=torch.int32)
-        u, both = v.new_empty(self._sizes[1]), v.new_empty(2, v.numel())
+        u, both = v.new_empty(self._n), v.new_empty(2, v.numel())
         both[0] = v
-        left = torch.zeros(self._threads, dtype=torch.int32)
-        self._team.run(self._address, [sizes, self._limit, u, both, left, *self._fixed], self._threads)
-        done = int(sizes[5])
+        self._sizes[0] = count
+        self._pointers[2], self._pointers[3] = u.data_ptr(), both.data_ptr()
+        ctypes.memset(self._left, 0, ctypes.sizeof(self._left))
+        self._team.run(self._address, self._pointers, self._threads)
+        done = self._sizes[5]
         return done, u, both[done % 2]
 
 

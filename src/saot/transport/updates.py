@@ -51,9 +51,11 @@ class LogUpdates:
 
     def sweeps(self, y: State, count: int) -> tuple[State, State]:
         """f and g after `count` times f from g and g from f, at least once."""
-        x, y = _in_turn(self, y)
+        x = self.rows(y)
+        y = self.cols(x)
         for _ in range(1, count):
-            x, y = _in_turn(self, y)
+            x = self.rows(y)
+            y = self.cols(x)
         return x, y
 
     def f(self, x: State) -> Tensor:
@@ -224,22 +226,28 @@ class KernelUpdates:
 
     def sweeps(self, y: State, count: int) -> tuple[State, State]:
         """f and g after `count` times f from g and g from f, at least once; by machine code where that can be."""
-        x = None
-        while x is None or count > 0:
-            x, y, done = self._by_machine_code(y, count) or (*_in_turn(self, y), 1)
-            count -= done
+        x, y, done = self._some_sweeps(y, count)
+        while done < count:
+            x, y, more = self._some_sweeps(y, count - done)
+            done += more
         return x, y
 
-    def _by_machine_code(self, y: State, count: int) -> tuple[State, State, int] | None:
-        """f, g and the number of sweeps, up to `count`, that keep all scalings in range; None if that is none."""
-        kernel, scaling = self._entered(y, into_rows=True) or (None, y.values)
-        if kernel is None or kernel.sweeps is None:
-            return None
-        done, u, v = kernel.sweeps.run(scaling.flatten(), count)
-        if done == 0:
-            return None
-        self._x, self._y = State(self.problem.pairs.as_rows(u), kernel), State(self.problem.pairs.as_cols(v), kernel)
-        return self._x, self._y, done
+    def _some_sweeps(self, y: State, most: int) -> tuple[State, State, int]:
+        """f, g and how many sweeps they are: by machine code those up to `most` that keep in range, else one."""
+        self._y = y
+        entered = self._entered(y, into_rows=True)
+        if entered is None:
+            self._x = self._log_update(y, into_rows=True)
+            return self._x, self.cols(self._x), 1
+        kernel, scaling = entered
+        if kernel.sweeps is not None:
+            done, u, v = kernel.sweeps.run(scaling.flatten(), most)
+            if done > 0:
+                pairs = self.problem.pairs
+                self._x, self._y = State(pairs.as_rows(u), kernel), State(pairs.as_cols(v), kernel)
+                return self._x, self._y, done
+        x = self.rows(State(scaling, kernel))
+        return x, self.cols(x), 1
 
     def f(self, x: State) -> Tensor:
         """Potentials (n,)."""
@@ -372,12 +380,6 @@ class KernelUpdates:
 
 
 Updates = LogUpdates | KernelUpdates
-
-
-def _in_turn(updates: Updates, y: State) -> tuple[State, State]:
-    """One sweep: f from g, and g from f."""
-    x = updates.rows(y)
-    return x, updates.cols(x)
 
 
 _LIMITS = {torch.float32: (45.0, 40.0, 1e-16, 12.0), torch.float64: (300.0, 350.0, 1e-100, 100.0)}
