@@ -192,3 +192,27 @@ def test_powers_are_exact_to_float32(y, counted):
     assert math.isclose(float(sweep_code._exp2(y)), x, rel_tol=1.2e-7)
     short = float(torch.tensor(x))
     assert math.isclose(float(sweep_code._log2(short)), math.log2(short), rel_tol=1e-10, abs_tol=1e-10)
+
+
+def test_sums_and_scalings_out_of_range_are_counted():
+    pytest.importorskip("numba")
+    from saot.transport import sweep_code
+
+    sums = torch.tensor([1.0, 16.0, math.inf, math.nan, 0.0, 1e-40, 1.0, 1.0, 7.0])
+    log_alpha = torch.tensor([0.0, 0.0, 60.0, 0.0, 0.0, 0.0, 41.0, -41.0, -math.inf])
+    power = torch.full_like(sums, -0.75)
+    assert sweep_code._scale(sums.numpy(), log_alpha.numpy(), power.numpy(), 40.0) == 6
+    assert sums[[0, 1, 8]].tolist() == [1.0, 0.125, 0.0]
+    assert bool(sums.isfinite().all())
+
+
+def test_sweeps_in_the_log_domain_are_counted_one_by_one(monkeypatch):
+    cost = typed(clustered(), torch.float32)
+    log_update, calls = updates.KernelUpdates._log_update, []
+    monkeypatch.setattr(updates.KernelUpdates, "_enter", lambda self, *args: None)
+    monkeypatch.setattr(updates, "_MIN_PAIRS", 0)
+    monkeypatch.setattr(
+        updates.KernelUpdates, "_log_update", lambda self, *args, **kw: calls.append(1) or log_update(self, *args, **kw)
+    )
+    quiet_solve(cost, max_iter=7, tol=0)
+    assert len(calls) == 14
