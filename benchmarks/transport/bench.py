@@ -2,6 +2,10 @@
 
     python benchmarks/transport/bench.py [--only solve,gradient,pair,step,growth,iterations] [--repeats 9]
         [--out runs/bench-transport] [--peers-python .venv-bench/bin/python] [--figure docs/figures/transport.png]
+        [--base CHECKOUT]
+
+`--base` names a checkout of another commit (`git worktree add CHECKOUT COMMIT`), whose library is measured beside this
+one: its contenders are "..., at the base", and the list of claims begins with ratios to it.
 
 Every contender runs in a process of its own and they take turns, one repeat each. What is done stays done: the same
 command again goes on where it stopped, `--again` measures anew. A contender that cannot run says why in its line.
@@ -58,7 +62,9 @@ SECTIONS = {
 
 def main() -> None:
     options = _options()
-    setting = Setting(options.out.resolve(), options.repeats, options.threads, _peers(options.peers_python))
+    setting = Setting(
+        options.out.resolve(), options.repeats, options.threads, _peers(options.peers_python), _base(options.base)
+    )
     units = options.out / "units"
     units.mkdir(parents=True, exist_ok=True)
     for name in options.only:
@@ -91,6 +97,7 @@ def _report(options: argparse.Namespace, folder: Path) -> None:
     if newest is not None:
         wanted = ("date", "commit", "cpu", "instructions", "cores", "threads", "repeats", "memory_gib")
         wanted = [key for key in (*wanted, "python", "torch", "numpy") if key in newest]  # what is kept may be older
+        wanted += ["base"] if newest.get("base") else []
         head += [", ".join(f"{key} {newest[key]}" for key in wanted) + "; best of the repeats.", ""]
     text = "\n".join([*head, *claims_table(claims), *lines])
     print(text)
@@ -103,13 +110,11 @@ def _report(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _circumstances(setting: Setting) -> dict[str, Any]:
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=_ROOT, capture_output=True, text=True
-    )
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "commit": git.stdout.strip() if git.returncode == 0 else "unknown",
+        "commit": _commit(_ROOT),
         **machine.description(),
+        "base": "" if setting.base is None else _commit(setting.base),
         "threads": setting.threads,
         "repeats": setting.repeats,
         "python": platform.python_version(),
@@ -117,6 +122,19 @@ def _circumstances(setting: Setting) -> dict[str, Any]:
         "numpy": np.__version__,
         "saot": getattr(saot, "__version__", "here"),
     }
+
+
+def _commit(checkout: Path) -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    git = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    return git.stdout.strip() if git.returncode == 0 else "unknown"
+
+
+def _base(given: Path | None) -> Path | None:
+    """The checkout to compare with, if one is given."""
+    if given is not None and not (given / "benchmarks" / "transport" / "worker.py").exists():
+        raise SystemExit(f"--base {given} is no checkout with benchmarks/transport; make one with git worktree add")
+    return None if given is None else given.resolve()
 
 
 def _peers(given: Path | None) -> Path | None:
@@ -135,6 +153,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/bench-transport"))
     parser.add_argument("--peers-python", type=Path, help="default: .venv-bench/bin/python")
+    parser.add_argument("--base", type=Path, help="a checkout of another commit, to measure beside this one")
     parser.add_argument("--figure", type=Path, help="where to draw the tables as PNG")
     parser.add_argument("--again", action="store_true", help="measure anew what has been measured")
     options = parser.parse_args()

@@ -60,7 +60,7 @@ def draw(page: Path, path: Path, caption: str = "") -> None:
     for axes, (title, rows) in zip(upper.subplots(1, max(1, len(races)), squeeze=False)[0], races, strict=False):
         _bars(axes, rows, title)
     time, memory, counts = lower.subplots(1, 3)
-    if rows := table_under(text, "Growth: "):
+    if rows := [row for row in table_under(text, "Growth: ") if row.get("with") != "[fast]"]:
         _growth(time, memory, rows)
     if rows := table_under(text, "Iterations "):
         _iterations(counts, rows)

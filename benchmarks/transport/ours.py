@@ -50,10 +50,7 @@ def ours_updates(cost: SparseCost, iterations: int) -> Callable[[], tuple[torch.
 
     def run() -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            y = start
-            for _ in range(iterations):
-                x = updates.rows(y)
-                y = updates.cols(x)
+            x, y = updates.sweeps(start, iterations)
             return updates.f(x), updates.g(y)
 
     return run

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Entry:
         save: Keep its answer, for the error column.
         memory: Measure the memory of a call, in a fresh process.
         exact: Which exact answer is its own: "sparse", "dense" or "counting".
+        base: Is the library of the checkout that `--base` names, run by that checkout's own contender.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Entry:
     save: bool = False
     memory: bool = False
     exact: str = ""
+    base: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Setting:
     repeats: int
     threads: int
     peers_python: Path | None
+    base: Path | None = None  # a checkout of another commit to measure beside this one
     timeout: float = 900.0  # seconds, of a warm-up with its compilation, or of a call
 
     @property
@@ -77,7 +80,8 @@ class _Process:
 
     def start(self) -> dict[str, Any]:
         """Starts it and gives what it says when it has warmed up."""
-        command = [self._python(), str(_HERE / "worker.py"), self.entry.make]
+        here = _HERE if self.entry.base is False else self._checkout() / "benchmarks" / "transport"
+        command = [self._python(), str(here / "worker.py"), self.entry.make]
         command += ["--options", json.dumps(self.entry.options), "--threads", str(self.setting.threads)]
         if self.entry.alone:
             command += ["--hide", ",".join(FAST_MODULES)]
@@ -102,6 +106,11 @@ class _Process:
             self.popen.kill()
             self.popen.wait()
 
+    def _checkout(self) -> Path:
+        if self.setting.base is None:
+            raise NotRun("no checkout to compare with; see --base")
+        return self.setting.base
+
     def _python(self) -> str:
         if not self.entry.peer:
             return sys.executable
@@ -116,6 +125,8 @@ class _Process:
             environment[f"{name}_NUM_THREADS"] = threads
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=true intra_op_parallelism_threads={threads}"
         environment["CUDA_VISIBLE_DEVICES"] = ""
+        if self.entry.base:
+            environment["PYTHONPATH"] = str(self._checkout() / "src")
         if self.tight:  # large blocks go back to the system when freed, so that a second call shows its whole need
             environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
         return environment
@@ -136,6 +147,16 @@ class _Process:
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if line and not line[0].isspace() and "Error" in line]
         return (errors or lines or [f"ended with code {code}"])[-1][:200]
+
+
+def with_base(entries: dict[str, Entry], keys: tuple[str, ...], setting: Setting) -> dict[str, Entry]:
+    """The contenders, and where there is a checkout to compare with also what these keys are there, as "KEY_base"."""
+    if setting.base is None:
+        return entries
+    others = {
+        f"{key}_base": replace(entries[key], title=f"{entries[key].title}, at the base", base=True) for key in keys
+    }
+    return entries | others
 
 
 def race(entries: dict[str, Entry], setting: Setting) -> dict[str, dict[str, Any]]:

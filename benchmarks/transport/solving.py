@@ -7,8 +7,8 @@ import numpy as np
 import reference
 from machine import build_stream
 from problems import ITERATIONS, make_folder
-from race import Entry, Setting, race
-from tables import Claim, best_of, number, over, race_table, ratio, table
+from race import Entry, Setting, race, with_base
+from tables import Claim, base_claims, best_of, number, over, race_table, ratio, table
 
 TOKENS, K = 2592, 128
 _POT = ("pot", "pot_stabilized", "pot_invariant", "pot_torch", "pot_torch_stabilized")
@@ -31,6 +31,9 @@ def solve(setting: Setting) -> dict[str, Any]:
         "updates": ours("saot, 60 updates, kernel ready", "updates", True),
         "loop": ours("saot, loop alone, kernel made in it", "loop", True),
         "whole": ours("saot, whole call", "whole", True),
+        "updates_fast": ours("saot, 60 updates, kernel ready, [fast]", "updates", False),
+        "loop_fast": ours("saot, loop alone, kernel made in it, [fast]", "loop", False),
+        "whole_fast": ours("saot, whole call, [fast]", "whole", False),
         "stream": Entry("bound: 60 passes over the support", "machine:stream", streamed),
         "pot": peer("POT sinkhorn, numpy", "pot", method="sinkhorn"),
         "pot_stabilized": peer("POT sinkhorn_stabilized, numpy", "pot", method="sinkhorn_stabilized"),
@@ -51,12 +54,13 @@ def solve(setting: Setting) -> dict[str, Any]:
             exact="sparse",
         ),
     }
+    entries = with_base(entries, ("updates", "loop", "whole"), setting)
     return _with_errors(race(entries, setting), entries, Path(folder), "plan")
 
 
 def solve_report(outcomes: dict[str, Any]) -> tuple[list[str], list[Claim]]:
     """Table and claims."""
-    claims = []
+    claims = base_claims(outcomes, {"updates_fast": 1.8, "updates": 1, "whole_fast": 2, "whole": 1}, "solve")
     for key, title in (("updates", "60 updates, kernel ready"), ("loop", "loop, kernel made in it")):
         ours = outcomes.get(key, {}).get("best")
         claims += [
@@ -88,6 +92,7 @@ def gradient(setting: Setting) -> dict[str, Any]:
 
     entries = {
         "implicit": ours("saot, implicit", "implicit", True),
+        "implicit_fast": ours("saot, implicit, [fast]", "implicit", False),
         "unrolled": ours("saot, unrolled", "unrolled", True),
         "plain": Entry(
             "autograd through gather/scatter, torch, sparse",
@@ -104,6 +109,7 @@ def gradient(setting: Setting) -> dict[str, Any]:
         "ott_unrolled": peer("OTT, log domain, unrolled", "ott_gradient", "counting", 5, lse=True, implicit=False),
         "geomloss": peer("geomloss ot.solve (not exact)", "geomloss_gradient"),
     }
+    entries = with_base(entries, ("implicit",), setting)
     return _with_errors(race(entries, setting), entries, Path(folder), "gradient")
 
 
@@ -125,6 +131,7 @@ def gradient_report(outcomes: dict[str, Any]) -> tuple[list[str], list[Claim]]:
         ),
         Claim("gradient: saved MiB at 300 iterations over those at 10", growth, 1.0, False),
     ]
+    claims = base_claims(outcomes, {"implicit_fast": 1.6, "implicit": 1}, "gradient") + claims
     lines = ["### Solve and gradient of sum(w * plan) in the cost: same size", ""]
     lines += race_table(outcomes, {"/ implicit": "implicit"}, "gradient error", memory=True)
     rows = []

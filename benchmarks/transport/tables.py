@@ -67,6 +67,15 @@ def ratio(outcomes: Mapping[str, Outcome], above: str, below: str, key: str = "b
     return top / bottom if top is not None and bottom else None
 
 
+def base_claims(outcomes: Mapping[str, Outcome], goals: Mapping[str, float], what: str) -> list[Claim]:
+    """How many times as fast each of these contenders is as at the base; none where no base was measured."""
+    return [
+        Claim(f"{what}: {outcomes[key]['title']}, the base over it", ratio(outcomes, base, key), goal)
+        for key, goal in goals.items()
+        if (base := f"{key.removesuffix('_fast')}_base") in outcomes and key in outcomes
+    ]
+
+
 def best_of(outcomes: Mapping[str, Outcome], keys: Sequence[str]) -> float | None:
     """The fastest of several contenders, those that ran; None if none did."""
     times = [outcomes[key]["best"] for key in keys if "best" in outcomes.get(key, {})]

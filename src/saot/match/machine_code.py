@@ -4,15 +4,14 @@ Each goes over a matrix of the size of a plan once, where torch's own operations
 """
 
 import functools
-import inspect
-import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from saot.transport import compiled, share_out
 
 _LEAST = 2**20  # entries from which it pays: compiling, or reading what was compiled, takes as long as some of torch's
 
@@ -30,7 +29,7 @@ def l1_distances(x: Float[Tensor, "n k"], y: Float[Tensor, "m k"]) -> Float[Tens
     if kernel is None or y.dtype != x.dtype:
         return torch.cdist(x, y, p=1.0)
     out, columns = x.new_empty(len(x), len(y)), y.T.contiguous().numpy()
-    _share(len(x), lambda rows: kernel(x[rows].contiguous().numpy(), columns, out[rows].numpy()))
+    share_out(len(x), lambda rows: kernel(x[rows].contiguous().numpy(), columns, out[rows].numpy()))
     return out
 
 
@@ -81,45 +80,20 @@ def near_and_far(
         grids = torch.empty(3, (target[0] + len(far)) * (target[1] + side) + side, dtype=plan.dtype).numpy()
         kernel(held, part.start + block[0], written[part], *widths, target[0], target[1], above, grids)
 
-    _share(block[1] - block[0], work)
+    share_out(block[1] - block[0], work)
     return out
 
 
-def _share(count: int, work: Callable[[slice], object]) -> None:
-    """Do the work for slices of 0 .. count, in as many threads as torch has; plain threads that sleep when done."""
-    threads = min(torch.get_num_threads(), count)
-    if threads == 1:
-        work(slice(0, count))
-        return
-    edges = [count * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, [slice(*pair) for pair in itertools.pairwise(edges)]))
-
-
-def _kernel(name: str, like: Tensor, entries: int) -> Callable[..., None] | None:
+def _kernel(name: str, like: Tensor, entries: int) -> Callable[..., Any] | None:
     """The function as machine code; None where it is not to be had, or torch is as quick."""
     plain = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
     return _compiled(name) if plain and entries >= _LEAST and not like.requires_grad else None
 
 
 @functools.cache
-def _compiled(name: str) -> Callable[..., None] | None:
-    """Kept on disk for the next process where that can be."""
-    try:
-        import numba
-    except ImportError:
-        return None
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        function = inspect.unwrap(function)  # a run-time type checker may stand around it
-        try:
-            return numba.njit(nogil=True, cache=True)(function)
-        except RuntimeError:  # no folder for it
-            return numba.njit(nogil=True)(function)
-
-    if name == "_near_and_far":
-        globals().update({part: compiled(globals()[part]) for part in ("_sum_near", "_take_from_far")})
-    return compiled(globals()[name])
+def _compiled(name: str) -> Callable[..., Any] | None:
+    parts = (_sum_near, _take_from_far) if name == "_near_and_far" else ()
+    return compiled(globals()[name], *parts)
 
 
 def _l1_distances(x: Any, columns: Any, out: Any) -> None:

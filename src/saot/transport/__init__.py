@@ -1,7 +1,7 @@
 """Optimal transport on tensors: dense or on a support, unbalanced or balanced, with gradients.
 
 Read it in this order: `sinkhorn` (the call), `problem`, `loop`, `updates`, `implicit` (the gradient), `result`;
-`structure` and `fused` are the term of appendix D.
+`structure` and `fused` are the term of appendix D. `sweeps`, its `sweep_code` and `select` have machine code.
 """
 
 from .batch import block_diagonal, split_result
@@ -9,6 +9,7 @@ from .candidates import Candidates, Recall, measure_recall, topk_candidates, top
 from .cost import SparseCost, cosine_cost, squared_euclidean_cost
 from .fused import FusedResult, FusedSettings, solve_fused
 from .hierarchical import HierarchicalSupport, Regions, hierarchical_support, region_cost, region_plan
+from .machine_code import compiled, share_out
 from .multiscale import SearchedSupport, faiss_support, multiscale_support
 from .problem import Gradient, Reference, SolveSettings
 from .products import multiply, pair_dots
@@ -39,6 +40,7 @@ __all__ = [
     "TransportResult",
     "TransportStatus",
     "block_diagonal",
+    "compiled",
     "cosine_cost",
     "faiss_support",
     "grid_points",
@@ -49,6 +51,7 @@ __all__ = [
     "pair_dots",
     "region_cost",
     "region_plan",
+    "share_out",
     "solve_fused",
     "solve_quietly",
     "solve_transport",

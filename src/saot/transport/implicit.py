@@ -16,6 +16,7 @@ Backward passes that are to be differentiated again (`create_graph`) solve the s
 back is the transposed system, and take lam dT1 + mu dT2 by autograd: O(pairs) memory and derivatives of any order.
 """
 
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,26 +159,34 @@ class _PlanPoint:
         root_r, root_c = (torch.where(v.isfinite(), v.sqrt(), 0.0) for v in (self.r, self.c))
         return root_r, root_c
 
-    def symmetric(self) -> Tensor:
-        """M_ij = plan_ij / sqrt(r_i c_j)."""
-        pairs = self.problem.pairs
-        return (self.plan * pairs.spread_rows(self.r.rsqrt())).mul_(pairs.spread_cols(self.c.rsqrt()))
+    @functools.cached_property
+    def maps(self) -> tuple[Map, Map]:
+        """V -> plan v and u -> plan^T u."""
+        return plan_maps(self.plan, self.problem.pairs)
+
+    def symmetric_maps(self) -> tuple[Map, Map]:
+        """V -> M v and u -> M^T u with M_ij = plan_ij / sqrt(r_i c_j), which is never formed."""
+        (forward, backward), row, col = self.maps, self.r.rsqrt(), self.c.rsqrt()
+        return (lambda v: forward(v * col).mul_(row)), (lambda u: backward(u * row).mul_(col))
 
     def pulls(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """W_ij lam_i + V_ij mu_j on the pairs; sum_j V_ij mu_j; sum_i W_ij lam_i."""
-        pairs = self.problem.pairs
-        lam, mu = lam / self.r, mu / self.c
-        forward, backward = plan_maps(self.plan, pairs)
-        joint = (pairs.spread_rows(lam) + pairs.spread_cols(mu)).mul_(self.plan)
-        return joint, forward(mu), backward(lam)
+        pairs, per_row, per_col = self.problem.pairs, lam / self.r, mu / self.c
+        joint = (pairs.spread_rows(per_row) + pairs.spread_cols(per_col)).mul_(self.plan)
+        return joint, *self.pull_sums(lam, mu)
+
+    def pull_sums(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum_j V_ij mu_j; sum_i W_ij lam_i."""
+        forward, backward = self.maps
+        return forward(mu / self.c), backward(lam / self.r)
 
     def follow_rows(self, g: Tensor) -> Tensor:
         """Sum_j W_ij g_j, (..., n)."""
-        return plan_maps(self.plan, self.problem.pairs)[0](g) / self.r
+        return self.maps[0](g) / self.r
 
     def follow_cols(self, f: Tensor) -> Tensor:
         """Sum_i V_ij f_i, (..., m)."""
-        return plan_maps(self.plan, self.problem.pairs)[1](f) / self.c
+        return self.maps[1](f) / self.c
 
     def taking_part(self) -> tuple[Tensor, Tensor]:
         """Tokens that have a finite potential."""
@@ -213,11 +222,11 @@ class _Point:
         root_r = torch.where(rows, ((self.x + self.row_lse) / 2).exp(), 0.0)
         return root_r, torch.where(cols, ((self.y + self.col_lse) / 2).exp(), 0.0)
 
-    def symmetric(self) -> Tensor:
-        """M_ij = plan_ij / sqrt(r_i c_j)."""
+    def symmetric_maps(self) -> tuple[Map, Map]:
+        """V -> M v and u -> M^T u with M_ij = plan_ij / sqrt(r_i c_j)."""
         pairs = self.problem.pairs
         x, y = (self.x - self.row_lse) / 2, (self.y - self.col_lse) / 2
-        return (self.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(y)).exp()
+        return plan_maps((self.log_kernel + pairs.spread_rows(x) + pairs.spread_cols(y)).exp(), pairs)
 
     def pulls(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """W_ij lam_i + V_ij mu_j on the pairs; sum_j V_ij mu_j; sum_i W_ij lam_i."""
@@ -225,6 +234,10 @@ class _Point:
         by_row = self.softmax_rows(self.y) * pairs.spread_rows(lam)
         by_col = self.softmax_cols(self.x) * pairs.spread_cols(mu)
         return by_row + by_col, pairs.sum_rows(by_col), pairs.sum_cols(by_row)
+
+    def pull_sums(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum_j V_ij mu_j; sum_i W_ij lam_i."""
+        return self.pulls(lam, mu)[1:]
 
     def follow_rows(self, g: Tensor) -> Tensor:
         """Sum_j W_ij g_j, (..., n)."""
@@ -278,7 +291,7 @@ def _solve_adjoint(point: _PlanPoint | _Point, f_bar: Tensor, g_bar: Tensor) -> 
         f_bar, g_bar = (torch.where(v.isfinite(), b, 0.0) for v, b in ((point.r, f_bar), (point.c, g_bar)))
     root_r, root_c = point.roots()
     # x = b + H^-1 (b - H b): what a token of small mass is given leaves the system, where it would drown the others
-    _, row_pull, col_pull = point.pulls(f_bar, g_bar)
+    row_pull, col_pull = point.pull_sums(f_bar, g_bar)
     p = point.problem.damping
     u, v = _solve_symmetric(point, root_r, _divide(-p * row_pull, root_r), _divide(-p * col_pull, root_c))
     return f_bar + root_r * u + lam_out, g_bar + root_c * v + mu_out
@@ -303,7 +316,7 @@ def _solve_symmetric(
 ) -> tuple[Tensor, Tensor]:
     """The solution u, v of [I, pM; pM^T, I], up to the kernel that it has if balanced."""
     problem, p = point.problem, point.problem.damping
-    forward, backward = plan_maps(point.symmetric(), problem.pairs)
+    forward, backward = point.symmetric_maps()
     right = right_u - p * forward(right_v)
     parts = connected_parts(problem) if problem.balanced else None
 

@@ -43,7 +43,10 @@ def iterate(problem: Problem, settings: SolveSettings, start: Start | None = Non
 def sinkhorn(
     updates: Updates, settings: SolveSettings, starts: Accelerator | Plain, residual: Residual, first: Start
 ) -> Progress:
-    """The iterations of Eq. (8), with p = tau / (tau + epsilon) and a reference measure r_i r_j.
+    """The iterations of Eq. (8), with p = tau / (tau + epsilon) and a reference measure r_i r_j. A sweep is
+
+        f_i <- p epsilon (log(a_i / r_i) - LSE_j(log r_j + (g_j - C_ij) / epsilon)),
+        g_j <- p epsilon (log(b_j / r_j) - LSE_i(log r_i + (f_i - C_ij) / epsilon)).
 
     r = 1 ("counting") is Eq. (8) as printed, with u = f / epsilon and v = g / epsilon. For Eq. (1) r_i = a_i and
     r_j = b_j ("product"): then u = log a + f / epsilon, and log a is not damped. `x` and `y` are f and g in the form
@@ -51,14 +54,12 @@ def sinkhorn(
     """
     x, y = State(first.f), State(first.g)
     unchecked = settings.max_iter - 1 if settings.tol == 0 else 0  # with tol = 0 the last iteration alone is looked at
-    for _ in range(unchecked):
-        x = updates.rows(y)
-        y = updates.cols(x)
+    if unchecked > 0:
+        x, y = updates.sweeps(y, unchecked)
     start = updates.g(y)
     now = Progress.at(updates.f(x), start, unchecked)
     for sweep in range(unchecked, settings.max_iter):
-        x = updates.rows(y)  # f_i <- p epsilon (log(a_i / r_i) - LSE_j(log r_j + (g_j - C_ij) / epsilon)), Eq. (8)
-        y = updates.cols(x)  # g_j <- p epsilon (log(b_j / r_j) - LSE_i(log r_i + (f_i - C_ij) / epsilon)), Eq. (8)
+        x, y = updates.sweeps(y, 1)  # Eq. (8), as above
         f, g = updates.f(x), updates.g(y)
         error = residual.after(sweep + 1, start, f, g)
         now = now.after(f, g, error, settings.tol, residual.stuck)  # members that have ended are frozen

@@ -7,7 +7,6 @@ about 1.2 k entries a row, is looked at again.
 """
 
 import functools
-import inspect
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
+
+from .machine_code import compiled
 
 _GROUPS_PER_ENTRY = 2.5  # column groups for each entry wanted: fewer leave more survivors, more cost more to sort
 _PLAIN_ELEMENTS = 2**16  # blocks up to here are sorted
@@ -128,22 +129,9 @@ def numba_select(similarity: Float[Tensor, "rows m"], k: int, pool: ThreadPoolEx
 
 
 @functools.cache
-def _compiled() -> Callable[..., None] | None:
-    """`_select_rows` as machine code, kept on disk for the next process where that can be; None without numba."""
-    try:
-        import numba
-    except ImportError:
-        return None
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        function = inspect.unwrap(function)  # a run-time type checker may stand around it
-        try:
-            return numba.njit(nogil=True, cache=True)(function)
-        except RuntimeError:  # no folder for it
-            return numba.njit(nogil=True)(function)
-
-    globals()["_kth_largest"] = compiled(_kth_largest)  # which `_select_rows` calls
-    return compiled(_select_rows)
+def _compiled() -> Callable[..., Any] | None:
+    """`_select_rows` as machine code; None without numba."""
+    return compiled(_select_rows, _kth_largest)
 
 
 def _kth_largest(values: Any, count: Any, k: Any, bins: Any):

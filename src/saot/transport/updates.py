@@ -15,6 +15,7 @@ from torch import Tensor
 from .pairs import DensePairs, Pairs, SparsePairs, largest_exponent
 from .problem import Problem, Side
 from .products import csr, csr_transposed, has_sparse_kernels
+from .sweeps import HalfSweep, Sweeps, sweeps_of
 
 _MIN_PAIRS = 4096  # below this a log-sum-exp costs no more than its overhead
 
@@ -47,6 +48,15 @@ class LogUpdates:
     def cols(self, x: State) -> State:
         """g from f."""
         return State(self._relax(self.problem.cols, self.lse_cols(x.values)))
+
+    def sweeps(self, y: State, count: int) -> tuple[State, State]:
+        """f and g after `count` times f from g and g from f, at least once."""
+        x = self.rows(y)
+        y = self.cols(x)
+        for _ in range(1, count):
+            x = self.rows(y)
+            y = self.cols(x)
+        return x, y
 
     def f(self, x: State) -> Tensor:
         """The potentials (..., n) themselves; 0 for tokens that take no part."""
@@ -214,6 +224,31 @@ class KernelUpdates:
         self._y = self._update(x, into_rows=False)
         return self._y
 
+    def sweeps(self, y: State, count: int) -> tuple[State, State]:
+        """f and g after `count` times f from g and g from f, at least once; by machine code where that can be."""
+        x, y, done = self._some_sweeps(y, count)
+        while done < count:
+            x, y, more = self._some_sweeps(y, count - done)
+            done += more
+        return x, y
+
+    def _some_sweeps(self, y: State, most: int) -> tuple[State, State, int]:
+        """f, g and how many sweeps they are: by machine code those up to `most` that keep in range, else one."""
+        self._y = y
+        entered = self._entered(y, into_rows=True)
+        if entered is None:
+            self._x = self._log_update(y, into_rows=True)
+            return self._x, self.cols(self._x), 1
+        kernel, scaling = entered
+        if kernel.sweeps is not None:
+            done, u, v = kernel.sweeps.run(scaling.flatten(), most)
+            if done > 0:
+                pairs = self.problem.pairs
+                self._x, self._y = State(pairs.as_rows(u), kernel), State(pairs.as_cols(v), kernel)
+                return self._x, self._y, done
+        x = self.rows(State(scaling, kernel))
+        return x, self.cols(x), 1
+
     def f(self, x: State) -> Tensor:
         """Potentials (n,)."""
         return x.values if x.kernel is None else self._potential(x.kernel.rows, x.values, self.problem.rows)
@@ -223,12 +258,10 @@ class KernelUpdates:
         return y.values if y.kernel is None else self._potential(y.kernel.cols, y.values, self.problem.cols)
 
     def _update(self, state: State, into_rows: bool) -> State:
-        kernel, scaling = self._kernel, state.values
-        if kernel is None or state.kernel is not kernel:
-            entered = self._enter(self.g(state) if into_rows else self.f(state), into_rows)
-            if entered is None:
-                return self._log_update(state, into_rows)
-            kernel, scaling = entered
+        entered = self._entered(state, into_rows)
+        if entered is None:
+            return self._log_update(state, into_rows)
+        kernel, scaling = entered
         half = kernel.rows if into_rows else kernel.cols
         pairs = self.problem.pairs
         sums = torch.mv(half.matrix, scaling.flatten())
@@ -240,6 +273,12 @@ class KernelUpdates:
         potential = self._potential(half, power * half.alpha, self.problem.rows if into_rows else self.problem.cols)
         self._kernel = None
         return State(potential) if bool(potential.isfinite().all()) else self._log_update(state, into_rows)
+
+    def _entered(self, state: State, into_rows: bool) -> "tuple[Kernel, Tensor] | None":
+        """The kernel of the moment and a side's scalings of it; None if there is none."""
+        if self._kernel is not None and state.kernel is self._kernel:
+            return self._kernel, state.values
+        return self._enter(self.g(state) if into_rows else self.f(state), into_rows)
 
     def _log_update(self, state: State, into_rows: bool) -> State:
         if into_rows:
@@ -319,7 +358,8 @@ class KernelUpdates:
                     return None
             wide_drift = drift
         rows = self._half(by_row, problem.rows, s, top, wide_drift)
-        return Kernel(rows, self._half(by_col, problem.cols, t, top, wide_drift), wide_drift)
+        cols = self._half(by_col, problem.cols, t, top, wide_drift)
+        return Kernel(rows, cols, wide_drift, sweeps_of(rows.for_sweeps(), cols.for_sweeps(), wide_drift))
 
     def _half(self, matrix: Tensor, side: Side, shift: Tensor, top: Tensor, drift: float) -> "_Half":
         p = self._damping
@@ -329,6 +369,7 @@ class KernelUpdates:
         return _Half(
             matrix=matrix,
             power=-p,
+            log_alpha=torch.where(side.active, log_alpha, -torch.inf),
             alpha=torch.where(side.active, log_alpha.exp(), 0.0),
             idle=None if bool(side.active.all()) else ~side.active,
             base=shift - side.log_reference,
@@ -340,6 +381,7 @@ class KernelUpdates:
 
 Updates = LogUpdates | KernelUpdates
 
+
 _LIMITS = {torch.float32: (45.0, 40.0, 1e-16, 12.0), torch.float64: (300.0, 350.0, 1e-100, 100.0)}
 
 
@@ -350,6 +392,7 @@ class _Half:
     Attributes:
         matrix: From the other side's scalings to this side's sums.
         power: -p.
+        log_alpha: Its logarithm; -inf for tokens that take no part.
         alpha: Factor of the power of the sums; 0 for tokens that take no part.
         idle: Tokens that take no part, or None if there are none.
         base: potential / epsilon is log scaling + base.
@@ -360,12 +403,20 @@ class _Half:
 
     matrix: Tensor
     power: float | Tensor
+    log_alpha: Tensor
     alpha: Tensor
     idle: Tensor | None
     base: Tensor
     low: float | Tensor
     middle: float | Tensor
     high: float | Tensor
+
+    def for_sweeps(self) -> HalfSweep:
+        """The same for machine code."""
+        power = self.power
+        if isinstance(power, Tensor):
+            power = power.expand(self.log_alpha.shape).flatten()
+        return HalfSweep(self.matrix, self.log_alpha, power)
 
     def holds(self, power: Tensor) -> bool:
         """Whether the powers of the sums make scalings within the kernel's drift."""
@@ -377,11 +428,12 @@ class _Half:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A stored kernel with its two shifts; scalings of it lie within exp(+-drift)."""
+    """A stored kernel with its two shifts; scalings of it lie within exp(+-drift). `sweeps` is machine code or None."""
 
     rows: _Half
     cols: _Half
     drift: float
+    sweeps: Sweeps | None
 
 
 def _number(x: Tensor) -> float | Tensor:
