@@ -391,7 +391,8 @@ def _write_torch(network: PictureNetwork, metadata: dict[str, Any], file: Any) -
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the notes of exporters, which are for whoever writes them."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "")  # onnxruntime takes the root
+    loggers = [logging.getLogger(name) for name in names]
     before = [one.level for one in loggers]
     try:
         for one in loggers:
