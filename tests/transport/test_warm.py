@@ -14,10 +14,12 @@ from saot.transport import (
     PointGeometry,
     SparseCost,
     block_diagonal,
+    residual,
     solve_fused,
     solve_transport,
     split_result,
 )
+from saot.transport.newton import plan_error
 
 TAUS = (0.3, 3.0, 30.0, math.inf)  # plain; accelerated; the same, all but balanced; balanced
 
@@ -68,6 +70,20 @@ def test_slowly_changing_costs_take_half_the_iterations(form, tau):
         assert bool(warm.converged)
         assert float((warm.plan_values - cold.plan_values).abs().sum()) <= 2e-4 * float(cold.mass)
     assert 2 * totals["warm"] <= totals["cold"]
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_a_warm_start_that_a_few_sweeps_end_takes_no_newton_step(form, monkeypatch):
+    """One costs as much as dozens of sweeps, on dense costs."""
+    cost, a, b = _problem(form, large=True)
+    cold = solve_transport(cost, a, b, 0.1, 1.0, max_iter=2000)
+    taken = []
+    monkeypatch.setattr(residual, "plan_error", lambda *problem: taken.append(problem) or plan_error(*problem))
+    changed = _changed(cost, 0.001 * _noise(cost, 1))
+    warm = solve_transport(changed, a, b, 0.1, 1.0, max_iter=2000, init=cold.potentials)
+    assert bool(warm.converged) and 1 < int(warm.iterations) <= 5 and not taken
+    solve_transport(changed, a, b, 0.1, math.inf, max_iter=2000, init=cold.potentials)
+    assert taken
 
 
 @pytest.mark.parametrize("tau", TAUS)

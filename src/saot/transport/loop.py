@@ -34,7 +34,7 @@ def iterate(problem: Problem, settings: SolveSettings, start: Start | None = Non
         start = Start(torch.zeros_like(problem.rows.weight), torch.zeros_like(problem.cols.weight))
     updates = KernelUpdates(problem, State(start.f) if warm else None) if fast else LogUpdates(problem)
     slow = settings.tol > 0 and not differentiable and Accelerator.is_worth_it(problem)
-    residual = Residual(problem, settings, warm)
+    residual = Residual(problem, settings)
     starts = Accelerator(problem, warm) if slow else Plain()
     end = sinkhorn(updates, settings, starts, residual, start)
     return _finish(problem, end, residual, updates.log)

@@ -32,9 +32,8 @@ _PATIENCE = 3  # Newton steps of which none halves the error
 class Residual:
     """The residual after each sweep; every member of a batch by itself."""
 
-    def __init__(self, problem: Problem, settings: SolveSettings, warm: bool = False) -> None:
+    def __init__(self, problem: Problem, settings: SolveSettings) -> None:
         self.problem, self.tol, self.last = problem.detach(), float(settings.tol), settings.max_iter
-        self._at_once = warm or self.problem.balanced  # the first sweep within reach may be the last one needed
         damping = self.problem.damping.squeeze(-1)
         self._asks = (damping.square() > _LOOSE) & (settings.tol > 0)  # members that have a Newton step taken
         self._any_asks = bool(self._asks.any())
@@ -97,7 +96,7 @@ class Residual:
     def _ask(self, sweep: int, near: Tensor, now: Tensor, f: Tensor, g: Tensor) -> None:
         """Take Newton's step for the members that are near, and due; `now` at once."""
         wait = max(_WAIT, sweep // 4)
-        first = sweep if self._at_once else sweep + wait
+        first = sweep if self.problem.balanced else sweep + wait  # balanced, nothing else can end it
         self._due = torch.where(near, self._due.clamp(max=first), self._due)
         due = near & ((self._due <= sweep) | (sweep == self.last) | now)
         if bool(due.any()):
