@@ -389,21 +389,26 @@ def _project_balanced(
     epsilon = problem.settings.epsilon
     for number in range(len(plan)):
         rows, columns = problem.source[number].nonzero()[:, 0], problem.target[number].nonzero()[:, 0]
-        before = plan[number][rows][:, columns] * len(columns)  # over a b^T
+        whole = (len(rows), len(columns)) == plan[number].shape
+        cost, before = (x.clone() if whole else x[rows][:, columns] for x in (new[number], plan[number]))
+        before.mul_(len(columns)).log_()  # log(plan / a b^T)
         eta = float(step[number])
-        gradient = new[number][rows][:, columns] + epsilon * before.log().clamp(min=-1e30)
+        cost.add_(before.clamp(min=-1e30), alpha=epsilon).sub_(before, alpha=1 / eta)
         solved = solve_transport(
-            gradient - before.log() / eta,
+            cost,
             epsilon=1 / eta,
             tau=math.inf,
             max_iter=1000,
-            tol=1e-6 if gradient.dtype == torch.float64 else 1e-5,  # rounding leaves about 1e-6 in float32
+            tol=1e-6 if cost.dtype == torch.float64 else 1e-5,  # rounding leaves about 1e-6 in float32
             gradient="none",
             init=potentials[number] if problem.settings.warm else None,
         )
         potentials[number] = solved.potentials
-        new[number] = 0
-        new[number].index_put_((rows[:, None], columns[None]), solved.plan * len(rows))
+        if whole:
+            torch.mul(solved.plan, len(rows), out=new[number])
+        else:
+            new[number] = 0
+            new[number].index_put_((rows[:, None], columns[None]), solved.plan * len(rows))
 
 
 # Eq. (4) for a plan

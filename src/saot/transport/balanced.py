@@ -46,6 +46,9 @@ def connected_parts(problem: Problem) -> Parts:
 
     A token of weight zero is in a part of its candidates, for its potential alone.
     """
+    whole = _one_part(problem)
+    if whole is not None:
+        return whole
     pairs, rows, cols = problem.pairs, problem.rows, problem.cols
     with torch.no_grad():
         exists = torch.zeros_like(pairs.cost)
@@ -65,6 +68,19 @@ def connected_parts(problem: Problem) -> Parts:
                 labels = row_label.clamp(min=0).long(), col_label.clamp(min=0).long()
                 return Parts(*labels, row_label >= 0, col_label >= 0)
             label = new
+
+
+def _one_part(problem: Problem) -> Parts | None:
+    """All tokens as one part, where every pair may carry mass; None where that is not so, or not seen at once."""
+    pairs, rows, cols = problem.pairs, problem.rows, problem.cols
+    if not isinstance(pairs, DensePairs) or pairs.finite is not None:
+        return None
+    if not bool((rows.active.any(-1) & cols.active.any(-1)).all()):
+        return None
+    order = torch.arange(rows.weight.shape[-1], device=rows.weight.device)
+    label = torch.where(rows.active, order, 0).amax(-1, keepdim=True)
+    labels = label.expand_as(rows.weight), label.expand_as(cols.weight)
+    return Parts(*labels, torch.ones_like(rows.active), torch.ones_like(cols.active))
 
 
 def fix_gauge(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,8 @@ from torch import Tensor
 from .balanced import connected_parts, project_out
 from .conjugate import conjugate_gradients
 from .implicit import plan_maps
-from .plan import make_plan, plan_values
+from .pairs import Pairs
+from .plan import Plan, make_plan, plan_values
 from .problem import Problem, Side
 
 _TOL = 1e-3  # of the right-hand side
@@ -42,16 +43,30 @@ class PlanError:
 
 
 @torch.no_grad()
-def plan_error(problem: Problem, f: Tensor, g: Tensor) -> PlanError:
-    """The error of the plan that the problem's own type makes of f (..., n) and g (..., m); found in float64."""
-    found, unit = plan_values(problem.detach(), f, g), torch.finfo(f.dtype).eps
+def plan_error(problem: Problem, f: Tensor, g: Tensor, enough: float = 0.0) -> PlanError:
+    """The error of the plan that the problem's own type makes of f (..., n) and g (..., m); found in float64.
+
+    Args:
+        problem: As it is solved.
+        f: Potentials of rows.
+        g: Of columns.
+        enough: A bound of the distance will do where it is at most this: it needs no pass over the pairs.
+    """
+    own, unit = (problem.detach(), f, g), torch.finfo(f.dtype).eps
     problem, f, g = problem.detach().double(), f.double(), g.double()
     pairs, p = problem.pairs, problem.damping
     plan = make_plan(problem, f, g)
     s, t = (goal(problem, side, v) for side, v in ((problem.rows, f), (problem.cols, g)))
     root_r, root_c = ((p * sums + (1 - p) * want).sqrt() for sums, want in ((plan.rows, s), (plan.cols, t)))
     inverse_r, inverse_c = (torch.where(root > 0, 1 / root, 0.0) for root in (root_r, root_c))
-    forward, backward = plan_maps(plan.values * pairs.spread_rows(inverse_r) * pairs.spread_cols(inverse_c), pairs)
+    along_rows, along_cols = plan_maps(plan.values, pairs)
+
+    def forward(v: Tensor) -> Tensor:
+        return along_rows(v * inverse_c) * inverse_r
+
+    def backward(u: Tensor) -> Tensor:
+        return along_cols(u * inverse_r) * inverse_c
+
     row_slope, col_slope = (s - plan.rows) * inverse_r, (t - plan.cols) * inverse_c
     parts = connected_parts(problem) if problem.balanced else None
 
@@ -63,20 +78,37 @@ def plan_error(problem: Problem, f: Tensor, g: Tensor) -> PlanError:
         lambda u: u - p.square() * forward(backward(u)), right, project, _TOL, _MAX_ITER
     )
     v = col_slope - p * backward(u)
-    # y / epsilon = p (u, v) / root: epsilon itself cancels
-    step = pairs.scalar(p) * (pairs.spread_rows(u * inverse_r) + pairs.spread_cols(v * inverse_c))
-    grown = torch.where(step > 0, step.clamp(max=_STEEP).exp(), 1 + step)  # a pair without mass may be to gain some
-    moved = (pairs.sum_all((plan.values * grown - found).abs()) / pairs.sum_all(found)).squeeze(-1)
-    # where parts are linked by next to no mass, a step cannot mend what the marginals miss; it has to go that way
-    missed = left * torch.linalg.vector_norm(right, dim=-1) / plan.mass.squeeze(-1).sqrt()
-    moved = moved + torch.where(left > 1.001 * _TOL, _WAY * missed, 0.0)
-    known = moved.isfinite() & ~unfinished
+    step = p * u * inverse_r, p * v * inverse_c  # y / epsilon: epsilon itself cancels
     size = (plan.rows * _inside(problem.rows, f).abs()).sum(-1) + (plan.cols * _inside(problem.cols, g).abs()).sum(-1)
     size = size + pairs.sum_all((plan.values * problem.finite_cost).abs()).squeeze(-1)
-    return PlanError(
-        torch.where(problem.rows.active.any(-1), torch.where(known, moved, torch.inf), 0.0),
-        unit / 2 * size / (problem.epsilon * plan.mass).squeeze(-1),
-    )
+    rounding = unit / 2 * size / (problem.epsilon * plan.mass).squeeze(-1)
+    # where parts are linked by next to no mass, a step cannot mend what the marginals miss; it has to go that way
+    missed = left * torch.linalg.vector_norm(right, dim=-1) / plan.mass.squeeze(-1).sqrt()
+    way = torch.where(left > 1.001 * _TOL, _WAY * missed, 0.0)
+    moved = _most_moved(plan, *step) + 4 * rounding + 8 * unit + way
+    if not bool(((moved <= enough) & ~unfinished).all()):
+        moved = _moved(plan.values, plan_values(*own), pairs, *step) + way
+    known = moved.isfinite() & ~unfinished
+    distance = torch.where(problem.rows.active.any(-1), torch.where(known, moved, torch.inf), 0.0)
+    return PlanError(distance, rounding)
+
+
+def _moved(values: Tensor, found: Tensor, pairs: Pairs, row_step: Tensor, col_step: Tensor) -> Tensor:
+    """|P (1 + y_i + y_j) - found|_1 over the mass of `found`, the plan in the problem's own type, (...)."""
+    step = pairs.spread_rows(row_step) + pairs.spread_cols(col_step)
+    grown = torch.where(step > 0, step.clamp(max=_STEEP).exp(), 1 + step)  # a pair without mass may be to gain some
+    return (pairs.sum_all((values * grown - found).abs()) / pairs.sum_all(found)).squeeze(-1)
+
+
+def _most_moved(plan: Plan, row_step: Tensor, col_step: Tensor) -> Tensor:
+    """A bound of |P (1 + y_i + y_j) - P|_1 over the mass of P, of the tokens' own sums alone, (...).
+
+    exp(x) - 1 <= x exp(x), and what is moved between both sides does not enter.
+    """
+    mean = (plan.rows * row_step).sum(-1, keepdim=True) / plan.mass
+    rows, cols = (row_step - mean).abs(), (col_step + mean).abs()
+    most = (rows.amax(-1) + cols.amax(-1)).exp()
+    return most * ((plan.rows * rows).sum(-1) + (plan.cols * cols).sum(-1)) / plan.mass.squeeze(-1)
 
 
 def goal(problem: Problem, side: Side, potential: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class Residual:
         self._due = torch.where(near, self._due.clamp(max=first), self._due)
         due = near & ((self._due <= sweep) | (sweep == self.last) | now)
         if bool(due.any()):
-            error = plan_error(self.problem, f, g)
+            error = plan_error(self.problem, f, g, SHARE * self.tol)
             distance, rounding = (e.to(self._error.dtype) / SHARE for e in (error.distance, error.rounding))
             self._error = torch.where(due, distance, self._error)
             self._due = torch.where(due, sweep + wait, self._due)
