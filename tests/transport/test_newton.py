@@ -9,7 +9,7 @@ from helpers.reference import reference_plan
 from helpers.transport import clustered, sample
 from torch.testing import assert_close
 
-from saot.transport import solve_transport
+from saot.transport import SparseCost, balanced, solve_transport
 from saot.transport.newton import plan_error
 from saot.transport.problem import build_problem
 
@@ -68,3 +68,37 @@ def test_members_of_a_batch_are_each_what_they_are_alone_and_one_without_pairs_i
     for i, cost in ((0, s.cost), (2, 2 * s.cost)):
         alone = plan_error(build_problem(cost, s.a, s.b, 0.1, 5.0, "product"), f[i], g[i]).distance
         assert_close(found[i], alone, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("tau", [50.0, math.inf])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_bound_does_where_it_is_enough_and_is_no_less_than_the_distance(sparse, tau, kind):
+    s = sample(5, 30, 20, balanced=True)
+    cost = SparseCost(s.sparse.values.to(kind), s.sparse.support) if sparse else s.cost.to(kind)
+    a, b = s.a.to(kind), s.b.to(kind)
+    problem = build_problem(cost, a, b, 0.05, tau, "product")
+    taken = 0
+    for sweeps in (4, 16, 64, 256):
+        potentials = solve_transport(cost, a, b, 0.05, tau, "product", sweeps, tol=0).potentials
+        f, g = (v + shift for v, shift in zip(potentials, (10.0, -10.0), strict=True))  # a gauge does not enter
+        exact, bound = plan_error(problem, f, g).distance, plan_error(problem, f, g, enough=0.5).distance
+        assert float(bound) >= float(exact) and (float(bound) <= 0.5 or float(bound) == float(exact))
+        assert float(plan_error(problem, f, g, enough=float(bound) / 2).distance) <= float(bound)
+        taken += int(float(bound) > float(exact))
+    assert taken
+
+
+def test_tokens_of_dense_finite_costs_are_one_part_as_the_search_says(monkeypatch):
+    s = sample(8)
+    a, b = s.a.clone(), s.b.clone()
+    a[[0, -1]], b[1] = 0, 0  # no part of the plan, but of the potentials
+    for weights in ((a, b), (s.a, s.b), (torch.zeros_like(a), b)):
+        problem = build_problem(torch.stack([s.cost, 2 * s.cost]), *weights, 0.1, math.inf, "product")
+        at_once = balanced.connected_parts(problem)
+        with monkeypatch.context() as patch:
+            patch.setattr(balanced, "_one_part", lambda problem: None)
+            searched = balanced.connected_parts(problem)
+        for one, other in zip(vars(at_once).values(), vars(searched).values(), strict=True):
+            assert torch.equal(one.expand_as(other), other)
+    assert balanced._one_part(build_problem(s.masked, s.a, s.b, 0.1, math.inf, "product")) is None
