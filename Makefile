@@ -43,7 +43,7 @@ $(VENV)/.ready-ray: $(VENV)/.ready-test
 	$(PIP) -e '.[ray]'
 	touch $@
 
-test-ray: $(VENV)/.ready-ray  ## what CI checks besides: a Ray cluster of several machines in one, some of which die; a few minutes
+test-ray: $(VENV)/.ready-ray  ## a Ray cluster of several machines in one, some of which die; a few minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/deploy/test_ray.py
 
 # What speaks S3 asks for an older python-dateutil than constraints.txt has, so it has a place of its own.
