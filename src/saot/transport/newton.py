@@ -86,8 +86,9 @@ def plan_error(problem: Problem, f: Tensor, g: Tensor, enough: float = 0.0) -> P
     missed = left * torch.linalg.vector_norm(right, dim=-1) / plan.mass.squeeze(-1).sqrt()
     way = torch.where(left > 1.001 * _TOL, _WAY * missed, 0.0)
     moved = _most_moved(plan, *step) + 4 * rounding + 8 * unit + way
-    if not bool(((moved <= enough) & ~unfinished).all()):
-        moved = _moved(plan.values, plan_values(*own), pairs, *step) + way
+    within = (moved <= enough) & ~unfinished
+    if not bool(within.all()):  # a member does not feel what its neighbours need
+        moved = torch.where(within, moved, _moved(plan.values, plan_values(*own), pairs, *step) + way)
     known = moved.isfinite() & ~unfinished
     distance = torch.where(problem.rows.active.any(-1), torch.where(known, moved, torch.inf), 0.0)
     return PlanError(distance, rounding)
