@@ -1,6 +1,6 @@
 """Two views of an outline brought together in spite of outliers: the second scene of docs/gallery.md.
 
-    python examples/registration.py [--seeds 30] [--first 0] [--figure docs/figures/gallery-registration.png]
+    python examples/registration.py [--seeds 20] [--first 0] [--figure docs/figures/gallery-registration.png]
 
 Each view has three quarters of the outline, and 30 % of its points belong to nothing. Prints a table of errors.
 """
