@@ -15,6 +15,7 @@ from saot.transport import (
     TransportStatus,
     block_diagonal,
     machine_code,
+    passes,
     solve_transport,
     split_result,
     sweeps,
@@ -28,8 +29,8 @@ pytestmark = pytest.mark.skipif(machine_code.torch_team() is None, reason="torch
 def counted(monkeypatch):
     """Machine code for small problems too, in as many parts as there are threads; sweeps asked for and done."""
     pytest.importorskip("numba")
-    monkeypatch.setattr(sweeps, "_LEAST", 0)
-    monkeypatch.setattr(sweeps, "_ALONE", 1)
+    monkeypatch.setattr(passes, "_LEAST", 0)
+    monkeypatch.setattr(passes, "_ALONE", 1)
     monkeypatch.setattr(updates, "_MIN_PAIRS", 0)
     seen, run = [], sweeps.Sweeps.run
 
@@ -44,7 +45,7 @@ def counted(monkeypatch):
 
 def _by_torch(monkeypatch, solve):
     with monkeypatch.context() as patch:
-        patch.setattr(updates, "sweeps_of", lambda *args: None)
+        patch.setattr(passes, "_machine_code", lambda: None)
         return solve()
 
 
@@ -149,21 +150,21 @@ def test_what_is_not_for_machine_code_is_left_to_torch(counted, monkeypatch):
     quiet_solve(cost.dense(), a=a)
     quiet_solve(typed(cost, DOUBLE), a=a.double())
     assert not counted
-    monkeypatch.setattr(sweeps, "_LEAST", cost.support.nnz + 1)
+    monkeypatch.setattr(passes, "_LEAST", cost.support.nnz + 1)
     quiet_solve(cost, a=a)
     assert not counted
-    monkeypatch.setattr(sweeps, "_LEAST", cost.support.nnz)
+    monkeypatch.setattr(passes, "_LEAST", cost.support.nnz)
     quiet_solve(cost, a=a)
     assert counted
 
 
 def test_without_numba_or_torch_s_threads_there_is_none(monkeypatch):
-    assert sweeps._machine_code.__wrapped__() is not None or "numba" not in sys.modules
-    monkeypatch.setitem(sys.modules, "saot.transport.sweep_code", None)
-    assert sweeps._machine_code.__wrapped__() is None
+    assert passes._machine_code.__wrapped__() is not None or "numba" not in sys.modules
+    monkeypatch.setitem(sys.modules, "saot.transport.pass_code", None)
+    assert passes._machine_code.__wrapped__() is None
     monkeypatch.undo()
-    monkeypatch.setattr(sweeps, "torch_team", lambda: None)
-    assert sweeps._machine_code.__wrapped__() is None
+    monkeypatch.setattr(passes, "torch_team", lambda: None)
+    assert passes._machine_code.__wrapped__() is None
     monkeypatch.setitem(sys.modules, "numba", None)
     assert machine_code.compiled(test_without_numba_or_torch_s_threads_there_is_none) is None
 
@@ -186,22 +187,22 @@ def test_a_small_solve_does_not_load_numba():
 @pytest.mark.parametrize("y", [-57.7, -0.5, -1e-9, 0.0, 0.49999, 0.5, 31.25, 57.7])
 def test_powers_are_exact_to_float32(y, counted):
     pytest.importorskip("numba")
-    from saot.transport import sweep_code
+    from saot.transport import pass_code
 
     x = 2.0**y
-    assert math.isclose(float(sweep_code._exp2(y)), x, rel_tol=1.2e-7)
+    assert math.isclose(float(pass_code._exp2(y)), x, rel_tol=1.2e-7)
     short = float(torch.tensor(x))
-    assert math.isclose(float(sweep_code._log2(short)), math.log2(short), rel_tol=1e-10, abs_tol=1e-10)
+    assert math.isclose(float(pass_code._log2(short)), math.log2(short), rel_tol=1e-10, abs_tol=1e-10)
 
 
 def test_sums_and_scalings_out_of_range_are_counted():
     pytest.importorskip("numba")
-    from saot.transport import sweep_code
+    from saot.transport import pass_code
 
     sums = torch.tensor([1.0, 16.0, math.inf, math.nan, 0.0, 1e-40, 1.0, 1.0, 7.0])
     log_alpha = torch.tensor([0.0, 0.0, 60.0, 0.0, 0.0, 0.0, 41.0, -41.0, -math.inf])
     power = torch.full_like(sums, -0.75)
-    assert sweep_code._scale(sums.numpy(), log_alpha.numpy(), power.numpy(), 40.0) == 6
+    assert pass_code._scale(sums.numpy(), log_alpha.numpy(), power.numpy(), 40.0) == 6
     assert sums[[0, 1, 8]].tolist() == [1.0, 0.125, 0.0]
     assert bool(sums.isfinite().all())
 

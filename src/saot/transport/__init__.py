@@ -1,7 +1,8 @@
 """Optimal transport on tensors: dense or on a support, unbalanced or balanced, with gradients.
 
 Read it in this order: `sinkhorn` (the call), `problem`, `loop`, `updates`, `implicit` (the gradient), `result`;
-`structure` and `fused` are the term of appendix D. `sweeps`, its `sweep_code` and `select` have machine code.
+`structure` and `fused` are the term of appendix D. `passes` and `sweeps` (their code is `pass_code`) and `select` have
+machine code.
 """
 
 from .batch import block_diagonal, split_result

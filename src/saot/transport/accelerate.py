@@ -45,7 +45,7 @@ class Accelerator:
     def __init__(self, problem: Problem, warm: bool = False) -> None:
         self.problem, self._wait = problem, PLAIN_WARM if warm else PLAIN
         rows, cols = problem.rows, problem.cols
-        self._a, self._b = (torch.where(side.active, side.weight, 0.0).double() for side in (rows, cols))
+        self._a, self._b = (side.inside(side.weight).double() for side in (rows, cols))
         self._log_a, self._log_b = self._a.log(), self._b.log()
         self._tau, self._epsilon = problem.tau.double(), problem.epsilon.double()
         batch, device = problem.batch_shape, self._b.device

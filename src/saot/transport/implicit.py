@@ -171,8 +171,7 @@ class _PlanPoint:
 
     def pulls(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """W_ij lam_i + V_ij mu_j on the pairs; sum_j V_ij mu_j; sum_i W_ij lam_i."""
-        pairs, per_row, per_col = self.problem.pairs, lam / self.r, mu / self.c
-        joint = (pairs.spread_rows(per_row) + pairs.spread_cols(per_col)).mul_(self.plan)
+        joint = self.problem.pairs.weighted(self.plan, lam / self.r, mu / self.c)
         return joint, *self.pull_sums(lam, mu)
 
     def pull_sums(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,7 +75,7 @@ def _finish(problem: Problem, end: Progress, residual: Residual, log: LogUpdates
     if problem.balanced:
         with torch.no_grad():
             end = _balanced_end(problem, end, residual, log)
-    if bool(rows.active.all()) and bool(cols.active.all()):
+    if rows.whole and cols.whole:
         return end
     f = _outside(rows, log.lse_rows(end.g), end.f, problem)
     g = _outside(cols, log.lse_cols(end.f), end.g, problem)
@@ -85,7 +85,7 @@ def _finish(problem: Problem, end: Progress, residual: Residual, log: LogUpdates
 def _balanced_end(problem: Problem, end: Progress, residual: Residual, log: LogUpdates) -> Progress:
     """With the error of the marginals after the last column update, and the change of f to come."""
     rows = problem.rows
-    change = torch.where(rows.active, log.f(log.rows(State(end.g))) - end.f, 0.0)
+    change = rows.inside(log.f(log.rows(State(end.g))) - end.f)
     return replace(end, f_change=change, residual=residual.at_the_end(change, end.residual))
 
 

@@ -13,23 +13,26 @@ import torch
 
 _TEAM = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
 
+FUSED = frozenset({"contract"})  # a product and a sum may be rounded once
+IN_ANY_ORDER = frozenset({"reassoc", "contract", "nsz"})  # of sums; NaN and infinity keep their meaning
+
 
 def compiled(
-    function: Callable[..., Any], *parts: Callable[..., Any], fastmath: bool = False
+    function: Callable[..., Any], *parts: Callable[..., Any], freely: frozenset[str] = frozenset()
 ) -> Callable[..., Any] | None:
     """The function as machine code, kept on disk for the next process where that can be; None without numba.
 
     Args:
         function: One of a module's own functions.
         parts: Functions of that module which it calls; their names there come to stand for machine code too.
-        fastmath: Whether sums may be added up in another order. NaN and infinity keep their meaning.
+        freely: What LLVM may do to floating-point operations, by its names for it: `IN_ANY_ORDER` or `FUSED`.
     """
     try:
         import numba
     except ImportError:
         return None
     # divisions by zero as IEEE has them: a branch to raise an error would keep a loop from being vectorised
-    how = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"} if fastmath else False}
+    how = {"nogil": True, "error_model": "numpy", "fastmath": set(freely) or False}
 
     def compile_one(plain: Callable[..., Any]) -> Callable[..., Any]:
         plain = inspect.unwrap(plain)  # a run-time type checker may stand around it

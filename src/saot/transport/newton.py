@@ -79,7 +79,7 @@ def plan_error(problem: Problem, f: Tensor, g: Tensor, enough: float = 0.0) -> P
     )
     v = col_slope - p * backward(u)
     step = p * u * inverse_r, p * v * inverse_c  # y / epsilon: epsilon itself cancels
-    size = (plan.rows * _inside(problem.rows, f).abs()).sum(-1) + (plan.cols * _inside(problem.cols, g).abs()).sum(-1)
+    size = (plan.rows * problem.rows.inside(f).abs()).sum(-1) + (plan.cols * problem.cols.inside(g).abs()).sum(-1)
     size = size + pairs.sum_all((plan.values * problem.finite_cost).abs()).squeeze(-1)
     rounding = unit / 2 * size / (problem.epsilon * plan.mass).squeeze(-1)
     # where parts are linked by next to no mass, a step cannot mend what the marginals miss; it has to go that way
@@ -114,9 +114,5 @@ def _most_moved(plan: Plan, row_step: Tensor, col_step: Tensor) -> Tensor:
 
 def goal(problem: Problem, side: Side, potential: Tensor) -> Tensor:
     """What a marginal is at the solution, a exp(-f / tau) or balanced a, of tokens that take part; else 0."""
-    weight = torch.where(side.active, side.weight, 0.0)
-    return weight if problem.balanced else weight * torch.exp(-_inside(side, potential) / problem.tau)
-
-
-def _inside(side: Side, potential: Tensor) -> Tensor:
-    return torch.where(side.active, potential, 0.0)
+    weight = side.inside(side.weight)
+    return weight if problem.balanced else weight * torch.exp(-side.inside(potential) / problem.tau)

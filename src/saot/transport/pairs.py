@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import passes
 from .products import segment_sum, spread, sum_pairs
 from .support import Support
 from .triton_kernels import has_triton, segment_logsumexp
@@ -55,6 +56,14 @@ class DensePairs(_Plain):
     def add_rows_(self, v: Tensor, x: Tensor) -> Tensor:
         """v + x, in place and without a gradient."""
         return v.add_(x.unsqueeze(-1))
+
+    def exponentials(self, x: Tensor, y: Tensor, divisor: Tensor) -> Tensor:
+        """exp(x_i + y_j + C_ij / divisor) on the pairs, with one divisor a problem (..., 1); without a gradient."""
+        return _exponentials(self, x, y, divisor)
+
+    def weighted(self, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """v_ij (x_i + y_j) on the pairs; without a gradient."""
+        return _weighted(self, v, x, y)
 
     def sum_rows(self, v: Tensor) -> Tensor:
         return v.sum(-1)
@@ -119,6 +128,17 @@ class SparsePairs(_Plain):
             return v.add_(spread(x, self.support, cols=False))
         v.view(-1, self.support.row_length).add_(x.unsqueeze(1))
         return v
+
+    def exponentials(self, x: Tensor, y: Tensor, divisor: Tensor) -> Tensor:
+        one = self.scalar(divisor)
+        if one.numel() == 1 and passes.serves(self.cost):
+            return passes.exponentials(self.cost, one, x.flatten(), y.flatten(), self.support)
+        return _exponentials(self, x, y, divisor)
+
+    def weighted(self, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        if passes.serves(v):
+            return passes.weighted(v, x.flatten(), y.flatten(), self.support)
+        return _weighted(self, v, x, y)
 
     def sum_rows(self, v: Tensor) -> Tensor:
         return sum_pairs(v, self.support, cols=False)
@@ -245,6 +265,14 @@ class BlockPairs(SparsePairs):
 
 
 Pairs = DensePairs | SparsePairs
+
+
+def _exponentials(pairs: Pairs, x: Tensor, y: Tensor, divisor: Tensor) -> Tensor:
+    return pairs.add_rows_(pairs.cost / pairs.scalar(divisor), x).add_(pairs.spread_cols(y)).exp_()
+
+
+def _weighted(pairs: Pairs, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return (pairs.spread_rows(x) + pairs.spread_cols(y)).mul_(v)
 
 
 class _DenseLogSumExp(torch.autograd.Function):

@@ -41,12 +41,7 @@ def make_plan(problem: Problem, f: Tensor, g: Tensor) -> Plan:
 def plan_values(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
     """The plan on the pairs, differentiable in everything it is made of."""
     pairs, rows, cols = problem.pairs, problem.rows, problem.cols
-    x, y = (
-        torch.where(
-            side.weight > 0, side.log_reference + torch.where(v.isfinite(), v, 0.0) / problem.epsilon, -torch.inf
-        )
-        for side, v in ((rows, f), (cols, g))
-    )
+    x, y = (_log_scaling(side, v, problem.epsilon) for side, v in ((rows, f), (cols, g)))
     values = _PlanValues.apply(pairs.cost, x, y, problem.epsilon, pairs)
     if not (rows.reference.requires_grad or cols.reference.requires_grad) or weights_are_positive(problem):
         return values
@@ -56,8 +51,18 @@ def plan_values(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
     return values + grain * pairs.spread_rows(rows.reference) * pairs.spread_cols(cols.reference)
 
 
+def _log_scaling(side: Side, potential: Tensor, epsilon: Tensor) -> Tensor:
+    """Log reference + potential / epsilon, also of tokens without candidates; -inf of padding."""
+    if side.whole:
+        return side.log_reference + potential / epsilon
+    finite = torch.where(potential.isfinite(), potential, 0.0)
+    return torch.where(side.weight > 0, side.log_reference + finite / epsilon, -torch.inf)
+
+
 def weights_are_positive(problem: Problem) -> bool:
     """Whether no token is padding."""
+    if problem.rows.whole and problem.cols.whole:
+        return True
     return bool((problem.rows.weight > 0).all()) and bool((problem.cols.weight > 0).all())
 
 
@@ -66,12 +71,12 @@ class _PlanValues(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cost: Tensor, x: Tensor, y: Tensor, epsilon: Tensor, pairs: Pairs) -> Tensor:
-        exponent = cost.detach() / -pairs.scalar(epsilon.detach())
-        values = pairs.add_rows_(exponent, x.detach()).add_(pairs.spread_cols(y.detach())).exp_()
+        pairs = pairs.with_cost(cost.detach())
+        values = pairs.exponentials(x.detach(), y.detach(), -epsilon.detach())
         if pairs.finite is not None:
             values = torch.where(pairs.finite, values, 0.0)
         ctx.save_for_backward(cost, epsilon, values)
-        ctx.pairs = pairs.with_cost(cost.detach())
+        ctx.pairs = pairs
         return values
 
     @staticmethod
@@ -112,12 +117,13 @@ def primal_value(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
     """
     value = problem.epsilon * (plan.reference_mass - plan.mass)
     for side, sums, potential in ((problem.rows, plan.rows, f), (problem.cols, plan.cols, g)):
-        inside = torch.where(side.active, potential, 0.0)
+        inside = side.inside(potential)
         value = value + (sums * inside).sum(-1, keepdim=True)
         if not problem.balanced:
             value = value + problem.tau * _divergence(side, sums).sum(-1, keepdim=True)
-        first_grain = torch.where(side.weight > 0, 0.0, _own_slope(problem, side, potential))
-        value = value + (first_grain * side.weight).sum(-1, keepdim=True)  # zero, but its gradient is not
+        if not side.whole:
+            first_grain = torch.where(side.weight > 0, 0.0, _own_slope(problem, side, potential))
+            value = value + (first_grain * side.weight).sum(-1, keepdim=True)  # zero, but its gradient is not
     return value.squeeze(-1)
 
 
@@ -129,10 +135,11 @@ def dual_value(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
     value = problem.epsilon * (plan.reference_mass - plan.mass)
     for side, potential in ((problem.rows, f), (problem.cols, g)):
         if problem.balanced:
-            term = side.weight * torch.where(side.active, potential, 0.0)
+            term = side.weight * side.inside(potential)
         else:
             missing = torch.expm1(-_with_mass(side, potential) / problem.tau)
-            term = -problem.tau * torch.where(side.weight > 0, side.weight * missing, 0.0)
+            missed = side.weight * missing
+            term = -problem.tau * (missed if side.whole else torch.where(side.weight > 0, missed, 0.0))
         value = value + term.sum(-1, keepdim=True)
     return value.squeeze(-1)
 
@@ -146,11 +153,11 @@ def duality_gap(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
     """
     gap = torch.zeros_like(problem.epsilon)
     for side, sums, potential in ((problem.rows, plan.rows, f), (problem.cols, plan.cols, g)):
-        inside = torch.where(side.active, potential, 0.0)
+        inside = side.inside(potential)
         if problem.balanced:
             term = (sums - side.weight) * inside
         else:
-            goal = torch.where(side.active, side.weight * torch.exp(-inside / problem.tau), 0.0)
+            goal = side.inside(side.weight * torch.exp(-inside / problem.tau))
             carried = side.active & (sums > 0) & (goal > 0)
             log = torch.where(carried, sums, 1.0).log() - torch.where(carried, goal, 1.0).log()
             # KL(r | s) = s (q exp(q) - (exp(q) - 1)) with q = log(r / s)
@@ -240,6 +247,8 @@ def _own_exponent(problem: Problem, potential: Tensor) -> Tensor:
 
 def _with_mass(side: Side, potential: Tensor) -> Tensor:
     """The potential, +inf for a token with weight and no candidate; 0 for the -inf of a zero weight."""
+    if side.whole:
+        return potential
     outside = torch.where(side.weight > 0, torch.inf, torch.where(potential > -torch.inf, potential, 0.0))
     return torch.where(side.active, potential, outside)
 

@@ -1,7 +1,8 @@
 """A transport problem, checked: pairs, weights, epsilon and tau in one floating type, ready for the loop."""
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -59,10 +60,22 @@ class Side:
     log_reference: Tensor
     log_ratio: Tensor
 
+    @functools.cached_property
+    def whole(self) -> bool:
+        """Whether every token is active."""
+        return bool(self.active.all())
+
+    def inside(self, x: Tensor, other: float = 0.0) -> Tensor:
+        """x (..., n) of active tokens, `other` of the rest; x itself if there is no rest."""
+        return x if self.whole else torch.where(self.active, x, other)
+
     def scale(self, potential: Tensor, epsilon: Tensor) -> Tensor:
         """Log of a scaling: log reference + potential / epsilon; -inf where this side carries no mass."""
-        finite = torch.where(self.active, potential, 0.0)
-        return torch.where(self.active, self.log_reference + finite / epsilon, -torch.inf)
+        return self.inside(self.log_reference + self.inside(potential) / epsilon, -torch.inf)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Side":
+        """With every tensor changed."""
+        return Side(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +135,8 @@ class Problem:
 
     def detach(self) -> "Problem":
         """The same problem without gradients."""
+        if not any(t.requires_grad for t in self.tensors):
+            return self
         return self.with_tensors(*(t.detach() for t in self.tensors))
 
     def double(self) -> "Problem":
@@ -143,8 +158,8 @@ class Problem:
         return replace(
             self,
             pairs=pairs,
-            rows=Side(*(change(t) for t in vars(self.rows).values())),
-            cols=Side(*(change(t) for t in vars(self.cols).values())),
+            rows=self.rows.each(change),
+            cols=self.cols.each(change),
             epsilon=change(self.epsilon),
             tau=change(self.tau),
         )

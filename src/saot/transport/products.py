@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import passes
 from .support import Support
 
 _FUNCTORCH = getattr(torch._C, "_functorch", None)
@@ -26,9 +27,10 @@ def csr(values: Tensor, support: Support) -> Tensor:
 
 
 def csr_transposed(values: Tensor, support: Support) -> Tensor:
-    """The (m, n) transpose of `csr(values, support)`, from the column order built with the support."""
+    """The (m, n) transpose of `csr(values, support)`, from the column order built with the support; no gradient."""
     n, m = support.shape
-    return csr_from(support.ccol, support.trow, values.index_select(0, support.perm), (m, n))
+    by_col = passes.take(values, support.perm) if passes.serves(values) else values.index_select(0, support.perm)
+    return csr_from(support.ccol, support.trow, by_col, (m, n))
 
 
 def has_sparse_kernels(device: torch.device) -> bool:
@@ -121,10 +123,8 @@ class _SpreadOrSum(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, support: Support, cols: bool, spreads: bool) -> Tensor:
         ctx.how = support, cols, spreads
         x = x.detach()
-        if not spreads and cols:
-            return segment_sum(x.expand(support.nnz).index_select(0, support.perm), support.ccol, support.tcol)
         if not spreads:
-            return segment_sum(x.expand(support.nnz).contiguous(), support.crow, support.row)
+            return _sum_pairs(x.expand(support.nnz), support, cols)
         if not cols and support.row_length is not None:  # no gather: each number a few times over
             return x.unsqueeze(1).expand(-1, support.row_length).reshape(-1)
         return x.index_select(0, support.col if cols else support.row)
@@ -134,6 +134,14 @@ class _SpreadOrSum(torch.autograd.Function):
         support, cols, spreads = ctx.how
         with torch.autocast(grads[0].device.type, enabled=False):
             return (sum_pairs if spreads else spread)(grads[0], support, cols), None, None, None
+
+
+def _sum_pairs(values: Tensor, support: Support, cols: bool) -> Tensor:
+    if passes.serves(values):
+        return passes.segment_sums(values, *((support.ccol, support.perm) if cols else (support.crow,)))
+    if cols:
+        return segment_sum(values.index_select(0, support.perm), support.ccol, support.tcol)
+    return segment_sum(values.contiguous(), support.crow, support.row)
 
 
 class _Multiply(torch.autograd.Function):

@@ -75,9 +75,9 @@ class Residual:
 
     def _rounding(self, *potentials: Tensor) -> Tensor:
         """What rounding of the potentials, f and g or g alone, may hide of q, (...)."""
-        active = self.problem.rows.active, self.problem.cols.active
-        parts = zip(active[-len(potentials) :], potentials, strict=True)
-        size = torch.stack([torch.where(on, v, 0.0).abs().amax(-1) for on, v in parts]).amax(0)
+        sides = self.problem.rows, self.problem.cols
+        parts = zip(sides[-len(potentials) :], potentials, strict=True)
+        size = torch.stack([side.inside(v).abs().amax(-1) for side, v in parts]).amax(0)
         return torch.finfo(size.dtype).eps * size / (self.problem.damping * self.problem.epsilon).squeeze(-1)
 
     @torch.no_grad()
@@ -116,7 +116,7 @@ def missed_by_columns(problem: Problem, start: Tensor, g: Tensor) -> Tensor:
     Balanced: in L1, with what no update mends, over the mass of a. Else sqrt(2 sum_j t_j phi(q_j) / mass).
     """
     cols, want = problem.cols, goal(problem, problem.cols, start)
-    q = torch.where(cols.active, (start - g) / (problem.damping * problem.epsilon), 0.0)
+    q = cols.inside((start - g) / (problem.damping * problem.epsilon))
     if problem.balanced:
         return ((want * torch.expm1(q).abs()).sum(-1) + outside(problem)) / _positive(problem.rows.weight.sum(-1))
     mass = goal(problem, cols, g).sum(-1)

@@ -76,7 +76,7 @@ class LogUpdates:
 
     def _relax(self, side: Side, lse: Tensor) -> Tensor:
         """KL-relaxed marginal, Eq. (8); for the product reference log(a / reference) is 0: log a is not damped."""
-        return self._strength * (side.log_ratio - torch.where(side.active, lse, 0.0))
+        return self._strength * (side.log_ratio - side.inside(lse))
 
 
 class LogSums:
@@ -286,7 +286,7 @@ class KernelUpdates:
         return self.log.cols(State(self.f(state)))
 
     def _potential(self, half: "_Half", scaling: Tensor, side: Side) -> Tensor:
-        return torch.where(side.active, (scaling.log() + half.base) * self._epsilon, 0.0)
+        return side.inside((scaling.log() + half.base) * self._epsilon)
 
     def _enter(self, potential: Tensor, from_cols: bool) -> "tuple[Kernel, Tensor] | None":
         """A kernel, made anew where it must be, and the potentials of one side as its scalings; None if none is."""
@@ -298,10 +298,10 @@ class KernelUpdates:
             if kernel is None:
                 return None
             half = kernel.cols if from_cols else kernel.rows
-            log = torch.where(side.active, potential / self._epsilon - half.base, 0.0)
+            log = side.inside(potential / self._epsilon - half.base)
             low, high = log.aminmax()
             if -kernel.drift <= float(low) and float(high) <= kernel.drift:
-                return kernel, torch.where(side.active, log.exp(), 0.0)
+                return kernel, side.inside(log.exp())
             self._x = self._x or self._first
             self._kernel = self._absorb()
         return None
@@ -336,13 +336,18 @@ class KernelUpdates:
         """The kernel with these shifts, if it is exact."""
         problem, pairs = self.problem, self.problem.pairs
         narrow, wide_drift, floor, drift = _LIMITS[s.dtype]
-        exponent = problem.log_kernel()
         if bool(s.any()) or bool(t.any()):
-            pairs.add_rows_(exponent, s).add_(pairs.spread_cols(t))
-        low, top = pairs.extremes(exponent)
+            exponent = pairs.add_rows_(problem.log_kernel(), s).add_(pairs.spread_cols(t))
+            low, top = pairs.extremes(exponent)
+        else:
+            exponent, (least, most) = None, pairs.extremes(pairs.cost)
+            low, top = most / -problem.epsilon, least / -problem.epsilon
         is_narrow = bool((top - low <= narrow).all())  # not where a pair is forbidden: its exponent is -inf
         top = torch.where(top > -torch.inf, top, 0.0)
-        values = exponent.sub_(pairs.scalar(top)).exp_()
+        if exponent is None:
+            values = pairs.exponentials((-top).expand(s.shape), t, -problem.epsilon)
+        else:
+            values = exponent.sub_(pairs.scalar(top)).exp_()
         if isinstance(pairs, SparsePairs):
             by_row, by_col = csr(values, pairs.support), csr_transposed(values, pairs.support)
         else:
@@ -364,14 +369,12 @@ class KernelUpdates:
     def _half(self, matrix: Tensor, side: Side, shift: Tensor, top: Tensor, drift: float) -> "_Half":
         p = self._damping
         log_alpha = side.log_reference + p * side.log_ratio - shift + p * (shift - top)
-        inside = torch.where(side.active, log_alpha, 0.0)
-        smallest, largest = (_number(v) for v in inside.aminmax(dim=-1, keepdim=True))
+        smallest, largest = (_number(v) for v in side.inside(log_alpha).aminmax(dim=-1, keepdim=True))
         return _Half(
             matrix=matrix,
             power=-p,
-            log_alpha=torch.where(side.active, log_alpha, -torch.inf),
-            alpha=torch.where(side.active, log_alpha.exp(), 0.0),
-            idle=None if bool(side.active.all()) else ~side.active,
+            log_alpha=side.inside(log_alpha, -torch.inf),
+            idle=None if side.whole else ~side.active,
             base=shift - side.log_reference,
             low=_exp(-drift - smallest),
             middle=_exp(-(smallest + largest) / 2, largest_exponent(log_alpha.dtype)),
@@ -392,8 +395,7 @@ class _Half:
     Attributes:
         matrix: From the other side's scalings to this side's sums.
         power: -p.
-        log_alpha: Its logarithm; -inf for tokens that take no part.
-        alpha: Factor of the power of the sums; 0 for tokens that take no part.
+        log_alpha: Logarithm of the factor alpha of the power of the sums; -inf for tokens that take no part.
         idle: Tokens that take no part, or None if there are none.
         base: potential / epsilon is log scaling + base.
         low: Least value the power may have.
@@ -404,12 +406,16 @@ class _Half:
     matrix: Tensor
     power: float | Tensor
     log_alpha: Tensor
-    alpha: Tensor
     idle: Tensor | None
     base: Tensor
     low: float | Tensor
     middle: float | Tensor
     high: float | Tensor
+
+    @functools.cached_property
+    def alpha(self) -> Tensor:
+        """Factor of the power of the sums; 0 for tokens that take no part."""
+        return self.log_alpha.exp()
 
     def for_sweeps(self) -> HalfSweep:
         """The same for machine code."""
@@ -438,7 +444,7 @@ class Kernel:
 
 def _number(x: Tensor) -> float | Tensor:
     """A number, or one for each block (count, 1) where they differ."""
-    return float(x.flatten()[0]) if bool((x == x.flatten()[0]).all()) else x
+    return float(x.flatten()[0]) if x.numel() == 1 or bool((x == x.flatten()[0]).all()) else x
 
 
 def _exp(x: float | Tensor, largest: float = math.inf) -> float | Tensor:
