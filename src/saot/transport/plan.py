@@ -120,8 +120,9 @@ def primal_value(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
         inside = side.inside(potential)
         value = value + (sums * inside).sum(-1, keepdim=True)
         if not problem.balanced:
-            value = value + problem.tau * _divergence(side, sums).sum(-1, keepdim=True)
+            value = value + problem.tau * _divergence(side, sums, side.log_weight).sum(-1, keepdim=True)
         if not side.whole:
+            value = value + problem.tau * torch.where(side.active, 0.0, side.weight).sum(-1, keepdim=True)
             first_grain = torch.where(side.weight > 0, 0.0, _own_slope(problem, side, potential))
             value = value + (first_grain * side.weight).sum(-1, keepdim=True)  # zero, but its gradient is not
     return value.squeeze(-1)
@@ -157,12 +158,7 @@ def duality_gap(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
         if problem.balanced:
             term = (sums - side.weight) * inside
         else:
-            goal = side.inside(side.weight * torch.exp(-inside / problem.tau))
-            carried = side.active & (sums > 0) & (goal > 0)
-            log = torch.where(carried, sums, 1.0).log() - torch.where(carried, goal, 1.0).log()
-            # KL(r | s) = s (q exp(q) - (exp(q) - 1)) with q = log(r / s)
-            kl = torch.where(carried, goal * (log * log.exp() - torch.expm1(log)).clamp(min=0), goal)
-            term = problem.tau * kl
+            term = problem.tau * _divergence(side, sums, side.log_weight - inside / problem.tau)
         gap = gap + term.sum(-1, keepdim=True)
     return gap.squeeze(-1)
 
@@ -253,11 +249,11 @@ def _with_mass(side: Side, potential: Tensor) -> Tensor:
     return torch.where(side.active, potential, outside)
 
 
-def _divergence(side: Side, sums: Tensor) -> Tensor:
-    """The terms r log(r / a) - r + a of KL(r | a)."""
-    carried = side.active & (sums > 0)
-    r, a = torch.where(carried, sums, 1.0), torch.where(carried, side.weight, 1.0)
-    return torch.where(carried, r * (r.log() - a.log()) - r, 0.0) + torch.where(side.weight > 0, side.weight, 0.0)
+def _divergence(side: Side, sums: Tensor, log_goal: Tensor) -> Tensor:
+    """The terms s (q exp(q) - (exp(q) - 1)) of KL(r | s), q = log(r / s), of active tokens; s where r is 0."""
+    goal, q = log_goal.exp(), sums.clamp(min=torch.finfo(sums.dtype).tiny).log() - log_goal
+    terms = goal * (q * q.exp() - torch.expm1(q)).clamp(min=0)
+    return side.inside(torch.where(goal > 0, terms, 0.0))
 
 
 def _existing(pairs: Pairs) -> Tensor:

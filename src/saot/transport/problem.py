@@ -65,6 +65,11 @@ class Side:
         """Whether every token is active."""
         return bool(self.active.all())
 
+    @property
+    def log_weight(self) -> Tensor:
+        """log a; 0 where not active."""
+        return self.log_reference + self.log_ratio
+
     def inside(self, x: Tensor, other: float = 0.0) -> Tensor:
         """x (..., n) of active tokens, `other` of the rest; x itself if there is no rest."""
         return x if self.whole else torch.where(self.active, x, other)
@@ -292,6 +297,9 @@ def _check_weights(
 
 def _check_scale(name: str, value: float | int | Tensor, batch: torch.Size, values: Tensor) -> Tensor:
     """Epsilon or tau as (..., 1)."""
+    range_ = torch.finfo(values.dtype)
+    if isinstance(value, float | int) and range_.tiny <= value <= range_.max:
+        return values.new_full((*batch, 1), value)
     scale = torch.as_tensor(value, dtype=values.dtype, device=values.device)
     plain = scale.detach()
     if not bool((plain > 0).all()) or (name == "epsilon" and not bool(plain.isfinite().all())):

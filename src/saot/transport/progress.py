@@ -35,7 +35,7 @@ class Progress:
     @classmethod
     def at(cls, f: Tensor, g: Tensor, iterations: int) -> "Progress":
         """At potentials that nobody has looked at; zeros where a member of them has left the range."""
-        f, g = (torch.where(p.isfinite().all(-1, keepdim=True), p, 0.0) for p in (f, g))
+        f, g = (_finite(p) for p in (f, g))
         residual = torch.zeros(f.shape[:-1], dtype=f.dtype, device=f.device)
         count, no = torch.full_like(residual, iterations, dtype=torch.int64), residual > 0
         return cls(f, g, torch.zeros_like(f), residual, count, non_finite=no, stuck=no, frozen=no, ended=no)
@@ -56,6 +56,11 @@ class Progress:
             stuck=self.stuck | (going & finite & stuck & (residual > tol)),
             ended=frozen | stuck | (residual <= tol),
         )
+
+
+def _finite(potentials: Tensor) -> Tensor:
+    finite = potentials.isfinite().all(-1, keepdim=True)
+    return potentials if bool(finite.all()) else torch.where(finite, potentials, 0.0)
 
 
 def stack(members: list[Progress], batch_shape: torch.Size) -> Progress:

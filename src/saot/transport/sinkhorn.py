@@ -133,7 +133,7 @@ def _result(problem: Problem, end: Progress, status: Tensor, f: Tensor, g: Tenso
         value = primal_value(problem, plan, f, g)
     with torch.no_grad():
         dual, gap = dual_value(problem, plan, f, g), duality_gap(problem, plan, f, g)
-        status[_out_of_range(problem, plan)] = int(TransportStatus.NON_FINITE)
+        status.masked_fill_(_out_of_range(problem, plan), int(TransportStatus.NON_FINITE))
     if not unrolled and plan.values.requires_grad:
         value = envelope(problem, plan, f, g, value)
     return TransportResult(
@@ -156,13 +156,13 @@ def _result(problem: Problem, end: Progress, status: Tensor, f: Tensor, g: Tenso
 def _status(problem: Problem, end: Progress, tol: float | int) -> Tensor:
     status = torch.full_like(end.iterations, int(TransportStatus.MAX_ITER))
     converged = end.residual <= tol
-    status[converged] = int(TransportStatus.CONVERGED)
+    status.masked_fill_(converged, int(TransportStatus.CONVERGED))
     if problem.balanced and not bool(converged.all()):
         proven = infeasible(problem.detach(), end.f.detach(), end.g.detach(), end.f_change)
-        status[proven & ~converged] = int(TransportStatus.INFEASIBLE)
-    status[end.stuck & (status == int(TransportStatus.MAX_ITER))] = int(TransportStatus.ROUNDING)
-    status[end.non_finite] = int(TransportStatus.NON_FINITE)
-    return status
+        status.masked_fill_(proven & ~converged, int(TransportStatus.INFEASIBLE))
+    left = end.stuck & (status == int(TransportStatus.MAX_ITER))
+    status.masked_fill_(left, int(TransportStatus.ROUNDING))
+    return status.masked_fill_(end.non_finite, int(TransportStatus.NON_FINITE))
 
 
 def _out_of_range(problem: Problem, plan: Plan) -> Tensor:
