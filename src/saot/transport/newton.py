@@ -54,12 +54,29 @@ def plan_error(problem: Problem, f: Tensor, g: Tensor, enough: float = 0.0) -> P
     """
     own, unit = (problem.detach(), f, g), torch.finfo(f.dtype).eps
     problem, f, g = problem.detach().double(), f.double(), g.double()
-    pairs, p = problem.pairs, problem.damping
-    plan = make_plan(problem, f, g)
+    pairs, plan = problem.pairs, make_plan(problem, f, g)
+    *step, missed, unfinished = _newton_step(problem, plan, f, g)
+    size = (plan.rows * problem.rows.inside(f).abs()).sum(-1) + (plan.cols * problem.cols.inside(g).abs()).sum(-1)
+    size = size + pairs.sum_all((plan.values * problem.finite_cost).abs()).squeeze(-1)
+    rounding = unit / 2 * size / (problem.epsilon * plan.mass).squeeze(-1)
+    # where parts are linked by next to no mass, a step cannot mend what the marginals miss; it has to go that way
+    way = _WAY * missed / plan.mass.squeeze(-1).sqrt()
+    moved = _most_moved(plan, *step) + 4 * rounding + 8 * unit + way
+    within = (moved <= enough) & ~unfinished
+    if not bool(within.all()):  # a member does not feel what its neighbours need
+        moved = torch.where(within, moved, _moved(plan.values, plan_values(*own), pairs, *step) + way)
+    known = moved.isfinite() & ~unfinished
+    distance = torch.where(problem.rows.active.any(-1), torch.where(known, moved, torch.inf), 0.0)
+    return PlanError(distance, rounding)
+
+
+def _newton_step(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The step y / epsilon, (..., n) and (..., m); what it leaves of the slopes, (...), and where it has no end."""
+    p = problem.damping
     s, t = (goal(problem, side, v) for side, v in ((problem.rows, f), (problem.cols, g)))
     root_r, root_c = ((p * sums + (1 - p) * want).sqrt() for sums, want in ((plan.rows, s), (plan.cols, t)))
     inverse_r, inverse_c = (torch.where(root > 0, 1 / root, 0.0) for root in (root_r, root_c))
-    along_rows, along_cols = plan_maps(plan.values, pairs)
+    along_rows, along_cols = plan_maps(plan.values, problem.pairs)
 
     def forward(v: Tensor) -> Tensor:
         return along_rows(v * inverse_c) * inverse_r
@@ -78,20 +95,8 @@ def plan_error(problem: Problem, f: Tensor, g: Tensor, enough: float = 0.0) -> P
         lambda u: u - p.square() * forward(backward(u)), right, project, _TOL, _MAX_ITER
     )
     v = col_slope - p * backward(u)
-    step = p * u * inverse_r, p * v * inverse_c  # y / epsilon: epsilon itself cancels
-    size = (plan.rows * problem.rows.inside(f).abs()).sum(-1) + (plan.cols * problem.cols.inside(g).abs()).sum(-1)
-    size = size + pairs.sum_all((plan.values * problem.finite_cost).abs()).squeeze(-1)
-    rounding = unit / 2 * size / (problem.epsilon * plan.mass).squeeze(-1)
-    # where parts are linked by next to no mass, a step cannot mend what the marginals miss; it has to go that way
-    missed = left * torch.linalg.vector_norm(right, dim=-1) / plan.mass.squeeze(-1).sqrt()
-    way = torch.where(left > 1.001 * _TOL, _WAY * missed, 0.0)
-    moved = _most_moved(plan, *step) + 4 * rounding + 8 * unit + way
-    within = (moved <= enough) & ~unfinished
-    if not bool(within.all()):  # a member does not feel what its neighbours need
-        moved = torch.where(within, moved, _moved(plan.values, plan_values(*own), pairs, *step) + way)
-    known = moved.isfinite() & ~unfinished
-    distance = torch.where(problem.rows.active.any(-1), torch.where(known, moved, torch.inf), 0.0)
-    return PlanError(distance, rounding)
+    missed = torch.where(left > 1.001 * _TOL, left * torch.linalg.vector_norm(right, dim=-1), 0.0)
+    return p * u * inverse_r, p * v * inverse_c, missed, unfinished  # epsilon itself cancels
 
 
 def _moved(values: Tensor, found: Tensor, pairs: Pairs, row_step: Tensor, col_step: Tensor) -> Tensor:
