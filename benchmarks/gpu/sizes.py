@@ -8,14 +8,12 @@ from gpu.clock import Clock
 from gpu.ways import WAYS, solved_by, torch_logsumexp
 from torch import Tensor
 
-from saot.transport import SparseCost, Support, solve_transport
+from saot.transport import SparseCost, Support, TransportResult, solve_transport
 from saot.transport.gpu_updates import TritonUpdates
 from saot.transport.problem import build_problem
 from saot.transport.products import csr, csr_transposed
 from saot.transport.triton_kernels import segment_logsumexp, segment_sum_product
 from saot.transport.updates import State
-
-ITERATIONS = 30
 
 
 def synthetic(tokens: int, k: int, device: torch.device) -> SparseCost:
@@ -28,18 +26,18 @@ def synthetic(tokens: int, k: int, device: torch.device) -> SparseCost:
     return SparseCost(2 * torch.rand(support.nnz, generator=generator, device=device), support)
 
 
-def solve(cost: SparseCost) -> Any:
-    return solve_transport(cost, max_iter=ITERATIONS, tol=0, gradient="none")
+def solve(cost: SparseCost, iterations: int) -> TransportResult:
+    return solve_transport(cost, max_iter=iterations, tol=0, gradient="none")
 
 
-def plan_error(cost: SparseCost, way: str, reference: Tensor) -> float:
+def plan_error(cost: SparseCost, way: str, iterations: int, reference: Tensor) -> float:
     """Largest difference to the float64 plan, relative to that plan's largest entry."""
     with solved_by(way):
-        plan = solve(cost).plan_values
+        plan = solve(cost, iterations).plan_values
     return float((plan.double() - reference).abs().max() / reference.max())
 
 
-def peak_mib(cost: SparseCost, way: str) -> float | None:
+def peak_mib(cost: SparseCost, way: str, iterations: int) -> float | None:
     """Memory of a solve beyond what was held before."""
     device = cost.values.device
     if device.type != "cuda":
@@ -48,15 +46,15 @@ def peak_mib(cost: SparseCost, way: str) -> float | None:
     torch.cuda.reset_peak_memory_stats(device)
     held = torch.cuda.memory_allocated(device)
     with solved_by(way):
-        solve(cost)
+        solve(cost, iterations)
     return (torch.cuda.max_memory_allocated(device) - held) / 2**20
 
 
-def gradient_ms(cost: SparseCost, way: str, clock: Clock) -> float:
+def gradient_ms(cost: SparseCost, way: str, iterations: int, clock: Clock) -> float:
     """The backward of a random weighting of the plan alone."""
     values = cost.values.clone().requires_grad_()
     with solved_by(way):
-        result = solve_transport(SparseCost(values, cost.support), max_iter=ITERATIONS, tol=0)
+        result = solve_transport(SparseCost(values, cost.support), max_iter=iterations, tol=0)
         loss = (result.plan_values * cost.values).sum() * len(cost.support.crow)
         return clock.measure(lambda: loss.backward())
 
@@ -84,24 +82,24 @@ def passes(cost: SparseCost, clock: Clock, repeats: int) -> dict[str, float]:
     return found | {name: clock.median(work, repeats, times) for name, work in works.items()}
 
 
-def race(tokens: int, k: int, clock: Clock, repeats: int, read: float) -> dict[str, Any]:
+def race(tokens: int, k: int, iterations: int, clock: Clock, repeats: int, read: float) -> dict[str, Any]:
     """Everything about one size; the ways take turns."""
     cost = synthetic(tokens, k, clock.device)
     with solved_by("torch"):
-        reference = solve(SparseCost(cost.values.double(), cost.support)).plan_values
-    errors = {way: plan_error(cost, way, reference) for way in WAYS}  # also the first, uncounted call
+        reference = solve(SparseCost(cost.values.double(), cost.support), iterations).plan_values
+    errors = {way: plan_error(cost, way, iterations, reference) for way in WAYS}  # also the first, uncounted call
     del reference
     solves: dict[str, list[float]] = {way: [] for way in WAYS}
     gradients: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in range(repeats + 1):
         for way in WAYS:
             with solved_by(way):
-                took = clock.measure(lambda: solve(cost))
-            back = gradient_ms(cost, way, clock)
+                took = clock.measure(lambda: solve(cost, iterations))
+            back = gradient_ms(cost, way, iterations, clock)
             if turn:
                 solves[way].append(took)
                 gradients[way].append(back)
-    work = 2 * ITERATIONS * cost.support.nnz * 8
+    work = 2 * iterations * cost.support.nnz * 8
     medians = {way: statistics.median(times) for way, times in solves.items()}
     return {
         "tokens": tokens,
@@ -115,6 +113,6 @@ def race(tokens: int, k: int, clock: Clock, repeats: int, read: float) -> dict[s
         "gradient_ms": {way: statistics.median(times) for way, times in gradients.items()},
         "gradient_ms_all": gradients,
         "plan_error": errors,
-        "peak_mib": {way: peak_mib(cost, way) for way in WAYS},
+        "peak_mib": {way: peak_mib(cost, way, iterations) for way in WAYS},
         "pass_ms": passes(cost, clock, repeats),
     }

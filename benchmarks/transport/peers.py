@@ -74,8 +74,8 @@ def pot_settings(method: str) -> dict[str, Any]:
     return {"method": method, "reg_type": "kl", "numItermax": ITERATIONS, "stopThr": 0.0, "warn": False}
 
 
-def ott_plan(lse: bool, implicit: bool) -> Any:
-    """Cost to plan by OTT; one error check, at the end, since 30 iterations are asked for."""
+def ott_plan(lse: bool, implicit: bool, iterations: int = ITERATIONS) -> Any:
+    """Cost to plan by OTT; one error check, at the end, since a number of iterations is asked for."""
     linear = _imported("ott.solvers.linear.sinkhorn")
     problem = _imported("ott.problems.linear.linear_problem")
     geometry = _imported("ott.geometry.geometry")
@@ -84,9 +84,9 @@ def ott_plan(lse: bool, implicit: bool) -> Any:
     solver = linear.Sinkhorn(
         lse_mode=lse,
         threshold=0.0,
-        inner_iterations=ITERATIONS,
-        min_iterations=ITERATIONS,
-        max_iterations=ITERATIONS,
+        inner_iterations=iterations,
+        min_iterations=iterations,
+        max_iterations=iterations,
         implicit_diff=differentiation.ImplicitDiff() if implicit else None,
     )
 
