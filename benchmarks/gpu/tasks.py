@@ -18,7 +18,7 @@ def step(tokens: int, k: int, dim: int, clock: Clock, repeats: int) -> dict[str,
     data = planted(tokens, dim=dim)
     arrays = data.source, data.target, data.source_labels, data.target_labels
     source, target, labels, truth = (torch.from_numpy(array).to(clock.device) for array in arrays)
-    cost, _ = learned_cost(source, labels)
+    cost = learned_cost(source, labels)[0].to(clock.device)
     recipe = replace(TransportRecipe(), k=k, epsilon=EPSILON, tau=TAU, max_iter=ITERATIONS)
     optimizer = torch.optim.AdamW(cost.train().parameters(), lr=cost.config.learning_rate)
     example = declared_points(target, truth, cost.config.points_per_class)
