@@ -97,7 +97,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--gwot", default="60:50", help="tokens along a side:steps")
     parser.add_argument("--dim", type=int, default=64, help="numbers a point of the clouds")
     parser.add_argument("--step-dim", type=int, default=1024, help="numbers a feature of the training step")
-    parser.add_argument("--iterations", type=int, default=30, help="of `sizes` and `points`")
+    parser.add_argument("--iterations", type=int, default=30, help="of each solve, but for GWOT")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--budget", type=float, default=420, help="seconds after which nothing more is begun")
     parser.add_argument("--out", type=Path, help="a JSON file for every number")
@@ -138,7 +138,9 @@ def parts(options: argparse.Namespace, clock: Any, read: float) -> list[tuple[st
     made: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         "sizes": [(size, lambda n, k: race(n, k, iterations, clock, repeats, read)) for size in options.sizes],
         "gwot": [(options.gwot, lambda side, steps: gwot(side, steps, clock, repeats))],
-        "step": [(size, lambda n, k: step(n, k, options.step_dim, clock, repeats)) for size in options.steps],
+        "step": [
+            (size, lambda n, k: step(n, k, options.step_dim, iterations, clock, repeats)) for size in options.steps
+        ],
         "points": [(size, lambda n, k: points(n, k, dim, iterations, clock, repeats)) for size in options.points],
     }
     return [

@@ -6,20 +6,20 @@ from typing import Any
 import torch
 from gpu.clock import Clock
 from ours import declared_points, learned_cost
-from problems import CLASSES, EPSILON, ITERATIONS, TAU, planted
+from problems import CLASSES, EPSILON, TAU, planted
 
 from saot.match.gwot import GwotSettings, solve_gwot
 from saot.recipes import TransportRecipe
 from saot.transfer.fit import pair_loss
 
 
-def step(tokens: int, k: int, dim: int, clock: Clock, repeats: int) -> dict[str, Any]:
+def step(tokens: int, k: int, dim: int, iterations: int, clock: Clock, repeats: int) -> dict[str, Any]:
     """Milliseconds of one step: candidates, cost, solve, losses, backward, AdamW; the middle of `repeats`."""
     data = planted(tokens, dim=dim)
     arrays = data.source, data.target, data.source_labels, data.target_labels
     source, target, labels, truth = (torch.from_numpy(array).to(clock.device) for array in arrays)
     cost = learned_cost(source, labels)[0].to(clock.device)
-    recipe = replace(TransportRecipe(), k=k, epsilon=EPSILON, tau=TAU, max_iter=ITERATIONS)
+    recipe = replace(TransportRecipe(), k=k, epsilon=EPSILON, tau=TAU, max_iter=iterations)
     optimizer = torch.optim.AdamW(cost.train().parameters(), lr=cost.config.learning_rate)
     example = declared_points(target, truth, cost.config.points_per_class)
 

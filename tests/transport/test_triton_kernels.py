@@ -294,12 +294,12 @@ def test_the_benchmark_begins_nothing_once_its_time_is_over(benchmark, tmp_path,
 
 @interpreted
 def test_a_part_of_the_benchmark_that_fails_does_not_stop_the_others(benchmark, monkeypatch, capsys):
-    import gpu.tasks
+    import gpu.sizes
 
-    monkeypatch.setattr(gpu.tasks, "solve_gwot", lambda *given: 1 / 0)
-    assert benchmark("--interpret-smoke", "--sections", "gwot", "step") == 1
+    monkeypatch.setattr(gpu.sizes, "synthetic", lambda *given: 1 / 0)
+    assert benchmark("--interpret-smoke", "--sections", "sizes", "gwot") == 1
     said = capsys.readouterr().out
-    assert "failed: gwot 4:2: ZeroDivisionError" in said and "Training step of Algorithm 1, n = m = 40" in said
+    assert "failed: sizes 12:3: ZeroDivisionError" in said and "GWOT, 4x4 tokens a picture, 2 steps: " in said
 
 
 @compiled
