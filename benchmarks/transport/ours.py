@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from problems import CLASSES, DIM, EPSILON, ITERATIONS, TAU, load
+from problems import CLASSES, EPSILON, ITERATIONS, TAU, load
 from worker import Contender, memory_mib
 
 import saot
@@ -170,16 +170,17 @@ def _features(folder: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
     return source, target, labels, truth
 
 
-def _learned_cost(source: torch.Tensor, labels: torch.Tensor) -> tuple[SemanticCost, Prototypes]:
+def learned_cost(source: torch.Tensor, labels: torch.Tensor) -> tuple[SemanticCost, Prototypes]:
+    """A new ground cost, Eq. (3), and the prototypes it looks at."""
     prototypes = class_prototypes(source, labels, CLASSES)
     torch.manual_seed(0)
-    return SemanticCost(DIM, CostRecipe(), prototypes), prototypes
+    return SemanticCost(source.shape[-1], CostRecipe(), prototypes), prototypes
 
 
 def pair(folder: str, k: int, learned: bool) -> Contender:
     """One pair, candidates to labels: with the learned cost (256-d, semantic prior) or the fixed |x - y|^2."""
     source, target, labels, truth = _features(folder)
-    cost = _learned_cost(source, labels)[0].eval() if learned else None
+    cost = learned_cost(source, labels)[0].eval() if learned else None
     recipe = TransportRecipe(k=k, max_iter=ITERATIONS, tol=0)
 
     def run() -> dict[str, float]:
@@ -207,10 +208,10 @@ def pair(folder: str, k: int, learned: bool) -> Contender:
 def step(folder: str) -> Contender:
     """One training step of Algorithm 1, by part; "as called" is the same through `pair_loss`."""
     source, target, labels, truth = _features(folder)
-    cost, _ = _learned_cost(source, labels)
+    cost, _ = learned_cost(source, labels)
     recipe = replace(TransportRecipe(), epsilon=EPSILON, tau=TAU, max_iter=ITERATIONS)
     optimizer = torch.optim.AdamW(cost.train().parameters(), lr=cost.config.learning_rate)
-    example = _points(target, truth, cost.config.points_per_class)
+    example = declared_points(target, truth, cost.config.points_per_class)
 
     def by_part() -> dict[str, float]:
         clock = _Clock()
@@ -245,7 +246,7 @@ def step(folder: str) -> Contender:
     return Contender(lambda: {**by_part(), "as called": as_called()}, versions=VERSIONS)
 
 
-def _points(target: torch.Tensor, truth: torch.Tensor, each: int) -> TargetExample:
+def declared_points(target: torch.Tensor, truth: torch.Tensor, each: int) -> TargetExample:
     """The first `each` tokens of every class as declared points."""
     chosen = torch.cat([(truth == c).nonzero().squeeze(-1)[:each] for c in range(CLASSES)])
     return TargetExample(target, chosen, truth[chosen].long())

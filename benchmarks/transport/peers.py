@@ -35,7 +35,7 @@ def pot(folder: str, method: str) -> Contender:
     a, b = _uniform(cost.shape[0]), _uniform(cost.shape[1])
 
     def run() -> np.ndarray:
-        return ot.unbalanced.sinkhorn_unbalanced(a, b, cost, EPSILON, TAU, **_pot_settings(method))
+        return ot.unbalanced.sinkhorn_unbalanced(a, b, cost, EPSILON, TAU, **pot_settings(method))
 
     return Contender(run, lambda plan: plan, _versions("POT", "numpy"))
 
@@ -48,7 +48,7 @@ def pot_torch(folder: str, method: str) -> Contender:
 
     def run() -> torch.Tensor:
         with torch.no_grad():
-            return ot.unbalanced.sinkhorn_unbalanced(a, b, cost, EPSILON, TAU, **_pot_settings(method))
+            return ot.unbalanced.sinkhorn_unbalanced(a, b, cost, EPSILON, TAU, **pot_settings(method))
 
     return Contender(run, lambda plan: plan.numpy(), _versions("POT", "torch"))
 
@@ -61,7 +61,7 @@ def pot_gradient(folder: str, method: str = "sinkhorn") -> Contender:
 
     def run() -> torch.Tensor:
         leaf = cost.clone().requires_grad_()
-        plan = ot.unbalanced.sinkhorn_unbalanced(a, b, leaf, EPSILON, TAU, **_pot_settings(method))
+        plan = ot.unbalanced.sinkhorn_unbalanced(a, b, leaf, EPSILON, TAU, **pot_settings(method))
         (w * plan).sum().backward()
         assert leaf.grad is not None
         return leaf.grad
@@ -69,12 +69,13 @@ def pot_gradient(folder: str, method: str = "sinkhorn") -> Contender:
     return Contender(run, lambda grad: grad.numpy(), _versions("POT", "torch"))
 
 
-def _pot_settings(method: str) -> dict[str, Any]:
+def pot_settings(method: str) -> dict[str, Any]:
+    """POT's arguments for 30 iterations without a tolerance."""
     return {"method": method, "reg_type": "kl", "numItermax": ITERATIONS, "stopThr": 0.0, "warn": False}
 
 
-def _ott_plan(lse: bool, implicit: bool) -> Any:
-    """Cost to plan by OTT; one error check, at the end, since 30 iterations are asked for."""
+def ott_plan(lse: bool, implicit: bool, iterations: int = ITERATIONS) -> Any:
+    """Cost to plan by OTT; one error check, at the end, since a number of iterations is asked for."""
     linear = _imported("ott.solvers.linear.sinkhorn")
     problem = _imported("ott.problems.linear.linear_problem")
     geometry = _imported("ott.geometry.geometry")
@@ -83,9 +84,9 @@ def _ott_plan(lse: bool, implicit: bool) -> Any:
     solver = linear.Sinkhorn(
         lse_mode=lse,
         threshold=0.0,
-        inner_iterations=ITERATIONS,
-        min_iterations=ITERATIONS,
-        max_iterations=ITERATIONS,
+        inner_iterations=iterations,
+        min_iterations=iterations,
+        max_iterations=iterations,
         implicit_diff=differentiation.ImplicitDiff() if implicit else None,
     )
 
@@ -100,7 +101,7 @@ def ott(folder: str, lse: bool) -> Contender:
     """OTT on the dense cost, compiled: in the log domain, or its scaling ("kernel") mode."""
     jax = _imported("jax")
     cost = jax.numpy.asarray(load(folder, "cost")[0])
-    solve = jax.jit(_ott_plan(lse, implicit=True))
+    solve = jax.jit(ott_plan(lse, implicit=True))
     return Contender(lambda: solve(cost).block_until_ready(), np.asarray, _versions("ott-jax", "jax"))
 
 
@@ -108,7 +109,7 @@ def ott_gradient(folder: str, lse: bool, implicit: bool) -> Contender:
     """OTT: `jax.grad` of the loss on the plan, by implicit differentiation or through the iterations; compiled."""
     jax = _imported("jax")
     cost, w = (jax.numpy.asarray(array) for array in load(folder, "cost", "w"))
-    plan = _ott_plan(lse, implicit)
+    plan = ott_plan(lse, implicit)
     grad = jax.jit(jax.grad(lambda c: jax.numpy.sum(w * plan(c))))
     return Contender(lambda: grad(cost).block_until_ready(), np.asarray, _versions("ott-jax", "jax"))
 

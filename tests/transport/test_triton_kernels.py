@@ -12,27 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.interpreter import CPU, INTERPRETED, compiled, count_launches, interpreted
 from helpers.transport import sample
 from torch.testing import assert_close
 
-from saot.transport import (
-    SparseCost,
-    Support,
-    block_diagonal,
-    implicit,
-    solve_transport,
-    split_result,
-    triton_kernels,
-)
-from saot.transport.pairs import SparsePairs
+from saot.transport import SparseCost, Support, block_diagonal, solve_transport, split_result, triton_kernels
 from saot.transport.triton_kernels import has_triton, segment_logsumexp, segment_sum_product
 
 triton = pytest.importorskip("triton", minversion="3.7", reason="needs triton 3.7 or above")
 
-CPU = torch.device("cpu")
-INTERPRETED = has_triton(CPU)
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs inside test_under_the_interpreter")
-compiled = pytest.mark.skipif(INTERPRETED, reason="Triton interprets here")
 RTOL = {torch.float32: 5e-6, torch.float64: 1e-13}  # rounding of sums of a few hundred terms
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
@@ -80,9 +68,10 @@ SHAPES = {
 @pytest.mark.skipif(INTERPRETED, reason="would start itself")
 def test_under_the_interpreter():
     here = Path(__file__)
+    files = [str(here.with_name(name)) for name in (here.name, "test_gpu_updates.py")]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", str(here), "-p", "no:cacheprovider", "-p", "no:xdist", "-rs"]
-    run = subprocess.run(command, cwd=here.parents[2], env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "pytest", *files, "-p", "no:cacheprovider", "-p", "no:xdist", "-rs"]
+    run = subprocess.run(command, cwd=here.parents[2], env=environment, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     assert "runs inside" not in run.stdout, "the interpreter was not on"
 
@@ -182,68 +171,35 @@ def test_errors_say_what_to_do():
 
 
 @pytest.fixture
-def used(monkeypatch):
-    """The kernels in place of torch's operations, wherever the solver sums over a support; which of them it used."""
-    names = set()
-
-    def lse_rows(pairs, v, y):
-        names.add("rows")
-        return segment_logsumexp(v, pairs.support.crow, pairs.support.col, y)
-
-    def lse_cols(pairs, v, x):
-        names.add("cols")
-        return segment_logsumexp(v, pairs.support.ccol, pairs.support.trow, x)
-
-    def maps(m, pairs):
-        names.add("maps")
-        s, m_cols = pairs.support, pairs.in_columns(m)
-        return (
-            lambda v: pairs.as_rows(segment_sum_product(m, s.crow, s.col, v.flatten())),
-            lambda u: pairs.as_cols(segment_sum_product(m_cols, s.ccol, s.trow, u.flatten())),
-        )
-
-    dense_maps = implicit.plan_maps
-    monkeypatch.setattr(SparsePairs, "lse_rows", lse_rows)
-    monkeypatch.setattr(SparsePairs, "lse_cols", lse_cols)
-    monkeypatch.setattr(
-        implicit, "plan_maps", lambda m, pairs: (maps if isinstance(pairs, SparsePairs) else dense_maps)(m, pairs)
-    )
-    return names
+def launches(monkeypatch):
+    """The names of the kernels that were launched."""
+    return count_launches(monkeypatch)
 
 
 @interpreted
 @pytest.mark.parametrize("tau", [0.3, torch.inf])
-def test_a_solve_and_its_gradient_are_the_same_with_the_kernels(used, tau):
+@pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
+def test_a_solve_and_its_gradient_are_the_same_with_the_kernels(launches, gradient, tau):
     """Against the dense twin after as many iterations, whose code has no part of them."""
     problem = sample(3, n=23, m=17, balanced=tau == torch.inf)
     row, col = problem.support.row.long(), problem.support.col.long()
     weight = torch.linspace(0, 1, row.numel(), dtype=torch.float64)
     sparse, dense = problem.sparse, problem.masked.requires_grad_()
     sparse.values.requires_grad_()
-    settings = {"epsilon": 0.1, "tau": tau, "tol": 0, "max_iter": 12}
+    settings = {"epsilon": 0.1, "tau": tau, "tol": 0, "max_iter": 12, "gradient": gradient}
     result = solve_transport(sparse, problem.a, problem.b, **settings)
     (result.plan_values * weight).sum().backward()
-    assert used == {"rows", "cols", "maps"}
-    used.clear()
+    if gradient == "implicit":
+        assert {"_update_kernel", "_sum_product_kernel"} <= set(launches)
+    else:
+        assert set(launches) == {"_logsumexp_kernel"}
+    launches.clear()
     twin = solve_transport(dense, problem.a, problem.b, **settings)
     (twin.plan_values[row, col] * weight).sum().backward()
-    assert not used
+    assert not launches
     assert_close(result.plan_values, twin.plan_values[row, col], rtol=1e-11, atol=1e-15)
     # conjugate gradients stop at 1e-12 of the right-hand side
     assert_close(sparse.values.grad, dense.grad[row, col], rtol=1e-9, atol=1e-11)
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """The names of the kernels that were launched."""
-    names, plain = [], triton_kernels._launch
-
-    def launch(function, *arguments, **flags):
-        names.append(function.__name__)
-        return plain(function, *arguments, **flags)
-
-    monkeypatch.setattr(triton_kernels, "_launch", launch)
-    return names
 
 
 @interpreted
@@ -254,7 +210,7 @@ def test_many_problems_take_the_launches_of_one(launches, tau):
     settings = {"tau": tau, "tol": 0, "max_iter": 6, "gradient": "none"}
     alone = [solve_transport(members[0], **settings)]
     of_one = list(launches)
-    assert of_one.count("_logsumexp_kernel") >= 12
+    assert of_one.count("_update_kernel") == 12
     alone += [solve_transport(member, **settings) for member in members[1:]]
     launches.clear()
     joint = solve_transport(block_diagonal(members), **settings)
@@ -272,7 +228,7 @@ def test_a_warm_start_is_the_same_with_the_kernels(launches, tau):
     plan = torch.where(cost.isfinite(), cost, 0.0) / plan.sum()
     weights = plan.sum(1), plan.sum(0)
     cold = solve_transport(problem.sparse, *weights, tau=tau, tol=1e-8, max_iter=500)
-    assert "_logsumexp_kernel" in launches
+    assert "_update_kernel" in launches
     warm = solve_transport(problem.sparse, *weights, tau=tau, tol=1e-8, max_iter=500, init=cold.potentials)
     assert int(warm.iterations) <= 2 < int(cold.iterations)
     assert_close(warm.plan_values, cold.plan_values, rtol=0, atol=1e-6)
@@ -294,28 +250,62 @@ def test_second_derivatives_are_the_same_with_the_kernels():
         assert_close(sparse, dense, rtol=0, atol=1e-10)
 
 
-def benchmark_script():
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Runs bench_gpu.py with the given words; its answer is the exit code."""
     path = Path(__file__).parents[2] / "benchmarks" / "bench_gpu.py"
+    monkeypatch.setattr(sys, "path", list(sys.path))
     spec = importlib.util.spec_from_file_location("bench_gpu", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["bench_gpu", *map(str, words)])
+        return module.main()
+
+    return run
 
 
 @interpreted
-def test_the_benchmark_runs_to_its_end(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench_gpu", "--interpret-smoke", "--out", str(tmp_path / "gpu.json")])
-    assert benchmark_script().main() == 0
-    assert "mean nothing" in capsys.readouterr().out
-    (size,) = json.loads((tmp_path / "gpu.json").read_text())["sizes"]
-    assert set(size["plan_error"]) == {"csr", "triton", "torch"} and max(size["plan_error"].values()) < 1e-5
+def test_the_benchmark_runs_to_its_end(benchmark, tmp_path, capsys):
+    """Every part, and peers that cannot run here say why."""
+    assert benchmark("--interpret-smoke", "--out", tmp_path / "gpu.json") == 0
+    said = capsys.readouterr().out
+    assert "mean nothing" in said and "left out: flash-sinkhorn refuses tensors that are not on CUDA" in said
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert not results["left_out"] and not results["failed"]
+    (size,), (clouds,) = results["sizes"], results["points"]
+    assert set(size["plan_error"]) == {"fused", "csr", "triton", "torch"} and max(size["plan_error"].values()) < 1e-5
+    ours = [clouds["all_pairs"][f"saot, all pairs as a {form}"] for form in ("support", "matrix")]
+    assert max(entry[kind] for entry in [clouds["nearest"], *ours] for kind in ("plan_error", "potential_error")) < 1e-5
+    assert "left_out" in clouds["all_pairs"]["flash-sinkhorn, TF32 off"]
+    assert 0 < clouds["nearest"]["mass_of_all_pairs_on_these"] < 1
+    assert results["gwot"][0]["ms"] > 0 and results["step"][0]["ms"] > 0
+
+
+@interpreted
+def test_the_benchmark_begins_nothing_once_its_time_is_over(benchmark, tmp_path, capsys):
+    assert benchmark("--interpret-smoke", "--budget", 0, "--out", tmp_path / "gpu.json") == 0
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert results["left_out"] == ["sizes 12:3", "gwot 4:2", "step 40:4", "points 12:3"]
+    assert not any(results[section] for section in ("sizes", "gwot", "step", "points"))
+    assert "left out, for the time was over: gwot 4:2" in capsys.readouterr().out
+
+
+@interpreted
+def test_a_part_of_the_benchmark_that_fails_does_not_stop_the_others(benchmark, monkeypatch, capsys):
+    import gpu.sizes
+
+    monkeypatch.setattr(gpu.sizes, "synthetic", lambda *given: 1 / 0)
+    assert benchmark("--interpret-smoke", "--sections", "sizes", "gwot") == 1
+    said = capsys.readouterr().out
+    assert "failed: sizes 12:3: ZeroDivisionError" in said and "GWOT, 4x4 tokens a picture, 2 steps: " in said
 
 
 @compiled
-def test_the_benchmark_without_a_gpu_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench_gpu"])
+def test_the_benchmark_without_a_gpu_says_so(benchmark, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert benchmark_script().main() == 2
+    assert benchmark() == 2
     assert "needs a CUDA device" in capsys.readouterr().err
 
 
@@ -329,11 +319,17 @@ def test_kernels_compile(arch, scalar, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     target = backends.GPUTarget("cuda", arch, 32) if isinstance(arch, int) else backends.GPUTarget("hip", arch, 64)
     options = {"num_warps": 4, "enable_fp_fusion": True}
-    for function in (triton_kernels._logsumexp_kernel, triton_kernels._sum_product_kernel):
-        kernel = triton_kernels._jit(function)
-        types = {"offsets": "*i32", "index": "*i32", "rows": "i32"}
-        types |= dict.fromkeys(("values", "vector", "out", "scale"), f"*{scalar}")
-        types = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    constexprs = ("ROWS", "BLOCK", "LIMIT", "WIDE", "SCALED")
+    for name in ("_logsumexp_kernel", "_sum_product_kernel", "_update_kernel"):
+        kernel = triton_kernels._jit(getattr(triton_kernels, name))
+        types = {
+            "offsets": "*i32",
+            "index": "*i32",
+            "rows": "i32",
+            "each": "i32",
+            **dict.fromkeys(constexprs, "constexpr"),
+        }
+        types = {name: types.get(name, f"*{scalar}") for name in kernel.arg_names}
         for scaled in {True, False} if "SCALED" in kernel.arg_names else {None}:
             constants = {"ROWS": 16, "BLOCK": 64, "LIMIT": 256, "WIDE": 1024, "SCALED": scaled}
             given = {(i,): constants[name] for i, name in enumerate(kernel.arg_names) if name in constants}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .accelerate import Accelerator, Plain
+from .gpu_updates import TritonUpdates, has_fused_updates
 from .pairs import DensePairs
 from .problem import Problem, Side, SolveSettings
 from .progress import Progress, stack
@@ -32,16 +33,25 @@ def iterate(problem: Problem, settings: SolveSettings, start: Start | None = Non
     warm = start is not None
     if start is None:
         start = Start(torch.zeros_like(problem.rows.weight), torch.zeros_like(problem.cols.weight))
-    updates = KernelUpdates(problem, State(start.f) if warm else None) if fast else LogUpdates(problem)
+    if fast:
+        updates = KernelUpdates(problem, State(start.f) if warm else None)
+    elif not differentiable and has_fused_updates(problem.pairs):
+        updates = TritonUpdates(problem)
+    else:
+        updates = LogUpdates(problem)
     slow = settings.tol > 0 and not differentiable and Accelerator.is_worth_it(problem)
     residual = Residual(problem, settings)
     starts = Accelerator(problem, warm) if slow else Plain()
     end = sinkhorn(updates, settings, starts, residual, start)
-    return _finish(problem, end, residual, updates.log)
+    return _finish(problem, end, residual, updates)
 
 
 def sinkhorn(
-    updates: Updates, settings: SolveSettings, starts: Accelerator | Plain, residual: Residual, first: Start
+    updates: Updates | TritonUpdates,
+    settings: SolveSettings,
+    starts: Accelerator | Plain,
+    residual: Residual,
+    first: Start,
 ) -> Progress:
     """The iterations of Eq. (8), with p = tau / (tau + epsilon) and a reference measure r_i r_j. A sweep is
 
@@ -69,14 +79,15 @@ def sinkhorn(
     return now
 
 
-def _finish(problem: Problem, end: Progress, residual: Residual, log: LogUpdates) -> Progress:
+def _finish(problem: Problem, end: Progress, residual: Residual, updates: Updates | TritonUpdates) -> Progress:
     """What the loop left open: the balanced residual, and tokens that take no part."""
     rows, cols = problem.rows, problem.cols
     if problem.balanced:
         with torch.no_grad():
-            end = _balanced_end(problem, end, residual, log)
+            end = _balanced_end(problem, end, residual, updates.log)
     if rows.whole and cols.whole:
         return end
+    log = updates.log
     f = _outside(rows, log.lse_rows(end.g), end.f, problem)
     g = _outside(cols, log.lse_cols(end.f), end.g, problem)
     return replace(end, f=f, g=g)

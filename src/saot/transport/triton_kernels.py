@@ -1,10 +1,10 @@
-"""The two reductions of a sparse support as one fused pass each, in Triton, for a GPU.
+"""The reductions of a sparse support and the update of Eq. (8) as one fused pass each, in Triton, for a GPU.
 
-Both walk over the segments of a CSR order (its rows, or the columns in column order), read 8 bytes an entry in
-float32, write one number a segment, and hold nothing else. A program takes several short segments at a time,
-as a tile of segments by entries; a segment far longer than the mean is then taken alone by the whole program,
-so that one crowded column neither starves a tile nor needs a second launch. No atomics: the same input gives
-the same bits.
+All walk over the segments of a CSR order (its rows, or the columns in column order), read 8 bytes an entry in
+float32, write one or two numbers a segment, and hold nothing else. A program takes several short segments at a
+time, as a tile of segments by entries; a segment far longer than the mean is then taken alone by the whole
+program, so that one crowded column neither starves a tile nor needs a second launch. No atomics: the same input
+gives the same bits.
 
 The kernels below are plain functions until `_jit` compiles them, so importing this file does not import Triton.
 """
@@ -13,6 +13,7 @@ import functools
 import importlib
 import os
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, no_type_check
 
 import torch
@@ -127,6 +128,53 @@ def segment_sum_product(
     return out
 
 
+@dataclass(frozen=True, eq=False)
+class HalfUpdate:
+    """What the update of one side reads besides the other side's log scalings; all on one device.
+
+    Attributes:
+        costs: C of each pair, in the order of this side's segments, float32 or float64; +inf for no pair.
+        offsets: Where each token's segment begins and ends.
+        index: The pair's token on the other side.
+        log_reference: Log of this side's factor in the reference measure; -inf for tokens that take no part.
+        log_ratio: log(weight / reference); 0 for tokens that take no part.
+        epsilon: One number a problem.
+        damping: p = tau / (tau + epsilon), one number a problem.
+    """
+
+    costs: Float[Tensor, " pairs"]
+    offsets: Int32[Tensor, " tokens_plus_1"]
+    index: Int32[Tensor, " pairs"]
+    log_reference: Float[Tensor, " tokens"]
+    log_ratio: Float[Tensor, " tokens"]
+    epsilon: Float[Tensor, " problems"]
+    damping: Float[Tensor, " problems"]
+
+
+def update_side(
+    half: HalfUpdate,
+    scalings: Float[Tensor, " other"],
+    potentials: Float[Tensor, " tokens"],
+    own: Float[Tensor, " tokens"],
+) -> None:
+    """One side's update of Eq. (8) by one launch, from the other side's log scalings y_j = log r_j + g_j / epsilon.
+
+        f_i / epsilon = p (log(a_i / r_i) - log sum_j exp(y_j - C_ij / epsilon)),    x_i = log r_i + f_i / epsilon,
+
+    with each problem's own epsilon and p where tokens of several lie one after another, as many of each. A token
+    that takes no part has f_i = 0 and x_i = -inf. Nothing is checked, and nothing waits for the device.
+
+    Args:
+        half: The side.
+        scalings: y of the other side, as this function writes them.
+        potentials: Written: f.
+        own: Written: x, what the other side's update reads.
+    """
+    each = half.log_ratio.numel() // half.epsilon.numel()
+    given = half.log_reference, half.log_ratio, half.epsilon, half.damping, potentials, own, each
+    _launch(_update_kernel, half.costs, half.offsets, half.index, scalings, *given)
+
+
 @no_type_check
 def _logsumexp_kernel(
     values,
@@ -146,43 +194,101 @@ def _logsumexp_kernel(
     begin = tl.load(offsets + row, mask=row < rows, other=0)
     length = tl.load(offsets + row + 1, mask=row < rows, other=0) - begin
     factor = tl.load(scale) if SCALED else 1.0
-    small = tl.where(length <= LIMIT, length, 0)
-    top = tl.full((ROWS,), float("-inf"), out.dtype.element_ty)
-    total = tl.full((ROWS,), 0.0, out.dtype.element_ty)  # sum of exp(term - base), base the finite top or 0
-    for start in range(0, tl.max(small, 0), BLOCK):
-        lane = start + tl.arange(0, BLOCK)
-        inside = lane[None, :] < small[:, None]
-        place = tl.load((index + begin)[:, None] + lane[None, :], mask=inside, other=0)
-        term = tl.load((values + begin)[:, None] + lane[None, :], mask=inside, other=float("-inf"))
-        term = (term * factor if SCALED else term) + tl.load(vector + place, mask=inside, other=0.0)
-        term = tl.where(inside, term, float("-inf"))  # a negative factor turned the filling to +inf
-        new = tl.maximum(top, tl.max(term, 1))
-        base = tl.where(tl.abs(new) < float("inf"), new, 0.0)
-        total = total * tl.exp(top - base) + tl.sum(tl.exp(term - base[:, None]), 1)
-        top = new
-    end = tl.where(tl.abs(top) < float("inf"), top, 0.0)
-    tl.store(out + row, tl.log(total) + end, mask=(row < rows) & (length <= LIMIT))  # two writers would race
+    factors = tl.full((ROWS,), 1.0, out.dtype.element_ty) * factor
+    lse = _tile_logsumexp(values, index, vector, factors, begin, tl.where(length <= LIMIT, length, 0), ROWS, BLOCK)
+    tl.store(out + row, lse, mask=(row < rows) & (length <= LIMIT))  # two writers would race
     if tl.max(length, 0) > LIMIT:
         for i in range(ROWS):
             long_row = tl.program_id(0) * ROWS + i
             first = tl.load(offsets + long_row, mask=long_row < rows, other=0)
             count = tl.load(offsets + long_row + 1, mask=long_row < rows, other=0) - first
-            if count > LIMIT:  # each lane sums by itself; the lanes meet once, at the end
-                tops = tl.full((WIDE,), float("-inf"), out.dtype.element_ty)
-                totals = tl.full((WIDE,), 0.0, out.dtype.element_ty)
-                for start in range(0, count, WIDE):
-                    lane = start + tl.arange(0, WIDE)
-                    place = tl.load(index + first + lane, mask=lane < count, other=0)
-                    term = tl.load(values + first + lane, mask=lane < count, other=float("-inf"))
-                    term = (term * factor if SCALED else term) + tl.load(vector + place, mask=lane < count, other=0.0)
-                    term = tl.where(lane < count, term, float("-inf"))
-                    higher = tl.maximum(tops, term)
-                    bases = tl.where(tl.abs(higher) < float("inf"), higher, 0.0)
-                    totals = totals * tl.exp(tops - bases) + tl.exp(term - bases)
-                    tops = higher
-                best = tl.max(tops, 0)
-                best = tl.where(tl.abs(best) < float("inf"), best, 0.0)
-                tl.store(out + long_row, tl.log(tl.sum(totals * tl.exp(tops - best), 0)) + best)
+            if count > LIMIT:
+                tl.store(out + long_row, _long_logsumexp(values, index, vector, factor, first, count, WIDE))
+
+
+@no_type_check
+def _update_kernel(
+    costs,
+    offsets,
+    index,
+    scalings,
+    log_reference,
+    log_ratio,
+    epsilon,
+    damping,
+    potentials,
+    own,
+    each,
+    rows,
+    ROWS: constexpr,
+    BLOCK: constexpr,
+    LIMIT: constexpr,
+    WIDE: constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    begin = tl.load(offsets + row, mask=row < rows, other=0)
+    length = tl.load(offsets + row + 1, mask=row < rows, other=0) - begin
+    short = (row < rows) & (length <= LIMIT)
+    factors = -1.0 / tl.load(epsilon + row // each, mask=short, other=1.0)
+    lse = _tile_logsumexp(costs, index, scalings, factors, begin, tl.where(length <= LIMIT, length, 0), ROWS, BLOCK)
+    _relax(lse, row, short, log_reference, log_ratio, epsilon, damping, potentials, own, each)
+    if tl.max(length, 0) > LIMIT:
+        for i in range(ROWS):
+            long_row = tl.program_id(0) * ROWS + i
+            first = tl.load(offsets + long_row, mask=long_row < rows, other=0)
+            count = tl.load(offsets + long_row + 1, mask=long_row < rows, other=0) - first
+            if count > LIMIT:
+                factor = -1.0 / tl.load(epsilon + long_row // each)
+                long_lse = _long_logsumexp(costs, index, scalings, factor, first, count, WIDE)
+                _relax(long_lse, long_row, count > 0, log_reference, log_ratio, epsilon, damping, potentials, own, each)
+
+
+@no_type_check
+def _relax(lse, token, here, log_reference, log_ratio, epsilon, damping, potentials, own, each):
+    log_r = tl.load(log_reference + token, mask=here, other=0.0)
+    log_a_over_r = tl.load(log_ratio + token, mask=here, other=0.0)
+    p = tl.load(damping + token // each, mask=here, other=1.0)
+    # KL-relaxed marginal, Eq. (8): u_i = f_i / epsilon
+    u = p * (log_a_over_r - tl.where(log_r > float("-inf"), lse, 0.0))
+    tl.store(potentials + token, u * tl.load(epsilon + token // each, mask=here, other=1.0), mask=here)
+    tl.store(own + token, log_r + u, mask=here)
+
+
+@no_type_check
+def _tile_logsumexp(values, index, vector, factors, begin, length, ROWS: constexpr, BLOCK: constexpr):
+    top = tl.full((ROWS,), float("-inf"), values.dtype.element_ty)
+    total = tl.full((ROWS,), 0.0, values.dtype.element_ty)  # sum of exp(term - base), base the finite top or 0
+    for start in range(0, tl.max(length, 0), BLOCK):
+        lane = start + tl.arange(0, BLOCK)
+        inside = lane[None, :] < length[:, None]
+        place = tl.load((index + begin)[:, None] + lane[None, :], mask=inside, other=0)
+        term = tl.load((values + begin)[:, None] + lane[None, :], mask=inside, other=0.0) * factors[:, None]
+        term += tl.load(vector + place, mask=inside, other=0.0)
+        term = tl.where(inside, term, float("-inf"))
+        new = tl.maximum(top, tl.max(term, 1))
+        base = tl.where(tl.abs(new) < float("inf"), new, 0.0)
+        total = total * tl.exp(top - base) + tl.sum(tl.exp(term - base[:, None]), 1)
+        top = new
+    return tl.log(total) + tl.where(tl.abs(top) < float("inf"), top, 0.0)
+
+
+@no_type_check
+def _long_logsumexp(values, index, vector, factor, first, count, WIDE: constexpr):
+    tops = tl.full((WIDE,), float("-inf"), values.dtype.element_ty)  # each lane sums by itself
+    totals = tl.full((WIDE,), 0.0, values.dtype.element_ty)
+    for start in range(0, count, WIDE):
+        lane = start + tl.arange(0, WIDE)
+        place = tl.load(index + first + lane, mask=lane < count, other=0)
+        term = tl.load(values + first + lane, mask=lane < count, other=0.0) * factor
+        term += tl.load(vector + place, mask=lane < count, other=0.0)
+        term = tl.where(lane < count, term, float("-inf"))
+        higher = tl.maximum(tops, term)
+        bases = tl.where(tl.abs(higher) < float("inf"), higher, 0.0)
+        totals = totals * tl.exp(tops - bases) + tl.exp(term - bases)
+        tops = higher
+    best = tl.max(tops, 0)  # the lanes meet once, at the end
+    best = tl.where(tl.abs(best) < float("inf"), best, 0.0)
+    return tl.log(tl.sum(totals * tl.exp(tops - best), 0)) + best
 
 
 @no_type_check
@@ -267,11 +373,19 @@ def _checked_output(values: Tensor, offsets: Tensor, index: Tensor, vector: Tens
 
 @functools.cache
 def _jit(function: Any) -> Any:
-    """The kernel compiled at its first launch, with Triton's language where the kernels look for it."""
+    """The kernel, compiled at its first launch."""
+    _prepare()
+    return _triton().jit(function)
+
+
+@functools.cache
+def _prepare() -> None:
+    """Triton's language, and what several kernels call, where the kernels look for them."""
     triton = _triton()
     assert triton is not None
     globals().update(tl=triton.language, constexpr=triton.language.constexpr)
-    return triton.jit(function)
+    for part in (_relax, _tile_logsumexp, _long_logsumexp):
+        globals()[part.__name__] = triton.jit(part)
 
 
 @functools.cache
