@@ -21,6 +21,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from helpers.random_problems import Checked, as_json, check
 
+from saot.transport import passes, updates
+
 KINDS: dict[str, Callable[[Checked], bool]] = {
     "all": lambda one: True,
     "tau/epsilon below 8.5": lambda one: one.tau / one.epsilon < 8.5,
@@ -43,11 +45,12 @@ KINDS: dict[str, Callable[[Checked], bool]] = {
 def main() -> int:
     options = _options()
     kind = "" if options.how == "cold" else f"-{options.how}"
+    kind += "-machine-code" if options.machine_code else ""
     path = options.out / f"seed-{options.seed}{kind}.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)
     done = {one.number: one for one in _read(path)}
     missing = [number for number in range(options.count) if number not in done]
-    with ProcessPoolExecutor(options.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(options.workers, initializer=_prepare, initargs=(options.machine_code,)) as pool:
         found = pool.map(partial(check, options.seed, how=options.how), missing, chunksize=8)
         with path.open("a") as file:
             for one in tqdm(found, total=len(missing), disable=not missing):
@@ -60,6 +63,15 @@ def main() -> int:
     for one in wrong:
         print(f"wrong: {one}")
     return 1 if wrong else 0
+
+
+def _prepare(machine_code: bool) -> None:
+    """A process of one thread; with machine code for small problems too, which are torch's otherwise."""
+    torch.set_num_threads(1)
+    if machine_code:
+        passes._LEAST = updates._MIN_PAIRS = 0
+        if not passes.serves(torch.zeros(1)):
+            raise ValueError("there is no machine code here; install numba, and torch as its wheels for Linux have it")
 
 
 def table(checked: list[Checked]) -> str:
@@ -99,6 +111,11 @@ def _options() -> argparse.Namespace:
         choices=("cold", "warm", "joined"),
         default="cold",
         help="warm: from the potentials of a problem like it; joined: as a member of a block diagonal",
+    )
+    parser.add_argument(
+        "--machine-code",
+        action="store_true",
+        help="for supports in float32, however small",
     )
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     return parser.parse_args()
