@@ -1,10 +1,10 @@
 """The README's picture, from a finished run with an evaluation set.
 
-python benchmarks/readme_figure.py RUN docs/figures/main.jpg [NUMBER of the shown picture, 0 to 5] [of the source's]
+python benchmarks/readme_figure.py RUN docs/figures/main.jpg [--shown 1] [--commit HASH]
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,20 @@ INK, PAPER, RIGHT, WRONG = (40, 40, 40), (255, 255, 255), (225, 225, 225), (200,
 
 
 def main() -> None:
-    run, out = Path(sys.argv[1]), Path(sys.argv[2])
-    chosen, shown_source = (int(sys.argv[place]) if len(sys.argv) > place else 0 for place in (3, 4))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--shown", type=int, default=0, help="which of the six pictures that the run shows, from 0 on")
+    parser.add_argument("--source", type=int, default=0, help="which picture of the source")
+    parser.add_argument("--commit", help="of the code that made the run, where run.json has none")
+    options = parser.parse_args()
+    run, shown_source = options.run, options.source
     record = json.loads((run / "run.json").read_text())
     settings = record["settings"]
     source, test = (open_labelled(settings[name], readers=READERS) for name in ("source", "eval"))
     masks = load_file(run / "work" / "scores" / "saot_decoder.safetensors")
     shown = sorted(int(name.removeprefix("mask-")) for name in masks if name.startswith("mask-"))
-    number, classes = shown[chosen], source.classes
+    number, classes = shown[options.shown], source.classes
     mask, truth, given = masks[f"mask-{number:06d}"].numpy(), test.mask(number), source.mask(shown_source)
     labelled = truth != IGNORE_INDEX
     wrong = labelled & (mask != truth)
@@ -57,9 +63,9 @@ def main() -> None:
         draw.text((x + 2, y + 4), caption, fill=INK, font=font)
     sheet.paste(legend, (0, sheet.height - legend.height - CAPTION))
     told = f"{settings['source']} {shown_source}, {settings['eval']} {number}; preset {record['preset']}, "
-    told += f"points {record['points']}, seed {record['seed']}, commit {str(record['commit'])[:7]}"
+    told += f"points {record['points']}, seed {record['seed']}, commit {(options.commit or str(record['commit']))[:7]}"
     draw.text((2, sheet.height - CAPTION + 4), told, fill=INK, font=ImageFont.load_default(12))
-    sheet.save(out, quality=88)
+    sheet.save(options.out, quality=88)
 
 
 def legend_of(entries: list[tuple[str, tuple[int, int, int]]], width: int, font: ImageFont.ImageFont) -> Image.Image:
