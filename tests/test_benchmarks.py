@@ -96,7 +96,9 @@ def test_a_mask_decoder_is_scored_as_the_rivals_of_a_run(tmp_path, monkeypatch, 
     monkeypatch.setattr(
         mask_decoder, "declared_by", lambda *args, real=mask_decoder.declared_by: told.append(real(*args)) or told[-1]
     )
-    source, target, test = (f"scenes:{style},count=2" for style in ("game:train", "street:train", "street:val"))
+    source, target, test = (
+        f"scenes:{style},count=3,height=64,width=128" for style in ("game:train", "street:train", "street:val")
+    )
     words = ["--source", source, "--target", target, "--eval", test, "--points", "total:2", "--backbone", "filterbank"]
     words += [
         "--store",
@@ -107,7 +109,8 @@ def test_a_mask_decoder_is_scored_as_the_rivals_of_a_run(tmp_path, monkeypatch, 
         str(tmp_path / "out.jsonl"),
     ]
     monkeypatch.setattr(
-        "sys.argv", ["mask_decoder.py", *words, "--set", "kind=cross,width=32,layers=1,steps=2,ema_steps=2"]
+        "sys.argv",
+        ["mask_decoder.py", *words, "--set", "kind=cross,width=32,layers=1,steps=2,ema_steps=2", "--size", "56x112"],
     )
     mask_decoder.main()
     lines = (tmp_path / "out.jsonl").read_text()

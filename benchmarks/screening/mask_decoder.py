@@ -64,7 +64,8 @@ class Settings:
         rate: Of AdamW, at its highest.
         steps: Of stage 1.
         ema_steps: Of self-training.
-        windows: Of the source a step; as many of points, and of the target in self-training.
+        windows: Of the source a step, and of the target in self-training.
+        points_windows: Windows with points a step.
     """
 
     kind: str = "joint"
@@ -78,6 +79,7 @@ class Settings:
     steps: int = 400
     ema_steps: int = 200
     windows: int = 2
+    points_windows: int = 2
 
 
 class Attention(nn.Module):
@@ -240,7 +242,7 @@ class Labels:
         """Windows, how many a step, and the weight of dice."""
         found = [(Windows(self.source, self.source_cells), settings.windows, settings.dice)]
         if any(bool((part != IGNORE).any()) for part in self.points):
-            found.append((Windows(self.target, self.points), settings.windows, 0.0))
+            found.append((Windows(self.target, self.points), settings.points_windows, 0.0))
         return found
 
 
@@ -524,7 +526,8 @@ def evaluate(options: argparse.Namespace, lines: Lines) -> None:
         settings = settings_of(words)
         for points in options.points:
             for seed in options.seeds:
-                about = {"backbone": options.backbone, "weights": options.weights, "seed": seed, "recipe": BEST}
+                about = {"backbone": options.backbone, "weights": options.weights, "size": options.size}
+                about |= {"seed": seed, "recipe": BEST}
                 run = partial(of_run, RunSettings(*sets, points, **about), options.runs, options.store, settings)
                 lines.make({"points": points, "seed": seed, "settings": asdict(settings)}, run)
 
@@ -548,6 +551,7 @@ def main() -> None:
     parser.add_argument("--at", nargs="+", default=["T=total:20"], help="SHIFT=BUDGET, as of run.py")
     parser.add_argument("--set", action="append", help="settings with commas; again for a further network")
     parser.add_argument("--eval", help="SPEC of the pictures to score on, in place of --at")
+    parser.add_argument("--size", help="input size, with --eval; the backbone's own unless given")
     parser.add_argument("--points", nargs="+", default=["total:20"], help="of the run, with --eval")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for runs, with --eval")
     parser.add_argument("--seeds", default="0", help="whole numbers with commas")
