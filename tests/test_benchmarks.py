@@ -83,10 +83,12 @@ def test_a_mask_decoder_answers_for_the_cells_of_each_token(mask_decoder, kind):
         parts = network.of_tokens(tokens, 6, 9)
         network.window = 0
         whole = network.of_tokens(tokens, 6, 9)
-        corner = network(tokens.view(6, 9, 8)[:4, :4].movedim(-1, 0)[None])[0].log_softmax(0)
+        windows = tokens.view(6, 9, 8)[:4, :4], tokens.view(6, 9, 8)[2:, 5:]
+        first, last = (network(part.movedim(-1, 0)[None])[0].log_softmax(0) for part in windows)
     assert parts.shape == whole.shape == (54, 16, 4)
     torch.testing.assert_close(parts.exp().sum(-1), torch.ones(54, 16))
-    torch.testing.assert_close(parts[0], corner[:, :4, :4].flatten(1).T)  # seen by one window alone
+    torch.testing.assert_close(parts[0], first[:, :4, :4].flatten(1).T)  # seen by one window alone
+    torch.testing.assert_close(parts[-1], last[:, -4:, -4:].flatten(1).T)
     assert not torch.allclose(parts, whole.log_softmax(-1), atol=1e-3)
 
 
