@@ -2,9 +2,11 @@
 
 import importlib
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from saot.data import Fingerprints, open_labelled
 from saot.features import FeatureStore, load_backbone
@@ -63,3 +65,63 @@ def test_ideas_are_screened(tmp_path, monkeypatch, at):
     idea = training.Idea((("steps", 2), ("hidden", 8)), rounds=1)
     assert 0 < training.Trial(split, idea, 0).run() < 100
     assert training.Trial(split, idea, 0).run() == training.Trial(split, idea, 0).run()
+
+
+@pytest.fixture
+def mask_decoder(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "screening"))
+    return importlib.import_module("mask_decoder")
+
+
+@pytest.mark.parametrize("kind", ["joint", "cross", "two-way"])
+def test_a_mask_decoder_answers_for_the_cells_of_each_token(mask_decoder, kind):
+    torch.manual_seed(0)
+    settings = mask_decoder.Settings(kind=kind, width=32, queries=2)
+    network = mask_decoder.MaskDecoder(settings, (5, 3), 4, window=4).eval()
+    tokens = torch.randn(6 * 9, 8)
+    with torch.no_grad():
+        parts = network.of_tokens(tokens, 6, 9)
+        network.window = 0
+        whole = network.of_tokens(tokens, 6, 9)
+        windows = tokens.view(6, 9, 8)[:4, :4], tokens.view(6, 9, 8)[2:, 5:]
+        first, last = (network(part.movedim(-1, 0)[None])[0].log_softmax(0) for part in windows)
+    assert parts.shape == whole.shape == (54, 16, 4)
+    torch.testing.assert_close(parts.exp().sum(-1), torch.ones(54, 16))
+    torch.testing.assert_close(parts[0], first[:, :4, :4].flatten(1).T)  # seen by one window alone
+    torch.testing.assert_close(parts[-1], last[:, -4:, -4:].flatten(1).T)
+    assert not torch.allclose(parts, whole.log_softmax(-1), atol=1e-3)
+
+
+def test_a_mask_decoder_is_scored_as_the_rivals_of_a_run(tmp_path, monkeypatch, mask_decoder):
+    told = []
+    monkeypatch.setattr("saot.label.scoring.DECIDED_ON", 1 << 14)
+    monkeypatch.setattr(
+        mask_decoder, "declared_by", lambda *args, real=mask_decoder.declared_by: told.append(real(*args)) or told[-1]
+    )
+    source, target, test = (
+        f"scenes:{style},count=3,height=64,width=128" for style in ("game:train", "street:train", "street:val")
+    )
+    words = ["--source", source, "--target", target, "--eval", test, "--points", "total:2", "--backbone", "filterbank"]
+    words += [
+        "--store",
+        str(tmp_path / "store"),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out.jsonl"),
+    ]
+    monkeypatch.setattr(
+        "sys.argv",
+        ["mask_decoder.py", *words, "--set", "kind=cross,width=32,layers=1,steps=2,ema_steps=2", "--size", "56x112"],
+    )
+    mask_decoder.main()
+    lines = (tmp_path / "out.jsonl").read_text()
+    found = json.loads(lines)["found"]
+    contest, labels = told[0]
+    shown = sum(int((part != 255).sum()) for part in labels.points)
+    assert 0.8 * contest.data.points.budget < shown <= contest.data.points.budget
+    for method in ("mask_decoder", "mask_decoder_ema"):
+        assert found[method]["likeliest"]["bias"] is None and any(found[method]["expected_iou"]["bias"])
+        assert all(0 < one["edges"] < 100 and len(one["classes"]) == 19 for one in found[method].values())
+    mask_decoder.main()
+    assert (tmp_path / "out.jsonl").read_text() == lines and len(told) == 1

@@ -121,7 +121,11 @@ class Shift:
     classes: int
 
     def miou(self, logits_of: Callable[[int], Tensor]) -> float:
-        """mIoU in percent of picture number -> logits (cells, K).
+        """mIoU in percent of picture number -> logits (cells, K)."""
+        return float(mean_over(self.iou(logits_of)))
+
+    def iou(self, logits_of: Callable[[int], Tensor]) -> Tensor:
+        """(K,) IoU in percent of picture number -> logits (cells, K).
 
         Points are drawn class by class, so their rows are weighted by the source's class shares.
         """
@@ -129,14 +133,14 @@ class Shift:
         if self.judge_points is None:
             for number, mask in enumerate(self.judged.masks):
                 matrix.update(predict_mask(logits_of(number), self.judged.grid), torch.from_numpy(mask))
-            return 100 * matrix.mean_iou()
+            return 100 * matrix.iou()
         for number in sorted({point[0] for point in self.judge_points}):
             mine = torch.tensor([point for point in self.judge_points if point[0] == number])
             scores = scores_at(logits_of(number), self.judged.grid, mine[:, 1], mine[:, 2])
             matrix.update(scores.argmax(-1), mine[:, 3])
         rows = matrix.counts.sum(1, keepdim=True).clamp_min(1)
         weighted = matrix.counts / rows * class_shares(self.source, self.classes).unsqueeze(1)
-        return 100 * float(mean_over(iou_from_counts((weighted * 1e9).long())))
+        return 100 * iou_from_counts((weighted * 1e9).long())
 
 
 def split(name: str, source: Pictures, target: Pictures, classes: int, budget: str, seed: int) -> Shift:

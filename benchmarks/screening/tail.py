@@ -100,31 +100,40 @@ class Windows:
         total = self.counts.sum(0)
         self.shares = torch.where(total > 0, total.clamp_min(1) ** 0.5, 0.0)
 
-    def loss(self, network: Tail, count: int, generator: torch.Generator) -> Tensor:
+    def loss(self, network: nn.Module, count: int, generator: torch.Generator) -> Tensor:
+        tokens, truth, taught = self.draw(count, generator)
+        return self.cross_entropy(network(tokens), truth, taught)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens (b, d, SIDE, SIDE), classes of their cells, and soft labels where there are some."""
         tokens, classes, soft = [], [], []
         for label in torch.multinomial(self.shares, count, True, generator=generator).tolist():
             number = int(torch.multinomial(self.counts[:, label], 1, generator=generator))
             places = (self.labels[number] == label).nonzero()
             place = places[int(torch.randint(len(places), (1,), generator=generator))] // PARTS
-            (top, left), size = (self._first(int(at), axis, generator) for axis, at in enumerate(place)), SIDE
-            tokens.append(self.maps[number, top : top + size, left : left + size].float())
-            inner = slice(PARTS * top, PARTS * (top + size)), slice(PARTS * left, PARTS * (left + size))
+            top, left = (self._first(int(at), axis, generator) for axis, at in enumerate(place))
+            tokens.append(self.maps[number, top : top + SIDE, left : left + SIDE].float())
+            inner = slice(PARTS * top, PARTS * (top + SIDE)), slice(PARTS * left, PARTS * (left + SIDE))
             classes.append(self.labels[number][inner].long())
             if self.soft is not None:
                 soft.append(self.soft[number][(slice(None), *inner)].float())
-        logits, truth = network(torch.stack(tokens).movedim(-1, 1)), torch.stack(classes)
+        return torch.stack(tokens).movedim(-1, 1), torch.stack(classes), torch.stack(soft) if soft else None
+
+    def cross_entropy(self, logits: Tensor, truth: Tensor, taught: Tensor | None, smoothing: float = 0.0) -> Tensor:
+        """With classes, or with soft labels where there are some; each class weighs as its windows are drawn."""
         shown = torch.bincount(truth.flatten(), minlength=256)[:IGNORE].clamp_min(1)
         weights = torch.where(truth != IGNORE, (self.shares / shown).float()[truth.clamp_max(IGNORE - 1)], 0.0)
-        if self.soft is None:
-            values = functional.cross_entropy(logits, truth, ignore_index=IGNORE, reduction="none")
+        if taught is None:
+            values = functional.cross_entropy(
+                logits, truth, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing
+            )
         else:
-            taught = torch.stack(soft)
             weights, values = weights * taught.amax(1), -(taught * logits.log_softmax(1)).sum(1)
         return (weights * values).sum() / weights.sum()
 
     def _first(self, place: int, axis: int, generator: torch.Generator) -> int:
         """Where a window that holds this place begins, as windows of attention do, or at the far border."""
-        last = self.maps.shape[1 + axis] - SIDE
+        last = max(0, self.maps.shape[1 + axis] - SIDE)
         found = [at for at in {*range(0, last + 1, STEP), last} if at <= place < at + SIDE]
         return sorted(found)[int(torch.randint(len(found), (1,), generator=generator))]
 
