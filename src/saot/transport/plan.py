@@ -120,9 +120,11 @@ def primal_value(problem: Problem, plan: Plan, f: Tensor, g: Tensor) -> Tensor:
         inside = side.inside(potential)
         value = value + (sums * inside).sum(-1, keepdim=True)
         if not problem.balanced:
-            value = value + problem.tau * _divergence(side, sums, side.log_weight).sum(-1, keepdim=True)
+            missed = _divergence(side, sums, side.log_weight)
+            if not side.whole:
+                missed = missed + torch.where(~side.active & (side.weight > 0), side.weight, 0.0)
+            value = value + problem.tau * missed.sum(-1, keepdim=True)
         if not side.whole:
-            value = value + problem.tau * torch.where(side.active, 0.0, side.weight).sum(-1, keepdim=True)
             first_grain = torch.where(side.weight > 0, 0.0, _own_slope(problem, side, potential))
             value = value + (first_grain * side.weight).sum(-1, keepdim=True)  # zero, but its gradient is not
     return value.squeeze(-1)
