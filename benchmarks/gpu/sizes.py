@@ -30,7 +30,7 @@ def solve(cost: SparseCost, iterations: int) -> TransportResult:
     return solve_transport(cost, max_iter=iterations, tol=0, gradient="none")
 
 
-def plan_error(cost: SparseCost, way: str, iterations: int, reference: Tensor) -> float:
+def largest_plan_error(cost: SparseCost, way: str, iterations: int, reference: Tensor) -> float:
     """Largest difference to the float64 plan, relative to that plan's largest entry."""
     with solved_by(way):
         plan = solve(cost, iterations).plan_values
@@ -87,7 +87,9 @@ def race(tokens: int, k: int, iterations: int, clock: Clock, repeats: int, read:
     cost = synthetic(tokens, k, clock.device)
     with solved_by("torch"):
         reference = solve(SparseCost(cost.values.double(), cost.support), iterations).plan_values
-    errors = {way: plan_error(cost, way, iterations, reference) for way in WAYS}  # also the first, uncounted call
+    errors = {
+        way: largest_plan_error(cost, way, iterations, reference) for way in WAYS
+    }  # also the first, uncounted call
     del reference
     solves: dict[str, list[float]] = {way: [] for way in WAYS}
     gradients: dict[str, list[float]] = {way: [] for way in WAYS}

@@ -72,6 +72,7 @@ def test_a_table_with_settings_of_its_own_is_another_table(capsys, tmp_path, mon
         (["gwot-ablation", "--limit", "2.5"], "expected a whole number, such as 3; got '2.5'"),
         (["saot-table-1", "--size", "big"], "big"),
         (["saot-best", "--columns", "0,total:5"], "total:5"),
+        (["saot-best", "--rows", "MLP + EMA", "--rows", "MLP+EMA"], "MLP + points + EMA; Best, no transport"),
         (["saot-table-1", "--backbone", "filterbonk"], "filterbank"),
         (["saot-table-1", "--source", "folder:a", "--target", "folder:b", "--eval", "folder:c"], "missing"),
     ],

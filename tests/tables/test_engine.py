@@ -1,17 +1,34 @@
 """From a name and a request to files."""
 
+import json
+
 import pytest
 
 from saot.tables import Request, experiment_named, reproduce
-from saot.tables.engine import check_fields, with_columns
+from saot.tables.engine import check_fields, only
 
 
-def test_some_columns_alone():
+def test_some_columns_and_rows_alone():
     table = experiment_named("saot-best")
-    assert [column.key for column in with_columns(table, ["20", "0"]).columns] == ["0", "20"]
-    assert with_columns(table, []) is table
-    with pytest.raises(ValueError, match=r"saot-best among 0, total:20, 20; got 'total:5'"):
-        with_columns(table, ["total:5"])
+    chosen = only(table, ["20", "0"], ["SAOT+Decoder", "MLP + EMA"])
+    assert [column.key for column in chosen.columns] == ["0", "20"]
+    assert [row.label for row in chosen.rows] == ["MLP + EMA", "SAOT+Decoder"]
+    assert only(table) == table
+    with pytest.raises(ValueError, match=r"columns of saot-best among 0; total:20; 20; got 'total:5'"):
+        only(table, ["total:5"])
+    with pytest.raises(ValueError, match=r"rows of saot-best among MLP; MLP \+ EMA; .*; got 'MLP\+EMA'"):
+        only(table, rows=["MLP", "MLP+EMA"])
+
+
+def test_what_no_row_asks_for_is_not_trained(request_for, tmp_path):
+    table = reproduce(
+        "saot-best", request_for("gta5"), tmp_path, columns=["total:20"], rows=["Cells alone (stage 1)", "SAOT+Decoder"]
+    )
+    assert [row.label for row in table.rows] == ["Cells alone (stage 1)", "SAOT+Decoder"]
+    assert table.rows[0].cells["total:20"].difference is not None
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("**/stages.json")]
+    stages = [stage for one in kept for stage in one]
+    assert "train teacher-0" in stages and not [stage for stage in stages if "mlp" in stage or "oracle" in stage]
 
 
 def test_a_folder_of_another_table_is_refused(request_for, runs, tmp_path):

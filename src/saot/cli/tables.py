@@ -136,6 +136,7 @@ def reproduce(
     set: Words = None,
     seeds: str = "0",
     columns: str = "",
+    rows: Words = None,
     backbones: str = "",
     limit: MaybeWhole = None,
     mask_map: str | None = None,
@@ -184,6 +185,8 @@ def reproduce(
             transport.tau=inf --set decoder.steps=4000. Of tables of labelling, and of t2s-da-... as in `saot adapt`.
         seeds: Whole numbers with commas; one run each.
         columns: Keys of the columns to make, with commas, such as 0,total:20 for saot-best; all unless given.
+        rows: Labels of the rows to make, such as --rows "MLP + EMA" --rows "SAOT+Decoder" for saot-best; all unless
+            given. Only what they need is trained.
         backbones: NAME or NAME=WEIGHTS with commas, for saot-table-19.
         limit: Of gwot-... and soy-...: at most so many pairs, spread over the set.
         mask_map: As in `saot run`. Of tables of labelling, and of t2s-da-...
@@ -251,7 +254,7 @@ def reproduce(
     folder = out or Path("runs", "reproduce", request.folder_of(table))
     wanted = [part.strip() for part in columns.split(",") if part.strip()]
     with Bars() as bars:
-        result = make(table, request, folder, columns=wanted, runs=runs, store=store, progress=bars)
+        result = make(table, request, folder, columns=wanted, rows=rows or (), runs=runs, store=store, progress=bars)
     if json:
         print_json({"out": str(folder), **result.to_dict()})
         return

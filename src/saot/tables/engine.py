@@ -34,6 +34,7 @@ def reproduce(
     out: Path,
     *,
     columns: Sequence[str] = (),
+    rows: Sequence[str] = (),
     runs: Path | None = None,
     store: Path | None = None,
     progress: Progress | None = None,
@@ -45,6 +46,7 @@ def reproduce(
         request: Data, backbone, counts and seeds.
         out: Where table.json, table.md, table.html and figures go.
         columns: Keys of the columns to make; all unless given.
+        rows: Labels of the rows to make; all unless given.
         runs: Where the runs lie; tables that share it share trainings. `out/runs` unless given.
         store: Where features lie; `runs/features` unless given.
         progress: Called with (stage, done, total).
@@ -53,8 +55,8 @@ def reproduce(
         The paper's numbers beside ours; also written to `out`.
 
     Raises:
-        ValueError: If the preset or a column is not known or an input is not as it should be; what is made so far is
-            kept.
+        ValueError: If the preset, a column or a row is not known, or an input is not as it should be; what is made so
+            far is kept.
     """
     experiment = experiment_named(table) if isinstance(table, str) else table
     adapter = ADAPTERS[experiment.kind]
@@ -62,25 +64,32 @@ def reproduce(
     check_folder(out, experiment.name, request.set)
     folder = runs or out / "runs"
     made = adapter(experiment, request, Places(folder, store or folder / "features", progress))
-    made.experiment = with_columns(made.experiment, columns)
+    made.experiment = only(made.experiment, columns, rows)
     result = made.result()
     write_table(out, result)
     return result
 
 
-def with_columns(experiment: Experiment, keys: Sequence[str]) -> Experiment:
-    """The table with these columns alone, in its own order; all of them where no key is given.
+def only(experiment: Experiment, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> Experiment:
+    """The table with these columns and rows alone, in its own order; all of them where none is given.
 
     Raises:
-        ValueError: If the table has no such column; the message lists those it has.
+        ValueError: If the table has no such column or row; the message lists those it has.
     """
-    known = [column.key for column in experiment.columns]
-    unknown = [key for key in keys if key not in known]
+    kept_columns = _chosen("columns", columns, [column.key for column in experiment.columns], experiment.name)
+    kept_rows = _chosen("rows", rows, [row.label for row in experiment.rows], experiment.name)
+    return replace(
+        experiment,
+        columns=tuple(column for column in experiment.columns if column.key in kept_columns),
+        rows=tuple(row for row in experiment.rows if row.label in kept_rows),
+    )
+
+
+def _chosen(what: str, wanted: Sequence[str], known: Sequence[str], table: str) -> Sequence[str]:
+    unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise ValueError(f"expected columns of {experiment.name} among {', '.join(known)}; got {unknown[0]!r}")
-    if not keys:
-        return experiment
-    return replace(experiment, columns=tuple(column for column in experiment.columns if column.key in keys))
+        raise ValueError(f"expected {what} of {table} among {'; '.join(known)}; got {unknown[0]!r}")
+    return wanted or known
 
 
 def check_fields(request: Request, experiment: Experiment) -> None:

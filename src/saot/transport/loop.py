@@ -12,7 +12,9 @@ from .problem import Problem, Side, SolveSettings
 from .progress import Progress, stack
 from .residual import Residual
 from .start import Start
-from .updates import KernelUpdates, LogUpdates, State, Updates, has_fast_path
+from .updates import KernelUpdates, LogUpdates, State, has_fast_path
+
+Updates = LogUpdates | KernelUpdates | TritonUpdates
 
 
 def iterate(problem: Problem, settings: SolveSettings, start: Start | None = None) -> Progress:
@@ -47,7 +49,7 @@ def iterate(problem: Problem, settings: SolveSettings, start: Start | None = Non
 
 
 def sinkhorn(
-    updates: Updates | TritonUpdates,
+    updates: Updates,
     settings: SolveSettings,
     starts: Accelerator | Plain,
     residual: Residual,
@@ -79,7 +81,7 @@ def sinkhorn(
     return now
 
 
-def _finish(problem: Problem, end: Progress, residual: Residual, updates: Updates | TritonUpdates) -> Progress:
+def _finish(problem: Problem, end: Progress, residual: Residual, updates: Updates) -> Progress:
     """What the loop left open: the balanced residual, and tokens that take no part."""
     rows, cols = problem.rows, problem.cols
     if problem.balanced:

@@ -287,14 +287,20 @@ def _enter_sums_at(pointers: Any):
         out[i] = _sum_at(values, index[offsets[i] : offsets[i + 1]])
 
 
-def _enter_exponentials(pointers: Any):
-    """exp(x_i + y_j + C_ij / divisor) on the pairs."""
+@_exact
+def _pairs_of(pointers: Any):
+    """Row offsets, column indices and values of the pairs, x (n,) and y (m,) and what is written, (pairs,)."""
     sizes = _ints(pointers, 0, 3)
     n, m, pairs = sizes[0], sizes[1], sizes[2]
-    offsets, index, cost = _ints(pointers, 1, n + 1), _places(pointers, 2, pairs), _floats(pointers, 3, pairs)
-    x, y, out = _floats(pointers, 4, n), _floats(pointers, 5, m), _floats(pointers, 6, pairs)
+    offsets, index, values = _ints(pointers, 1, n + 1), _places(pointers, 2, pairs), _floats(pointers, 3, pairs)
+    return offsets, index, values, _floats(pointers, 4, n), _floats(pointers, 5, m), _floats(pointers, 6, pairs)
+
+
+def _enter_exponentials(pointers: Any):
+    """exp(x_i + y_j + C_ij / divisor) on the pairs."""
+    offsets, index, cost, x, y, out = _pairs_of(pointers)
     divisor = _floats(pointers, 7, 1)[0]
-    first, last = _share(offsets, n)
+    first, last = _share(offsets, x.shape[0])
     for i in range(first, last):
         begin, end = offsets[i], offsets[i + 1]
         _gather(y, index[begin:end], out[begin:end])
@@ -303,11 +309,8 @@ def _enter_exponentials(pointers: Any):
 
 def _enter_weighted(pointers: Any):
     """values_ij (x_i + y_j) on the pairs."""
-    sizes = _ints(pointers, 0, 3)
-    n, m, pairs = sizes[0], sizes[1], sizes[2]
-    offsets, index, values = _ints(pointers, 1, n + 1), _places(pointers, 2, pairs), _floats(pointers, 3, pairs)
-    x, y, out = _floats(pointers, 4, n), _floats(pointers, 5, m), _floats(pointers, 6, pairs)
-    first, last = _share(offsets, n)
+    offsets, index, values, x, y, out = _pairs_of(pointers)
+    first, last = _share(offsets, x.shape[0])
     for i in range(first, last):
         begin, end = offsets[i], offsets[i + 1]
         _gather(y, index[begin:end], out[begin:end])

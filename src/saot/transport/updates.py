@@ -344,10 +344,10 @@ class KernelUpdates:
             low, top = most / -problem.epsilon, least / -problem.epsilon
         is_narrow = bool((top - low <= narrow).all())  # not where a pair is forbidden: its exponent is -inf
         top = torch.where(top > -torch.inf, top, 0.0)
-        if exponent is None:
+        if exponent is None and isinstance(pairs, SparsePairs):
             values = pairs.exponentials((-top).expand(s.shape), t, -problem.epsilon)
         else:
-            values = exponent.sub_(pairs.scalar(top)).exp_()
+            values = (problem.log_kernel() if exponent is None else exponent).sub_(pairs.scalar(top)).exp_()
         if isinstance(pairs, SparsePairs):
             by_row, by_col = csr(values, pairs.support), csr_transposed(values, pairs.support)
         else:
@@ -380,9 +380,6 @@ class KernelUpdates:
             middle=_exp(-(smallest + largest) / 2, largest_exponent(log_alpha.dtype)),
             high=_exp(drift - largest),
         )
-
-
-Updates = LogUpdates | KernelUpdates
 
 
 _LIMITS = {torch.float32: (45.0, 40.0, 1e-16, 12.0), torch.float64: (300.0, 350.0, 1e-100, 100.0)}
