@@ -87,9 +87,8 @@ def race(tokens: int, k: int, iterations: int, clock: Clock, repeats: int, read:
     cost = synthetic(tokens, k, clock.device)
     with solved_by("torch"):
         reference = solve(SparseCost(cost.values.double(), cost.support), iterations).plan_values
-    errors = {
-        way: largest_plan_error(cost, way, iterations, reference) for way in WAYS
-    }  # also the first, uncounted call
+    # also the first call of each, which is not counted
+    errors = {way: largest_plan_error(cost, way, iterations, reference) for way in WAYS}
     del reference
     solves: dict[str, list[float]] = {way: [] for way in WAYS}
     gradients: dict[str, list[float]] = {way: [] for way in WAYS}

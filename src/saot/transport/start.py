@@ -62,4 +62,4 @@ def _checked(name: str, many: str, side: Side, potential: Tensor) -> Tensor:
             f"init must be finite for tokens that take part, but {name}{place} is {float(plain[tuple(place)])}; pass "
             "the potentials of a result of the same pairs, or 0 there"
         )
-    return side.inside(plain).clone()  # the caller may write into its own
+    return side.inside(plain)
