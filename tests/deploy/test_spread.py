@@ -87,7 +87,7 @@ def test_each_number_comes_once_and_little_is_under_way(workers):
 
 
 def test_a_slow_picture_makes_small_chunks():
-    assert [chunk_size(pace) for pace in (0.0, 0.3125, 1.0, 4.9, 60.0)] == [32, 32, 10, 2, 1]
+    assert [chunk_size(pace) for pace in (0.0, 0.3125, 1.0, 4.9, 60.0)] == [128, 32, 10, 2, 1]
     order, sizes = Order.of(Adding(), "cpu"), []
     ray = FakeRay()
     ray.get = lambda name: Answer(0, seconds=20.0) if ray.tasks.pop(name) else None

@@ -84,10 +84,10 @@ class Fingerprints:
         return height, width
 
     def known(self, path: str | Path) -> str | None:
-        """What is remembered of a file as it is now; None if nothing is, or the file is gone."""
+        """What is remembered of a file as it is now; None if nothing is, or there is no file to be had."""
         try:
             return self._said(path, _state(path))
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def note(self, path: str | Path, digest: str) -> None:

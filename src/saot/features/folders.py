@@ -122,9 +122,11 @@ class LocalFolder:
     def sizes(self) -> Callable[[str], int | None]:
         """See `Folder`."""
 
+        root = str(self.root)
+
         def size(name: str) -> int | None:
             try:
-                return (self.root / name).lstat().st_size
+                return os.lstat(os.path.join(root, name)).st_size
             except FileNotFoundError:
                 return None
 

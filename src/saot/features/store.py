@@ -7,6 +7,7 @@ only read: what is missing in it, damaged, or of a picture that has changed is m
 """
 
 import contextlib
+import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -132,6 +133,7 @@ class FeatureStore:
         if key is not None:
             self._require(key, "this run")
         self._headers: dict[str, tuple[tuple[int, ...], Header]] = {}  # by name, as long as the file is the same
+        self._origin = hashlib.blake2b(self.key.to_json().encode(), digest_size=8)  # with a picture: of what it was made
         self._packed = open_packed(self.root) if self._folder.shared else None
         self._beside: set[str] = set()  # names of files that go before the packed part
         if self._packed is not None:
@@ -153,7 +155,7 @@ class FeatureStore:
         pictures = missing = 0
         there, size_of = self._take_packed(places), self._folder.sizes()
         for key, (images, number) in places.items():
-            own = size_of(self._path(key).name)
+            own = size_of(self._name(key))
             if own is not None:
                 there += own
                 continue
@@ -172,7 +174,7 @@ class FeatureStore:
         there = self._begin()
         places = {key: (images, number) for number, key in enumerate(images.keys)}
         self._take_packed(places)
-        lacks = [key in places and self._path(key).name not in there for key in images.keys]
+        lacks = [key in places and self._name(key) not in there for key in images.keys]
         return sorted(range(len(images)), key=lambda number: not lacks[number])
 
     def _begin(self) -> set[str]:
@@ -238,17 +240,17 @@ class FeatureStore:
 
             def missing(numbers: Iterable[int], others: list[int]) -> Iterator[Picture]:
                 for number in numbers:
-                    key, path = images.keys[number], self._path(images.keys[number])
+                    key, name = images.keys[number], self._name(images.keys[number])
                     fingerprint = prints.get(number) or named.get(key) or images.fingerprint(number)
-                    fresh = before is not None and path.name not in before
+                    fresh = before is not None and name not in before
                     whole = partial(self._is_whole, key, fingerprint, seen, fresh)
                     if whole():
                         tell()
-                    elif not claims.take(path.name):
+                    elif not claims.take(name):
                         others.append(number)
                         prints[number] = fingerprint
                     elif whole():  # made in between
-                        claims.give_back(path.name)
+                        claims.give_back(name)
                         tell()
                     else:
                         now = images.fingerprint(number) if key in named else fingerprint
@@ -263,7 +265,7 @@ class FeatureStore:
                     path = self._path(one.picture.name)
                     claims.give_back(path.name)
                     if seen is not None and self._folder.shared:
-                        seen.note(path, checksum)
+                        seen.note(path, self._said(one.picture.name, one.picture.fingerprint, checksum))
                     made += 1
                     tell()
                 left = claims.rest(others, len(left))
@@ -365,8 +367,9 @@ class FeatureStore:
     def _is_whole(self, key: str, fingerprint: str, seen: Fingerprints | None = None, fresh: bool = False) -> bool:
         """Whether the picture's record exists, is undamaged, and of this content and key.
 
-        Of a `fresh` file, put in place whole by another process a moment ago, the header is read alone; so is it where
-        the store lies at an address.
+        A file that was found whole before, made of this content, and has not changed since is not opened. Of a `fresh`
+        one, put in place whole by another process a moment ago, the header is read alone; so is it where the store lies
+        at an address.
         """
         path = self._path(key)
         entry = self._entry(key)
@@ -377,19 +380,29 @@ class FeatureStore:
             ):
                 return True
             self._beside.add(path.name)  # of another content, or damaged: what is made now goes first
+        known = seen.known(path) if seen is not None and self._folder.shared else None
+        if known is not None and known == self._said(key, fingerprint, known.partition(":")[0]):
+            return True
         try:
             with self._open(key) as place:
                 header = self._header(place, key)
                 if header.provenance.source != fingerprint:
                     return False
-                if self._folder.shared and (seen is None or seen.known(path) != header.checksum):
-                    if not fresh:
+                if self._folder.shared:
+                    whole = known is not None and known.partition(":")[0] == header.checksum
+                    if not (whole or fresh):
                         read_payload(place, header)
                     if seen is not None:
-                        seen.note(path, header.checksum)
+                        seen.note(path, self._said(key, fingerprint, header.checksum))
         except ValueError:
             return False
         return True
+
+    def _said(self, key: str, fingerprint: str, checksum: str) -> str:
+        """What is remembered of a file that is whole: the check sum of its tokens, and a hash of what they are of."""
+        origin = self._origin.copy()
+        origin.update(f"{fingerprint} {key}".encode())
+        return f"{checksum}:{origin.hexdigest()}"
 
     def _is_sound(self, key: str, fingerprint: str) -> bool:
         """Whether a record of a shard that is not as it was written is so itself."""
@@ -403,7 +416,7 @@ class FeatureStore:
 
     def _entry(self, key: str) -> int | None:
         """The picture's entry of the packed part, unless a file of its own goes first."""
-        if self._packed is None or (self._beside and self._path(key).name in self._beside):
+        if self._packed is None or (self._beside and self._name(key) in self._beside):
             return None
         return self._packed.index.find(hashed(key))
 
@@ -416,14 +429,18 @@ class FeatureStore:
         return self._packed.shard_of(entry)
 
     def _path(self, key: str) -> Path:
-        """File of a picture: a readable part, and a hash that keeps names apart."""
+        """File of a picture."""
+        return self.root / self._name(key)
+
+    def _name(self, key: str) -> str:
+        """Of a picture's file: a readable part, and a hash that keeps names apart."""
         readable = re.sub(r"[^A-Za-z0-9.-]+", "_", key)[-80:].strip(".")
-        return self.root / f"{readable}-{hashed(key):016x}{ENDING}"
+        return f"{readable}-{hashed(key):016x}{ENDING}"
 
     def _open(self, key: str) -> contextlib.AbstractContextManager[Place]:
         entry = self._entry(key)
         if entry is None:
-            return self._folder.record(self._path(key).name, key)
+            return self._folder.record(self._name(key), key)
         assert self._packed is not None
         return contextlib.nullcontext(self._packed.place(entry))
 
