@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from saot.data import IGNORE_INDEX, PatchGrid
 
-STRIP_VALUES = 1 << 23  # scores alive at a time in predict_mask: 32 MiB of float32
+STRIP_VALUES = 1 << 18  # scores worked on at a time in predict_mask: 1 MiB of float32 stays in a core's cache
+DEVICE_VALUES = 1 << 23  # the same on an accelerator, where few large operations are fastest: 32 MiB
 TILE_WIDTH = 2048  # pixels; keeps the interpolation matrices of huge pictures small
 
 
@@ -85,7 +87,7 @@ def _checked(
         )
     if not 1 <= scores.shape[1] <= 255:
         raise ValueError(f"expected 1 to 255 classes (255 means ignore), got {scores.shape[1]}")
-    if not bool(torch.isfinite(scores).all()):
+    if not all(bool(torch.isfinite(one)) for one in scores.aminmax()):  # NaN is the least and the most
         raise ValueError(
             "scores has infinite or NaN values, which would spread between tokens; "
             "pass probabilities or finite logits, and fill in uncovered tokens first"
@@ -95,37 +97,71 @@ def _checked(
     return scores, grid
 
 
-def _window(
-    scores: Float[Tensor, "n k"], grid: PatchGrid, rows: slice, columns: slice
-) -> Float[Tensor, "k rows columns"]:
-    """One window of the upsampled scores.
+@dataclass(frozen=True)
+class _Columns:
+    """Token scores for some columns of pixels, whose windows of rows are cut from them.
 
-    Along a row values lie side by side, and a product with the weights is fastest; rows are taken whole.
+    Attributes:
+        scores: Of all tokens.
+        left: The token to the left of each column of pixels.
+        right: The one to its right.
+        beside: The weight of that.
+        grid: How the picture lies under the tokens.
     """
-    up, down, below = _neighbours(grid.image_height, grid.input_height, grid.patch_size, grid.height, rows)
-    matrix = interpolation_matrix(
-        grid.image_width, grid.input_width, grid.patch_size, grid.width, start=columns.start, stop=columns.stop
-    )
-    used = matrix.any(0).nonzero().flatten()
-    high, wide = slice(int(up[0]), int(down[-1]) + 1), slice(int(used[0]), int(used[-1]) + 1)
-    dtype = torch.promote_types(scores.dtype, torch.float32)  # half precision would blur close calls
-    tokens = scores.view(grid.height, grid.width, -1)[high, wide].permute(2, 0, 1).to(dtype)
-    across, weight = (one.to(dtype).to(tokens.device) for one in (matrix[:, wide], below))  # mps has no float64
-    lines = tokens @ across.T
-    above, under = (lines.index_select(1, (one - high.start).to(lines.device)) for one in (up, down))
-    return torch.lerp(above, under, weight[:, None])
+
+    scores: Float[Tensor, "k height width"]
+    left: Int[Tensor, " columns"]
+    right: Int[Tensor, " columns"]
+    beside: Float[Tensor, " columns"]
+    grid: PatchGrid
+
+    @classmethod
+    def of(cls, scores: Float[Tensor, "k height width"], grid: PatchGrid, columns: slice) -> "_Columns":
+        """Those of some columns of pixels."""
+        axis = _neighbours(grid.image_width, grid.input_width, grid.patch_size, grid.width, columns)
+        return cls(scores, *_placed(axis, scores), grid)
+
+    def rows(self, rows: slice) -> Float[Tensor, "k rows columns"]:
+        """The upsampled scores of some rows of pixels."""
+        grid = self.grid
+        axis = _neighbours(grid.image_height, grid.input_height, grid.patch_size, grid.height, rows)
+        first, end = int(axis[0][0]), int(axis[1][-1]) + 1
+        up, down, below = _placed(axis, self.scores)
+        lines = self.scores[:, first:end].flatten(0, 1)  # a matrix: columns of more axes are taken ten times as slowly
+        lines = _between(lines.index_select(1, self.left), lines.index_select(1, self.right), self.beside)
+        lines = lines.view(-1, end - first, len(self.left))
+        return _between(lines.index_select(1, up - first), lines.index_select(1, down - first), below[:, None])
+
+
+def _placed(axis: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Neighbours along an axis on the scores' device; there may be no float64."""
+    low, high, share = axis
+    return low.to(scores.device), high.to(scores.device), share.to(scores.dtype).to(scores.device)
+
+
+def _between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """first + share (second - first), made of `second`."""
+    return second.sub_(first).mul_(share).add_(first)
+
+
+def _by_class(scores: Float[Tensor, "n k"], grid: PatchGrid) -> Float[Tensor, "k height width"]:
+    """Token scores as a picture for each class, at least float32: half precision would blur close calls."""
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    return scores.to(dtype).view(grid.height, grid.width, -1).permute(2, 0, 1).contiguous()
 
 
 def _tiles(
     scores: Float[Tensor, "n k"], grid: PatchGrid
 ) -> Iterator[tuple[tuple[slice, slice], Float[Tensor, "k rows columns"]]]:
-    """Strips of rows, cut at TILE_WIDTH columns, of at most STRIP_VALUES scores (or one row)."""
-    step = max(1, STRIP_VALUES // (min(TILE_WIDTH, grid.image_width) * scores.shape[1]))
-    for top in range(0, grid.image_height, step):
-        rows = slice(top, min(top + step, grid.image_height))
-        for left in range(0, grid.image_width, TILE_WIDTH):
-            columns = slice(left, min(left + TILE_WIDTH, grid.image_width))
-            yield (rows, columns), _window(scores, grid, rows, columns)
+    """Strips of rows, cut at TILE_WIDTH columns, of at most so many scores (or one row)."""
+    values = STRIP_VALUES if scores.device.type == "cpu" else DEVICE_VALUES
+    step, classes = max(1, values // (min(TILE_WIDTH, grid.image_width) * scores.shape[1])), _by_class(scores, grid)
+    for left in range(0, grid.image_width, TILE_WIDTH):
+        columns = slice(left, min(left + TILE_WIDTH, grid.image_width))
+        strip = _Columns.of(classes, grid, columns)
+        for top in range(0, grid.image_height, step):
+            rows = slice(top, min(top + step, grid.image_height))
+            yield (rows, columns), strip.rows(rows)
 
 
 def upsample_scores(scores: Float[Tensor, "n k"], grid: PatchGrid) -> Float[Tensor, "k h w"]:
@@ -145,7 +181,8 @@ def upsample_scores(scores: Float[Tensor, "n k"], grid: PatchGrid) -> Float[Tens
         ValueError: If the number of tokens differs from the grid, or a score is not finite.
     """
     scores, grid = _checked(scores, grid, None)
-    return _window(scores, grid, slice(0, grid.image_height), slice(0, grid.image_width))
+    whole = _Columns.of(_by_class(scores, grid), grid, slice(0, grid.image_width))
+    return whole.rows(slice(0, grid.image_height))
 
 
 def scores_at(
@@ -209,7 +246,7 @@ def predict_mask(
     mask = torch.empty(grid.image_height, grid.image_width, dtype=torch.uint8, device=scores.device)
     for place, values in _tiles(scores, grid):
         if bias is not None:
-            values = values + bias.to(values)[:, None, None]
+            values += bias.to(values)[:, None, None]
         mask[place] = _likeliest(values)
         if threshold > 0:
             mask[place][values.softmax(0).amax(0) < threshold] = IGNORE_INDEX
@@ -217,11 +254,13 @@ def predict_mask(
 
 
 def _likeliest(values: Float[Tensor, "k rows columns"]) -> UInt8[Tensor, "rows columns"]:
-    """`values.argmax(0)`, the lowest index at a tie: class by class, which is three times as fast on a CPU."""
+    """`values.argmax(0)`, the lowest index at a tie: class by class, which is seven times as fast on a CPU."""
     best, found = values[0].clone(), torch.zeros(values.shape[1:], dtype=torch.uint8, device=values.device)
-    for index in range(1, len(values)):
-        found.masked_fill_(values[index] > best, index)
-        torch.maximum(best, values[index], out=best)
+    better = torch.empty_like(found)
+    for index, one in enumerate(values[1:], 1):
+        torch.gt(one, best, out=better.view(torch.bool))
+        torch.maximum(found, better.mul_(index), out=found)  # every later class has the larger index
+        torch.maximum(best, one, out=best)
     return found
 
 

@@ -162,11 +162,11 @@ def _gradient_histogram(grey: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Te
     down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
     magnitude = (across * across + down * down).sqrt()
     threshold = math.cos(math.pi / _ORIENTATIONS) * magnitude
-    bins = []
+    bins, along = [], torch.empty_like(across)
     for k in range(_ORIENTATIONS):
         angle = k * math.pi / _ORIENTATIONS
-        along = (across * math.cos(angle)).add_(down, alpha=math.sin(angle)).abs_().sub_(threshold).relu_()
-        bins.append(_pool(along, grid))
+        torch.mul(across, math.cos(angle), out=along)
+        bins.append(_pool(along.add_(down, alpha=math.sin(angle)).abs_().sub_(threshold).relu_(), grid))
     return torch.cat(bins, 1), _pool(magnitude, grid)
 
 
@@ -188,7 +188,8 @@ def _laplacian(grey: list[Tensor], grid: tuple[int, int]) -> Tensor:
 
 def _neighbourhood(tokens: Tensor, side: int) -> Tensor:
     """Mean over side x side patches, of those inside the picture."""
-    return F.avg_pool2d(tokens, side, stride=1, padding=side // 2, count_include_pad=False)
+    beside = tokens.contiguous(memory_format=torch.channels_last)  # equal sums, several channels at a time
+    return F.avg_pool2d(beside, side, stride=1, padding=side // 2, count_include_pad=False).contiguous()
 
 
 def _root(histogram: Tensor, weight: float) -> Tensor:

@@ -133,7 +133,9 @@ class FeatureStore:
         if key is not None:
             self._require(key, "this run")
         self._headers: dict[str, tuple[tuple[int, ...], Header]] = {}  # by name, as long as the file is the same
-        self._origin = hashlib.blake2b(self.key.to_json().encode(), digest_size=8)  # with a picture: of what it was made
+        self._origin = hashlib.blake2b(
+            self.key.to_json().encode(), digest_size=8
+        )  # with a picture: of what it was made
         self._packed = open_packed(self.root) if self._folder.shared else None
         self._beside: set[str] = set()  # names of files that go before the packed part
         if self._packed is not None:
