@@ -121,7 +121,6 @@ class LocalFolder:
 
     def sizes(self) -> Callable[[str], int | None]:
         """See `Folder`."""
-
         root = str(self.root)
 
         def size(name: str) -> int | None:
