@@ -6,7 +6,7 @@ import torch
 from helpers.runs import open_labelled
 
 from saot.data import patch_labels
-from saot.features import extract, load_backbone
+from saot.features import extract, filterbank, load_backbone
 from saot.features.base import FeatureSettings
 from saot.features.filterbank import FilterBank
 
@@ -105,3 +105,13 @@ def test_a_linear_probe_tells_a_simple_street_apart():
     most_frequent = torch.bincount(y_test[y_test != 255]).max() / (y_test != 255).sum()
     assert right > 0.8
     assert right > most_frequent + 0.2
+
+
+@pytest.mark.parametrize("side", [3, 9])
+def test_means_over_neighbours_are_to_the_bit_those_of_one_channel_after_another(side):
+    tokens = torch.rand(1, 11, 36, 17, generator=torch.Generator().manual_seed(0))
+    alone = [
+        torch.nn.functional.avg_pool2d(one, side, stride=1, padding=side // 2, count_include_pad=False)
+        for one in tokens.split(1, 1)
+    ]
+    assert torch.equal(filterbank._neighbourhood(tokens, side), torch.cat(alone, 1))
