@@ -92,14 +92,14 @@ def test_ties_go_to_the_lower_class():
 
 def test_memory_is_bounded_for_a_huge_picture(monkeypatch):
     sizes = []
-    window = upsample._Columns.rows
+    window = upsample._window
 
     def measured(*arguments):
         values = window(*arguments)
         sizes.append(values.numel())
         return values
 
-    monkeypatch.setattr(upsample._Columns, "rows", measured)
+    monkeypatch.setattr(upsample, "_window", measured)
     monkeypatch.setattr(upsample, "STRIP_VALUES", 50_000)
     grid = PatchGrid(1500, 2500, 56, 84, 14, 4, 6)
     assert predict_mask(random_scores(grid), grid).shape == (1500, 2500)

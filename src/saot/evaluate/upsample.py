@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,7 +12,7 @@ from saot.data import IGNORE_INDEX, PatchGrid
 
 STRIP_VALUES = 1 << 18  # scores worked on at a time in predict_mask: 1 MiB of float32 stays in a core's cache
 DEVICE_VALUES = 1 << 23  # the same on an accelerator, where few large operations are fastest: 32 MiB
-TILE_WIDTH = 2048  # pixels; keeps the interpolation matrices of huge pictures small
+TILE_WIDTH = 2048  # pixels, so that a strip of a huge picture has several rows
 
 
 def interpolation_matrix(
@@ -97,46 +96,28 @@ def _checked(
     return scores, grid
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Token scores for some columns of pixels, whose windows of rows are cut from them.
-
-    Attributes:
-        scores: Of all tokens.
-        left: The token to the left of each column of pixels.
-        right: The one to its right.
-        beside: The weight of that.
-        grid: How the picture lies under the tokens.
-    """
-
-    scores: Float[Tensor, "k height width"]
-    left: Int[Tensor, " columns"]
-    right: Int[Tensor, " columns"]
-    beside: Float[Tensor, " columns"]
-    grid: PatchGrid
-
-    @classmethod
-    def of(cls, scores: Float[Tensor, "k height width"], grid: PatchGrid, columns: slice) -> "_Columns":
-        """Those of some columns of pixels."""
-        axis = _neighbours(grid.image_width, grid.input_width, grid.patch_size, grid.width, columns)
-        return cls(scores, *_placed(axis, scores), grid)
-
-    def rows(self, rows: slice) -> Float[Tensor, "k rows columns"]:
-        """The upsampled scores of some rows of pixels."""
-        grid = self.grid
-        axis = _neighbours(grid.image_height, grid.input_height, grid.patch_size, grid.height, rows)
-        first, end = int(axis[0][0]), int(axis[1][-1]) + 1
-        up, down, below = _placed(axis, self.scores)
-        lines = self.scores[:, first:end].flatten(0, 1)  # a matrix: columns of more axes are taken ten times as slowly
-        lines = _between(lines.index_select(1, self.left), lines.index_select(1, self.right), self.beside)
-        lines = lines.view(-1, end - first, len(self.left))
-        return _between(lines.index_select(1, up - first), lines.index_select(1, down - first), below[:, None])
+def _window(
+    scores: Float[Tensor, "k height width"], grid: PatchGrid, rows: slice, columns: slice
+) -> Float[Tensor, "k rows columns"]:
+    """One window of the upsampled scores."""
+    high, up, down, below = _used(
+        scores, _neighbours(grid.image_height, grid.input_height, grid.patch_size, grid.height, rows)
+    )
+    wide, left, right, beside = _used(
+        scores, _neighbours(grid.image_width, grid.input_width, grid.patch_size, grid.width, columns)
+    )
+    tokens = scores[:, high, wide].flatten(0, 1)  # a matrix: columns of more axes are taken ten times as slowly
+    lines = _between(tokens.index_select(1, left), tokens.index_select(1, right), beside)
+    lines = lines.view(len(scores), -1, len(left))
+    return _between(lines.index_select(1, up), lines.index_select(1, down), below[:, None])
 
 
-def _placed(axis: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Neighbours along an axis on the scores' device; there may be no float64."""
+def _used(scores: Tensor, axis: tuple[Tensor, Tensor, Tensor]) -> tuple[slice, Tensor, Tensor, Tensor]:
+    """The tokens that pixels lie between along an axis, and among them `_neighbours`, on the scores' device."""
     low, high, share = axis
-    return low.to(scores.device), high.to(scores.device), share.to(scores.dtype).to(scores.device)
+    first, device = int(low[0]), scores.device
+    near = (low - first).to(device), (high - first).to(device), share.to(scores.dtype).to(device)  # mps has no float64
+    return slice(first, int(high[-1]) + 1), *near
 
 
 def _between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
@@ -156,12 +137,11 @@ def _tiles(
     """Strips of rows, cut at TILE_WIDTH columns, of at most so many scores (or one row)."""
     values = STRIP_VALUES if scores.device.type == "cpu" else DEVICE_VALUES
     step, classes = max(1, values // (min(TILE_WIDTH, grid.image_width) * scores.shape[1])), _by_class(scores, grid)
-    for left in range(0, grid.image_width, TILE_WIDTH):
-        columns = slice(left, min(left + TILE_WIDTH, grid.image_width))
-        strip = _Columns.of(classes, grid, columns)
-        for top in range(0, grid.image_height, step):
-            rows = slice(top, min(top + step, grid.image_height))
-            yield (rows, columns), strip.rows(rows)
+    for top in range(0, grid.image_height, step):
+        rows = slice(top, min(top + step, grid.image_height))
+        for left in range(0, grid.image_width, TILE_WIDTH):
+            columns = slice(left, min(left + TILE_WIDTH, grid.image_width))
+            yield (rows, columns), _window(classes, grid, rows, columns)
 
 
 def upsample_scores(scores: Float[Tensor, "n k"], grid: PatchGrid) -> Float[Tensor, "k h w"]:
@@ -181,8 +161,7 @@ def upsample_scores(scores: Float[Tensor, "n k"], grid: PatchGrid) -> Float[Tens
         ValueError: If the number of tokens differs from the grid, or a score is not finite.
     """
     scores, grid = _checked(scores, grid, None)
-    whole = _Columns.of(_by_class(scores, grid), grid, slice(0, grid.image_width))
-    return whole.rows(slice(0, grid.image_height))
+    return _window(_by_class(scores, grid), grid, slice(0, grid.image_height), slice(0, grid.image_width))
 
 
 def scores_at(

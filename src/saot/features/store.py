@@ -7,7 +7,6 @@ only read: what is missing in it, damaged, or of a picture that has changed is m
 """
 
 import contextlib
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -133,9 +132,7 @@ class FeatureStore:
         if key is not None:
             self._require(key, "this run")
         self._headers: dict[str, tuple[tuple[int, ...], Header]] = {}  # by name, as long as the file is the same
-        self._origin = hashlib.blake2b(
-            self.key.to_json().encode(), digest_size=8
-        )  # with a picture: of what it was made
+        self._settings = self.key.to_json()
         self._packed = open_packed(self.root) if self._folder.shared else None
         self._beside: set[str] = set()  # names of files that go before the packed part
         if self._packed is not None:
@@ -383,7 +380,8 @@ class FeatureStore:
                 return True
             self._beside.add(path.name)  # of another content, or damaged: what is made now goes first
         known = seen.known(path) if seen is not None and self._folder.shared else None
-        if known is not None and known == self._said(key, fingerprint, known.partition(":")[0]):
+        checksum = (known or "").partition(":")[0]
+        if known == self._said(key, fingerprint, checksum):
             return True
         try:
             with self._open(key) as place:
@@ -391,8 +389,7 @@ class FeatureStore:
                 if header.provenance.source != fingerprint:
                     return False
                 if self._folder.shared:
-                    whole = known is not None and known.partition(":")[0] == header.checksum
-                    if not (whole or fresh):
+                    if not fresh and checksum != header.checksum:
                         read_payload(place, header)
                     if seen is not None:
                         seen.note(path, self._said(key, fingerprint, header.checksum))
@@ -402,9 +399,7 @@ class FeatureStore:
 
     def _said(self, key: str, fingerprint: str, checksum: str) -> str:
         """What is remembered of a file that is whole: the check sum of its tokens, and a hash of what they are of."""
-        origin = self._origin.copy()
-        origin.update(f"{fingerprint} {key}".encode())
-        return f"{checksum}:{origin.hexdigest()}"
+        return f"{checksum}:{hashed(f'{self._settings} {fingerprint} {key}'):016x}"
 
     def _is_sound(self, key: str, fingerprint: str) -> bool:
         """Whether a record of a shard that is not as it was written is so itself."""
